@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
+/*
+ * evering: shared-memory channels between two processes.
+ *
+ * This header is the whole contract between the two endpoints of a channel, and
+ * between each of them and the kernel: the layout of the shared memory, the
+ * mmap offsets and the ioctls of /dev/evering.  Nothing else describes shared
+ * memory.
+ *
+ * A channel joins two equal endpoints, A and B.  It owns five regions:
+ *
+ *	STATUS	 one page, read-only to both: geometry, state of each endpoint
+ *	HALF_A	 A's control lines and the slots of the ring A -> B; only A writes
+ *	HALF_B	 B's control lines and the slots of the ring B -> A; only B writes
+ *	ARENA_A	 payload of A; only A writes (both, if EVERING_SHARED_ARENA)
+ *	ARENA_B	 payload of B; likewise
+ *
+ * A ring is single producer, single consumer.  Entry number n, a free-running
+ * u32 from 0, lives in slot n mod entries.  The last four bytes of a slot are
+ * its stamp, and the entry is there when the stamp, loaded with acquire order,
+ * equals n + 1.  The producer writes the entry, then stores the stamp with
+ * release order.  The slot held n + 1 - entries before, or zero, neither of
+ * which can be taken for n + 1, so a stamp never has to be cleared.  The
+ * consumer writes into no slot: it publishes in its own half how many entries
+ * it is done with (evering_half.released).
+ *
+ * Change log
+ *	1	first version
+ */
+#ifndef _UAPI_LINUX_EVERING_H
+#define _UAPI_LINUX_EVERING_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define EVERING_ABI_VERSION	1
+
+/*
+ * Errors.  Every ioctl returns one of these, negated, and so does every function
+ * of the library where it passes one on.  A call that fails has had no effect.
+ *
+ *	EINVAL		an unknown flag, a reserved field that is not zero, a
+ *			geometry that cannot be, a size below the first version's
+ *	E2BIG		the caller's struct is longer than the kernel knows and its
+ *			tail is not zero; a geometry beyond EVERING_MAX_*
+ *	EFAULT		a pointer that cannot be read or written
+ *	ENOTTY		an ioctl that this file does not have
+ *	EDQUOT		a quota of the module: channel, user or machine
+ *	ENOMEM		no memory, or the memory cgroup's limit
+ *	EMFILE, ENFILE	no descriptor left in the process, in the system
+ *	EPIPE		the peer is gone, and so will never answer
+ *	EPROTO		the peer broke the rules of this header (library only)
+ *	ETIMEDOUT	the time given to ENTER has passed
+ *	EINTR		a signal came, and its handler does not restart calls
+ *	EAGAIN		O_NONBLOCK, and ENTER would have to wait
+ *	ENOTCONN	PEER_CRED before the peer has mapped its half
+ *	EBADF		SET_EVENTFD: not an open descriptor
+ */
+
+/* The two endpoints.  Also the index of everything that exists once for each. */
+#define EVERING_A		0
+#define EVERING_B		1
+
+/* The regions, and where each is mapped on an endpoint: whole, and MAP_SHARED. */
+#define EVERING_REGION_STATUS	0
+#define EVERING_REGION_HALF_A	1
+#define EVERING_REGION_HALF_B	2
+#define EVERING_REGION_ARENA_A	3
+#define EVERING_REGION_ARENA_B	4
+#define EVERING_REGIONS		5
+
+#define EVERING_REGION_HALF(end)	(EVERING_REGION_HALF_A + (end))
+#define EVERING_REGION_ARENA(end)	(EVERING_REGION_ARENA_A + (end))
+#define EVERING_MMAP_SHIFT		40
+#define EVERING_MMAP_OFFSET(region)	((__u64)(region) << EVERING_MMAP_SHIFT)
+
+/* Limits of the layout; the module's quotas may be tighter. */
+#define EVERING_MIN_SLOT	16u	/* bytes; a power of two */
+#define EVERING_MAX_SLOT	256u
+#define EVERING_MIN_ENTRIES	4u	/* slots of a ring; a power of two */
+#define EVERING_MAX_ENTRIES	65536u
+#define EVERING_MAX_ARENA	(1ull << 36)	/* bytes */
+#define EVERING_ARENA_ALIGN	4096u	/* arenas are multiples of it */
+#define EVERING_STAMP_SIZE	4u	/* bytes at the end of each slot */
+
+/* evering_geometry.flags */
+#define EVERING_SHARED_ARENA	(1u << 0) /* both endpoints write both arenas */
+#define EVERING_GEOMETRY_FLAGS	EVERING_SHARED_ARENA
+
+/**
+ * struct evering_geometry - what a channel measures; fixed for its life
+ * @slot_size: bytes of a slot, EVERING_MIN_SLOT..EVERING_MAX_SLOT, power of two
+ * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, power
+ *	of two
+ * @arena_size: bytes of ARENA_A and of ARENA_B, 0..EVERING_MAX_ARENA, multiples
+ *	of EVERING_ARENA_ALIGN and of the page size; 0 for no arena
+ * @flags: EVERING_SHARED_ARENA
+ * @reserved: 0
+ */
+struct evering_geometry {
+	__u32 slot_size;
+	__u32 entries;
+	__aligned_u64 arena_size[2];
+	__u32 flags;
+	__u32 reserved;
+};
+
+/* evering_endpoint_status.state */
+#define EVERING_STATE_NEW	0	/* exists, its half never mapped yet */
+#define EVERING_STATE_ATTACHED	1	/* its half is mapped */
+#define EVERING_STATE_DETACHED	2	/* was mapped, its last mapping is gone */
+#define EVERING_STATE_CLOSED	3	/* its last file descriptor is gone: final */
+
+/**
+ * struct evering_endpoint_status - an endpoint as the kernel sees it
+ * @state: EVERING_STATE_*
+ * @epoch: how often it was attached; wraps
+ * @pad: a line of its own, so that a spinning peer is not disturbed
+ *
+ * With memfd nobody can write STATUS and both read ATTACHED for ever; the socket
+ * tells instead.
+ */
+struct evering_endpoint_status {
+	__u32 state;
+	__u32 epoch;
+	__u32 pad[30];
+};
+
+#define EVERING_MAGIC	0x676e697265766501ull /* "\001evering" in memory */
+
+/**
+ * struct evering_status - the STATUS region
+ * @magic: EVERING_MAGIC
+ * @abi: version of this header that the channel was created with
+ * @size: bytes of this struct that mean something
+ * @geometry: as created
+ * @half_size: bytes to map for HALF_A and for HALF_B
+ * @reserved: 0
+ * @end: the endpoints, by EVERING_A and EVERING_B
+ *
+ * Written by the kernel alone (memfd: by A before it is sealed).  An endpoint
+ * copies the geometry when it maps the channel and never looks at it again.
+ */
+struct evering_status {
+	__aligned_u64 magic;
+	__u32 abi;
+	__u32 size;
+	struct evering_geometry geometry;
+	__aligned_u64 half_size;
+	__u32 reserved[18];
+	struct evering_endpoint_status end[2];
+};
+
+/* evering_half.armed_rx and .armed_tx: a generation above one bit. */
+#define EVERING_ARMED		1u
+#define EVERING_GENERATION	2u	/* what to add for the next generation */
+
+/**
+ * struct evering_counters - for tools to show and for nobody to trust
+ * @tx_entries: entries committed, when last brought up to date
+ * @tx_rings: doorbells rung for entries
+ * @tx_sleeps: how often the sender slept for space
+ * @tx_syscalls: system calls made to ring and to sleep, as the sender
+ * @rx_entries: entries released, when last brought up to date
+ * @rx_rings: doorbells rung for space
+ * @rx_sleeps: how often the receiver slept for entries
+ * @rx_syscalls: system calls made to ring and to sleep, as the receiver
+ * @reserved: 0
+ *
+ * Brought up to date off the fast path: when credit is refreshed, when @released
+ * is published, before a sleep.  The tx_ fields belong to the thread that
+ * sends, the rx_ fields to the thread that receives.
+ */
+struct evering_counters {
+	__aligned_u64 tx_entries;
+	__aligned_u64 tx_rings;
+	__aligned_u64 tx_sleeps;
+	__aligned_u64 tx_syscalls;
+	__aligned_u64 rx_entries;
+	__aligned_u64 rx_rings;
+	__aligned_u64 rx_sleeps;
+	__aligned_u64 rx_syscalls;
+	__aligned_u64 reserved[8];
+};
+
+/**
+ * struct evering_half - control lines at the start of HALF_A and of HALF_B
+ * @released: entries of the *peer's* ring that the owner is done with, modulo
+ *	2^32.  Written by the owner's receiving thread, read by the peer's
+ *	sending thread when its credit has run out.
+ * @armed_rx: EVERING_ARMED: "wake my receiving thread when there is an entry".
+ *	Stored by that thread alone; the kernel clears the bit when it wakes it.
+ *	Read by the peer's sending thread at each flush.
+ * @armed_tx: EVERING_ARMED: "wake my sending thread when there is space".
+ *	Stored by that thread alone; the kernel clears the bit when it wakes it.
+ *	Read by the peer's receiving thread at each release.
+ * @counters: see there
+ * @closed: not zero once the owner has closed the channel in good order; tells a
+ *	polite end from a death, and nothing hangs on it
+ *
+ * Lines are 128 bytes apart because the adjacent-line prefetcher pairs them.
+ *
+ * The generation above EVERING_ARMED goes up when a ring of the present one has
+ * been consumed, and only then.  A producer that remembers the generation it
+ * rang last therefore knows whether a wake-up is already on its way, however
+ * often the counter wraps, and rings a generation at most once.
+ */
+struct evering_half {
+	__u32 released;
+	__u32 pad0[31];
+	__u32 armed_rx;
+	__u32 armed_tx;
+	__u32 pad1[30];
+	struct evering_counters counters;
+	__u32 closed;
+	__u32 pad2[31];
+};
+
+/* Slots begin here in a half. */
+#define EVERING_SLOTS_OFFSET	512u
+
+/* Doorbells: of the receiving and of the sending thread of an endpoint. */
+#define EVERING_RX		(1u << 0)
+#define EVERING_TX		(1u << 1)
+
+/*
+ * ioctls.  A struct begins with its size as the caller knows it.  A longer one is
+ * welcome as long as the part that the kernel does not know is zero, a shorter
+ * one as long as it holds the first version's fields.
+ */
+#define EVERING_IOC_MAGIC	0xEB
+
+/* On /dev/evering */
+#define EVERING_IOC_INFO	_IO(EVERING_IOC_MAGIC, 0x00)
+#define EVERING_IOC_CREATE	_IO(EVERING_IOC_MAGIC, 0x01)
+/* On an endpoint */
+#define EVERING_IOC_RING	_IO(EVERING_IOC_MAGIC, 0x10)
+#define EVERING_IOC_ENTER	_IO(EVERING_IOC_MAGIC, 0x11)
+#define EVERING_IOC_SET_EVENTFD	_IO(EVERING_IOC_MAGIC, 0x12)
+#define EVERING_IOC_PEER_CRED	_IO(EVERING_IOC_MAGIC, 0x13)
+
+/**
+ * struct evering_info - EVERING_IOC_INFO: what this kernel offers
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @abi: out: EVERING_ABI_VERSION of the kernel
+ * @page_size: out: bytes; regions are mapped in whole pages
+ * @features: out: EVERING_FEATURE_*
+ * @max_channel_bytes: out: quota of one channel, in bytes of shared memory
+ * @max_user_bytes: out: quota of one user
+ * @max_total_bytes: out: quota of the machine
+ * @max_user_channels: out: quota of one user, in channels
+ * @reserved: out: 0
+ */
+struct evering_info {
+	__u32 size;
+	__u32 flags;
+	__u32 abi;
+	__u32 page_size;
+	__aligned_u64 features;
+	__aligned_u64 max_channel_bytes;
+	__aligned_u64 max_user_bytes;
+	__aligned_u64 max_total_bytes;
+	__u32 max_user_channels;
+	__u32 reserved;
+};
+
+/* evering_create.flags */
+#define EVERING_CREATE_KEEP_ON_EXEC (1u << 0) /* without O_CLOEXEC */
+#define EVERING_CREATE_NONBLOCK	(1u << 1)	/* with O_NONBLOCK */
+#define EVERING_CREATE_FLAGS	(EVERING_CREATE_KEEP_ON_EXEC | \
+				 EVERING_CREATE_NONBLOCK)
+
+/**
+ * struct evering_create - EVERING_IOC_CREATE: a new channel
+ * @size: in: bytes of the caller's struct
+ * @flags: in: EVERING_CREATE_*
+ * @geometry: in: see there
+ * @fd: out: the endpoints A and B.  Each is memory, doorbell and liveness in one
+ *	descriptor and may be passed on; the caller pays for the channel until
+ *	both are gone.
+ * @arena_order: out: log2 of the pages of the largest block that ARENA_A and
+ *	ARENA_B were built from
+ */
+struct evering_create {
+	__u32 size;
+	__u32 flags;
+	struct evering_geometry geometry;
+	__s32 fd[2];
+	__u32 arena_order[2];
+};
+
+/*
+ * EVERING_IOC_RING: wake the peer.  The argument itself is EVERING_RX (there is an
+ * entry: clear EVERING_ARMED in the peer's armed_rx), EVERING_TX (there is space:
+ * armed_tx) or both.  Returns which of them were armed, and so were rung.
+ */
+
+/* evering_enter.timeout: wait as long as it takes */
+#define EVERING_FOREVER		(~0ull)
+
+/**
+ * struct evering_enter - EVERING_IOC_ENTER: ring and wait in one call
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @ring: in: doorbells of the peer to ring first, as for RING; 0 for none
+ * @wait: in: own doorbells to wait for, EVERING_RX, EVERING_TX or both; 0 not to
+ *	wait.  One counts as rung when EVERING_ARMED is clear in its word.
+ * @timeout: in: CLOCK_MONOTONIC in ns, absolute; EVERING_FOREVER
+ *
+ * Returns the doorbells of @wait that are rung, with EVERING_RANG_RX and _TX for
+ * those of @ring that were armed.  -EPIPE if none is and the peer is gone,
+ * -ETIMEDOUT if none is and the time has passed.  A ring is never lost: after a
+ * signal, a restarted call finds nothing armed and goes on waiting.
+ */
+struct evering_enter {
+	__u32 size;
+	__u32 flags;
+	__u32 ring;
+	__u32 wait;
+	__aligned_u64 timeout;
+};
+
+#define EVERING_RANG_RX		(EVERING_RX << 8)
+#define EVERING_RANG_TX		(EVERING_TX << 8)
+
+/**
+ * struct evering_set_eventfd - EVERING_IOC_SET_EVENTFD: also signal an eventfd
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @fd: in: an eventfd, signalled whenever this endpoint is rung and when its peer
+ *	goes; -1 for none
+ * @reserved: in: 0
+ */
+struct evering_set_eventfd {
+	__u32 size;
+	__u32 flags;
+	__s32 fd;
+	__u32 reserved;
+};
+
+/**
+ * struct evering_peer_cred - EVERING_IOC_PEER_CRED: who has the other endpoint
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @pid: out: process that first mapped its half, in the asker's pid namespace; 0
+ *	if it cannot be seen from there
+ * @uid: out: its effective user, in the asker's user namespace
+ * @gid: out: its effective group, likewise
+ * @reserved: out: 0
+ */
+struct evering_peer_cred {
+	__u32 size;
+	__u32 flags;
+	__s32 pid;
+	__u32 uid;
+	__u32 gid;
+	__u32 reserved;
+};
+
+/*
+ * What the two sides were compiled from must be the same to the byte, in C, in
+ * C++ and in the kernel, on 32 and on 64 bits.
+ */
+#ifdef __cplusplus
+#define EVERING_ASSERT(cond)	static_assert(cond, #cond)
+#else
+#define EVERING_ASSERT(cond)	_Static_assert(cond, #cond)
+#endif
+#define EVERING_AT(type, member, offset) \
+	EVERING_ASSERT(__builtin_offsetof(struct type, member) == (offset))
+
+EVERING_ASSERT(sizeof(struct evering_geometry) == 32);
+EVERING_AT(evering_geometry, arena_size, 8);
+EVERING_AT(evering_geometry, flags, 24);
+EVERING_ASSERT(sizeof(struct evering_endpoint_status) == 128);
+EVERING_ASSERT(sizeof(struct evering_status) == 384);
+EVERING_AT(evering_status, geometry, 16);
+EVERING_AT(evering_status, half_size, 48);
+EVERING_AT(evering_status, end, 128);
+EVERING_ASSERT(sizeof(struct evering_counters) == 128);
+EVERING_ASSERT(sizeof(struct evering_half) == EVERING_SLOTS_OFFSET);
+EVERING_AT(evering_half, armed_rx, 128);
+EVERING_AT(evering_half, armed_tx, 132);
+EVERING_AT(evering_half, counters, 256);
+EVERING_AT(evering_half, closed, 384);
+EVERING_ASSERT(sizeof(struct evering_info) == 56);
+EVERING_AT(evering_info, features, 16);
+EVERING_ASSERT(sizeof(struct evering_create) == 56);
+EVERING_AT(evering_create, fd, 40);
+EVERING_ASSERT(sizeof(struct evering_enter) == 24);
+EVERING_AT(evering_enter, timeout, 16);
+EVERING_ASSERT(sizeof(struct evering_set_eventfd) == 16);
+EVERING_ASSERT(sizeof(struct evering_peer_cred) == 24);
+EVERING_ASSERT((EVERING_MAX_ARENA >> EVERING_MMAP_SHIFT) == 0);
+/* An old stamp must not look like the one waited for: rings are short. */
+EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << 31);
+
+#endif /* _UAPI_LINUX_EVERING_H */
