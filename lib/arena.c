@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT
+/*
+ * arena.c: the allocator of an endpoint's own arena.
+ *
+ * Two-level segregated fit (Masmano, Ripoll, Crespo, Real: TLSF, ECRTS 2004), with
+ * all bookkeeping outside the arena: the peer can read the arena, can perhaps write
+ * it, and would otherwise read or write the lists.  The arena is divided into
+ * granules of 64 bytes; block headers are entries of arrays indexed by granule, so
+ * there are no nodes to allocate, and nothing is allocated after arena_init().
+ *
+ * Invariants, for granule g:
+ *	tag[g] is 0 unless a block starts at g; else its granules, times two, plus
+ *		one if it is in use
+ *	before[g], where a block starts, is the length of the block in front of it
+ *		if that is free, else 0
+ *	next[g], prev[g] link the free blocks of one class
+ *	no two free blocks are neighbours
+ *	a header behind the last granule is in use for ever, so that there is always
+ *		a neighbour to look at
+ *
+ * A class is a size range: below 32 granules one size each, above it 32 to the power
+ * of two.  A block is taken from a class in which every block is large enough; if all
+ * those are empty, a few of the class that the size itself lies in are looked at, so
+ * that the whole of an arena can be had, and the time stays bounded.
+ */
+#include <sys/mman.h>
+
+#include "internal.h"
+
+#define GRANULE	      64u
+#define SL_BITS	      5u
+#define SL_COUNT      (1u << SL_BITS)
+#define NONE	      UINT32_MAX
+#define LOOKS	      32u
+#define MAX_ALIGN     (2u << 20)
+#define BOOK_PER_SLOT (4 * sizeof(uint32_t))
+
+static unsigned int log2_floor(uint32_t n)
+{
+	return 31u - (unsigned int)__builtin_clz(n);
+}
+
+static void class_of(uint32_t n, unsigned int *fl, unsigned int *sl)
+{
+	unsigned int log;
+
+	if (n < SL_COUNT) {
+		*fl = 0;
+		*sl = n;
+		return;
+	}
+	log = log2_floor(n);
+	*fl = log - SL_BITS + 1;
+	*sl = (n >> (log - SL_BITS)) & (SL_COUNT - 1);
+}
+
+static uint32_t block_length(const struct arena *a, uint32_t g)
+{
+	return a->tag[g] >> 1;
+}
+
+static bool block_used(const struct arena *a, uint32_t g)
+{
+	return a->tag[g] & 1;
+}
+
+static void list_insert(struct arena *a, uint32_t g, uint32_t length)
+{
+	unsigned int fl, sl;
+	uint32_t head;
+
+	class_of(length, &fl, &sl);
+	head = a->head[fl][sl];
+	a->next[g] = head;
+	a->prev[g] = NONE;
+	if (head != NONE)
+		a->prev[head] = g;
+	a->head[fl][sl] = g;
+	a->first_level |= 1u << fl;
+	a->second_level[fl] |= 1u << sl;
+
+	a->tag[g] = length << 1;
+	a->before[g + length] = length;
+}
+
+static void list_remove(struct arena *a, uint32_t g)
+{
+	uint32_t length = block_length(a, g);
+	uint32_t next = a->next[g], prev = a->prev[g];
+	unsigned int fl, sl;
+
+	if (next != NONE)
+		a->prev[next] = prev;
+	if (prev != NONE) {
+		a->next[prev] = next;
+	} else {
+		class_of(length, &fl, &sl);
+		a->head[fl][sl] = next;
+		if (next == NONE) {
+			a->second_level[fl] &= ~(1u << sl);
+			if (!a->second_level[fl])
+				a->first_level &= ~(1u << fl);
+		}
+	}
+	a->before[g + length] = 0;
+}
+
+/* Where in the free block at @g @n granules aligned to @align begin; NONE: nowhere. */
+static uint32_t fit(const struct arena *a, uint32_t g, uint32_t n,
+		    uint32_t align)
+{
+	uint64_t start = ((uint64_t)g + align - 1) & ~(uint64_t)(align - 1);
+
+	if (start + n > (uint64_t)g + block_length(a, g))
+		return NONE;
+	return (uint32_t)start;
+}
+
+/* A free block of at least @n granules from the classes above; NONE: none. */
+static uint32_t find_above(const struct arena *a, uint64_t n)
+{
+	unsigned int fl, sl;
+	uint32_t map;
+
+	if (n >= SL_COUNT)
+		n += (1u << (63u - (unsigned int)__builtin_clzll(n) - SL_BITS)) - 1;
+	if (n > a->granules)
+		return NONE;
+	class_of((uint32_t)n, &fl, &sl);
+	map = a->second_level[fl] & (~0u << sl);
+	if (!map) {
+		map = a->first_level & (~0u << 1 << fl);
+		if (!map)
+			return NONE;
+		fl = (unsigned int)__builtin_ctz(map);
+		map = a->second_level[fl];
+	}
+	return a->head[fl][__builtin_ctz(map)];
+}
+
+/* A free block that has room for them, and where in it; NONE: none found. */
+static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
+		     uint32_t *start)
+{
+	unsigned int fl, sl, looks;
+	uint32_t g;
+
+	g = find_above(a, n);
+	if (g != NONE) {
+		*start = fit(a, g, n, align);
+		if (*start != NONE)
+			return g;
+		g = find_above(a, (uint64_t)n + align - 1);
+		if (g != NONE) {
+			*start = fit(a, g, n, align);
+			return g;
+		}
+	}
+	class_of(n, &fl, &sl);
+	g = a->head[fl][sl];
+	for (looks = 0; g != NONE && looks < LOOKS; looks++) {
+		*start = fit(a, g, n, align);
+		if (*start != NONE)
+			return g;
+		g = a->next[g];
+	}
+	return NONE;
+}
+
+void *evering_alloc(struct evering *ev, size_t size, size_t align)
+{
+	struct arena *a = &to_endpoint(ev)->arena;
+	uint32_t n, align_n, g, length, start;
+
+	if (!size || size > (size_t)a->granules * GRANULE || align > MAX_ALIGN ||
+	    (align & (align - 1)))
+		return NULL;
+	n = (uint32_t)((size + GRANULE - 1) / GRANULE);
+	align_n = align > GRANULE ? (uint32_t)(align / GRANULE) : 1;
+
+	g = find(a, n, align_n, &start);
+	if (g == NONE)
+		return NULL;
+	length = block_length(a, g);
+	list_remove(a, g);
+	a->tag[g] = 0;
+	if (start != g)
+		list_insert(a, g, start - g);
+	if (start + n != g + length)
+		list_insert(a, start + n, g + length - (start + n));
+	a->tag[start] = n << 1 | 1;
+	return a->base + (size_t)start * GRANULE;
+}
+
+int evering_free(struct evering *ev, void *buf)
+{
+	struct arena *a = &to_endpoint(ev)->arena;
+	uint32_t g, length, neighbour;
+	uint64_t offset;
+
+	if (!buf)
+		return 0;
+	offset = (uint64_t)((uintptr_t)buf - (uintptr_t)a->base);
+	if (offset % GRANULE || offset / GRANULE >= a->granules)
+		return -EINVAL;
+	g = (uint32_t)(offset / GRANULE);
+	if (!block_used(a, g))
+		return -EINVAL;
+
+	length = block_length(a, g);
+	a->tag[g] = 0;
+	neighbour = g + length;
+	if (!block_used(a, neighbour)) {
+		length += block_length(a, neighbour);
+		list_remove(a, neighbour);
+		a->tag[neighbour] = 0;
+	}
+	if (a->before[g]) {
+		neighbour = g - a->before[g];
+		length += block_length(a, neighbour);
+		list_remove(a, neighbour);
+		g = neighbour;
+	}
+	list_insert(a, g, length);
+	return 0;
+}
+
+/* 0; -ENOMEM. */
+int arena_init(struct arena *a, void *base, uint64_t size)
+{
+	size_t slots;
+	void *book;
+
+	memset(a->head, 0xff, sizeof(a->head));
+	a->base = base;
+	a->granules = (uint32_t)(size / GRANULE);
+	if (!a->granules)
+		return 0;
+
+	slots = (size_t)a->granules + 1;
+	/* Touched only where blocks begin, so most of it is never really there. */
+	book = mmap(NULL, slots * BOOK_PER_SLOT, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (book == MAP_FAILED) {
+		a->granules = 0;
+		return -ENOMEM;
+	}
+	a->tag = book;
+	a->before = a->tag + slots;
+	a->next = a->before + slots;
+	a->prev = a->next + slots;
+	a->tag[a->granules] = 1;
+	list_insert(a, 0, a->granules);
+	return 0;
+}
+
+void arena_destroy(struct arena *a)
+{
+	if (a->tag)
+		munmap(a->tag, ((size_t)a->granules + 1) * BOOK_PER_SLOT);
+}

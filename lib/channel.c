@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+/*
+ * channel.c: an endpoint from its making to its closing, and questions about it.
+ *
+ * How two endpoints find each other is in meet.c, what they are made of in the
+ * backends.
+ */
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define VERSION "0.1.0"
+
+static const struct evering_params default_params = EVERING_PARAMS_INIT;
+static const struct evering_params default_limits = EVERING_LIMITS_INIT;
+
+/* In the order of preference. */
+static const struct backend *const backends[] = {
+	&memfd_backend,
+};
+
+void close_fds(const int *fds, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+static size_t page_size(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static bool power_of_two(uint64_t n)
+{
+	return n && !(n & (n - 1));
+}
+
+/* 0; -EINVAL: cannot be; -E2BIG: could be, but is beyond the limits of the ABI. */
+int geometry_check(const struct evering_geometry *geometry)
+{
+	unsigned int i;
+
+	if (!power_of_two(geometry->slot_size) ||
+	    geometry->slot_size < EVERING_MIN_SLOT ||
+	    !power_of_two(geometry->entries) ||
+	    geometry->entries < EVERING_MIN_ENTRIES)
+		return -EINVAL;
+	if ((geometry->flags & ~EVERING_GEOMETRY_FLAGS) || geometry->reserved)
+		return -EINVAL;
+	for (i = 0; i < 2; i++)
+		if (geometry->arena_size[i] % EVERING_ARENA_ALIGN ||
+		    geometry->arena_size[i] % page_size())
+			return -EINVAL;
+	if (geometry->slot_size > EVERING_MAX_SLOT ||
+	    geometry->entries > EVERING_MAX_ENTRIES ||
+	    geometry->arena_size[0] > EVERING_MAX_ARENA ||
+	    geometry->arena_size[1] > EVERING_MAX_ARENA)
+		return -E2BIG;
+	return 0;
+}
+
+/*
+ * A copy of the caller's params, as this version knows them.  A longer struct is
+ * welcome if what is not known here is zero.
+ */
+int params_read(const struct evering_params *from, bool limits,
+		struct evering_params *params)
+{
+	const unsigned char *bytes = (const unsigned char *)from;
+	uint32_t i;
+
+	*params = limits ? default_limits : default_params;
+	if (!from)
+		return 0;
+	if (from->size < sizeof(*params))
+		return -EINVAL;
+	if (from->size > 65536)
+		return -E2BIG;
+	for (i = sizeof(*params); i < from->size; i++)
+		if (bytes[i])
+			return -E2BIG;
+	*params = *from;
+	if (params->reserved || params->policy > EVERING_BUSY ||
+	    params->spin_ns > 1000000 || params->backend > EVERING_BACKEND_MEMFD)
+		return -EINVAL;
+	if (params->flags & ~EVERING_SHARED_ARENA)
+		return -EINVAL;
+	return 0;
+}
+
+size_t half_size(const struct evering_geometry *geometry)
+{
+	size_t size = EVERING_SLOTS_OFFSET +
+		      (size_t)geometry->slot_size * geometry->entries;
+
+	return (size + page_size() - 1) & ~(page_size() - 1);
+}
+
+size_t region_size(const struct evering_geometry *geometry, unsigned int region)
+{
+	switch (region) {
+	case EVERING_REGION_STATUS:
+		return page_size();
+	case EVERING_REGION_HALF_A:
+	case EVERING_REGION_HALF_B:
+		return half_size(geometry);
+	default:
+		return geometry->arena_size[region - EVERING_REGION_ARENA_A];
+	}
+}
+
+const struct backend *backend_by_id(unsigned int id)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(backends); i++)
+		if (backends[i]->id == id)
+			return backends[i];
+	return NULL;
+}
+
+/* -ENODEV: not there; -EINVAL: $EVERING_BACKEND names none. */
+int backend_choose(unsigned int id, const struct backend **backend)
+{
+	const char *name = getenv("EVERING_BACKEND");
+	unsigned int i;
+
+	if (id == EVERING_BACKEND_AUTO && name && *name) {
+		if (!strcmp(name, "device"))
+			id = EVERING_BACKEND_DEVICE;
+		else if (!strcmp(name, "memfd"))
+			id = EVERING_BACKEND_MEMFD;
+		else
+			return -EINVAL;
+	}
+	for (i = 0; i < ARRAY_SIZE(backends); i++)
+		if (id == EVERING_BACKEND_AUTO || id == backends[i]->id) {
+			*backend = backends[i];
+			return 0;
+		}
+	return -ENODEV;
+}
+
+static void role_init(struct role *role, uint32_t spin_ns)
+{
+	role->spin.budget = spin_ns;
+	role->spin.next_hold = 8;
+}
+
+int endpoint_new(const struct backend *backend, unsigned int end,
+		 const struct evering_geometry *geometry,
+		 const struct evering_params *params, struct endpoint **ret)
+{
+	struct endpoint *e;
+	unsigned int i;
+
+	e = aligned_alloc(_Alignof(struct endpoint), sizeof(*e));
+	if (!e)
+		return -ENOMEM;
+	memset(e, 0, sizeof(*e));
+	e->backend = backend;
+	e->end = end;
+	e->geometry = *geometry;
+	e->policy = params->policy;
+	e->spin_ns = params->spin_ns;
+	role_init(&e->tx, params->spin_ns);
+	role_init(&e->rx, params->spin_ns);
+	e->sock = -1;
+	for (i = 0; i < EVERING_REGIONS; i++)
+		e->memfd.region[i] = -1;
+	for (i = 0; i < 2; i++)
+		e->memfd.bell[i][0] = e->memfd.bell[i][1] = -1;
+	e->memfd.epoll = -1;
+	*ret = e;
+	return 0;
+}
+
+/* Everything is mapped: make the fast path's private state, and the arena's. */
+int endpoint_ready(struct endpoint *e)
+{
+	unsigned int own = EVERING_REGION_HALF(e->end);
+	unsigned int peer = EVERING_REGION_HALF(!e->end);
+	unsigned int arena = EVERING_REGION_ARENA(e->end);
+	uint32_t shift = (uint32_t)__builtin_ctz(e->geometry.slot_size);
+	struct evering_tx *tx = &e->ev.tx;
+	struct evering_rx *rx = &e->ev.rx;
+
+	e->half = e->map[own];
+	e->peer = e->map[peer];
+	e->rx.word = &e->half->armed_rx;
+	e->tx.word = &e->half->armed_tx;
+
+	tx->slots = (unsigned char *)e->map[own] + EVERING_SLOTS_OFFSET;
+	tx->armed = &e->peer->armed_rx;
+	tx->limit = e->geometry.entries;
+	tx->mask = e->geometry.entries - 1;
+	tx->shift = shift;
+	tx->payload = e->geometry.slot_size - EVERING_STAMP_SIZE;
+
+	rx->slots = (const unsigned char *)e->map[peer] + EVERING_SLOTS_OFFSET;
+	rx->armed = &e->peer->armed_tx;
+	rx->publish_at = e->geometry.entries >> 2;
+	rx->mask = tx->mask;
+	rx->shift = shift;
+	rx->payload = tx->payload;
+
+	return arena_init(&e->arena, e->map[arena], e->map_size[arena]);
+}
+
+void endpoint_destroy(struct endpoint *e)
+{
+	unsigned int i;
+
+	arena_destroy(&e->arena);
+	for (i = 0; i < EVERING_REGIONS; i++)
+		if (e->map[i])
+			munmap(e->map[i], e->map_size[i]);
+	e->backend->destroy(e);
+	close_fds(&e->sock, 1);
+	free(e);
+}
+
+void evering_close(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+
+	if (!e)
+		return;
+	evering_store_release(&e->half->closed, 1);
+	endpoint_destroy(e);
+}
+
+int evering_set_policy(struct evering *ev, unsigned int policy, uint32_t spin_ns)
+{
+	struct endpoint *e = to_endpoint(ev);
+
+	if (policy > EVERING_BUSY || spin_ns > 1000000)
+		return -EINVAL;
+	e->policy = policy;
+	e->spin_ns = spin_ns;
+	e->rx.spin = e->tx.spin = (struct spin){ 0 };
+	role_init(&e->tx, spin_ns);
+	role_init(&e->rx, spin_ns);
+	return 0;
+}
+
+int evering_get_geometry(const struct evering *ev,
+			 struct evering_geometry *geometry)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+
+	*geometry = e->geometry;
+	return (int)e->end;
+}
+
+int evering_peer_cred(const struct evering *ev, pid_t *pid, uid_t *uid, gid_t *gid)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+
+	*pid = e->pid;
+	*uid = e->uid;
+	*gid = e->gid;
+	return 0;
+}
+
+void evering_get_counters(const struct evering *ev, int whose,
+			  struct evering_counters *counters)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+	const struct evering_half *half = whose == EVERING_PEERS ? e->peer : e->half;
+	const __u64 *from = (const __u64 *)&half->counters;
+	__u64 *to = (__u64 *)counters;
+	size_t i;
+
+	for (i = 0; i < sizeof(*counters) / sizeof(*to); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}
+
+const char *evering_backend_name(const struct evering *ev)
+{
+	return to_const_endpoint(ev)->backend->name;
+}
+
+const char *evering_version(void)
+{
+	return VERSION;
+}
+
+void *evering_arena(const struct evering *ev, uint64_t *size)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+	unsigned int arena = EVERING_REGION_ARENA(e->end);
+
+	if (size)
+		*size = e->map_size[arena];
+	return e->map[arena];
+}
+
+uint64_t evering_offset(const struct evering *ev, const void *buf)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+
+	return (uint64_t)((const unsigned char *)buf - e->arena.base);
+}
+
+const void *evering_peer_buffer(const struct evering *ev, uint64_t offset,
+				uint64_t len)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+	unsigned int arena = EVERING_REGION_ARENA(!e->end);
+	uint64_t size = e->map_size[arena];
+
+	if (!size || offset > size || len > size - offset)
+		return NULL;
+	return (const unsigned char *)e->map[arena] + offset;
+}

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * evering.h: talk to another process through shared memory.
+ *
+ * A channel joins two equal endpoints.  Each direction is a ring of fixed-size
+ * entries, and beside the rings each endpoint has an arena for payload, which the
+ * peer reads in place.  Sending and receiving are plain loads and stores; the
+ * kernel is entered only when somebody sleeps or has to be woken.
+ *
+ * Conventions
+ *
+ * - Errors are negative errno values, returned; errno itself is not set.
+ * - Times are in nanoseconds, relative, on CLOCK_MONOTONIC: EVERING_NOWAIT,
+ *   EVERING_WAIT_FOREVER, or a positive number.
+ * - Sizes are in bytes.
+ * - A signal handler that ran ends a wait with -EINTR, whatever SA_RESTART says.
+ *
+ * Threads
+ *
+ * One thread may send while another receives.  That is the whole rule, and the
+ * roles are roles: a thread may take over from another if the two synchronize.
+ *
+ *	role		functions
+ *	sending		evering_reserve*, _commit*, _flush, _send*;
+ *			evering_wait and evering_arm with EVERING_TX
+ *	receiving	evering_peek*, _release*, _recv*;
+ *			evering_wait and evering_arm with EVERING_RX
+ *	both at once	evering_wait with EVERING_RX and EVERING_TX or EVERING_FLUSH
+ *	arena		evering_alloc, _free: one thread at a time, any
+ *	alone		evering_close
+ *	any thread	the rest
+ *
+ * A process that was made by fork() has none of the memory of its parent's
+ * channels: it must not use them, and may only exec or exit.
+ */
+#ifndef EVERING_H
+#define EVERING_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include <linux/evering.h>
+
+#define EVERING_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EVERING_NOWAIT		((int64_t)0)
+#define EVERING_WAIT_FOREVER	((int64_t)-1)
+
+struct evering;
+struct evering_listener;
+
+/**
+ * enum evering_backend_id - what a channel is made of
+ * @EVERING_BACKEND_AUTO: what $EVERING_BACKEND says ("device" or "memfd"), else
+ *	the device if /dev/evering can be opened, else memfd
+ * @EVERING_BACKEND_DEVICE: the evering kernel module
+ * @EVERING_BACKEND_MEMFD: sealed memfds, eventfds and a Unix socket
+ */
+enum evering_backend_id {
+	EVERING_BACKEND_AUTO = 0,
+	EVERING_BACKEND_DEVICE = 1,
+	EVERING_BACKEND_MEMFD = 2,
+};
+
+/**
+ * enum evering_policy - how an endpoint waits
+ * @EVERING_ADAPTIVE: spin for a bounded time that adjusts itself, then sleep
+ * @EVERING_BLOCK: sleep at once
+ * @EVERING_BUSY: spin and never sleep: the lowest latency, for a CPU to itself
+ */
+enum evering_policy {
+	EVERING_ADAPTIVE = 0,
+	EVERING_BLOCK = 1,
+	EVERING_BUSY = 2,
+};
+
+/* Index into evering_params.arena_size */
+#define EVERING_MINE	0
+#define EVERING_PEERS	1
+
+/**
+ * struct evering_params - how to make, or to accept, a channel
+ * @size: sizeof(struct evering_params)
+ * @flags: EVERING_SHARED_ARENA or 0
+ * @slot_size: EVERING_MIN_SLOT..EVERING_MAX_SLOT bytes, a power of two; an entry
+ *	is EVERING_STAMP_SIZE less
+ * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, a power
+ *	of two
+ * @arena_size: bytes of this side's arena and of the peer's, 0..EVERING_MAX_ARENA,
+ *	multiples of the page size; all of it is allocated when the channel is made
+ * @backend: enum evering_backend_id
+ * @policy: enum evering_policy, of this side
+ * @spin_ns: the longest that EVERING_ADAPTIVE spins; 0..1,000,000
+ * @reserved: 0
+ *
+ * Start from EVERING_PARAMS_INIT.  For evering_accept*(), which follows the
+ * connecting side's wishes, @slot_size, @entries and @arena_size are the most that
+ * is accepted and @flags the flags that are; @backend is ignored.
+ */
+struct evering_params {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t slot_size;
+	uint32_t entries;
+	uint64_t arena_size[2];
+	uint32_t backend;
+	uint32_t policy;
+	uint32_t spin_ns;
+	uint32_t reserved;
+};
+
+#define EVERING_SPIN_NS 50000u
+
+#define EVERING_PARAMS_INIT                                                    \
+	{                                                                      \
+		sizeof(struct evering_params), 0, 64, 256,                     \
+			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO,            \
+			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0                   \
+	}
+
+/* What EVERING_PARAMS_INIT should be to accept whatever is reasonable. */
+#define EVERING_LIMITS_INIT                                                    \
+	{                                                                      \
+		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
+			EVERING_MAX_SLOT, 4096, { 64 << 20, 1 << 30 },         \
+			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
+			EVERING_SPIN_NS, 0                                     \
+	}
+
+/* ------------------------------------------------------------------ meeting */
+
+/**
+ * evering_listen - be found at a Unix socket
+ * @path: the socket's path, or "@name" for the abstract name "name"
+ * @mode: permissions of the socket file, as for chmod(2), set before anybody can
+ *	connect; 0: what the umask leaves.  Abstract names have none.
+ * @listener: out: the listener, for evering_listener_close()
+ *
+ * A socket file that a dead process left behind is replaced; one that is in use is
+ * not.
+ *
+ * Returns 0; -EINVAL: @path is empty; -ENAMETOOLONG: over 107 bytes; -EADDRINUSE:
+ * somebody listens there, or something else than a socket lies there; -ENOENT,
+ * -EACCES, -EROFS, …: of bind(2); -EMFILE, -ENFILE, -ENOMEM.  Any thread.
+ */
+EVERING_API int evering_listen(const char *path, mode_t mode,
+			       struct evering_listener **listener);
+
+/**
+ * evering_accept - take the next peer
+ * @listener: from evering_listen()
+ * @limits: the most that a peer may ask for; NULL: EVERING_LIMITS_INIT
+ * @timeout_ns: how long to wait for a peer
+ * @ev: out: this side's endpoint, for evering_close()
+ *
+ * Greets up to 64 connections side by side, so that a stranger who connects and
+ * says nothing keeps nobody waiting; each has a second to say hello.  Who says it
+ * wrongly, asks for too much or runs out of time is turned away, counted, and does
+ * not end this call.
+ *
+ * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL:
+ * @limits; -EINTR; -EMFILE, -ENFILE, -ENOMEM: this side could not make its part.
+ * One thread at a time.
+ */
+EVERING_API int evering_accept(struct evering_listener *listener,
+			       const struct evering_params *limits,
+			       int64_t timeout_ns, struct evering **ev);
+
+/**
+ * evering_listener_fd - a descriptor for an event loop
+ * @listener: from evering_listen()
+ *
+ * Returns a descriptor that polls readable when evering_accept() with
+ * EVERING_NOWAIT has something to do.  It belongs to the listener.
+ */
+EVERING_API int evering_listener_fd(const struct evering_listener *listener);
+
+/**
+ * evering_listener_refused - how many were turned away, and why the last one
+ * @listener: from evering_listen()
+ * @error: out: negative errno of the last one, 0 if there was none; may be NULL
+ *
+ * Of the reasons, -EPROTO: not a hello, or wrong descriptors with it;
+ * -EPROTONOSUPPORT: another ABI version; -E2BIG: beyond the limits; -EINVAL:
+ * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away.
+ */
+EVERING_API uint64_t
+evering_listener_refused(const struct evering_listener *listener, int *error);
+
+/**
+ * evering_listener_close - stop being found
+ * @listener: from evering_listen(), or NULL
+ *
+ * Removes the socket file if it is still this listener's.  Channels that were
+ * accepted live on.
+ */
+EVERING_API void evering_listener_close(struct evering_listener *listener);
+
+/**
+ * evering_connect - meet the listener at a Unix socket
+ * @path: as for evering_listen()
+ * @params: the channel wished for; NULL: EVERING_PARAMS_INIT
+ * @timeout_ns: for all of it
+ * @ev: out: this side's endpoint, for evering_close()
+ *
+ * The connecting side makes the channel and pays for it.
+ *
+ * Returns 0; -EINVAL: @params cannot be; -E2BIG: beyond EVERING_MAX_*, or beyond
+ * what the listener accepts; -ENAMETOOLONG: over 107 bytes; -ENOENT, -ECONNREFUSED,
+ * -EACCES: of connect(2); -EPROTONOSUPPORT: the listener speaks other versions of
+ * the ABI; -EPROTO: it does not speak evering; -ECONNRESET: it went away;
+ * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE,
+ * -ENFILE, -ENOMEM, -EDQUOT: no descriptors, no memory, quota; -ENODEV: the
+ * device was asked for and is not there.  Any thread.
+ */
+EVERING_API int evering_connect(const char *path,
+				const struct evering_params *params,
+				int64_t timeout_ns, struct evering **ev);
+
+/**
+ * evering_connect_fd, evering_accept_fd - meet over a socket that is there already
+ * @fd: a connected Unix socket of type SOCK_SEQPACKET, of socketpair(2) for
+ *	instance, with nothing in it; the endpoint's on success, still the caller's
+ *	on error
+ * @params: as for evering_connect()
+ * @limits: as for evering_accept()
+ * @timeout_ns: for all of it
+ * @ev: out: this side's endpoint, for evering_close()
+ *
+ * For a parent and its child, or where somebody else knows how to connect.  One
+ * side calls the one, the other side the other.
+ *
+ * Returns as evering_connect(); evering_accept_fd() also the reasons of
+ * evering_listener_refused().  -ENOTSOCK, -EPROTOTYPE: wrong @fd.  Any thread.
+ */
+EVERING_API int evering_connect_fd(int fd, const struct evering_params *params,
+				   int64_t timeout_ns, struct evering **ev);
+EVERING_API int evering_accept_fd(int fd, const struct evering_params *limits,
+				  int64_t timeout_ns, struct evering **ev);
+
+/**
+ * evering_pair - both endpoints of a new channel, in one process
+ * @params: the channel wished for, A being this side; NULL: EVERING_PARAMS_INIT
+ * @ev: out: A and B, each for evering_close()
+ *
+ * For two threads, and for tests.
+ *
+ * Returns 0; -EINVAL, -E2BIG: @params; -EMFILE, -ENFILE, -ENOMEM, -EDQUOT,
+ * -ENODEV.  Any thread.
+ */
+EVERING_API int evering_pair(const struct evering_params *params,
+			     struct evering *ev[2]);
+
+/**
+ * evering_close - leave a channel
+ * @ev: endpoint, or NULL
+ *
+ * The peer can still receive what was sent, and is told that this side has closed
+ * it (EVERING_PEER_CLOSED).  Unmaps everything: pointers into the rings and the
+ * arenas are void.
+ */
+EVERING_API void evering_close(struct evering *ev);
+
+/* ------------------------------------------------------------------- waiting */
+
+#define EVERING_FLUSH	(1u << 16) /* evering_wait(): flush first */
+
+/**
+ * evering_wait - wait until there is something to do
+ * @ev: endpoint
+ * @what: EVERING_RX: an entry; EVERING_TX: space for one; or both.  With
+ *	EVERING_FLUSH: evering_flush() first, in the same system call where that
+ *	can be
+ * @timeout_ns: how long, at the most
+ *
+ * As the endpoint's policy says, publishes and flushes as needed before it sleeps.
+ *
+ * Returns those of EVERING_RX and EVERING_TX of @what that are ready, at least one;
+ * -EAGAIN: none, and @timeout_ns was EVERING_NOWAIT; -ETIMEDOUT: none in time;
+ * -EPIPE: the peer is gone, and with it any hope of space, and of entries once
+ * those in the ring are received; -EPROTO: the peer broke the rules, the channel
+ * is of no more use; -EINTR; -EINVAL: @what or @timeout_ns.
+ *
+ * EVERING_NOWAIT makes no system call but for one in many calls, which finds out
+ * whether the peer still lives.  Thread: the roles of @what.
+ */
+EVERING_API int evering_wait(struct evering *ev, unsigned int what,
+			     int64_t timeout_ns);
+
+/**
+ * evering_fd - a descriptor for an event loop
+ * @ev: endpoint
+ *
+ * For poll, epoll (level- or edge-triggered) and io_uring.  Before every sleep of
+ * the loop call evering_arm(); then the descriptor becomes readable when what was
+ * armed for is there, or the peer is gone.  It belongs to the endpoint: add it and
+ * poll it, but do not read, write or close it.
+ *
+ * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM.  Any thread.
+ */
+EVERING_API int evering_fd(struct evering *ev);
+
+/**
+ * evering_arm - ask to be woken through evering_fd()
+ * @ev: endpoint
+ * @what: EVERING_RX: when there is an entry; EVERING_TX: when there is space;
+ *	or both
+ *
+ *	for (;;) {
+ *		while (evering_recv(ev, &entry, sizeof(entry), EVERING_NOWAIT) == 0)
+ *			handle(&entry);
+ *		ret = evering_arm(ev, EVERING_RX);
+ *		if (ret < 0)
+ *			break;
+ *		if (ret == 0)
+ *			epoll_wait(epoll_fd, events, 1, -1);
+ *	}
+ *
+ * Publishes what was released.  What was armed before need not be disarmed first.
+ *
+ * Returns 0: nothing is there, and the descriptor will tell; those of @what that
+ * are ready, and then nothing is armed; -EPIPE, -EPROTO: as evering_wait();
+ * -EINVAL: @what.  Thread: the roles of @what.
+ */
+EVERING_API int evering_arm(struct evering *ev, unsigned int what);
+
+/**
+ * evering_disarm - not to be woken any more
+ * @ev: endpoint
+ * @what: EVERING_RX, EVERING_TX or both
+ *
+ * Only to spare the peer a ring when the loop goes on with something else.
+ * Thread: the roles of @what.
+ */
+EVERING_API void evering_disarm(struct evering *ev, unsigned int what);
+
+/**
+ * evering_set_policy - change how this endpoint waits
+ * @ev: endpoint
+ * @policy: enum evering_policy
+ * @spin_ns: as evering_params.spin_ns
+ *
+ * Returns 0; -EINVAL.  Thread: both roles.
+ */
+EVERING_API int evering_set_policy(struct evering *ev, unsigned int policy,
+				   uint32_t spin_ns);
+
+/* -------------------------------------------------------------------- arenas */
+
+/**
+ * evering_alloc - a buffer in the own arena
+ * @ev: endpoint
+ * @size: bytes, 1..the arena
+ * @align: 0 for 64, or a power of two up to 2 MiB
+ *
+ * Two-level segregated fit with its bookkeeping outside the arena, where neither
+ * the peer nor a stray write gets at it.  O(1).  The contents are what they were.
+ * (M. Masmano, I. Ripoll, A. Crespo, J. Real: TLSF: a new dynamic memory allocator
+ * for real-time systems, ECRTS 2004.)
+ *
+ * Returns the buffer, to be freed with evering_free(); NULL: no such room, or
+ * @align cannot be.  One thread at a time.
+ */
+EVERING_API void *evering_alloc(struct evering *ev, size_t size, size_t align);
+
+/**
+ * evering_free - give a buffer back
+ * @ev: endpoint
+ * @buf: from evering_alloc() of the same endpoint, or NULL
+ *
+ * Returns 0; -EINVAL: @buf is not the start of a buffer that is allocated (freed
+ * twice, for instance); nothing has happened then.  One thread at a time.
+ */
+EVERING_API int evering_free(struct evering *ev, void *buf);
+
+/**
+ * evering_offset - where a buffer lies, for an entry to say
+ * @ev: endpoint
+ * @buf: a place in the own arena
+ *
+ * Returns its offset from the start of the arena, in bytes.  Any thread.
+ */
+EVERING_API uint64_t evering_offset(const struct evering *ev, const void *buf);
+
+/**
+ * evering_peer_buffer - where the peer's payload lies
+ * @ev: endpoint
+ * @offset: bytes from the start of the peer's arena, as the peer says
+ * @len: bytes
+ *
+ * The peer can change the bytes at any time.  Not writable unless the channel has
+ * EVERING_SHARED_ARENA.
+ *
+ * Returns a pointer to @len bytes; NULL: not all of them lie in the arena.  Any
+ * thread.
+ */
+EVERING_API const void *evering_peer_buffer(const struct evering *ev,
+					    uint64_t offset, uint64_t len);
+
+/**
+ * evering_arena - the own arena as a whole
+ * @ev: endpoint
+ * @size: out: its bytes; may be NULL
+ *
+ * Returns its start, NULL if it has no bytes.  Any thread.
+ */
+EVERING_API void *evering_arena(const struct evering *ev, uint64_t *size);
+
+/* -------------------------------------------------------------------- asking */
+
+/**
+ * enum evering_peer_state - how the other side is
+ * @EVERING_PEER_ALIVE: it has the channel
+ * @EVERING_PEER_CLOSED: it closed it with evering_close()
+ * @EVERING_PEER_DIED: it is gone without having done so
+ */
+enum evering_peer_state {
+	EVERING_PEER_ALIVE = 0,
+	EVERING_PEER_CLOSED = 1,
+	EVERING_PEER_DIED = 2,
+};
+
+/**
+ * evering_peer - how is the other side
+ * @ev: endpoint
+ *
+ * Asks the kernel.  Returns enum evering_peer_state.  Any thread.
+ */
+EVERING_API int evering_peer(struct evering *ev);
+
+/**
+ * evering_peer_cred - who is the other side
+ * @ev: endpoint
+ * @pid: out: process that met this one, 0 if it cannot be seen from here
+ * @uid: out: its effective user at that time
+ * @gid: out: its effective group
+ *
+ * Returns 0; -ENOTCONN: not met yet.  Any thread.
+ */
+EVERING_API int evering_peer_cred(const struct evering *ev, pid_t *pid, uid_t *uid,
+				  gid_t *gid);
+
+/**
+ * evering_get_geometry - what the channel measures
+ * @ev: endpoint
+ * @geometry: out
+ *
+ * Returns which endpoint this is, EVERING_A or EVERING_B.  Any thread.
+ */
+EVERING_API int evering_get_geometry(const struct evering *ev,
+				     struct evering_geometry *geometry);
+
+/**
+ * evering_counters - what one side has done
+ * @ev: endpoint
+ * @whose: EVERING_MINE or EVERING_PEERS; the peer's are what the peer says
+ * @counters: out
+ *
+ * The entry counts lag behind by up to a ring.  Any thread.
+ */
+EVERING_API void evering_get_counters(const struct evering *ev, int whose,
+				      struct evering_counters *counters);
+
+/**
+ * evering_backend_name - "device" or "memfd"
+ * @ev: endpoint
+ */
+EVERING_API const char *evering_backend_name(const struct evering *ev);
+
+/**
+ * evering_version - the library's version, "major.minor.patch"
+ */
+EVERING_API const char *evering_version(void);
+
+#include "evering_ring.h"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EVERING_H */

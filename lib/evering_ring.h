@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * evering_ring.h: the fast path, inlined into its callers.
+ *
+ * What is here runs once for every message: reserve, commit and flush on the
+ * sending side, peek and release on the receiving side, and the copying calls
+ * made of them.  Whatever happens less often (credit, publishing, waking,
+ * sleeping) is a call into the library.  Include <evering.h>, not this file.
+ *
+ * The protocol
+ * ------------
+ * Producer, for entry n:				Consumer, for entry n:
+ *
+ *	credit: n - released < entries	 [C]		stamp == n + 1 (acquire)   [A]
+ *	write the entry					read the entry
+ *	stamp = n + 1 (release)		 [A]		released = n + 1 (release) [C]
+ *
+ * [A] Without release and acquire the consumer could see the stamp and read the
+ *     entry that was in the slot a lap ago.
+ * [C] Without release and acquire the producer could overwrite an entry that is
+ *     still being read.  released is published seldom: see evering_release().
+ *
+ * Sleeping, the consumer waiting for entries (for a producer waiting for space
+ * read "released" for "stamp" and armed_tx for armed_rx):
+ *
+ *	Producer: commit, flush				Consumer: arm
+ *
+ *	stamp = n + 1				armed_rx = generation | ARMED
+ *	full fence			 [D]	full fence			 [D]
+ *	load the peer's armed_rx		load the stamp of entry n
+ *	armed, and this generation not		not there: sleep until rung
+ *	rung yet: ring
+ *
+ * [D] This is the store-buffer litmus test.  With both fences at least one of the
+ *     two loads sees the other side's store: either the consumer finds the entry
+ *     and does not sleep, or the producer finds it armed and rings.  Without
+ *     either fence both may read the old value, and the consumer sleeps on an
+ *     entry for ever.  x86 does this too.  The two halves are
+ *     evering_full_fence() in evering__flush() and in evering__publish()
+ *     (looking for a sleeper) and in evering__arm() of the library (about to be
+ *     one); there is no fence anywhere else.
+ */
+#ifndef EVERING_RING_H
+#define EVERING_RING_H
+
+#ifndef EVERING_H
+#error "include <evering.h>"
+#endif
+
+/*
+ * Private state of an endpoint's two directions.  It is in this header so that the
+ * fast path can be inlined; do not access the members.  The two structs lie 128
+ * bytes apart because two threads may use them.
+ */
+struct evering_tx {
+	unsigned char *slots;	/* slot 0, in the own half */
+	const uint32_t *armed;	/* peer's armed_rx: its word, read-only here */
+	uint32_t next;		/* number of the next entry to commit */
+	uint32_t limit;		/* first entry number without credit */
+	uint32_t mask;		/* entries - 1 */
+	uint32_t shift;		/* log2 of the slot size */
+	uint32_t payload;	/* bytes of an entry: slot size - stamp */
+	uint32_t rung;		/* value of *armed that was rung last */
+	unsigned char reserved[128 - 2 * sizeof(void *) - 6 * 4];
+};
+
+struct evering_rx {
+	const unsigned char *slots; /* slot 0, in the peer's half */
+	const uint32_t *armed;	/* peer's armed_tx */
+	uint32_t next;		/* number of the next entry to release */
+	uint32_t publish_at;	/* when next gets here, publish released */
+	uint32_t mask;
+	uint32_t shift;
+	uint32_t payload;
+	uint32_t rung;
+	unsigned char reserved[128 - 2 * sizeof(void *) - 6 * 4];
+};
+
+struct evering {
+	struct evering_tx tx __attribute__((aligned(128)));
+	struct evering_rx rx __attribute__((aligned(128)));
+};
+
+/*
+ * Words in shared memory.  The peer may change them at any time, so each is loaded
+ * once, into a local, and only the local is used.
+ */
+static inline uint32_t evering_load_relaxed(const uint32_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t evering_load_acquire(const uint32_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void evering_store_release(uint32_t *word, uint32_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+/* [D] The only full fence: who calls it, and why, is told above. */
+static inline void evering_full_fence(void)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+#define EVERING_LIKELY(x)	__builtin_expect(!!(x), 1)
+#define EVERING_UNLIKELY(x)	__builtin_expect(!!(x), 0)
+
+/*
+ * Off the fast path, in the library.  For the functions below alone.  Those that
+ * return an int return 0 or what their caller is to return, so that the calls can
+ * be tail calls and the fast path a leaf.
+ */
+EVERING_API uint32_t evering__credit(struct evering *ev);
+EVERING_API int evering__publish(struct evering *ev);
+EVERING_API int evering__ring(struct evering *ev, uint32_t armed);
+EVERING_API int evering__send_wait(struct evering *ev, const void *entry, size_t len,
+				   int64_t timeout_ns);
+EVERING_API int evering__recv_wait(struct evering *ev, void *entry, size_t len,
+				   int64_t timeout_ns);
+EVERING_API int evering__wait_space(struct evering *ev, int64_t timeout_ns);
+EVERING_API int evering__wait_entry(struct evering *ev, int64_t timeout_ns);
+
+static inline unsigned char *evering__tx_slot(const struct evering_tx *tx,
+					      uint32_t n)
+{
+	return tx->slots + ((size_t)(n & tx->mask) << tx->shift);
+}
+
+static inline const unsigned char *evering__rx_slot(const struct evering_rx *rx,
+						    uint32_t n)
+{
+	return rx->slots + ((size_t)(n & rx->mask) << rx->shift);
+}
+
+/* Publishes entry @n, the next one, which lies in @slot. */
+static inline void evering__stamp(struct evering_tx *tx, unsigned char *slot,
+				  uint32_t n)
+{
+	uint32_t stamp = n + 1;
+
+	tx->next = stamp;
+	evering_store_release((uint32_t *)(slot + tx->payload), stamp); /* [A] */
+}
+
+/* As evering_flush(); returns 0. */
+static inline int evering__flush(struct evering *ev)
+{
+	uint32_t armed;
+
+	evering_full_fence(); /* [D] */
+	armed = evering_load_relaxed(ev->tx.armed);
+	if (EVERING_UNLIKELY(armed & EVERING_ARMED))
+		return evering__ring(ev, armed);
+	return 0;
+}
+
+/* Is done with all entries before @n; returns 0. */
+static inline int evering__released(struct evering *ev, uint32_t n)
+{
+	struct evering_rx *rx = &ev->rx;
+
+	rx->next = n;
+	/* Without a fence: a sleeper missed here is seen when publishing. */
+	if (EVERING_UNLIKELY((int32_t)(n - rx->publish_at) >= 0) ||
+	    EVERING_UNLIKELY(evering_load_relaxed(rx->armed) & EVERING_ARMED))
+		return evering__publish(ev);
+	return 0;
+}
+
+/**
+ * evering_payload - bytes of an entry
+ * @ev: endpoint
+ *
+ * The slot size less EVERING_STAMP_SIZE.  Any thread.
+ */
+static inline size_t evering_payload(const struct evering *ev)
+{
+	return ev->tx.payload;
+}
+
+/**
+ * evering_reserve_at - find room for one of the next entries
+ * @ev: endpoint
+ * @k: how many entries after the next one, from 0
+ *
+ * Returns the place of that entry, evering_payload() bytes aligned to the lesser
+ * of the slot size and 64, in memory that the peer reads; NULL if the ring is
+ * too full for it, or if the channel has ended (evering_wait() tells which).  The
+ * place is the caller's until committed; reserving again returns it again, so
+ * there is nothing to give back.  It holds what an entry of an earlier lap left.
+ * Sending thread.
+ */
+static inline void *evering_reserve_at(struct evering *ev, uint32_t k)
+{
+	struct evering_tx *tx = &ev->tx;
+
+	if (EVERING_UNLIKELY(tx->limit - tx->next <= k) &&
+	    evering__credit(ev) <= k)
+		return NULL;
+	return evering__tx_slot(tx, tx->next + k);
+}
+
+/**
+ * evering_reserve - find room for the next entry
+ * @ev: endpoint
+ *
+ * evering_reserve_at(ev, 0).  Sending thread.
+ */
+static inline void *evering_reserve(struct evering *ev)
+{
+	return evering_reserve_at(ev, 0);
+}
+
+/**
+ * evering_commit - publish the entry that was reserved
+ * @ev: endpoint
+ *
+ * The peer sees it at once if it is looking, and is not woken if it sleeps: that
+ * takes an evering_flush() after the last commit of a batch.  Commit without a
+ * reserve that succeeded is a bug of the caller.  Sending thread.
+ */
+static inline void evering_commit(struct evering *ev)
+{
+	struct evering_tx *tx = &ev->tx;
+
+	evering__stamp(tx, evering__tx_slot(tx, tx->next), tx->next);
+}
+
+/**
+ * evering_commit_many - publish several entries, in order
+ * @ev: endpoint
+ * @count: how many; each was reserved with evering_reserve_at()
+ *
+ * Like evering_commit().  Sending thread.
+ */
+static inline void evering_commit_many(struct evering *ev, uint32_t count)
+{
+	while (count--)
+		evering_commit(ev);
+}
+
+/**
+ * evering_flush - wake the peer if it sleeps waiting for entries
+ * @ev: endpoint
+ *
+ * Due after the last commit of a batch, and before waiting for an answer.  A full
+ * fence and a load if the peer is awake; else a system call, once each time it
+ * sleeps.  Sending thread.
+ */
+static inline void evering_flush(struct evering *ev)
+{
+	evering__flush(ev);
+}
+
+/**
+ * evering_send - send one entry
+ * @ev: endpoint
+ * @entry: what to send; copied
+ * @len: its bytes, 0..evering_payload(); the rest of the slot is left as it is
+ * @timeout_ns: how long to wait for room, in nanoseconds; EVERING_NOWAIT not at
+ *	all, EVERING_WAIT_FOREVER without end
+ *
+ * Reserve, copy, commit and flush.  Waits as the endpoint's policy says.  A
+ * success says that the entry is in the ring, not that anybody received it.
+ *
+ * Returns 0; -EMSGSIZE: @len is too long; or as evering_wait(ev, EVERING_TX, …):
+ * -EAGAIN or -ETIMEDOUT: no room; -EPIPE: the peer is gone; -EPROTO: it broke the
+ * rules; -EINTR: a signal.  Nothing was sent on error.  Sending thread.
+ */
+static inline int evering_send(struct evering *ev, const void *entry, size_t len,
+			       int64_t timeout_ns)
+{
+	struct evering_tx *tx = &ev->tx;
+	uint32_t n = tx->next;
+	unsigned char *slot;
+
+	if (EVERING_UNLIKELY(len > tx->payload))
+		return -EMSGSIZE;
+	if (EVERING_UNLIKELY(n == tx->limit))
+		return evering__send_wait(ev, entry, len, timeout_ns);
+	slot = evering__tx_slot(tx, n);
+	memcpy(slot, entry, len);
+	evering__stamp(tx, slot, n);
+	return evering__flush(ev);
+}
+
+/**
+ * evering_send_bulk - send several entries, waking the peer once
+ * @ev: endpoint
+ * @entries: an array of entries of @len bytes each
+ * @len: bytes of an entry, 0..evering_payload()
+ * @count: how many, 1..INT_MAX
+ * @timeout_ns: how long to wait for room for the first of them
+ *
+ * Returns how many were sent, in order from the first: at least one, and fewer
+ * than @count if the ring filled up; or a negative errno as evering_send().
+ * Sending thread.
+ */
+static inline int evering_send_bulk(struct evering *ev, const void *entries,
+				    size_t len, unsigned int count,
+				    int64_t timeout_ns)
+{
+	const unsigned char *entry = (const unsigned char *)entries;
+	unsigned int i;
+	void *slot;
+	int ret;
+
+	if (EVERING_UNLIKELY(len > ev->tx.payload))
+		return -EMSGSIZE;
+	if (EVERING_UNLIKELY(count - 1 >= 0x7fffffffu))
+		return -EINVAL;
+	while (EVERING_UNLIKELY(!evering_reserve(ev))) {
+		ret = evering__wait_space(ev, timeout_ns);
+		if (ret < 0)
+			return ret;
+	}
+	for (i = 0; i < count; i++) {
+		slot = evering_reserve(ev);
+		if (!slot)
+			break;
+		memcpy(slot, entry + i * len, len);
+		evering_commit(ev);
+	}
+	evering_flush(ev);
+	return (int)i;
+}
+
+/**
+ * evering_peek_at - look at one of the next entries
+ * @ev: endpoint
+ * @k: how many entries after the next one, 0..entries - 1
+ *
+ * Returns the entry, evering_payload() bytes in memory that the peer can still
+ * write: if the peer is not trusted copy what is to be checked, check the copy
+ * and use the copy.  NULL if it is not there yet, which says nothing about the
+ * peer: evering_wait() does.  Stays until released.  Receiving thread.
+ */
+static inline const void *evering_peek_at(struct evering *ev, uint32_t k)
+{
+	const struct evering_rx *rx = &ev->rx;
+	uint32_t n = rx->next + k;
+	const unsigned char *slot = evering__rx_slot(rx, n);
+
+	if (evering_load_acquire((const uint32_t *)(slot + rx->payload)) !=
+	    n + 1) /* [A] */
+		return NULL;
+	return slot;
+}
+
+/**
+ * evering_peek - look at the next entry
+ * @ev: endpoint
+ *
+ * evering_peek_at(ev, 0).  Receiving thread.
+ */
+static inline const void *evering_peek(struct evering *ev)
+{
+	return evering_peek_at(ev, 0);
+}
+
+/**
+ * evering_release_many - be done with the next entries
+ * @ev: endpoint
+ * @count: how many; each was seen by evering_peek_at()
+ *
+ * The peer may overwrite them at any time from now on.  It is told at least every
+ * quarter ring, at once if it sleeps for want of space, and before this side
+ * sleeps.  More often would take the line from a producer that does not need it;
+ * less often could leave a producer waiting for space that is there.  Receiving
+ * thread.
+ */
+static inline void evering_release_many(struct evering *ev, uint32_t count)
+{
+	evering__released(ev, ev->rx.next + count);
+}
+
+/**
+ * evering_release - be done with the next entry
+ * @ev: endpoint
+ *
+ * evering_release_many(ev, 1).  Receiving thread.
+ */
+static inline void evering_release(struct evering *ev)
+{
+	evering_release_many(ev, 1);
+}
+
+/**
+ * evering_recv - receive one entry
+ * @ev: endpoint
+ * @entry: where to copy it
+ * @len: how much of it, 0..evering_payload()
+ * @timeout_ns: how long to wait, in nanoseconds; EVERING_NOWAIT not at all,
+ *	EVERING_WAIT_FOREVER without end
+ *
+ * Peek, copy and release.  Waits as the endpoint's policy says.  Entries that the
+ * peer sent before it went can still be received.
+ *
+ * Returns 0; -EMSGSIZE: @len is longer than an entry; or as
+ * evering_wait(ev, EVERING_RX, …): -EAGAIN or -ETIMEDOUT: no entry; -EPIPE: none,
+ * and the peer is gone; -EPROTO: the peer broke the rules; -EINTR: a signal.
+ * Receiving thread.
+ */
+static inline int evering_recv(struct evering *ev, void *entry, size_t len,
+			       int64_t timeout_ns)
+{
+	struct evering_rx *rx = &ev->rx;
+	uint32_t payload = rx->payload;
+	uint32_t n = rx->next;
+	const unsigned char *slot = evering__rx_slot(rx, n);
+
+	if (EVERING_UNLIKELY(len > payload))
+		return -EMSGSIZE;
+	if (EVERING_UNLIKELY(evering_load_acquire((const uint32_t *)(slot +
+						  payload)) != n + 1)) /* [A] */
+		return evering__recv_wait(ev, entry, len, timeout_ns);
+	memcpy(entry, slot, len);
+	return evering__released(ev, n + 1);
+}
+
+/**
+ * evering_recv_bulk - receive what is there
+ * @ev: endpoint
+ * @entries: an array with room for @count entries of @len bytes
+ * @len: bytes to copy of each, 0..evering_payload()
+ * @count: how many at the most, 1..INT_MAX
+ * @timeout_ns: how long to wait for the first of them
+ *
+ * Returns how many were received, at least one; or a negative errno as
+ * evering_recv().  Receiving thread.
+ */
+static inline int evering_recv_bulk(struct evering *ev, void *entries, size_t len,
+				    unsigned int count, int64_t timeout_ns)
+{
+	unsigned char *entry = (unsigned char *)entries;
+	const void *slot;
+	unsigned int i;
+	int ret;
+
+	if (EVERING_UNLIKELY(len > ev->rx.payload))
+		return -EMSGSIZE;
+	if (EVERING_UNLIKELY(count - 1 >= 0x7fffffffu))
+		return -EINVAL;
+	while (EVERING_UNLIKELY(!evering_peek(ev))) {
+		ret = evering__wait_entry(ev, timeout_ns);
+		if (ret < 0)
+			return ret;
+	}
+	for (i = 0; i < count; i++) {
+		slot = evering_peek(ev);
+		if (!slot)
+			break;
+		memcpy(entry + i * len, slot, len);
+		evering_release(ev);
+	}
+	return (int)i;
+}
+
+#endif /* EVERING_RING_H */

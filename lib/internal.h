@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * internal.h: what the parts of the library share and nobody else sees.
+ *
+ *	channel.c	making, checking and closing endpoints; questions about them
+ *	meet.c		listen, accept, connect, pair: two endpoints find each other
+ *	wait.c		credit, publishing, ringing, spinning and sleeping
+ *	arena.c		the allocator
+ *	memfd.c		backend: memfd, eventfd and a Unix socket
+ *
+ * Everything that is in shared memory is described in <linux/evering.h>.
+ */
+#ifndef EVERING_INTERNAL_H
+#define EVERING_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "evering.h"
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* The most descriptors that a hello or a welcome carries. */
+#define MAX_HELLO_FDS 8
+
+struct endpoint;
+
+/**
+ * struct backend - what a channel can be made of
+ * @name: as evering_backend_name() says it
+ * @id: enum evering_backend_id; in the hello
+ * @create: make the connecting side's part of a channel
+ * @join: take the descriptors of the other side's offer and make the accepting
+ *	side's part
+ * @complete: take the descriptors of the accepting side's offer
+ * @offer: list the descriptors that the other side needs; still the endpoint's
+ * @met: both sides have everything: let go of what was for the hello only
+ * @destroy: undo any of the above, whatever has been done of it
+ * @ring: wake the peer's doorbells; returns those that were rung
+ * @sleep: ring the peer's doorbells @ring, then sleep until one of the own ones of
+ *	@what is rung (returns which, and forgets it), the peer goes (-EPIPE), the
+ *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR).  Which of @ring were
+ *	rung is added to *@rang.
+ * @drain: forget rings that nobody slept for; returns which there were
+ * @gone: has the peer gone
+ * @fd: for evering_fd()
+ *
+ * @join and @complete own the descriptors that they are given, also on error.
+ * Everything else about a channel is the same for all backends.
+ */
+struct backend {
+	const char *name;
+	unsigned int id;
+	int (*create)(struct endpoint *e);
+	int (*join)(struct endpoint *e, const int *fds, unsigned int count);
+	int (*complete)(struct endpoint *e, const int *fds, unsigned int count);
+	unsigned int (*offer)(struct endpoint *e, int fds[MAX_HELLO_FDS]);
+	void (*met)(struct endpoint *e);
+	void (*destroy)(struct endpoint *e);
+	unsigned int (*ring)(struct endpoint *e, unsigned int what);
+	int (*sleep)(struct endpoint *e, unsigned int what, unsigned int ring,
+		     int64_t deadline, unsigned int *rang);
+	unsigned int (*drain)(struct endpoint *e, unsigned int what);
+	bool (*gone)(struct endpoint *e);
+	int (*fd)(struct endpoint *e);
+};
+
+extern const struct backend memfd_backend;
+
+/**
+ * struct spin - how long EVERING_ADAPTIVE spins before it sleeps
+ * @budget: ns to spin the next time
+ * @failed: spins of the full budget in a row that a short sleep followed
+ * @hold: sleeps to let pass before spinning is tried again
+ * @next_hold: what to set @hold to the next time
+ */
+struct spin {
+	uint32_t budget;
+	uint32_t failed;
+	uint32_t hold;
+	uint32_t next_hold;
+};
+
+/**
+ * struct role - the sending or the receiving thread's private state off the fast
+ *	path
+ * @word: its armed word in the own half
+ * @generation: what @word holds, without EVERING_ARMED
+ * @external: armed by evering_arm(), so that a ring may be waiting to be drained
+ * @idle: calls with EVERING_NOWAIT that found nothing, to ask now and then whether
+ *	the peer still lives
+ * @counted: entry number up to which the counters are brought up to date; the
+ *	receiver's is also what it has published as released
+ * @spin: see there
+ *
+ * The generation moves on only when a ring of it has been consumed.  So, if the
+ * peer remembers this generation as rung, that ring is still to be consumed and
+ * the next sleep will end at once: a wake-up cannot be lost to a generation that
+ * comes round again.
+ */
+struct role {
+	uint32_t *word;
+	uint32_t generation;
+	bool external;
+	uint32_t idle;
+	uint32_t counted;
+	struct spin spin;
+} __attribute__((aligned(128)));
+
+/**
+ * struct arena - the allocator's bookkeeping, in private memory; see arena.c
+ */
+struct arena {
+	unsigned char *base;
+	uint32_t granules;
+	uint32_t *tag;
+	uint32_t *before;
+	uint32_t *next;
+	uint32_t *prev;
+	uint32_t first_level;
+	uint32_t second_level[32];
+	uint32_t head[32][32];
+};
+
+struct memfd_state {
+	int region[EVERING_REGIONS]; /* until met */
+	int bell[2][2]; /* eventfds by endpoint, then 0 for RX and 1 for TX */
+	int epoll;	/* evering_fd(), made when first asked for */
+};
+
+/**
+ * struct endpoint - what is behind a struct evering
+ * @ev: the fast path's part, first so that one pointer serves
+ * @backend: what the channel is made of
+ * @geometry: a copy; never read from shared memory again
+ * @end: EVERING_A or EVERING_B
+ * @map, @map_size: the regions
+ * @half: the own half
+ * @peer: the peer's half: every word may change at any time
+ * @tx, @rx: by role; only that role's thread touches it
+ * @policy, @spin_ns: evering_set_policy()
+ * @error: 0, or why the channel has ended; set once, by either thread
+ * @sock: the connection; memfd: how the peer's death is noticed
+ * @pid, @uid, @gid: the peer
+ */
+struct endpoint {
+	struct evering ev;
+	const struct backend *backend;
+	struct evering_geometry geometry;
+	unsigned int end;
+	void *map[EVERING_REGIONS];
+	size_t map_size[EVERING_REGIONS];
+	struct evering_half *half;
+	const struct evering_half *peer;
+	struct role tx;
+	struct role rx;
+	unsigned int policy;
+	uint32_t spin_ns;
+	int error;
+	int sock;
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+	struct arena arena;
+	struct memfd_state memfd;
+};
+
+static inline struct endpoint *to_endpoint(struct evering *ev)
+{
+	return (struct endpoint *)ev;
+}
+
+static inline const struct endpoint *to_const_endpoint(const struct evering *ev)
+{
+	return (const struct endpoint *)ev;
+}
+
+/* channel.c */
+int params_read(const struct evering_params *from, bool limits,
+		struct evering_params *params);
+int geometry_check(const struct evering_geometry *geometry);
+size_t half_size(const struct evering_geometry *geometry);
+size_t region_size(const struct evering_geometry *geometry,
+		   unsigned int region);
+int backend_choose(unsigned int id, const struct backend **backend);
+const struct backend *backend_by_id(unsigned int id);
+int endpoint_new(const struct backend *backend, unsigned int end,
+		 const struct evering_geometry *geometry,
+		 const struct evering_params *params, struct endpoint **e);
+int endpoint_ready(struct endpoint *e);
+void endpoint_destroy(struct endpoint *e);
+void close_fds(const int *fds, unsigned int count);
+
+/* wait.c */
+int64_t now_ns(void);
+int64_t deadline_after(int64_t timeout_ns);
+void counter_add(__u64 *counter, uint64_t value);
+
+/* arena.c */
+int arena_init(struct arena *arena, void *base, uint64_t size);
+void arena_destroy(struct arena *arena);
+
+#endif /* EVERING_INTERNAL_H */

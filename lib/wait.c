@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: MIT
+/*
+ * wait.c: what the fast path leaves to others: credit, publishing, ringing,
+ * spinning and sleeping.
+ *
+ * The protocol is told in evering_ring.h.  Both its halves are here: looking for a
+ * sleeper is evering__publish() and evering__flush(), about to sleep is
+ * evering__arm().  The backend knows how to ring and how to sleep, and nothing of
+ * the words in shared memory.
+ */
+#include <limits.h>
+#include <time.h>
+
+#include "internal.h"
+
+/*
+ * Spins between two looks at the clock.  Short waits, the common case at depth 1,
+ * end before the first look.
+ */
+#define SPINS_PER_LOOK	    64u
+/* Looks, or calls with EVERING_NOWAIT, between two questions whether the peer lives. */
+#define LOOKS_PER_QUESTION  256u
+#define CALLS_PER_QUESTION  1024u
+
+#define WAIT_MASK	    (EVERING_RX | EVERING_TX)
+
+int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* The moment @timeout_ns from now; INT64_MAX: never. */
+int64_t deadline_after(int64_t timeout_ns)
+{
+	int64_t deadline;
+
+	if (timeout_ns < 0 ||
+	    __builtin_add_overflow(now_ns(), timeout_ns, &deadline))
+		return INT64_MAX;
+	return deadline;
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("isb" ::: "memory");
+#else
+	__asm__ __volatile__("" ::: "memory");
+#endif
+}
+
+/* Only the owner of a counter writes it, so it need not be read atomically. */
+void counter_add(__u64 *counter, uint64_t value)
+{
+	__atomic_store_n(counter, *counter + value, __ATOMIC_RELAXED);
+}
+
+static int channel_error(const struct endpoint *e)
+{
+	return __atomic_load_n(&e->error, __ATOMIC_RELAXED);
+}
+
+/* The first reason stays. */
+static int channel_end(struct endpoint *e, int error)
+{
+	int none = 0;
+
+	__atomic_compare_exchange_n(&e->error, &none, error, false,
+				    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	return none ? none : error;
+}
+
+/*
+ * evering__credit - find out how many entries there is room for
+ *
+ * The peer's word is read once.  More released than committed, or less than a ring
+ * ago, cannot be.
+ */
+uint32_t evering__credit(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+	struct evering_tx *tx = &ev->tx;
+	uint32_t entries = tx->mask + 1;
+	uint32_t released;
+
+	if (channel_error(e) == -EPROTO)
+		return 0;
+	counter_add(&e->half->counters.tx_entries, tx->next - e->tx.counted);
+	e->tx.counted = tx->next;
+
+	released = evering_load_acquire(&e->peer->released); /* [C] */
+	if (tx->next - released > entries) {
+		channel_end(e, -EPROTO);
+		tx->limit = tx->next;
+		return 0;
+	}
+	tx->limit = released + entries;
+	return tx->limit - tx->next;
+}
+
+/* Tells the peer how far it may write.  No fence: evering__publish() has it. */
+static void store_released(struct endpoint *e)
+{
+	struct evering_rx *rx = &e->ev.rx;
+
+	counter_add(&e->half->counters.rx_entries, rx->next - e->rx.counted);
+	e->rx.counted = rx->next;
+	rx->publish_at = rx->next + ((rx->mask + 1) >> 2);
+	evering_store_release(&e->half->released, rx->next); /* [C] */
+}
+
+/* @armed of the peer's was seen, and asks to be rung. */
+static bool ring_due(uint32_t armed, uint32_t rung)
+{
+	return (armed & EVERING_ARMED) && armed != rung;
+}
+
+/*
+ * A doorbell counts as rung when the backend has rung it.  The device says no if
+ * the sleeper had disarmed meanwhile; if it arms this generation again, it is owed
+ * a ring.
+ */
+static void note_tx_rung(struct endpoint *e, uint32_t armed, unsigned int rang)
+{
+	if (!(rang & EVERING_RX))
+		return;
+	e->ev.tx.rung = armed;
+	counter_add(&e->half->counters.tx_rings, 1);
+}
+
+static void note_rx_rung(struct endpoint *e, uint32_t armed, unsigned int rang)
+{
+	if (!(rang & EVERING_TX))
+		return;
+	e->ev.rx.rung = armed;
+	counter_add(&e->half->counters.rx_rings, 1);
+}
+
+/* evering__ring - the peer's armed_rx was seen armed after a fence */
+int evering__ring(struct evering *ev, uint32_t armed)
+{
+	struct endpoint *e = to_endpoint(ev);
+
+	if (ring_due(armed, ev->tx.rung)) {
+		counter_add(&e->half->counters.tx_syscalls, 1);
+		note_tx_rung(e, armed, e->backend->ring(e, EVERING_RX));
+	}
+	return 0;
+}
+
+/* evering__publish - tell the peer what was released, and wake it if it waits */
+int evering__publish(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+	uint32_t armed;
+
+	store_released(e);
+	evering_full_fence(); /* [D] */
+	armed = evering_load_relaxed(ev->rx.armed);
+	if (ring_due(armed, ev->rx.rung)) {
+		counter_add(&e->half->counters.rx_syscalls, 1);
+		note_rx_rung(e, armed, e->backend->ring(e, EVERING_TX));
+	}
+	return 0;
+}
+
+/* Those of @what that there is something for. */
+static unsigned int ready(struct endpoint *e, unsigned int what)
+{
+	unsigned int is = 0;
+
+	if ((what & EVERING_RX) && evering_peek(&e->ev))
+		is |= EVERING_RX;
+	if ((what & EVERING_TX) && evering_reserve(&e->ev))
+		is |= EVERING_TX;
+	return is;
+}
+
+/**
+ * struct owed - doorbells of the peer to ring, and the words that ask for it
+ */
+struct owed {
+	unsigned int ring;
+	uint32_t armed_rx;
+	uint32_t armed_tx;
+};
+
+static void note_owed(struct endpoint *e, const struct owed *owed,
+		      unsigned int rang)
+{
+	note_tx_rung(e, owed->armed_rx, rang & owed->ring);
+	note_rx_rung(e, owed->armed_tx, rang & owed->ring);
+}
+
+static void arm_word(struct role *role)
+{
+	__atomic_store_n(role->word, role->generation | EVERING_ARMED,
+			 __ATOMIC_RELAXED);
+}
+
+/*
+ * evering__arm - about to sleep
+ *
+ * Stores what the peer has to know, then the fence, then looks at what the peer has
+ * stored: whether there is something after all (the return value), and whether
+ * the peer sleeps on what was just stored (*@owed).
+ */
+static unsigned int evering__arm(struct endpoint *e, unsigned int what,
+				 struct owed *owed)
+{
+	*owed = (struct owed){ 0 };
+
+	if (what & EVERING_RX) {
+		if (e->ev.rx.next != e->rx.counted)
+			store_released(e);
+		arm_word(&e->rx);
+	}
+	if (what & EVERING_TX)
+		arm_word(&e->tx);
+
+	evering_full_fence(); /* [D] */
+
+	if (what & EVERING_RX) {
+		owed->armed_tx = evering_load_relaxed(e->ev.rx.armed);
+		if (ring_due(owed->armed_tx, e->ev.rx.rung))
+			owed->ring |= EVERING_TX;
+	}
+	if (what & (EVERING_TX | EVERING_FLUSH)) {
+		owed->armed_rx = evering_load_relaxed(e->ev.tx.armed);
+		if (ring_due(owed->armed_rx, e->ev.tx.rung))
+			owed->ring |= EVERING_RX;
+	}
+	return ready(e, what);
+}
+
+/*
+ * The ring of the present generation has been consumed if the backend says so, or if
+ * the kernel has cleared EVERING_ARMED.
+ */
+static void disarm_word(struct role *role, bool rung)
+{
+	uint32_t old = __atomic_exchange_n(role->word, role->generation,
+					   __ATOMIC_RELAXED);
+
+	if (rung || !(old & EVERING_ARMED))
+		role->generation += EVERING_GENERATION;
+}
+
+static void disarm(struct endpoint *e, unsigned int what, unsigned int rung)
+{
+	if (what & EVERING_RX)
+		disarm_word(&e->rx, rung & EVERING_RX);
+	if (what & EVERING_TX)
+		disarm_word(&e->tx, rung & EVERING_TX);
+}
+
+/* Rings drained outside of a sleep: evering_arm(), by whoever polls evering_fd(). */
+static unsigned int disarm_external(struct endpoint *e, unsigned int what)
+{
+	unsigned int armed = 0, rung;
+
+	if ((what & EVERING_RX) && e->rx.external)
+		armed |= EVERING_RX;
+	if ((what & EVERING_TX) && e->tx.external)
+		armed |= EVERING_TX;
+	if (!armed)
+		return 0;
+	rung = e->backend->drain(e, armed);
+	disarm(e, armed, rung);
+	if (armed & EVERING_RX)
+		e->rx.external = false;
+	if (armed & EVERING_TX)
+		e->tx.external = false;
+	return rung;
+}
+
+static void ring_owed(struct endpoint *e, const struct owed *owed)
+{
+	if (!owed->ring)
+		return;
+	if (owed->ring & EVERING_RX)
+		counter_add(&e->half->counters.tx_syscalls, 1);
+	else
+		counter_add(&e->half->counters.rx_syscalls, 1);
+	note_owed(e, owed, e->backend->ring(e, owed->ring));
+}
+
+/*
+ * After the peer has gone there may still be entries that it sent before.  They
+ * were visible before its death was, so one more look is enough.
+ */
+static int peer_gone(struct endpoint *e, unsigned int what)
+{
+	unsigned int is;
+
+	channel_end(e, -EPIPE);
+	is = ready(e, what & EVERING_RX);
+	return is ? (int)is : channel_error(e);
+}
+
+/*
+ * How long to spin, after a sleep.  As KVM polls before it halts a virtual CPU
+ * (virt/kvm/kvm_main.c, grow and shrink): more if the sleep was short enough to have
+ * been spun away, less if not.  What KVM leaves out: where both sides share one
+ * CPU spinning itself delays the answer, and every spin is followed by a short
+ * sleep; so after some such failures in a row leave spinning alone for a while.
+ */
+static void spin_adjust(struct endpoint *e, struct spin *spin, int64_t waited)
+{
+	uint32_t least = e->spin_ns / 8;
+
+	if (spin->hold) {
+		spin->hold--;
+		return;
+	}
+	if (waited > (int64_t)e->spin_ns) {
+		spin->budget /= 2;
+		if (spin->budget < least)
+			spin->budget = 0;
+		spin->failed = 0;
+		return;
+	}
+	if (spin->budget && ++spin->failed >= 4) {
+		spin->failed = 0;
+		spin->budget = 0;
+		spin->hold = spin->next_hold;
+		if (spin->next_hold < 1024)
+			spin->next_hold *= 2;
+		return;
+	}
+	spin->budget = spin->budget ? spin->budget * 2 : least;
+	if (spin->budget > e->spin_ns)
+		spin->budget = e->spin_ns;
+}
+
+static void spin_succeeded(struct spin *spin)
+{
+	spin->failed = 0;
+	spin->next_hold = 8;
+}
+
+/*
+ * Spins until something is ready (returns what), the budget or the time given has
+ * passed (0), or the peer has gone (-EPIPE).
+ */
+static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
+		    int64_t deadline)
+{
+	unsigned int looks = 0, i, is;
+	int64_t until = 0;
+
+	for (;;) {
+		for (i = 0; i < SPINS_PER_LOOK; i++) {
+			is = ready(e, what);
+			if (is)
+				return (int)is;
+			relax();
+		}
+		if (channel_error(e))
+			return channel_error(e);
+		/* This takes longer: publish, as before a sleep. */
+		if ((what & EVERING_RX) && e->ev.rx.next != e->rx.counted)
+			evering__publish(&e->ev);
+		if (++looks % LOOKS_PER_QUESTION == 0 && e->backend->gone(e))
+			return -EPIPE;
+		if (budget != INT64_MAX || deadline != INT64_MAX) {
+			int64_t now = now_ns();
+
+			if (!until && __builtin_add_overflow(now, budget, &until))
+				until = INT64_MAX;
+			if (now >= until || now >= deadline)
+				return 0;
+		}
+	}
+}
+
+static int wait_nowait(struct endpoint *e, unsigned int what)
+{
+	struct role *role = what & EVERING_RX ? &e->rx : &e->tx;
+
+	if (channel_error(e))
+		return channel_error(e);
+	if (++role->idle % CALLS_PER_QUESTION == 0 && e->backend->gone(e))
+		return peer_gone(e, what);
+	return -EAGAIN;
+}
+
+static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
+{
+	struct owed owed;
+	unsigned int is, rang;
+	int ret;
+
+	disarm_external(e, what);
+	for (;;) {
+		is = evering__arm(e, what, &owed);
+		if (is || channel_error(e)) {
+			disarm(e, what, 0);
+			ring_owed(e, &owed);
+			return is ? (int)is : channel_error(e);
+		}
+		if (what & EVERING_RX)
+			counter_add(&e->half->counters.rx_sleeps, 1);
+		else
+			counter_add(&e->half->counters.tx_sleeps, 1);
+		rang = 0;
+		ret = e->backend->sleep(e, what & WAIT_MASK, owed.ring, deadline,
+					&rang);
+		note_owed(e, &owed, rang);
+		disarm(e, what, ret > 0 ? (unsigned int)ret : 0);
+		is = ready(e, what);
+		if (is)
+			return (int)is;
+		if (ret == -EPIPE)
+			return peer_gone(e, what);
+		if (ret < 0)
+			return ret;
+		what &= ~EVERING_FLUSH;
+	}
+}
+
+int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
+{
+	struct endpoint *e = to_endpoint(ev);
+	int64_t deadline, budget, start = 0;
+	struct spin *spin;
+	unsigned int is;
+	int ret;
+
+	if (EVERING_UNLIKELY(!(what & WAIT_MASK) ||
+			     (what & ~(WAIT_MASK | EVERING_FLUSH)) ||
+			     timeout_ns < EVERING_WAIT_FOREVER))
+		return -EINVAL;
+	/* A full ring is not drained by a receiver that nobody has woken. */
+	if (what & EVERING_TX)
+		what |= EVERING_FLUSH;
+
+	is = ready(e, what);
+	if (is || timeout_ns == EVERING_NOWAIT) {
+		if (what & EVERING_FLUSH)
+			evering_flush(ev);
+		return is ? (int)is : wait_nowait(e, what);
+	}
+	if (channel_error(e))
+		return channel_error(e);
+
+	spin = what & EVERING_RX ? &e->rx.spin : &e->tx.spin;
+	switch (e->policy) {
+	case EVERING_BUSY:
+		budget = INT64_MAX;
+		break;
+	case EVERING_ADAPTIVE:
+		budget = spin->hold ? 0 : spin->budget;
+		break;
+	default:
+		budget = 0;
+	}
+
+	deadline = deadline_after(timeout_ns);
+	if (e->policy == EVERING_ADAPTIVE)
+		start = now_ns();
+	if (budget) {
+		if (what & EVERING_FLUSH)
+			evering_flush(ev);
+		what &= ~EVERING_FLUSH;
+		ret = spin_for(e, what, budget, deadline);
+		if (ret > 0)
+			spin_succeeded(spin);
+		if (ret == -EPIPE)
+			return peer_gone(e, what);
+		if (ret)
+			return ret;
+		if (now_ns() >= deadline)
+			return -ETIMEDOUT;
+	}
+	ret = wait_asleep(e, what, deadline);
+	if (e->policy == EVERING_ADAPTIVE && ret > 0)
+		spin_adjust(e, spin, now_ns() - start);
+	return ret;
+}
+
+int evering__wait_space(struct evering *ev, int64_t timeout_ns)
+{
+	return evering_wait(ev, EVERING_TX, timeout_ns);
+}
+
+int evering__wait_entry(struct evering *ev, int64_t timeout_ns)
+{
+	return evering_wait(ev, EVERING_RX, timeout_ns);
+}
+
+int evering__send_wait(struct evering *ev, const void *entry, size_t len,
+		       int64_t timeout_ns)
+{
+	int ret = evering_wait(ev, EVERING_TX, timeout_ns);
+
+	if (ret < 0)
+		return ret;
+	return evering_send(ev, entry, len, EVERING_NOWAIT);
+}
+
+int evering__recv_wait(struct evering *ev, void *entry, size_t len,
+		       int64_t timeout_ns)
+{
+	int ret = evering_wait(ev, EVERING_RX, timeout_ns);
+
+	if (ret < 0)
+		return ret;
+	return evering_recv(ev, entry, len, EVERING_NOWAIT);
+}
+
+int evering_arm(struct evering *ev, unsigned int what)
+{
+	struct endpoint *e = to_endpoint(ev);
+	struct owed owed;
+	unsigned int is, rung;
+
+	if (!what || (what & ~WAIT_MASK))
+		return -EINVAL;
+
+	/*
+	 * Who was not rung and comes here all the same was perhaps woken because
+	 * the peer has gone.
+	 */
+	rung = disarm_external(e, what);
+	is = evering__arm(e, what, &owed);
+	ring_owed(e, &owed);
+	if (is) {
+		disarm(e, what, 0);
+		return (int)is;
+	}
+	if (channel_error(e) || (!rung && e->backend->gone(e))) {
+		disarm(e, what, 0);
+		return peer_gone(e, what);
+	}
+	if (what & EVERING_RX)
+		e->rx.external = true;
+	if (what & EVERING_TX)
+		e->tx.external = true;
+	return 0;
+}
+
+void evering_disarm(struct evering *ev, unsigned int what)
+{
+	disarm_external(to_endpoint(ev), what);
+}
+
+int evering_fd(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+
+	return e->backend->fd(e);
+}
+
+int evering_peer(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+
+	if (!e->backend->gone(e))
+		return EVERING_PEER_ALIVE;
+	channel_end(e, -EPIPE);
+	return evering_load_acquire(&e->peer->closed) ? EVERING_PEER_CLOSED :
+							EVERING_PEER_DIED;
+}
