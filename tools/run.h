@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the client (run.c) and the server (serve.c) of `evering run` share: the
+ * messages between them, and the options, which the server gets on its command
+ * line as the client did (run_options.c).
+ */
+#ifndef RUN_H
+#define RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <evering.h>
+
+/*
+ * A tag names a request until its answer has come; there are as many as requests
+ * may be in flight.  Buffers are named by their offset in units of 64 bytes, the
+ * least alignment of evering_alloc().  Both messages fit into the least slot.
+ */
+#define REQUEST_FIRST (1u << 31) /* of a file */
+#define REQUEST_LAST (1u << 30) /* the answer brings the digest */
+#define REQUEST_ABORT (1u << 29) /* forget the file: it cannot be read on */
+#define REQUEST_TAG 0x00ffffffu
+
+#define UNIT 64u
+#define DIGEST_LEN 32u
+
+struct request {
+	uint32_t tag; /* and REQUEST_* */
+	uint32_t place; /* of the data, in the client's arena */
+	uint32_t length; /* bytes, may be 0 */
+};
+
+struct answer {
+	uint32_t tag;
+	int32_t result; /* 0 or a negative errno */
+	uint32_t place; /* of the digest, in the server's arena */
+};
+
+_Static_assert(sizeof(struct request) <= EVERING_MIN_SLOT - EVERING_STAMP_SIZE,
+	       "fits into every slot");
+_Static_assert(sizeof(struct answer) <= EVERING_MIN_SLOT - EVERING_STAMP_SIZE,
+	       "fits into every slot");
+_Static_assert(EVERING_MAX_ENTRIES <= REQUEST_TAG, "a tag for each entry");
+
+/*
+ * A sleeping peer is woken at the latest when it has slept this long after the
+ * first entry that it does not know of: one wake-up then serves many small files,
+ * and no large one waits.
+ */
+#define FLUSH_NS 50000
+
+#define MAX_SOCKET_PATH 107u
+
+struct options {
+	struct evering_params params;
+	uint32_t depth;
+	uint64_t chunk;
+	const char *socket;
+	int64_t timeout_ns;
+	int control; /* serve only */
+	bool sums;
+	bool json;
+	bool quiet;
+	const char *dir;
+};
+
+extern const char *const policy_names[]; /* by enum evering_policy */
+
+/* 0: go on; else exit with *@status. */
+int parse_options(struct options *o, int argc, char **argv, int *status);
+
+/*
+ * Says what a call of the library failed at, and what can be done about it;
+ * explain_socket() adds where.
+ */
+void explain(const struct options *o, const char *what, int err);
+void explain_socket(const struct options *o, const char *what, int err);
+
+/* For poll(2): until @deadline on clock_ns(), rounded up, from 0. */
+int milliseconds_until(int64_t deadline);
+
+#endif /* RUN_H */
