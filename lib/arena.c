@@ -122,10 +122,13 @@ static uint32_t find_above(const struct arena *a, uint64_t n)
 	unsigned int fl, sl;
 	uint32_t map;
 
-	if (n >= SL_COUNT)
-		n += (1u << (63u - (unsigned int)__builtin_clzll(n) - SL_BITS)) - 1;
 	if (n > a->granules)
 		return NONE;
+	/* Up to the next class, unless it is the least of its own. */
+	if (n >= SL_COUNT)
+		n += (1u << (63u - (unsigned int)__builtin_clzll(n) -
+			     SL_BITS)) -
+		     1;
 	class_of((uint32_t)n, &fl, &sl);
 	map = a->second_level[fl] & (~0u << sl);
 	if (!map) {
@@ -172,8 +175,8 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	struct arena *a = &to_endpoint(ev)->arena;
 	uint32_t n, align_n, g, length, start;
 
-	if (!size || size > (size_t)a->granules * GRANULE || align > MAX_ALIGN ||
-	    (align & (align - 1)))
+	if (!size || size > (size_t)a->granules * GRANULE ||
+	    align > MAX_ALIGN || (align & (align - 1)))
 		return NULL;
 	n = (uint32_t)((size + GRANULE - 1) / GRANULE);
 	align_n = align > GRANULE ? (uint32_t)(align / GRANULE) : 1;

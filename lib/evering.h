@@ -444,8 +444,8 @@ EVERING_API int evering_peer(struct evering *ev);
  *
  * Returns 0; -ENOTCONN: not met yet.  Any thread.
  */
-EVERING_API int evering_peer_cred(const struct evering *ev, pid_t *pid, uid_t *uid,
-				  gid_t *gid);
+EVERING_API int evering_peer_cred(const struct evering *ev, pid_t *pid,
+				  uid_t *uid, gid_t *gid);
 
 /**
  * evering_get_geometry - what the channel measures

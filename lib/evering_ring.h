@@ -36,8 +36,8 @@
  *     and does not sleep, or the producer finds it armed and rings.  Without
  *     either fence both may read the old value, and the consumer sleeps on an
  *     entry for ever.  x86 does this too.  The two halves are
- *     evering_full_fence() in evering__flush() and in evering__publish()
- *     (looking for a sleeper) and in evering__arm() of the library (about to be
+ *     evering_full_fence() in evering__flush(), evering__publish() and
+ *     publish_awake() (looking for a sleeper) and in evering__arm() (about to be
  *     one); there is no fence anywhere else.
  */
 #ifndef EVERING_RING_H
@@ -117,8 +117,8 @@ static inline void evering_full_fence(void)
 EVERING_API uint32_t evering__credit(struct evering *ev);
 EVERING_API int evering__publish(struct evering *ev);
 EVERING_API int evering__ring(struct evering *ev, uint32_t armed);
-EVERING_API int evering__send_wait(struct evering *ev, const void *entry, size_t len,
-				   int64_t timeout_ns);
+EVERING_API int evering__send_wait(struct evering *ev, const void *entry,
+				   size_t len, int64_t timeout_ns);
 EVERING_API int evering__recv_wait(struct evering *ev, void *entry, size_t len,
 				   int64_t timeout_ns);
 EVERING_API int evering__wait_space(struct evering *ev, int64_t timeout_ns);
@@ -136,6 +136,13 @@ static inline const unsigned char *evering__rx_slot(const struct evering_rx *rx,
 	return rx->slots + ((size_t)(n & rx->mask) << rx->shift);
 }
 
+/* Nothing may be copied from nowhere, or to it. */
+static inline void evering__copy(void *to, const void *from, size_t len)
+{
+	if (len)
+		memcpy(to, from, len);
+}
+
 /* Publishes entry @n, the next one, which lies in @slot. */
 static inline void evering__stamp(struct evering_tx *tx, unsigned char *slot,
 				  uint32_t n)
@@ -143,7 +150,8 @@ static inline void evering__stamp(struct evering_tx *tx, unsigned char *slot,
 	uint32_t stamp = n + 1;
 
 	tx->next = stamp;
-	evering_store_release((uint32_t *)(slot + tx->payload), stamp); /* [A] */
+	evering_store_release((uint32_t *)(slot + tx->payload),
+			      stamp); /* [A] */
 }
 
 /* As evering_flush(); returns 0. */
@@ -163,7 +171,8 @@ static inline int evering__released(struct evering *ev, uint32_t n)
 {
 	struct evering_rx *rx = &ev->rx;
 
-	rx->next = n;
+	/* [C] The sending thread may be the one to publish it. */
+	evering_store_release(&rx->next, n);
 	/* Without a fence: a sleeper missed here is seen when publishing. */
 	if (EVERING_UNLIKELY((int32_t)(n - rx->publish_at) >= 0) ||
 	    EVERING_UNLIKELY(evering_load_relaxed(rx->armed) & EVERING_ARMED))
@@ -271,8 +280,8 @@ static inline void evering_flush(struct evering *ev)
  * -EAGAIN or -ETIMEDOUT: no room; -EPIPE: the peer is gone; -EPROTO: it broke the
  * rules; -EINTR: a signal.  Nothing was sent on error.  Sending thread.
  */
-static inline int evering_send(struct evering *ev, const void *entry, size_t len,
-			       int64_t timeout_ns)
+static inline int evering_send(struct evering *ev, const void *entry,
+			       size_t len, int64_t timeout_ns)
 {
 	struct evering_tx *tx = &ev->tx;
 	uint32_t n = tx->next;
@@ -283,7 +292,7 @@ static inline int evering_send(struct evering *ev, const void *entry, size_t len
 	if (EVERING_UNLIKELY(n == tx->limit))
 		return evering__send_wait(ev, entry, len, timeout_ns);
 	slot = evering__tx_slot(tx, n);
-	memcpy(slot, entry, len);
+	evering__copy(slot, entry, len);
 	evering__stamp(tx, slot, n);
 	return evering__flush(ev);
 }
@@ -322,7 +331,7 @@ static inline int evering_send_bulk(struct evering *ev, const void *entries,
 		slot = evering_reserve(ev);
 		if (!slot)
 			break;
-		memcpy(slot, entry + i * len, len);
+		evering__copy(slot, entry + i * len, len);
 		evering_commit(ev);
 	}
 	evering_flush(ev);
@@ -369,7 +378,7 @@ static inline const void *evering_peek(struct evering *ev)
  *
  * The peer may overwrite them at any time from now on.  It is told at least every
  * quarter ring, at once if it sleeps for want of space, and before this side
- * sleeps.  More often would take the line from a producer that does not need it;
+ * sleeps in either role.  More often would take the line from a producer that does not need it;
  * less often could leave a producer waiting for space that is there.  Receiving
  * thread.
  */
@@ -415,10 +424,11 @@ static inline int evering_recv(struct evering *ev, void *entry, size_t len,
 
 	if (EVERING_UNLIKELY(len > payload))
 		return -EMSGSIZE;
-	if (EVERING_UNLIKELY(evering_load_acquire((const uint32_t *)(slot +
-						  payload)) != n + 1)) /* [A] */
+	if (EVERING_UNLIKELY(
+		    evering_load_acquire((const uint32_t *)(slot + payload)) !=
+		    n + 1)) /* [A] */
 		return evering__recv_wait(ev, entry, len, timeout_ns);
-	memcpy(entry, slot, len);
+	evering__copy(entry, slot, len);
 	return evering__released(ev, n + 1);
 }
 
@@ -433,8 +443,9 @@ static inline int evering_recv(struct evering *ev, void *entry, size_t len,
  * Returns how many were received, at least one; or a negative errno as
  * evering_recv().  Receiving thread.
  */
-static inline int evering_recv_bulk(struct evering *ev, void *entries, size_t len,
-				    unsigned int count, int64_t timeout_ns)
+static inline int evering_recv_bulk(struct evering *ev, void *entries,
+				    size_t len, unsigned int count,
+				    int64_t timeout_ns)
 {
 	unsigned char *entry = (unsigned char *)entries;
 	const void *slot;
@@ -454,7 +465,7 @@ static inline int evering_recv_bulk(struct evering *ev, void *entries, size_t le
 		slot = evering_peek(ev);
 		if (!slot)
 			break;
-		memcpy(entry + i * len, slot, len);
+		evering__copy(entry + i * len, slot, len);
 		evering_release(ev);
 	}
 	return (int)i;

@@ -6,6 +6,7 @@
  *	meet.c		listen, accept, connect, pair: two endpoints find each other
  *	wait.c		credit, publishing, ringing, spinning and sleeping
  *	arena.c		the allocator
+ *	device.c	backend: the kernel module
  *	memfd.c		backend: memfd, eventfd and a Unix socket
  *
  * Everything that is in shared memory is described in <linux/evering.h>.
@@ -31,7 +32,8 @@ struct endpoint;
  * struct backend - what a channel can be made of
  * @name: as evering_backend_name() says it
  * @id: enum evering_backend_id; in the hello
- * @create: make the connecting side's part of a channel
+ * @create: make the connecting side's part of a channel; -ENODEV: not on this
+ *	machine
  * @join: take the descriptors of the other side's offer and make the accepting
  *	side's part
  * @complete: take the descriptors of the accepting side's offer
@@ -67,6 +69,7 @@ struct backend {
 	int (*fd)(struct endpoint *e);
 };
 
+extern const struct backend device_backend;
 extern const struct backend memfd_backend;
 
 /**
@@ -130,6 +133,11 @@ struct memfd_state {
 	int epoll;	/* evering_fd(), made when first asked for */
 };
 
+struct device_state {
+	int fd;	   /* the endpoint */
+	int peers; /* the other one, until met */
+};
+
 /**
  * struct endpoint - what is behind a struct evering
  * @ev: the fast path's part, first so that one pointer serves
@@ -142,6 +150,7 @@ struct memfd_state {
  * @tx, @rx: by role; only that role's thread touches it
  * @policy, @spin_ns: evering_set_policy()
  * @error: 0, or why the channel has ended; set once, by either thread
+ * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
  * @pid, @uid, @gid: the peer
  */
@@ -159,12 +168,14 @@ struct endpoint {
 	unsigned int policy;
 	uint32_t spin_ns;
 	int error;
+	uint32_t space_rung;
 	int sock;
 	pid_t pid;
 	uid_t uid;
 	gid_t gid;
 	struct arena arena;
 	struct memfd_state memfd;
+	struct device_state device;
 };
 
 static inline struct endpoint *to_endpoint(struct evering *ev)
@@ -184,11 +195,16 @@ int geometry_check(const struct evering_geometry *geometry);
 size_t half_size(const struct evering_geometry *geometry);
 size_t region_size(const struct evering_geometry *geometry,
 		   unsigned int region);
-int backend_choose(unsigned int id, const struct backend **backend);
+int backend_wanted(unsigned int id);
+const struct backend *backend_for(unsigned int id, unsigned int nth);
 const struct backend *backend_by_id(unsigned int id);
 int endpoint_new(const struct backend *backend, unsigned int end,
 		 const struct evering_geometry *geometry,
 		 const struct evering_params *params, struct endpoint **e);
+bool endpoint_shares(const struct endpoint *e, unsigned int region);
+int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
+		 int prot);
+int endpoint_check_status(const struct endpoint *e);
 int endpoint_ready(struct endpoint *e);
 void endpoint_destroy(struct endpoint *e);
 void close_fds(const int *fds, unsigned int count);

@@ -4,8 +4,8 @@
  * spinning and sleeping.
  *
  * The protocol is told in evering_ring.h.  Both its halves are here: looking for a
- * sleeper is evering__publish() and evering__flush(), about to sleep is
- * evering__arm().  The backend knows how to ring and how to sleep, and nothing of
+ * sleeper is evering__publish(), publish_awake() and evering__flush(), about to
+ * sleep is evering__arm().  The backend knows how to ring and how to sleep, and nothing of
  * the words in shared memory.
  */
 #include <limits.h>
@@ -103,7 +103,25 @@ uint32_t evering__credit(struct evering *ev)
 	return tx->limit - tx->next;
 }
 
-/* Tells the peer how far it may write.  No fence: evering__publish() has it. */
+/*
+ * Tells the peer how far it may write; no fence.  Either thread may do it, so that
+ * nobody sleeps, in whatever role, on space that the peer waits for: a thread that
+ * has both roles would otherwise wait for space itself, with a few entries released
+ * and not published, while the peer waits for just these.  Only ever forward.
+ */
+static void publish_released(struct endpoint *e)
+{
+	uint32_t next = evering_load_acquire(&e->ev.rx.next);
+	uint32_t old = evering_load_relaxed(&e->half->released);
+
+	while ((int32_t)(next - old) > 0)
+		if (__atomic_compare_exchange_n(&e->half->released, &old, next,
+						true, __ATOMIC_RELEASE,
+						__ATOMIC_RELAXED)) /* [C] */
+			return;
+}
+
+/* The same by the receiving thread, which keeps the books. */
 static void store_released(struct endpoint *e)
 {
 	struct evering_rx *rx = &e->ev.rx;
@@ -111,7 +129,7 @@ static void store_released(struct endpoint *e)
 	counter_add(&e->half->counters.rx_entries, rx->next - e->rx.counted);
 	e->rx.counted = rx->next;
 	rx->publish_at = rx->next + ((rx->mask + 1) >> 2);
-	evering_store_release(&e->half->released, rx->next); /* [C] */
+	publish_released(e);
 }
 
 /* @armed of the peer's was seen, and asks to be rung. */
@@ -139,6 +157,16 @@ static void note_rx_rung(struct endpoint *e, uint32_t armed, unsigned int rang)
 		return;
 	e->ev.rx.rung = armed;
 	counter_add(&e->half->counters.rx_rings, 1);
+}
+
+/* The sending thread rang for space, having published in the other's stead. */
+static void note_space_rung(struct endpoint *e, uint32_t armed,
+			    unsigned int rang)
+{
+	if (!(rang & EVERING_TX))
+		return;
+	e->space_rung = armed;
+	counter_add(&e->half->counters.tx_rings, 1);
 }
 
 /* evering__ring - the peer's armed_rx was seen armed after a fence */
@@ -190,11 +218,14 @@ struct owed {
 	uint32_t armed_tx;
 };
 
-static void note_owed(struct endpoint *e, const struct owed *owed,
-		      unsigned int rang)
+static void note_owed(struct endpoint *e, unsigned int what,
+		      const struct owed *owed, unsigned int rang)
 {
 	note_tx_rung(e, owed->armed_rx, rang & owed->ring);
-	note_rx_rung(e, owed->armed_tx, rang & owed->ring);
+	if (what & EVERING_RX)
+		note_rx_rung(e, owed->armed_tx, rang & owed->ring);
+	else
+		note_space_rung(e, owed->armed_tx, rang & owed->ring);
 }
 
 static void arm_word(struct role *role)
@@ -213,23 +244,27 @@ static void arm_word(struct role *role)
 static unsigned int evering__arm(struct endpoint *e, unsigned int what,
 				 struct owed *owed)
 {
+	uint32_t rung;
+
 	*owed = (struct owed){ 0 };
 
 	if (what & EVERING_RX) {
 		if (e->ev.rx.next != e->rx.counted)
 			store_released(e);
 		arm_word(&e->rx);
+		rung = e->ev.rx.rung;
+	} else {
+		publish_released(e);
+		rung = e->space_rung;
 	}
 	if (what & EVERING_TX)
 		arm_word(&e->tx);
 
 	evering_full_fence(); /* [D] */
 
-	if (what & EVERING_RX) {
-		owed->armed_tx = evering_load_relaxed(e->ev.rx.armed);
-		if (ring_due(owed->armed_tx, e->ev.rx.rung))
-			owed->ring |= EVERING_TX;
-	}
+	owed->armed_tx = evering_load_relaxed(e->ev.rx.armed);
+	if (ring_due(owed->armed_tx, rung))
+		owed->ring |= EVERING_TX;
 	if (what & (EVERING_TX | EVERING_FLUSH)) {
 		owed->armed_rx = evering_load_relaxed(e->ev.tx.armed);
 		if (ring_due(owed->armed_rx, e->ev.tx.rung))
@@ -259,35 +294,54 @@ static void disarm(struct endpoint *e, unsigned int what, unsigned int rung)
 		disarm_word(&e->tx, rung & EVERING_TX);
 }
 
-/* Rings drained outside of a sleep: evering_arm(), by whoever polls evering_fd(). */
-static unsigned int disarm_external(struct endpoint *e, unsigned int what)
+static void ring_owed(struct endpoint *e, unsigned int what,
+		      const struct owed *owed)
 {
-	unsigned int armed = 0, rung;
+	if (!owed->ring)
+		return;
+	if (what & EVERING_RX)
+		counter_add(&e->half->counters.rx_syscalls, 1);
+	else
+		counter_add(&e->half->counters.tx_syscalls, 1);
+	note_owed(e, what, owed, e->backend->ring(e, owed->ring));
+}
+
+/* Publishes, as before a sleep, for somebody who goes on without one. */
+static void publish_awake(struct endpoint *e, unsigned int what)
+{
+	struct owed owed = { 0 };
+
+	if (evering_load_relaxed(&e->ev.rx.next) ==
+	    evering_load_relaxed(&e->half->released))
+		return;
+	if (what & EVERING_RX) {
+		evering__publish(&e->ev);
+		return;
+	}
+	publish_released(e);
+	evering_full_fence(); /* [D] */
+	owed.armed_tx = evering_load_relaxed(e->ev.rx.armed);
+	if (ring_due(owed.armed_tx, e->space_rung))
+		owed.ring = EVERING_TX;
+	ring_owed(e, what, &owed);
+}
+
+/* Rings drained outside of a sleep: evering_arm(), by whoever polls evering_fd(). */
+static void disarm_external(struct endpoint *e, unsigned int what)
+{
+	unsigned int armed = 0;
 
 	if ((what & EVERING_RX) && e->rx.external)
 		armed |= EVERING_RX;
 	if ((what & EVERING_TX) && e->tx.external)
 		armed |= EVERING_TX;
 	if (!armed)
-		return 0;
-	rung = e->backend->drain(e, armed);
-	disarm(e, armed, rung);
+		return;
+	disarm(e, armed, e->backend->drain(e, armed));
 	if (armed & EVERING_RX)
 		e->rx.external = false;
 	if (armed & EVERING_TX)
 		e->tx.external = false;
-	return rung;
-}
-
-static void ring_owed(struct endpoint *e, const struct owed *owed)
-{
-	if (!owed->ring)
-		return;
-	if (owed->ring & EVERING_RX)
-		counter_add(&e->half->counters.tx_syscalls, 1);
-	else
-		counter_add(&e->half->counters.rx_syscalls, 1);
-	note_owed(e, owed, e->backend->ring(e, owed->ring));
 }
 
 /*
@@ -363,15 +417,15 @@ static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
 		}
 		if (channel_error(e))
 			return channel_error(e);
-		/* This takes longer: publish, as before a sleep. */
-		if ((what & EVERING_RX) && e->ev.rx.next != e->rx.counted)
-			evering__publish(&e->ev);
+		/* This takes longer. */
+		publish_awake(e, what);
 		if (++looks % LOOKS_PER_QUESTION == 0 && e->backend->gone(e))
 			return -EPIPE;
 		if (budget != INT64_MAX || deadline != INT64_MAX) {
 			int64_t now = now_ns();
 
-			if (!until && __builtin_add_overflow(now, budget, &until))
+			if (!until &&
+			    __builtin_add_overflow(now, budget, &until))
 				until = INT64_MAX;
 			if (now >= until || now >= deadline)
 				return 0;
@@ -385,6 +439,8 @@ static int wait_nowait(struct endpoint *e, unsigned int what)
 
 	if (channel_error(e))
 		return channel_error(e);
+	if (!(what & EVERING_RX))
+		publish_awake(e, what);
 	if (++role->idle % CALLS_PER_QUESTION == 0 && e->backend->gone(e))
 		return peer_gone(e, what);
 	return -EAGAIN;
@@ -401,7 +457,7 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
 		is = evering__arm(e, what, &owed);
 		if (is || channel_error(e)) {
 			disarm(e, what, 0);
-			ring_owed(e, &owed);
+			ring_owed(e, what, &owed);
 			return is ? (int)is : channel_error(e);
 		}
 		if (what & EVERING_RX)
@@ -409,9 +465,9 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
 		else
 			counter_add(&e->half->counters.tx_sleeps, 1);
 		rang = 0;
-		ret = e->backend->sleep(e, what & WAIT_MASK, owed.ring, deadline,
-					&rang);
-		note_owed(e, &owed, rang);
+		ret = e->backend->sleep(e, what & WAIT_MASK, owed.ring,
+					deadline, &rang);
+		note_owed(e, what, &owed, rang);
 		disarm(e, what, ret > 0 ? (unsigned int)ret : 0);
 		is = ready(e, what);
 		if (is)
@@ -518,23 +574,23 @@ int evering_arm(struct evering *ev, unsigned int what)
 {
 	struct endpoint *e = to_endpoint(ev);
 	struct owed owed;
-	unsigned int is, rung;
+	unsigned int is;
 
 	if (!what || (what & ~WAIT_MASK))
 		return -EINVAL;
 
-	/*
-	 * Who was not rung and comes here all the same was perhaps woken because
-	 * the peer has gone.
-	 */
-	rung = disarm_external(e, what);
+	disarm_external(e, what);
 	is = evering__arm(e, what, &owed);
-	ring_owed(e, &owed);
+	ring_owed(e, what, &owed);
 	if (is) {
 		disarm(e, what, 0);
 		return (int)is;
 	}
-	if (channel_error(e) || (!rung && e->backend->gone(e))) {
+	/*
+	 * Whether the peer has gone, too, has to be asked after the poll that an
+	 * edge-triggered loop comes from: it is not told a second time.
+	 */
+	if (channel_error(e) || e->backend->gone(e)) {
 		disarm(e, what, 0);
 		return peer_gone(e, what);
 	}

@@ -268,8 +268,8 @@ struct evering_info {
 /* evering_create.flags */
 #define EVERING_CREATE_KEEP_ON_EXEC (1u << 0) /* without O_CLOEXEC */
 #define EVERING_CREATE_NONBLOCK	(1u << 1)	/* with O_NONBLOCK */
-#define EVERING_CREATE_FLAGS	(EVERING_CREATE_KEEP_ON_EXEC | \
-				 EVERING_CREATE_NONBLOCK)
+#define EVERING_CREATE_FLAGS \
+	(EVERING_CREATE_KEEP_ON_EXEC | EVERING_CREATE_NONBLOCK)
 
 /**
  * struct evering_create - EVERING_IOC_CREATE: a new channel
