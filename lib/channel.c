@@ -14,11 +14,14 @@
 
 #define VERSION "0.1.0"
 
+#define ARENA_MAP_ALIGN ((size_t)2 << 20)
+
 static const struct evering_params default_params = EVERING_PARAMS_INIT;
 static const struct evering_params default_limits = EVERING_LIMITS_INIT;
 
 /* In the order of preference. */
 static const struct backend *const backends[] = {
+	&device_backend,
 	&memfd_backend,
 };
 
@@ -87,7 +90,8 @@ int params_read(const struct evering_params *from, bool limits,
 			return -E2BIG;
 	*params = *from;
 	if (params->reserved || params->policy > EVERING_BUSY ||
-	    params->spin_ns > 1000000 || params->backend > EVERING_BACKEND_MEMFD)
+	    params->spin_ns > 1000000 ||
+	    params->backend > EVERING_BACKEND_MEMFD)
 		return -EINVAL;
 	if (params->flags & ~EVERING_SHARED_ARENA)
 		return -EINVAL;
@@ -125,26 +129,26 @@ const struct backend *backend_by_id(unsigned int id)
 	return NULL;
 }
 
-/* -ENODEV: not there; -EINVAL: $EVERING_BACKEND names none. */
-int backend_choose(unsigned int id, const struct backend **backend)
+/* What $EVERING_BACKEND makes of @id; -EINVAL: it names none. */
+int backend_wanted(unsigned int id)
 {
 	const char *name = getenv("EVERING_BACKEND");
 	unsigned int i;
 
-	if (id == EVERING_BACKEND_AUTO && name && *name) {
-		if (!strcmp(name, "device"))
-			id = EVERING_BACKEND_DEVICE;
-		else if (!strcmp(name, "memfd"))
-			id = EVERING_BACKEND_MEMFD;
-		else
-			return -EINVAL;
-	}
+	if (id != EVERING_BACKEND_AUTO || !name || !*name)
+		return (int)id;
 	for (i = 0; i < ARRAY_SIZE(backends); i++)
-		if (id == EVERING_BACKEND_AUTO || id == backends[i]->id) {
-			*backend = backends[i];
-			return 0;
-		}
-	return -ENODEV;
+		if (!strcmp(name, backends[i]->name))
+			return (int)backends[i]->id;
+	return -EINVAL;
+}
+
+/* The @nth that may serve for @id, the best first; NULL: there are no more. */
+const struct backend *backend_for(unsigned int id, unsigned int nth)
+{
+	if (id != EVERING_BACKEND_AUTO)
+		return nth ? NULL : backend_by_id(id);
+	return nth < ARRAY_SIZE(backends) ? backends[nth] : NULL;
 }
 
 static void role_init(struct role *role, uint32_t spin_ns)
@@ -177,7 +181,86 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	for (i = 0; i < 2; i++)
 		e->memfd.bell[i][0] = e->memfd.bell[i][1] = -1;
 	e->memfd.epoll = -1;
+	e->device.fd = e->device.peers = -1;
 	*ret = e;
+	return 0;
+}
+
+/* Do both sides write this region? */
+bool endpoint_shares(const struct endpoint *e, unsigned int region)
+{
+	return (e->geometry.flags & EVERING_SHARED_ARENA) &&
+	       region >= EVERING_REGION_ARENA_A;
+}
+
+/*
+ * An address for @size bytes that is a multiple of ARENA_MAP_ALIGN, so that the
+ * allocator's alignments hold for pointers too.  NULL: no such room.
+ */
+static void *reserve_aligned(size_t size)
+{
+	unsigned char *all, *start;
+	size_t before;
+
+	all = mmap(NULL, size + ARENA_MAP_ALIGN, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (all == MAP_FAILED)
+		return NULL;
+	before = -(uintptr_t)all & (ARENA_MAP_ALIGN - 1);
+	start = all + before;
+	if (before)
+		munmap(all, before);
+	munmap(start + size, ARENA_MAP_ALIGN - before);
+	return start;
+}
+
+/* A child has no use for the mapping, and no right to be a second writer. */
+int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
+		 int prot)
+{
+	size_t size = region_size(&e->geometry, region);
+	void *map, *at = NULL;
+	int flags = MAP_SHARED;
+
+	if (!size)
+		return 0;
+	if (region == EVERING_REGION_ARENA(e->end)) {
+		at = reserve_aligned(size);
+		if (!at)
+			return -ENOMEM;
+		flags |= MAP_FIXED;
+	} else if (region < EVERING_REGION_ARENA_A) {
+		/* The rings are small and wanted at once; arenas can be huge. */
+		flags |= MAP_POPULATE;
+	}
+	map = mmap(at, size, prot, flags, fd, offset);
+	if (map == MAP_FAILED) {
+		int error = -errno;
+
+		if (at)
+			munmap(at, size);
+		return error;
+	}
+	e->map[region] = map;
+	e->map_size[region] = size;
+	if (madvise(map, size, MADV_DONTFORK) ||
+	    madvise(map, size, MADV_DONTDUMP))
+		return -errno;
+	return 0;
+}
+
+/* Is the channel what its maker said? */
+int endpoint_check_status(const struct endpoint *e)
+{
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+
+	/* Nobody can write these fields, so they cannot change meanwhile. */
+	if (status->magic != EVERING_MAGIC || status->size < sizeof(*status) ||
+	    status->half_size != half_size(&e->geometry) ||
+	    memcmp(&status->geometry, &e->geometry, sizeof(e->geometry)) != 0)
+		return -EPROTO;
+	if (status->abi != EVERING_ABI_VERSION)
+		return -EPROTONOSUPPORT;
 	return 0;
 }
 
@@ -236,7 +319,8 @@ void evering_close(struct evering *ev)
 	endpoint_destroy(e);
 }
 
-int evering_set_policy(struct evering *ev, unsigned int policy, uint32_t spin_ns)
+int evering_set_policy(struct evering *ev, unsigned int policy,
+		       uint32_t spin_ns)
 {
 	struct endpoint *e = to_endpoint(ev);
 
@@ -259,7 +343,8 @@ int evering_get_geometry(const struct evering *ev,
 	return (int)e->end;
 }
 
-int evering_peer_cred(const struct evering *ev, pid_t *pid, uid_t *uid, gid_t *gid)
+int evering_peer_cred(const struct evering *ev, pid_t *pid, uid_t *uid,
+		      gid_t *gid)
 {
 	const struct endpoint *e = to_const_endpoint(ev);
 
@@ -273,7 +358,8 @@ void evering_get_counters(const struct evering *ev, int whose,
 			  struct evering_counters *counters)
 {
 	const struct endpoint *e = to_const_endpoint(ev);
-	const struct evering_half *half = whose == EVERING_PEERS ? e->peer : e->half;
+	const struct evering_half *half = whose == EVERING_PEERS ? e->peer :
+								   e->half;
 	const __u64 *from = (const __u64 *)&half->counters;
 	__u64 *to = (__u64 *)counters;
 	size_t i;

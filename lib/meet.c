@@ -122,8 +122,8 @@ static int wait_readable(int fd, int64_t deadline)
 }
 
 /* Never waits: a packet is far smaller than the socket's buffer. */
-static int send_packet(int sock, const void *packet, size_t size, const int *fds,
-		       unsigned int count)
+static int send_packet(int sock, const void *packet, size_t size,
+		       const int *fds, unsigned int count)
 {
 	union {
 		struct cmsghdr align;
@@ -185,9 +185,11 @@ static int recv_packet(int sock, void *packet, size_t size, int *fds,
 		if (cmsg->cmsg_level != SOL_SOCKET ||
 		    cmsg->cmsg_type != SCM_RIGHTS)
 			continue;
-		more = (unsigned int)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		more = (unsigned int)((cmsg->cmsg_len - CMSG_LEN(0)) /
+				      sizeof(int));
 		if (more > MAX_SCM_FDS - n)
-			more = MAX_SCM_FDS - n; /* the kernel does not do this */
+			more = MAX_SCM_FDS -
+			       n; /* the kernel does not do this */
 		memcpy(got + n, CMSG_DATA(cmsg), more * sizeof(int));
 		n += more;
 	}
@@ -232,8 +234,10 @@ static int check_limits(const struct evering_geometry *geometry,
 		return ret;
 	if (geometry->slot_size > limits->slot_size ||
 	    geometry->entries > limits->entries ||
-	    geometry->arena_size[EVERING_A] > limits->arena_size[EVERING_PEERS] ||
-	    geometry->arena_size[EVERING_B] > limits->arena_size[EVERING_MINE] ||
+	    geometry->arena_size[EVERING_A] >
+		    limits->arena_size[EVERING_PEERS] ||
+	    geometry->arena_size[EVERING_B] >
+		    limits->arena_size[EVERING_MINE] ||
 	    (geometry->flags & ~limits->flags))
 		return -E2BIG;
 	return 0;
@@ -255,8 +259,8 @@ static int join(const struct hello *hello, const int *fds, unsigned int count,
 	else
 		error = check_limits(&hello->geometry, limits);
 	if (!error)
-		error = endpoint_new(backend, EVERING_B, &hello->geometry, limits,
-				     &e);
+		error = endpoint_new(backend, EVERING_B, &hello->geometry,
+				     limits, &e);
 	if (error) {
 		close_fds(fds, count);
 		return error;
@@ -351,23 +355,31 @@ static int make(const struct evering_params *params, struct endpoint **ret)
 	struct evering_geometry geometry;
 	const struct backend *backend;
 	struct endpoint *e;
-	int error;
+	unsigned int nth;
+	int error, id;
 
 	geometry_of(params, &geometry);
 	error = geometry_check(&geometry);
-	if (!error)
-		error = backend_choose(params->backend, &backend);
-	if (!error)
-		error = endpoint_new(backend, EVERING_A, &geometry, params, &e);
 	if (error)
 		return error;
-	error = backend->create(e);
-	if (error) {
-		endpoint_destroy(e);
-		return error;
+	id = backend_wanted(params->backend);
+	if (id < 0)
+		return id;
+	error = -ENODEV;
+	for (nth = 0; error == -ENODEV; nth++) {
+		backend = backend_for((unsigned int)id, nth);
+		if (!backend)
+			break;
+		error = endpoint_new(backend, EVERING_A, &geometry, params, &e);
+		if (error)
+			break;
+		error = backend->create(e);
+		if (error)
+			endpoint_destroy(e);
+		else
+			*ret = e;
 	}
-	*ret = e;
-	return 0;
+	return error;
 }
 
 /* The welcome's own errno values; a stranger may say anything. */
@@ -572,7 +584,8 @@ static int lock_directory(const char *path)
 	if (!slash)
 		strcpy(directory, ".");
 	else
-		*(char *)mempcpy(directory, path, (size_t)(slash - path) + 1) = 0;
+		*(char *)mempcpy(directory, path, (size_t)(slash - path) + 1) =
+			0;
 	fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	for (tries = 0; fd >= 0 && tries < 100; tries++) {
 		if (!flock(fd, LOCK_EX | LOCK_NB))
@@ -591,7 +604,8 @@ static bool is_stale(const struct sockaddr_un *address, socklen_t len)
 
 	if (lstat(address->sun_path, &st) || !S_ISSOCK(st.st_mode))
 		return false;
-	probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+		       0);
 	if (probe < 0)
 		return false;
 	refused = connect(probe, (const struct sockaddr *)address, len) &&
@@ -608,8 +622,8 @@ static int bind_listen(struct evering_listener *l, socklen_t len, mode_t mode)
 	int ret;
 
 	ret = bind(l->sock, address, len);
-	if (ret && errno == EADDRINUSE && path[0] && is_stale(&l->address, len) &&
-	    !unlink(path))
+	if (ret && errno == EADDRINUSE && path[0] &&
+	    is_stale(&l->address, len) && !unlink(path))
 		ret = bind(l->sock, address, len);
 	if (ret)
 		return -errno;
@@ -648,7 +662,8 @@ int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
 	error = make_address(path, &l->address, &len);
 	if (error)
 		goto fail;
-	l->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	l->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+			 0);
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (l->sock < 0 || l->epoll < 0) {
 		error = -errno;
@@ -707,7 +722,8 @@ static void pending_forget(struct evering_listener *l, unsigned int i)
 				MAX_PENDING) != 0;
 }
 
-static void pending_refuse(struct evering_listener *l, unsigned int i, int error)
+static void pending_refuse(struct evering_listener *l, unsigned int i,
+			   int error)
 {
 	close(l->pending[i].fd);
 	pending_forget(l, i);
@@ -779,8 +795,9 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	return 1;
 }
 
-int evering_accept(struct evering_listener *l, const struct evering_params *from,
-		   int64_t timeout_ns, struct evering **ev)
+int evering_accept(struct evering_listener *l,
+		   const struct evering_params *from, int64_t timeout_ns,
+		   struct evering **ev)
 {
 	int64_t deadline = deadline_after(timeout_ns);
 	struct evering_params limits;
@@ -799,9 +816,10 @@ int evering_accept(struct evering_listener *l, const struct evering_params *from
 		if (until != INT64_MAX) {
 			left = until - now_ns();
 			/* Rounded up, so as not to spin through the last one. */
-			wait_ms = left <= 0		? 0 :
-				  left > 1000000000ll ? 1000 :
-							(int)((left + 999999) / 1000000);
+			wait_ms = left <= 0 ? 0 :
+				  left > 1000000000ll ?
+					      1000 :
+					      (int)((left + 999999) / 1000000);
 		}
 		/* One at a time: what is left is still there the next time. */
 		ret = epoll_wait(l->epoll, &event, 1, wait_ms);

@@ -41,8 +41,6 @@
 #define SEALS_OWN    (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
 #define SEALS_STATUS (SEALS_SIZE | F_SEAL_WRITE)
 
-#define ARENA_MAP_ALIGN ((size_t)2 << 20)
-
 #define BELL_RX	     0
 #define BELL_TX	     1
 
@@ -54,13 +52,6 @@ static unsigned int own_half(const struct endpoint *e)
 static unsigned int own_arena(const struct endpoint *e)
 {
 	return EVERING_REGION_ARENA(e->end);
-}
-
-static bool shared_arena(const struct endpoint *e, unsigned int region)
-{
-	return (e->geometry.flags & EVERING_SHARED_ARENA) &&
-	       (region == EVERING_REGION_ARENA_A ||
-		region == EVERING_REGION_ARENA_B);
 }
 
 static int new_memfd(unsigned int region)
@@ -76,59 +67,6 @@ static int new_memfd(unsigned int region)
 	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
 		fd = memfd_create(names[region], flags);
 	return fd < 0 ? -errno : fd;
-}
-
-/*
- * An address for @size bytes that is a multiple of ARENA_MAP_ALIGN, so that the
- * allocator's alignments hold for pointers too.  NULL: no such room.
- */
-static void *reserve_aligned(size_t size)
-{
-	unsigned char *all, *start;
-	size_t before;
-
-	all = mmap(NULL, size + ARENA_MAP_ALIGN, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (all == MAP_FAILED)
-		return NULL;
-	before = -(uintptr_t)all & (ARENA_MAP_ALIGN - 1);
-	start = all + before;
-	if (before)
-		munmap(all, before);
-	munmap(start + size, ARENA_MAP_ALIGN - before);
-	return start;
-}
-
-/* A child has no use for the mapping, and no right to be a second writer. */
-static int map_region(struct endpoint *e, unsigned int region, int fd, int prot)
-{
-	size_t size = region_size(&e->geometry, region);
-	void *map, *at = NULL;
-	int flags = MAP_SHARED;
-
-	if (region == own_arena(e)) {
-		at = reserve_aligned(size);
-		if (!at)
-			return -ENOMEM;
-		flags |= MAP_FIXED;
-	} else if (region < EVERING_REGION_ARENA_A) {
-		/* The rings are small and wanted at once; arenas can be huge. */
-		flags |= MAP_POPULATE;
-	}
-	map = mmap(at, size, prot, flags, fd, 0);
-	if (map == MAP_FAILED) {
-		int error = -errno;
-
-		if (at)
-			munmap(at, size);
-		return error;
-	}
-	e->map[region] = map;
-	e->map_size[region] = size;
-	if (madvise(map, size, MADV_DONTFORK) ||
-	    madvise(map, size, MADV_DONTDUMP))
-		return -errno;
-	return 0;
 }
 
 /* Makes, maps and seals a region that this side writes. */
@@ -151,11 +89,11 @@ static int make_region(struct endpoint *e, unsigned int region)
 	while (ret && errno == EINTR);
 	if (ret)
 		return errno == ENOSPC ? -ENOMEM : -errno;
-	ret = map_region(e, region, fd, PROT_READ | PROT_WRITE);
+	ret = endpoint_map(e, region, fd, 0, PROT_READ | PROT_WRITE);
 	if (ret)
 		return ret;
 	if (fcntl(fd, F_ADD_SEALS,
-		  shared_arena(e, region) ? SEALS_SIZE : SEALS_OWN))
+		  endpoint_shares(e, region) ? SEALS_SIZE : SEALS_OWN))
 		return -errno;
 	return 0;
 }
@@ -188,7 +126,7 @@ static int make_status(struct endpoint *e)
 		return written < 0 && errno != ENOSPC ? -errno : -ENOMEM;
 	if (fcntl(fd, F_ADD_SEALS, SEALS_STATUS))
 		return -errno;
-	return map_region(e, EVERING_REGION_STATUS, fd, PROT_READ);
+	return endpoint_map(e, EVERING_REGION_STATUS, fd, 0, PROT_READ);
 }
 
 static int make_bells(struct endpoint *e)
@@ -259,7 +197,7 @@ static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 
 	if (region == EVERING_REGION_STATUS)
 		need = SEALS_STATUS;
-	else if (shared_arena(e, region))
+	else if (endpoint_shares(e, region))
 		need = SEALS_SIZE;
 	else
 		need = SEALS_OWN;
@@ -291,20 +229,6 @@ static int check_bell(const struct endpoint *e, int fd)
 	return 0;
 }
 
-static int check_status(const struct endpoint *e)
-{
-	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
-
-	/* Sealed against writing, so it cannot change while it is read. */
-	if (status->magic != EVERING_MAGIC || status->size < sizeof(*status) ||
-	    status->half_size != half_size(&e->geometry) ||
-	    memcmp(&status->geometry, &e->geometry, sizeof(e->geometry)) != 0)
-		return -EPROTO;
-	if (status->abi != EVERING_ABI_VERSION)
-		return -EPROTONOSUPPORT;
-	return 0;
-}
-
 /* Takes what the peer offers; owns @fds. */
 static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 {
@@ -325,15 +249,15 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 	for (i = 0; i < wanted && !ret; i++) {
 		ret = check_memfd(e, regions[i], fds[i]);
 		if (!ret)
-			ret = map_region(e, regions[i], fds[i],
-					 shared_arena(e, regions[i]) ?
-						 PROT_READ | PROT_WRITE :
-						 PROT_READ);
+			ret = endpoint_map(e, regions[i], fds[i], 0,
+					   endpoint_shares(e, regions[i]) ?
+						   PROT_READ | PROT_WRITE :
+						   PROT_READ);
 	}
 	for (i = 0; i < 2 && !ret; i++)
 		ret = check_bell(e, e->memfd.bell[peer][i]);
 	if (!ret && peer == EVERING_A)
-		ret = check_status(e);
+		ret = endpoint_check_status(e);
 	return ret;
 }
 
@@ -429,8 +353,10 @@ static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
 	const int *bell = e->memfd.bell[e->end];
 	struct pollfd fds[3] = {
 		{ .fd = e->sock, .events = POLLRDHUP },
-		{ .fd = what & EVERING_RX ? bell[BELL_RX] : -1, .events = POLLIN },
-		{ .fd = what & EVERING_TX ? bell[BELL_TX] : -1, .events = POLLIN },
+		{ .fd = what & EVERING_RX ? bell[BELL_RX] : -1,
+		  .events = POLLIN },
+		{ .fd = what & EVERING_TX ? bell[BELL_TX] : -1,
+		  .events = POLLIN },
 	};
 	struct timespec timeout, *at_most = NULL;
 	unsigned int rung = 0;

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT
+/*
+ * device.c: channels of the evering kernel module.
+ *
+ * One descriptor an endpoint: it is memory, doorbell and liveness.  The kernel
+ * allocates the regions and lets each side map for writing only what is its to
+ * write, so there is nothing to check but that the descriptor is what it is said to
+ * be.  It clears EVERING_ARMED of who it wakes, and keeps the state of each endpoint
+ * in STATUS, where one load tells.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define DEVICE "/dev/evering"
+
+static int map_all(struct endpoint *e)
+{
+	unsigned int region, own = e->end;
+	int ret = 0, prot;
+
+	for (region = 0; region < EVERING_REGIONS && !ret; region++) {
+		prot = PROT_READ;
+		if (region == EVERING_REGION_HALF(own) ||
+		    region == EVERING_REGION_ARENA(own) ||
+		    endpoint_shares(e, region))
+			prot |= PROT_WRITE;
+		ret = endpoint_map(e, region, e->device.fd,
+				   (off_t)EVERING_MMAP_OFFSET(region), prot);
+	}
+	return ret;
+}
+
+/* No module, or none for this user. */
+static int open_error(int error)
+{
+	switch (error) {
+	case ENOENT:
+	case ENXIO:
+	case ENODEV:
+	case EACCES:
+	case EPERM:
+		return -ENODEV;
+	default:
+		return -error;
+	}
+}
+
+static int device_make(struct endpoint *e)
+{
+	struct evering_create create = {
+		.size = sizeof(create),
+		.geometry = e->geometry,
+	};
+	int fd, ret;
+
+	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return open_error(errno);
+	ret = ioctl(fd, EVERING_IOC_CREATE, &create) ? -errno : 0;
+	close(fd);
+	if (ret)
+		return ret;
+	e->device.fd = create.fd[EVERING_A];
+	e->device.peers = create.fd[EVERING_B];
+	return map_all(e);
+}
+
+static unsigned int device_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
+{
+	/* The accepting side has nothing that the other does not have. */
+	if (e->device.peers < 0)
+		return 0;
+	fds[0] = e->device.peers;
+	return 1;
+}
+
+/*
+ * A stranger's descriptor.  Anonymous inodes are neither files that could be
+ * truncated nor sockets nor FUSE; among them, evering's endpoints alone know this
+ * ioctl.
+ */
+static int check_endpoint(int fd)
+{
+	struct evering_peer_cred cred = { .size = sizeof(cred) };
+	struct stat st, anonymous;
+	int event, ret = -EPROTO;
+
+	event = eventfd(0, EFD_CLOEXEC);
+	if (event < 0)
+		return -errno;
+	if (!fstat(fd, &st) && !fstat(event, &anonymous) &&
+	    st.st_dev == anonymous.st_dev && st.st_ino == anonymous.st_ino &&
+	    (!ioctl(fd, EVERING_IOC_PEER_CRED, &cred) || errno == ENOTCONN))
+		ret = 0;
+	close(event);
+	return ret;
+}
+
+static int device_join(struct endpoint *e, const int *fds, unsigned int count)
+{
+	int ret;
+
+	if (count != 1) {
+		close_fds(fds, count);
+		return -EPROTO;
+	}
+	e->device.fd = fds[0];
+	ret = check_endpoint(fds[0]);
+	if (ret)
+		return ret;
+	/* The wrong endpoint, or another geometry, does not let itself be mapped. */
+	ret = map_all(e);
+	if (ret == -EINVAL || ret == -EACCES || ret == -EPERM)
+		return -EPROTO;
+	return ret ? ret : endpoint_check_status(e);
+}
+
+static int device_complete(struct endpoint *e, const int *fds,
+			   unsigned int count)
+{
+	close_fds(fds, count);
+	return count ? -EPROTO : endpoint_check_status(e);
+}
+
+/* What they met over is needed no more: the kernel tells of a death. */
+static void device_met(struct endpoint *e)
+{
+	close_fds(&e->device.peers, 1);
+	close_fds(&e->sock, 1);
+	e->device.peers = e->sock = -1;
+}
+
+static void device_destroy(struct endpoint *e)
+{
+	close_fds(&e->device.peers, 1);
+	close_fds(&e->device.fd, 1);
+}
+
+static unsigned int device_ring(struct endpoint *e, unsigned int what)
+{
+	int ret = ioctl(e->device.fd, EVERING_IOC_RING, what);
+
+	return ret < 0 ? 0 : (unsigned int)ret;
+}
+
+static int device_sleep(struct endpoint *e, unsigned int what,
+			unsigned int ring, int64_t deadline, unsigned int *rang)
+{
+	struct evering_enter enter = {
+		.size = sizeof(enter),
+		.ring = ring,
+		.wait = what,
+		.timeout = deadline == INT64_MAX ? EVERING_FOREVER :
+						   (uint64_t)deadline,
+	};
+	int ret;
+
+	counter_add(what & EVERING_RX ? &e->half->counters.rx_syscalls :
+					&e->half->counters.tx_syscalls,
+		    1);
+	ret = ioctl(e->device.fd, EVERING_IOC_ENTER, &enter);
+	if (ret < 0)
+		return -errno;
+	*rang = (unsigned int)ret / EVERING_RANG_RX;
+	return ret & (EVERING_RX | EVERING_TX);
+}
+
+/* A ring is a cleared EVERING_ARMED, which whoever disarms sees. */
+static unsigned int device_drain(struct endpoint *e, unsigned int what)
+{
+	(void)e;
+	(void)what;
+	return 0;
+}
+
+static bool device_gone(struct endpoint *e)
+{
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+
+	return evering_load_acquire(&status->end[!e->end].state) >=
+	       EVERING_STATE_DETACHED;
+}
+
+static int device_fd(struct endpoint *e)
+{
+	return e->device.fd;
+}
+
+const struct backend device_backend = {
+	.name = "device",
+	.id = EVERING_BACKEND_DEVICE,
+	.create = device_make,
+	.join = device_join,
+	.complete = device_complete,
+	.offer = device_offer,
+	.met = device_met,
+	.destroy = device_destroy,
+	.ring = device_ring,
+	.sleep = device_sleep,
+	.drain = device_drain,
+	.gone = device_gone,
+	.fd = device_fd,
+};
