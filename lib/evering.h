@@ -13,7 +13,9 @@
  * - Times are in nanoseconds, relative, on CLOCK_MONOTONIC: EVERING_NOWAIT,
  *   EVERING_WAIT_FOREVER, or a positive number.
  * - Sizes are in bytes.
- * - A signal handler that ran ends a wait with -EINTR, whatever SA_RESTART says.
+ * - A signal handler that runs while a call sleeps ends it with -EINTR, whatever
+ *   SA_RESTART says.  One that runs while it spins does not: who waits under
+ *   EVERING_BUSY and wants to react to signals gives waits a timeout.
  *
  * Threads
  *

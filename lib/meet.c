@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,6 +31,8 @@
 #define WELCOME_MAGIC 0x6d6f636c65777601ull /* "\001vwelcom" in memory */
 
 #define MAX_PENDING   64u
+#define TIMER_INDEX   MAX_PENDING
+#define SOCK_INDEX    (MAX_PENDING + 1)
 #define GREET_NS      1000000000ll
 /* What the kernel lets one packet carry: enough room, so that none is lost. */
 #define MAX_SCM_FDS   253u
@@ -79,7 +82,11 @@ struct pending {
 /**
  * struct evering_listener
  * @sock: the listening socket
- * @epoll: watches @sock and all pending connections; evering_listener_fd()
+ * @epoll: watches @sock, @timer and all pending connections;
+ *	evering_listener_fd()
+ * @timer: rings when the oldest pending connection has had its time, so that who
+ *	polls @epoll comes and turns it away
+ * @timer_at: when that is, INT64_MAX for never
  * @full: no room in @pending, so @sock is not watched
  * @address: what was bound
  * @dev, @ino: the socket file, to know it again
@@ -89,6 +96,8 @@ struct pending {
 struct evering_listener {
 	int sock;
 	int epoll;
+	int timer;
+	int64_t timer_at;
 	bool full;
 	struct sockaddr_un address;
 	dev_t dev;
@@ -621,17 +630,18 @@ static int bind_listen(struct evering_listener *l, socklen_t len, mode_t mode)
 	struct stat st;
 	int ret;
 
-	ret = bind(l->sock, address, len);
-	if (ret && errno == EADDRINUSE && path[0] &&
-	    is_stale(&l->address, len) && !unlink(path))
-		ret = bind(l->sock, address, len);
+	ret = bind(l->sock, address, len) ? -errno : 0;
+	if (ret == -EADDRINUSE && path[0] && is_stale(&l->address, len) &&
+	    !unlink(path))
+		ret = bind(l->sock, address, len) ? -errno : 0;
 	if (ret)
-		return -errno;
+		return ret;
 	if (path[0]) {
-		if (mode && chmod(path, mode))
-			return -errno;
-		if (lstat(path, &st))
-			return -errno;
+		if (lstat(path, &st) || (mode && chmod(path, mode))) {
+			ret = -errno;
+			unlink(path);
+			return ret;
+		}
 		l->dev = st.st_dev;
 		l->ino = st.st_ino;
 	}
@@ -656,7 +666,8 @@ int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;
-	l->sock = l->epoll = -1;
+	l->sock = l->epoll = l->timer = -1;
+	l->timer_at = INT64_MAX;
 	for (i = 0; i < MAX_PENDING; i++)
 		l->pending[i].fd = -1;
 	error = make_address(path, &l->address, &len);
@@ -664,12 +675,18 @@ int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
 		goto fail;
 	l->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
 			 0);
-	l->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (l->sock < 0 || l->epoll < 0) {
+	if (l->sock >= 0)
+		l->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epoll >= 0)
+		l->timer = timerfd_create(CLOCK_MONOTONIC,
+					  TFD_CLOEXEC | TFD_NONBLOCK);
+	if (l->timer < 0) {
 		error = -errno;
 		goto fail;
 	}
-	error = watch(l, EPOLL_CTL_ADD, l->sock, EPOLLIN, MAX_PENDING);
+	error = watch(l, EPOLL_CTL_ADD, l->sock, EPOLLIN, SOCK_INDEX);
+	if (!error)
+		error = watch(l, EPOLL_CTL_ADD, l->timer, EPOLLIN, TIMER_INDEX);
 	if (error)
 		goto fail;
 	if (l->address.sun_path[0])
@@ -699,6 +716,7 @@ void evering_listener_close(struct evering_listener *l)
 		unlink(l->address.sun_path);
 	close_fds(&l->sock, 1);
 	close_fds(&l->epoll, 1);
+	close_fds(&l->timer, 1);
 	free(l);
 }
 
@@ -719,7 +737,7 @@ static void pending_forget(struct evering_listener *l, unsigned int i)
 	l->pending[i].fd = -1;
 	if (l->full)
 		l->full = watch(l, EPOLL_CTL_MOD, l->sock, EPOLLIN,
-				MAX_PENDING) != 0;
+				SOCK_INDEX) != 0;
 }
 
 static void pending_refuse(struct evering_listener *l, unsigned int i,
@@ -731,8 +749,23 @@ static void pending_refuse(struct evering_listener *l, unsigned int i,
 	l->last_error = error;
 }
 
-/* Turns away whose time has passed; returns when the next one's does. */
-static int64_t pending_expire(struct evering_listener *l)
+/* Sets, and so also silences, the timer. */
+static void set_timer(struct evering_listener *l, int64_t at)
+{
+	struct itimerspec when = { 0 };
+
+	if (at == l->timer_at)
+		return;
+	l->timer_at = at;
+	if (at != INT64_MAX) {
+		when.it_value.tv_sec = at / 1000000000;
+		when.it_value.tv_nsec = at % 1000000000;
+	}
+	timerfd_settime(l->timer, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* Turns away whose time has passed, and has the timer ring for the next one. */
+static void pending_expire(struct evering_listener *l)
 {
 	int64_t next = INT64_MAX, now = now_ns();
 	unsigned int i;
@@ -745,7 +778,7 @@ static int64_t pending_expire(struct evering_listener *l)
 		else if (l->pending[i].deadline < next)
 			next = l->pending[i].deadline;
 	}
-	return next;
+	set_timer(l, next);
 }
 
 /* Takes new connections while there is room. */
@@ -771,7 +804,7 @@ static int pending_fill(struct evering_listener *l)
 		l->pending[i].fd = fd;
 		l->pending[i].deadline = now_ns() + GREET_NS;
 	}
-	l->full = !watch(l, EPOLL_CTL_MOD, l->sock, 0, MAX_PENDING);
+	l->full = !watch(l, EPOLL_CTL_MOD, l->sock, 0, SOCK_INDEX);
 	return 0;
 }
 
@@ -802,22 +835,20 @@ int evering_accept(struct evering_listener *l,
 	int64_t deadline = deadline_after(timeout_ns);
 	struct evering_params limits;
 	struct epoll_event event;
-	int64_t until, left;
 	int ret, wait_ms;
+	int64_t left;
 
 	ret = params_read(from, true, &limits);
 	if (ret)
 		return ret;
 	for (;;) {
-		until = pending_expire(l);
-		if (deadline < until)
-			until = deadline;
+		pending_expire(l);
 		wait_ms = -1;
-		if (until != INT64_MAX) {
-			left = until - now_ns();
+		if (deadline != INT64_MAX) {
+			left = deadline - now_ns();
 			/* Rounded up, so as not to spin through the last one. */
 			wait_ms = left <= 0 ? 0 :
-				  left > 1000000000ll ?
+				  left > 1000000000 ?
 					      1000 :
 					      (int)((left + 999999) / 1000000);
 		}
@@ -830,10 +861,12 @@ int evering_accept(struct evering_listener *l,
 				continue;
 			return timeout_ns ? -ETIMEDOUT : -EAGAIN;
 		}
-		if (event.data.u32 == MAX_PENDING)
+		if (event.data.u32 == SOCK_INDEX)
 			ret = pending_fill(l);
-		else
+		else if (event.data.u32 != TIMER_INDEX)
 			ret = pending_greet(l, event.data.u32, &limits, ev);
+		else
+			ret = 0;
 		if (ret)
 			return ret < 0 ? ret : 0;
 	}

@@ -22,10 +22,12 @@
 #include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -69,6 +71,30 @@ static int new_memfd(unsigned int region)
 	return fd < 0 ? -errno : fd;
 }
 
+/*
+ * Could @size bytes be had?  Allocating them is not held back by overcommit, and
+ * might well end with the OOM killer instead of an error.
+ */
+static bool memory_there(size_t size)
+{
+	unsigned long long kib;
+	struct sysinfo info;
+	bool known = false;
+	char line[128];
+	FILE *file;
+
+	if (size < (64u << 20)) /* not worth the question */
+		return true;
+	file = fopen("/proc/meminfo", "re");
+	while (file && !known && fgets(line, sizeof(line), file))
+		known = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
+	if (file)
+		fclose(file);
+	if (known)
+		return size / 1024 <= kib;
+	return sysinfo(&info) || size / info.mem_unit <= info.totalram;
+}
+
 /* Makes, maps and seals a region that this side writes. */
 static int make_region(struct endpoint *e, unsigned int region)
 {
@@ -77,6 +103,8 @@ static int make_region(struct endpoint *e, unsigned int region)
 
 	if (!size)
 		return 0;
+	if (!memory_there(size))
+		return -ENOMEM;
 	fd = new_memfd(region);
 	if (fd < 0)
 		return fd;
