@@ -674,7 +674,7 @@ static void exec_server(const struct options *o, int control)
 	char args[SERVER_ARGS][MAX_SOCKET_PATH + 16];
 	char *argv[SERVER_ARGS + 3] = { (char *)"evering", (char *)"serve" };
 	const char *self;
-	int null, i;
+	int i;
 
 	server_args(o, control, args);
 	for (i = 0; i < SERVER_ARGS; i++)
@@ -684,13 +684,14 @@ static void exec_server(const struct options *o, int control)
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	/* Whoever reads the sums sees their end when the client ends. */
-	null = open("/dev/null", O_RDWR);
-	if (null < 0 || dup2(null, STDIN_FILENO) < 0 ||
-	    dup2(null, STDOUT_FILENO) < 0)
+	/*
+	 * Whoever reads the sums sees their end when the client ends.  Closed
+	 * first, so that it takes no descriptor more than there are.
+	 */
+	close(STDIN_FILENO);
+	if (open("/dev/null", O_RDWR) != STDIN_FILENO ||
+	    dup2(STDIN_FILENO, STDOUT_FILENO) < 0)
 		return;
-	if (null > STDERR_FILENO)
-		close(null);
 	fcntl(control, F_SETFD, 0);
 
 	execv("/proc/self/exe", argv);
@@ -739,7 +740,7 @@ static int hear_server(struct client *c, int64_t deadline, bool signals)
 	int ret;
 
 	do {
-		ret = poll(&fd, 1, milliseconds_until(deadline));
+		ret = poll(&fd, 1, milliseconds_until(deadline, INT_MAX));
 		if (signals && interrupted)
 			return -1;
 	} while (ret < 0 && errno == EINTR);

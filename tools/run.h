@@ -77,7 +77,7 @@ int parse_options(struct options *o, int argc, char **argv, int *status);
 void explain(const struct options *o, const char *what, int err);
 void explain_socket(const struct options *o, const char *what, int err);
 
-/* For poll(2): until @deadline on clock_ns(), rounded up, from 0. */
-int milliseconds_until(int64_t deadline);
+/* For poll(2): until @deadline on clock_ns(), rounded up, 0..@most. */
+int milliseconds_until(int64_t deadline, int most);
 
 #endif /* RUN_H */

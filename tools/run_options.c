@@ -69,7 +69,7 @@ static void print_help(void)
 	      "a file; without it, evering's own source is sent.\n"
 	      "\n"
 	      "Output:\n"
-	      "  --sums            print the sums as sha256sum(1) does; `sha256sum -c` reads them\n"
+	      "  --sums            print the sums, for `sha256sum -c` to check\n"
 	      "  --json            print the summary, on standard error, as a JSON object\n"
 	      "  -q, --quiet       no summary and no progress, errors only\n"
 	      "\n"
@@ -388,13 +388,13 @@ void explain_socket(const struct options *o, const char *what, int err)
 	explain(o, at, err);
 }
 
-int milliseconds_until(int64_t deadline)
+int milliseconds_until(int64_t deadline, int most)
 {
 	int64_t left = deadline - clock_ns();
 
 	if (left <= 0)
 		return 0;
-	if (left > INT_MAX * 1000000ll)
-		return INT_MAX;
+	if (left > most * 1000000ll)
+		return most;
 	return (int)((left + 999999) / 1000000);
 }

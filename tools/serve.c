@@ -4,6 +4,7 @@
  * client sends, in place, and ends with the client.  run.c tells the whole.
  */
 #include <errno.h>
+#include <limits.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -147,13 +148,11 @@ static int meet_client(struct server *s, struct evering_listener *listener,
 	limits.arena_size[EVERING_PEERS] =
 		s->o->params.arena_size[EVERING_MINE];
 	for (;;) {
-		ret = poll(fds, 2, milliseconds_until(deadline));
+		ret = poll(fds, 2, milliseconds_until(deadline, INT_MAX));
 		if (ret < 0 && errno != EINTR)
 			return -errno;
 		if (ret > 0 && fds[1].revents)
 			return -ECANCELED;
-		if (!ret)
-			return -ETIMEDOUT;
 		ret = evering_accept(listener, &limits, EVERING_NOWAIT, &s->ev);
 		if (!ret && is_client(s->ev, parent))
 			return 0;
@@ -162,6 +161,8 @@ static int meet_client(struct server *s, struct evering_listener *listener,
 		else if (ret != -EAGAIN && ret != -EINTR)
 			return ret;
 		s->ev = NULL;
+		if (clock_ns() >= deadline)
+			return -ETIMEDOUT;
 	}
 }
 
