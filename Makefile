@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+#
+# The way in: `make run`, `make test`, `make help`.
+#
+# Whatever is made lies in $(BUILD), except for the module, which Kbuild leaves
+# at the top.  The targets that run something set up their own prerequisites
+# (tools/setup); the others only build, and need no more than a compiler and
+# OpenSSL's headers.
+#
+#	ARGS=...	for what `make run` and `make speed` run
+#	TESTS=...	names of the selftests to run instead of all
+#	BUILD=dir	where to build instead of build
+#	CFLAGS=...	instead of -O2 -g
+#	KDIR=dir	headers of the kernel that the module is for
+#	PREFIX=dir	where to install instead of /usr/local; DESTDIR=dir before it
+#	SANITIZE=...	for -fsanitize=; with another BUILD
+#	V=1		show whole commands
+#	WERROR=1	a warning is an error
+
+VERSION := 0.1.0
+SONAME := libevering.so.0
+
+BUILD ?= build
+KSELFTEST_DIR ?= build/kselftest
+KDIR ?= /lib/modules/$(shell uname -r)/build
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+CFLAGS ?= -O2 -g
+OBJCOPY ?= objcopy
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+MAKEFLAGS += --no-print-directory -r
+.DELETE_ON_ERROR:
+
+# gcc's TSan knows no fences, says so at each, and needs none of evering's.
+sanitize := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
+	-fno-omit-frame-pointer $(if $(findstring thread,$(SANITIZE)), \
+	$(if $(findstring clang,$(CC)),,-Wno-tsan)))
+
+flags := -std=gnu11 -D_GNU_SOURCE= -Iuapi -Ilib -Wall -Wextra \
+	-Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wvla \
+	$(if $(WERROR),-Werror) -fvisibility=hidden -pthread $(sanitize)
+compile = $(CC) $(CPPFLAGS) $(flags) $(CFLAGS) -MMD -MP
+link = $(CC) -pthread $(sanitize) $(CFLAGS) $(LDFLAGS)
+
+obj := $(BUILD)/obj
+static := $(BUILD)/libevering.a
+shared := $(BUILD)/libevering.so.$(VERSION)
+map := $(wildcard lib/evering.map)
+lib_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard lib/*.c))
+# All of tools/ is one program but for these, of which tools/vm builds icount.
+alone := tools/speed.c tools/icount.c
+tool_objs := $(patsubst %.c,$(obj)/%.o, \
+	$(filter-out $(alone),$(wildcard tools/*.c)))
+programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed)
+test_names := $(basename $(notdir $(wildcard selftests/*.c)))
+test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
+test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
+
+ifeq ($(V),1)
+say = @:
+else
+Q := @
+say = @echo '  $1'
+endif
+
+comma := ,
+
+# For a sub-make: all CPUs, unless this make was told how many jobs to run.
+jobs = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
+
+.PHONY: all
+all: library tools module-if-possible ## build everything that can be built here (the default)
+	@echo 'built: $(BUILD)/evering, $(static), $(shared)'
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' \
+		Makefile
+	@echo
+	@sed -n 's/^#\t/  /p' Makefile | expand -t8
+
+# ------------------------------------------------------------------- building
+
+.PHONY: library
+library: $(static) $(BUILD)/libevering.so ## build the library, static and shared
+	@:
+
+.PHONY: tools
+tools: $(programs) ## build evering and the other programs
+	@:
+
+$(lib_objs) $(tool_objs) $(obj)/tools/speed.o: $(obj)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC $<)
+	$(Q)$(compile) $(extra) -c -o $@ $<
+
+$(lib_objs): private extra := -fPIC -fno-semantic-interposition
+$(tool_objs): private extra := -DEVERING_SOURCE_DIR="\"$(CURDIR)\""
+
+# One object whose hidden symbols are local, so that the static library takes no
+# names from who links it but its own, evering_*.
+$(static): $(lib_objs)
+	@mkdir -p $(@D)
+	$(call say,AR $@)
+	$(Q)$(LD) -r -o $(obj)/libevering.o $^
+	$(Q)$(OBJCOPY) --localize-hidden $(obj)/libevering.o
+	$(Q)rm -f $@ && $(AR) rcs $@ $(obj)/libevering.o
+
+$(shared): $(lib_objs) $(map)
+	@mkdir -p $(@D)
+	$(call say,LD $@)
+	$(Q)$(link) -shared -Wl,-soname,$(SONAME) -Wl,--as-needed \
+		$(if $(sanitize),,-Wl,-z,defs) \
+		$(addprefix -Wl$(comma)--version-script=,$(map)) -o $@ $(lib_objs)
+
+$(BUILD)/libevering.so: $(shared)
+	$(Q)ln -sf $(<F) $(BUILD)/$(SONAME)
+	$(Q)ln -sf $(SONAME) $@
+
+$(BUILD)/evering: $(tool_objs) $(static)
+	$(call say,LD $@)
+	$(Q)$(link) -o $@ $^ -lcrypto
+
+$(BUILD)/speed: $(obj)/tools/speed.o $(static)
+	$(call say,LD $@)
+	$(Q)$(link) -o $@ $^
+
+# The kernel's test harness is a system header, so that its warnings are not ours;
+# but what its macros define has no prototype, and parameters that nobody uses.
+$(test_programs): $(BUILD)/selftests/%: selftests/%.c $(static) Makefile \
+		$(KSELFTEST_DIR)/kselftest_harness.h
+	@mkdir -p $(@D) $(obj)/selftests
+	$(call say,CC $<)
+	$(Q)$(compile) -MF $(obj)/selftests/$*.d -isystem $(KSELFTEST_DIR) \
+		-Wno-missing-prototypes -Wno-unused-parameter $(LDFLAGS) -o $@ $< $(static)
+
+$(KSELFTEST_DIR)/kselftest_harness.h:
+	@echo >&2 '$@ is missing: run `tools/setup test`, or' \
+		'say where it is with KSELFTEST_DIR='
+	@exit 1
+
+.PHONY: selftests
+selftests: library tools $(test_programs) ## build the selftests without running them
+	@mkdir -p $(BUILD)/selftests
+	@printf '%s\n' $(sort $(test_names) $(test_scripts)) \
+		>$(BUILD)/selftests/list
+
+.PHONY: modules module-if-possible
+modules: ## build evering.ko for the running kernel, or for KDIR=
+ifeq ($(wildcard kmod/*.c),)
+	@echo 'evering.ko: not built: kmod/ holds no source yet'
+else ifeq ($(wildcard $(KDIR)/Makefile),)
+	@echo >&2 'evering.ko: not built: no kernel headers in $(KDIR)' \
+		'(KDIR= names another place)'
+	@exit 1
+else
+	$(Q)$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+endif
+
+module-if-possible:
+ifneq ($(and $(wildcard kmod/*.c),$(wildcard $(KDIR)/Makefile)),)
+	$(Q)$(MAKE) modules
+else
+	@$(MAKE) modules 2>&1 | head -n 1
+endif
+
+# -------------------------------------------------------------------- running
+
+.PHONY: run
+run: ## exchange a real directory between two processes (ARGS= for `evering run`)
+	@tools/setup run
+	@$(MAKE) $(jobs) $(BUILD)/evering
+	@$(BUILD)/evering run $(ARGS)
+
+.PHONY: speed
+speed: ## measure, and print the figures (ARGS= for build/speed)
+	@tools/setup run speed
+	@$(MAKE) $(jobs) $(BUILD)/speed
+	@$(BUILD)/speed $(ARGS)
+
+asan := BUILD=$(BUILD)/asan SANITIZE=address,undefined
+tsan := BUILD=$(BUILD)/tsan SANITIZE=thread
+
+.PHONY: test
+test: ## run the selftests: natively, under ASan and UBSan, under TSan
+	@tools/setup run test
+	@$(MAKE) $(jobs) selftests
+	@$(MAKE) $(jobs) $(asan) selftests
+	@$(MAKE) $(jobs) $(tsan) selftests
+	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/selftests \
+		$(BUILD)/asan/selftests $(BUILD)/tsan/selftests
+
+.PHONY: test-native
+test-native: ## run the selftests natively
+	@tools/setup run test
+	@$(MAKE) $(jobs) selftests
+	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/selftests
+
+.PHONY: test-asan
+test-asan: ## run the selftests under ASan and UBSan
+	@tools/setup run test
+	@$(MAKE) $(jobs) $(asan) selftests
+	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/asan/selftests
+
+.PHONY: test-tsan
+test-tsan: ## run the selftests under TSan
+	@tools/setup run test
+	@$(MAKE) $(jobs) $(tsan) selftests
+	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/tsan/selftests
+
+.PHONY: lint
+lint: ## check style, headers, scripts and warnings
+	@tools/setup run test lint
+	@tools/lint
+
+# ----------------------------------------------------------------- installing
+
+.PHONY: install
+install: library tools ## install headers, library, pkg-config file and program
+	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
+		$(INCLUDEDIR)/linux)
+	install -m 644 lib/evering.h lib/evering_ring.h $(DESTDIR)$(INCLUDEDIR)
+	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
+	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
+	install -m 755 $(shared) $(DESTDIR)$(LIBDIR)
+	ln -sf $(notdir $(shared)) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libevering.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+		lib/evering.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/evering.pc
+	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
+	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` put there
+	rm -f $(addprefix $(DESTDIR),$(BINDIR)/evering \
+		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
+			$(notdir $(shared)) pkgconfig/evering.pc) \
+		$(addprefix $(INCLUDEDIR)/,evering.h evering_ring.h \
+			linux/evering.h))
+	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf $(BUILD) .tmp_versions
+	rm -f *.o *.ko *.mod *.mod.c kmod/*.o kmod/*.o.d .*.cmd kmod/.*.cmd \
+		.*.d kmod/.*.d .*.o Module.symvers modules.order
+
+-include $(lib_objs:.o=.d) $(tool_objs:.o=.d) $(obj)/tools/speed.d \
+	$(test_names:%=$(obj)/selftests/%.d)
