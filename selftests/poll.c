@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: MIT
+/*
+ * poll.c: evering_fd() and evering_arm() in the event loops that people have: poll,
+ * epoll level- and edge-triggered, and several waiters on one descriptor.  What is
+ * armed for makes the descriptor readable, nothing else does, and arming again
+ * makes it quiet.
+ */
+#include "common.h"
+
+#include <sys/epoll.h>
+
+FIXTURE(event_loop)
+{
+	struct evering *ev[2];
+	struct evering *a, *b;
+	struct evering_params p;
+	struct duo duo;
+};
+
+BACKEND_VARIANTS(event_loop);
+
+FIXTURE_SETUP(event_loop)
+{
+	REQUIRE_BACKEND(variant->backend);
+	self->p = params_sized(variant->backend, 64, 16, 0);
+	ASSERT_EQ(0, evering_pair(&self->p, self->ev));
+	self->a = self->ev[0];
+	self->b = self->ev[1];
+}
+
+FIXTURE_TEARDOWN(event_loop)
+{
+	close_pair(self->ev);
+	evering_close(self->duo.ev);
+	kill_and_reap(self->duo.pid);
+}
+
+static bool readable(struct evering *ev, int timeout_ms)
+{
+	struct pollfd p = { .fd = evering_fd(ev), .events = POLLIN };
+
+	return poll(&p, 1, timeout_ms) == 1 && p.revents;
+}
+
+/* How long to look for an event that must not come, in ms. */
+#define QUIET	20
+/* How long for one that must. */
+#define SURELY	5000
+
+TEST_F(event_loop, the_descriptor_is_always_the_same)
+{
+	int fd = evering_fd(self->a);
+	int n = count_fds(), i;
+
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	for (i = 0; i < 100; i++)
+		EXPECT_EQ(fd, evering_fd(self->a));
+	EXPECT_EQ(n, count_fds());
+	EXPECT_NE(fd, evering_fd(self->b));
+}
+
+TEST_F(event_loop, an_entry_makes_it_readable_and_arming_again_quiet)
+{
+	uint32_t v = 0, i;
+
+	for (i = 0; i < 100; i++) {
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		ASSERT_FALSE(readable(self->b, i < 5 ? QUIET : 0));
+		ASSERT_EQ(0, evering_send(self->a, &i, 4, EVERING_NOWAIT));
+		ASSERT_TRUE(readable(self->b, SURELY));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(i, v);
+	}
+}
+
+TEST_F(event_loop, space_makes_it_readable)
+{
+	uint32_t v = 0;
+	int i;
+
+	for (i = 0; i < 50; i++) {
+		while (!evering_send(self->a, &v, 4, EVERING_NOWAIT))
+			;
+		ASSERT_EQ(0, evering_arm(self->a, EVERING_TX));
+		ASSERT_FALSE(readable(self->a, i < 5 ? QUIET : 0));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+		ASSERT_TRUE(readable(self->a, SURELY));
+	}
+}
+
+TEST_F(event_loop, only_what_is_armed_makes_it_readable)
+{
+	uint32_t v = 0;
+
+	while (!evering_send(self->a, &v, 4, EVERING_NOWAIT))
+		;
+	/* Armed for an entry; space comes. */
+	ASSERT_EQ(0, evering_arm(self->a, EVERING_RX));
+	ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+	ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+	EXPECT_FALSE(readable(self->a, QUIET));
+	/* Armed for both; the one comes, then the other. */
+	while (!evering_send(self->a, &v, 4, EVERING_NOWAIT))
+		;
+	ASSERT_EQ(0, evering_arm(self->a, EVERING_RX | EVERING_TX));
+	ASSERT_EQ(0, evering_send(self->b, &v, 4, EVERING_NOWAIT));
+	EXPECT_TRUE(readable(self->a, SURELY));
+	EXPECT_EQ((int)EVERING_RX,
+		  evering_arm(self->a, EVERING_RX | EVERING_TX));
+	ASSERT_EQ(0, evering_recv(self->a, &v, 4, EVERING_NOWAIT));
+	ASSERT_EQ(0, evering_arm(self->a, EVERING_RX | EVERING_TX));
+	EXPECT_FALSE(readable(self->a, QUIET));
+	ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+	EXPECT_TRUE(readable(self->a, SURELY));
+	EXPECT_EQ((int)EVERING_TX,
+		  evering_arm(self->a, EVERING_RX | EVERING_TX));
+}
+
+TEST_F(event_loop, arming_says_what_is_there_already)
+{
+	struct evering_counters c;
+	uint64_t rings;
+	uint32_t v = 0;
+
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	EXPECT_EQ((int)EVERING_RX, evering_arm(self->b, EVERING_RX));
+	EXPECT_EQ((int)(EVERING_RX | EVERING_TX),
+		  evering_arm(self->b, EVERING_RX | EVERING_TX));
+	EXPECT_EQ((int)EVERING_TX, evering_arm(self->b, EVERING_TX));
+	/* Then nothing is armed: nobody rings. */
+	evering_get_counters(self->a, EVERING_MINE, &c);
+	rings = c.tx_rings;
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	evering_get_counters(self->a, EVERING_MINE, &c);
+	EXPECT_EQ(rings, c.tx_rings);
+	EXPECT_FALSE(readable(self->b, 0));
+}
+
+TEST_F(event_loop, nobody_rings_for_what_is_disarmed)
+{
+	struct evering_counters c;
+	uint64_t rings;
+	uint32_t v = 0;
+
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	evering_disarm(self->b, EVERING_RX);
+	evering_get_counters(self->a, EVERING_MINE, &c);
+	rings = c.tx_rings;
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	evering_get_counters(self->a, EVERING_MINE, &c);
+	EXPECT_EQ(rings, c.tx_rings);
+	EXPECT_FALSE(readable(self->b, QUIET));
+	ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+
+	/* Disarming what was rung, and what was never armed. */
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	evering_disarm(self->b, EVERING_RX);
+	evering_disarm(self->b, EVERING_RX | EVERING_TX);
+	ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	EXPECT_FALSE(readable(self->b, QUIET));
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	EXPECT_TRUE(readable(self->b, SURELY));
+}
+
+TEST_F(event_loop, waiting_and_arming_can_alternate)
+{
+	uint32_t v = 0;
+	int i;
+
+	for (i = 0; i < 200; i++) {
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		if (i & 1)
+			ASSERT_EQ(0, evering_send(self->a, &v, 4, 0));
+		ASSERT_EQ(i & 1 ? 0 :
+			  i & 2 ? -ETIMEDOUT :
+				  -EAGAIN,
+			  evering_recv(self->b, &v, 4, i & 2 ? USEC : 0));
+		ASSERT_EQ(-ETIMEDOUT, evering_recv(self->b, &v, 4, USEC));
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		ASSERT_FALSE(readable(self->b, 0));
+		ASSERT_EQ(0, evering_send(self->a, &v, 4, 0));
+		ASSERT_TRUE(readable(self->b, SURELY));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, 0));
+	}
+}
+
+TEST_F(event_loop, arming_again_and_again_leaks_nothing_and_rings_once)
+{
+	int n = short_run() ? 10000 : 100000;
+	struct evering_counters c;
+	uint32_t v = 0;
+	int fds, i;
+
+	ASSERT_LE(0, evering_fd(self->b));
+	fds = count_fds();
+	for (i = 0; i < n; i++)
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	EXPECT_EQ(fds, count_fds());
+	EXPECT_FALSE(readable(self->b, 0));
+	for (i = 0; i < 10; i++)
+		ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	evering_get_counters(self->a, EVERING_MINE, &c);
+	EXPECT_EQ(1u, c.tx_rings);
+	EXPECT_TRUE(readable(self->b, SURELY));
+}
+
+TEST_F(event_loop, level_triggered_epoll_tells_until_armed_again)
+{
+	struct epoll_event e = { .events = EPOLLIN };
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+	uint32_t v = 0;
+	int i;
+
+	ASSERT_EQ(0, epoll_ctl(ep, EPOLL_CTL_ADD, evering_fd(self->b), &e));
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		ASSERT_EQ(0, epoll_wait(ep, &e, 1, i ? 0 : QUIET));
+		ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(1, epoll_wait(ep, &e, 1, SURELY));
+		ASSERT_EQ(1, epoll_wait(ep, &e, 1, SURELY));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+	}
+	close(ep);
+}
+
+TEST_F(event_loop, edge_triggered_epoll_tells_each_armed_event_once)
+{
+	struct epoll_event e = { .events = EPOLLIN | EPOLLET };
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+	uint32_t v = 0;
+	int i;
+
+	ASSERT_EQ(0, epoll_ctl(ep, EPOLL_CTL_ADD, evering_fd(self->b), &e));
+	epoll_wait(ep, &e, 1, 0); /* what it was when it was added */
+	for (i = 0; i < 100; i++) {
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		ASSERT_EQ(0, epoll_wait(ep, &e, 1, i < 5 ? QUIET : 0));
+		ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(1, epoll_wait(ep, &e, 1, SURELY))
+		{
+			TH_LOG("round %d", i);
+		}
+		ASSERT_EQ(0, epoll_wait(ep, &e, 1, 0));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+	}
+	close(ep);
+}
+
+struct watcher {
+	int ep;
+	int woken;
+	int64_t until;
+};
+
+static void *watcher_main(void *arg)
+{
+	struct watcher *w = arg;
+	struct epoll_event e;
+
+	w->woken = epoll_wait(w->ep, &e, 1, 2000);
+	return NULL;
+}
+
+TEST_F(event_loop, two_exclusive_waiters_are_woken_one_at_a_time)
+{
+	struct watcher w[2];
+	struct epoll_event e;
+	pthread_t t[2];
+	uint32_t v = 0;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		w[i] = (struct watcher){ .ep = epoll_create1(EPOLL_CLOEXEC) };
+		e.events = EPOLLIN | EPOLLEXCLUSIVE | EPOLLET;
+		e.data.u32 = 0;
+		if (epoll_ctl(w[i].ep, EPOLL_CTL_ADD, evering_fd(self->b), &e))
+			SKIP(return, "this descriptor takes no EPOLLEXCLUSIVE");
+		epoll_wait(w[i].ep, &e, 1, 0);
+	}
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&t[i], NULL, watcher_main, &w[i]));
+	sleep_ns(50 * MSEC);
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_join(t[i], NULL));
+	EXPECT_EQ(1, w[0].woken + w[1].woken);
+	close(w[0].ep);
+	close(w[1].ep);
+}
+
+TEST_F(event_loop, two_waiters_both_hear_of_an_event)
+{
+	struct watcher w[2];
+	struct epoll_event e;
+	pthread_t t[2];
+	uint32_t v = 0;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		w[i] = (struct watcher){ .ep = epoll_create1(EPOLL_CLOEXEC) };
+		e.events = EPOLLIN;
+		e.data.u32 = 0;
+		ASSERT_EQ(0, epoll_ctl(w[i].ep, EPOLL_CTL_ADD,
+				       evering_fd(self->b), &e));
+	}
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&t[i], NULL, watcher_main, &w[i]));
+	sleep_ns(20 * MSEC);
+	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_join(t[i], NULL));
+	EXPECT_EQ(1, w[0].woken);
+	EXPECT_EQ(1, w[1].woken);
+	close(w[0].ep);
+	close(w[1].ep);
+}
+
+/* -------------------------------------------------------- with another process */
+
+static int chatter(struct evering *ev, void *arg)
+{
+	uint32_t n, count = *(uint32_t *)arg;
+	uint64_t rng = count;
+
+	for (n = 0; n < count; n++) {
+		if (random_below(&rng, 64) == 0)
+			sleep_ns((int64_t)random_below(&rng, 100000));
+		else
+			spin_ns((int64_t)random_below(&rng, 4000));
+		if (evering_send(ev, &n, 4, PLENTY))
+			return 1;
+	}
+	evering_close(ev);
+	return 0;
+}
+
+/* The loop of evering_arm()'s documentation.  Returns how many entries came. */
+static uint32_t documented_loop(struct evering *ev, uint32_t epoll_events,
+				int *end, uint32_t *wakes)
+{
+	struct epoll_event e = { .events = epoll_events };
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+	uint32_t v, n = 0;
+	int ret = 0;
+
+	*wakes = 0;
+	epoll_ctl(ep, EPOLL_CTL_ADD, evering_fd(ev), &e);
+	for (;;) {
+		while (evering_recv(ev, &v, sizeof(v), EVERING_NOWAIT) == 0) {
+			if (v != n) {
+				ret = -EBADMSG;
+				goto out;
+			}
+			n++;
+		}
+		ret = evering_arm(ev, EVERING_RX);
+		if (ret < 0)
+			break;
+		if (ret == 0) {
+			if (epoll_wait(ep, &e, 1, SURELY) != 1) {
+				ret = -ETIME;
+				break;
+			}
+			++*wakes;
+		}
+	}
+out:
+	close(ep);
+	*end = ret;
+	return n;
+}
+
+TEST_F_TIMEOUT(event_loop, the_documented_loop_loses_nothing, 60)
+{
+	static const uint32_t events[] = { EPOLLIN, EPOLLIN | EPOLLET };
+	uint32_t count = short_run() ? 5000 : 100000;
+	struct evering_params p[2] = { self->p, self->p };
+	uint32_t wakes;
+	size_t i;
+	int end;
+
+	for (i = 0; i < ARRAY_SIZE(events); i++) {
+		ASSERT_EQ(0, duo_start(&self->duo, i, p, chatter, &count));
+		EXPECT_EQ(count, documented_loop(self->duo.ev, events[i], &end,
+						 &wakes));
+		EXPECT_EQ(-EPIPE, end);
+		EXPECT_EQ(EVERING_PEER_CLOSED, evering_peer(self->duo.ev));
+		EXPECT_EQ(0, reap(self->duo.pid));
+		self->duo.pid = 0;
+		evering_close(self->duo.ev);
+		self->duo.ev = NULL;
+		printf("# %u entries, woken %u times\n", count, wakes);
+	}
+}
+
+static int wait_to_be_killed(struct evering *ev, void *arg)
+{
+	(void)ev;
+	(void)arg;
+	await_death();
+}
+
+TEST_F(event_loop, death_makes_it_readable)
+{
+	struct evering_params p[2] = { self->p, self->p };
+	unsigned int what;
+
+	for (what = EVERING_RX; what <= (EVERING_RX | EVERING_TX); what++) {
+		uint32_t v = 0;
+
+		ASSERT_EQ(0, duo_start(&self->duo, false, p, wait_to_be_killed,
+				       NULL));
+		while (!evering_send(self->duo.ev, &v, 4, EVERING_NOWAIT))
+			;
+		ASSERT_EQ(0, evering_arm(self->duo.ev, what));
+		EXPECT_FALSE(readable(self->duo.ev, QUIET));
+		kill_and_reap(self->duo.pid);
+		self->duo.pid = 0;
+		EXPECT_TRUE(readable(self->duo.ev, SURELY));
+		EXPECT_EQ(-EPIPE, evering_arm(self->duo.ev, what));
+		evering_close(self->duo.ev);
+		self->duo.ev = NULL;
+	}
+}
+
+/*
+ * The ring and the end come so close together that an edge-triggered epoll tells of
+ * both at once.  Then arming, which forgets the ring, must not forget the end.
+ */
+TEST_F(event_loop, an_end_right_behind_an_entry_is_not_missed)
+{
+	static const uint32_t events[] = { EPOLLIN, EPOLLIN | EPOLLET };
+	struct epoll_event e;
+	uint32_t v = 0;
+	size_t i;
+	int ep, ret;
+
+	for (i = 0; i < ARRAY_SIZE(events); i++) {
+		close_pair(self->ev);
+		ASSERT_EQ(0, evering_pair(&self->p, self->ev));
+		ep = epoll_create1(EPOLL_CLOEXEC);
+		e.events = events[i];
+		ASSERT_EQ(0, epoll_ctl(ep, EPOLL_CTL_ADD,
+				       evering_fd(self->ev[1]), &e));
+		epoll_wait(ep, &e, 1, 0);
+		ASSERT_EQ(0, evering_arm(self->ev[1], EVERING_RX));
+		ASSERT_EQ(0, evering_send(self->ev[0], &v, 4, 0));
+		evering_close(self->ev[0]);
+		self->ev[0] = NULL;
+		ASSERT_EQ(1, epoll_wait(ep, &e, 1, SURELY));
+		ASSERT_EQ(0, evering_recv(self->ev[1], &v, 4, 0));
+		ret = evering_arm(self->ev[1], EVERING_RX);
+		if (!ret) {
+			EXPECT_EQ(1, epoll_wait(ep, &e, 1, 1000))
+			{
+				TH_LOG("events %#x", events[i]);
+			}
+			ret = evering_arm(self->ev[1], EVERING_RX);
+		}
+		EXPECT_EQ(-EPIPE, ret);
+		close(ep);
+	}
+}
+
+TEST_HARNESS_MAIN
