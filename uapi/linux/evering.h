@@ -42,7 +42,10 @@
  *	EINVAL		an unknown flag, a reserved field that is not zero, a
  *			geometry that cannot be, a size below the first version's
  *	E2BIG		the caller's struct is longer than the kernel knows and its
- *			tail is not zero; a geometry beyond EVERING_MAX_*
+ *			tail is not zero, or is longer than a page; a geometry
+ *			beyond EVERING_MAX_*
+ *	EACCES		mmap for writing of what is not this side's to write, or
+ *			for executing
  *	EFAULT		a pointer that cannot be read or written
  *	ENOTTY		an ioctl that this file does not have
  *	EDQUOT		a quota of the module: channel, user or machine

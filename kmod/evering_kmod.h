@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * evering_kmod.h: the structs of the module and what its files offer each other.
+ * How they hang together is told at the top of main.c.
+ */
+#ifndef EVERING_KMOD_H
+#define EVERING_KMOD_H
+
+#include <linux/atomic.h>
+#include <linux/cred.h>
+#include <linux/eventfd.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/pid.h>
+#include <linux/refcount.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/evering.h>
+
+struct evr_user;
+
+/* Pages of one region, in order.  Fixed when the channel is made. */
+struct evr_region {
+	struct page **pages;
+	unsigned long nr;
+	unsigned int order;	/* of the largest block among them */
+};
+
+/* One end of a channel. */
+struct evr_endpoint {
+	/*
+	 * Control lines of the own half, the kernel's mapping.  User space writes
+	 * there at any time; nothing read from it is believed.
+	 */
+	struct evering_half *half;
+	struct evr_endpoint *peer;
+	/*
+	 * Tasks asleep in ENTER, for RX and for TX, or NULL.  A task puts itself
+	 * in with cmpxchg() and takes itself out; wakers read under RCU, which
+	 * keeps the task_struct of one that has just left.
+	 */
+	struct task_struct *sleeper_rx;
+	struct task_struct *sleeper_tx;
+	/* Pollers, and sleepers that found their place taken. */
+	wait_queue_head_t wait;
+	u32 state;	/* EVERING_STATE_*; read without the lock as well */
+	struct evr_channel *channel;
+	atomic_long_t rings;	/* how often the peer asked to ring it, */
+	atomic_long_t wakes;	/* and how often it was armed then */
+
+	/* Under channel->lock. */
+	struct evering_endpoint_status *status;	/* the kernel's mapping */
+	struct eventfd_ctx *eventfd;	/* signalled along with @wait, or NULL */
+	unsigned int vmas;		/* of any region, through this file */
+	/* Who first mapped the half, or NULL; once set, stays. */
+	struct pid *pid;
+	const struct cred *cred;
+} ____cacheline_aligned_in_smp;
+
+/* Two endpoints and their memory. */
+struct evr_channel {
+	refcount_t refs;	/* the two files; CREATE while it runs */
+	/* Taken in ->mmap() and vm_close: no user copy and no sleep under it. */
+	spinlock_t lock;
+	u64 id;			/* its name in traces and fdinfo */
+	struct evering_geometry geometry; /* never read back from STATUS */
+	u64 bytes;		/* what @user was charged */
+	struct evr_user *user;	/* who pays, or NULL */
+	struct evr_region region[EVERING_REGIONS];
+	struct evr_endpoint end[2];
+};
+
+static inline unsigned int evr_end(const struct evr_endpoint *ep)
+{
+	return ep - ep->channel->end;
+}
+
+/* Nobody answers any more, unless the peer attaches again. */
+static inline bool evr_gone(const struct evr_endpoint *ep)
+{
+	return READ_ONCE(ep->state) >= EVERING_STATE_DETACHED;
+}
+
+/* A command that takes a struct, which begins with its size and its flags. */
+struct evr_ioctl {
+	unsigned int cmd;
+	u32 size;	/* of the struct as the module knows it, */
+	u32 min_size;	/* and of its first version */
+	u32 flags;	/* those that exist */
+	/* @arg: the kernel's copy; @uarg: the caller's, for evr_ioctl_reply() */
+	int (*execute)(struct file *file, void *arg, void __user *uarg);
+};
+
+/* main.c */
+long evr_ioctl(struct file *file, const struct evr_ioctl *table, size_t nr,
+	       unsigned int cmd, unsigned long arg);
+int evr_ioctl_tail(const void __user *uarg, u32 size, size_t known);
+int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known);
+
+/* channel.c */
+struct evr_channel *evr_channel_create(const struct evering_geometry *geometry);
+void evr_channel_put(struct evr_channel *channel);
+void evr_endpoint_mapped(struct evr_endpoint *ep, bool attach);
+void evr_endpoint_unmapped(struct evr_endpoint *ep);
+void evr_endpoint_close(struct evr_endpoint *ep);
+
+/* endpoint.c */
+extern const struct file_operations evr_endpoint_fops;
+
+/* mmap.c */
+int evr_mmap(struct file *file, struct vm_area_struct *vma);
+
+/* doorbell.c */
+void evr_doorbell_init(void);
+u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync);
+void evr_hang_up(struct evr_endpoint *to, __poll_t events);
+u32 evr_rung(const struct evr_endpoint *ep, u32 bells);
+long evr_enter(struct file *file, struct evering_enter __user *uarg);
+
+/* quota.c */
+int evr_quota_charge(struct evr_channel *channel, u64 bytes);
+void evr_quota_uncharge(struct evr_channel *channel);
+void evr_quota_info(struct evering_info *info);
+
+#endif /* EVERING_KMOD_H */

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * evering: shared-memory channels between two processes.  The ABI, and what is in
+ * the shared memory, is told in uapi/linux/evering.h.
+ *
+ * Objects
+ * -------
+ *
+ *	/dev/evering		misc device: INFO, CREATE; has no state (main.c)
+ *	struct evr_channel	pages, quota and two endpoints (channel.c)
+ *	struct evr_endpoint	half of a channel: an anonymous file (endpoint.c),
+ *				its mappings (mmap.c), its doorbells (doorbell.c)
+ *	struct evr_user		what a user holds (quota.c)
+ *
+ *	   fd, dup, fork,		fd, dup, fork,
+ *	   SCM_RIGHTS			SCM_RIGHTS
+ *		|				|
+ *		v				v
+ *	   struct file A <-- vmas	   struct file B <-- vmas
+ *		|				|
+ *		+-----> struct evr_channel <----+
+ *			  end[A]   end[B]
+ *			  region[] ----> pages <---- ptes, I/O in flight
+ *			  user ----> struct evr_user
+ *
+ * A file holds one of the channel's two references; a vma holds its file, and so
+ * does a system call, a poll and an fd in flight in a socket.  An endpoint is
+ * part of its channel: it needs no count, and may touch its peer at any time.
+ * When both files are released the channel goes, with its quota.  The pages are
+ * counted one by one and outlive it if somebody does I/O on them.  The files
+ * hold the module.  Nothing is deferred past release, so rmmod has to wait for
+ * nothing.
+ *
+ * Life of an endpoint, as its peer sees it
+ * ----------------------------------------
+ *
+ *	NEW --(own half mapped)--> ATTACHED <--(mapped again)--+
+ *	 |				|		       |
+ *	 |			   (last vma closed)	       |
+ *	 |				+------------> DETACHED (RDHUP)
+ *	 |					       |
+ *	 +-------(file released)--------> CLOSED <-----+  (HUP)
+ *
+ * Neither vm_close nor release need run in the process that the endpoint belonged
+ * to, so neither looks at current.
+ *
+ * Locks, outermost first
+ * ----------------------
+ *
+ *	mmap_lock		held around evr_mmap() and the vm_operations
+ *	evr_channel.lock	states, mappings, eventfds; no sleep, no user copy
+ *	lock of a wait queue	an endpoint's or an eventfd's, and epoll's below
+ *
+ *	evr_quota_lock		by itself
+ *
+ * The way of a ring takes none of them but that of a wait queue that somebody is
+ * in, and that of the channel if an eventfd is set.
+ *
+ * Trust
+ * -----
+ *
+ * User space can write into halves and arenas at any time.  The module writes them
+ * before the channel has an fd, and after that touches three things there: it
+ * clears, atomically, EVERING_ARMED; it looks whether it is set; it shows the
+ * counters in fdinfo.  The worst that a lie can do is to wake, or not to wake,
+ * who told it.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/uaccess.h>
+
+#include "evering_kmod.h"
+
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
+/* Each begins with its size and its flags. */
+union evr_ioctl_arg {
+	struct evering_info info;
+	struct evering_create create;
+	struct evering_set_eventfd set_eventfd;
+	struct evering_peer_cred peer_cred;
+};
+
+/* Checks the part of a caller's struct that is beyond what the module knows. */
+int evr_ioctl_tail(const void __user *uarg, u32 size, size_t known)
+{
+	int ret;
+
+	if (size <= known)
+		return 0;
+	/* No struct of the future is as long, and looking takes time. */
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+	ret = check_zeroed_user(uarg + known, size - known);
+	return ret > 0 ? 0 : ret ?: -E2BIG;
+}
+
+/* Copies outputs, as much as the caller has room for. */
+int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known)
+{
+	const u32 *size = arg;
+
+	if (copy_to_user(uarg, arg, min_t(size_t, *size, known)))
+		return -EFAULT;
+	return 0;
+}
+
+/* Executes the command of @table that @cmd names, all checks common to all done. */
+long evr_ioctl(struct file *file, const struct evr_ioctl *table, size_t nr,
+	       unsigned int cmd, unsigned long arg)
+{
+	void __user *uarg = (void __user *)arg;
+	const struct evr_ioctl *op = table;
+	union evr_ioctl_arg u = {};
+	u32 size;
+	int ret;
+
+	while (op < table + nr && op->cmd != cmd)
+		op++;
+	if (op == table + nr)
+		return -ENOTTY;
+	if (get_user(size, (u32 __user *)uarg))
+		return -EFAULT;
+	if (size < op->min_size)
+		return -EINVAL;
+	ret = evr_ioctl_tail(uarg, size, op->size);
+	if (ret)
+		return ret;
+	if (copy_from_user(&u, uarg, min(size, op->size)))
+		return -EFAULT;
+	/* As it was checked, whatever it may be by now. */
+	u.info.size = size;
+	if (u.info.flags & ~op->flags)
+		return -EINVAL;
+	return op->execute(file, &u, uarg);
+}
+
+static int evr_info(struct file *file, void *arg, void __user *uarg)
+{
+	struct evering_info *info = arg;
+
+	info->abi = EVERING_ABI_VERSION;
+	info->page_size = PAGE_SIZE;
+	info->features = 0;
+	info->reserved = 0;
+	evr_quota_info(info);
+	return evr_ioctl_reply(uarg, info, sizeof(*info));
+}
+
+static int evr_create(struct file *file, void *arg, void __user *uarg)
+{
+	struct evering_create *create = arg;
+	int cloexec = create->flags & EVERING_CREATE_KEEP_ON_EXEC ? 0 : O_CLOEXEC;
+	int nonblock = create->flags & EVERING_CREATE_NONBLOCK ? O_NONBLOCK : 0;
+	struct evr_channel *channel;
+	struct file *files[2];
+	int i, fds, ret;
+
+	channel = evr_channel_create(&create->geometry);
+	if (IS_ERR(channel))
+		return PTR_ERR(channel);
+	for (fds = 0; fds < 2; fds++) {
+		ret = get_unused_fd_flags(cloexec);
+		if (ret < 0)
+			goto out_fds;
+		create->fd[fds] = ret;
+	}
+	for (i = 0; i < 2; i++) {
+		files[i] = anon_inode_getfile("[evering]", &evr_endpoint_fops,
+					      &channel->end[i],
+					      O_RDWR | nonblock);
+		if (IS_ERR(files[i])) {
+			ret = PTR_ERR(files[i]);
+			goto out_files;
+		}
+		refcount_inc(&channel->refs);
+		create->arena_order[i] =
+			channel->region[EVERING_REGION_ARENA(i)].order;
+	}
+	ret = evr_ioctl_reply(uarg, create, sizeof(*create));
+	if (ret)
+		goto out_files;
+	/* Nothing can fail any more: other threads can use them from here. */
+	for (i = 0; i < 2; i++)
+		fd_install(create->fd[i], files[i]);
+	evr_channel_put(channel);
+	return 0;
+
+out_files:
+	while (i--)
+		fput(files[i]);
+out_fds:
+	while (fds--)
+		put_unused_fd(create->fd[fds]);
+	evr_channel_put(channel);
+	return ret;
+}
+
+static const struct evr_ioctl evr_device_ioctls[] = {
+	{ EVERING_IOC_INFO, sizeof(struct evering_info), 56, 0, evr_info },
+	{ EVERING_IOC_CREATE, sizeof(struct evering_create), 56,
+	  EVERING_CREATE_FLAGS, evr_create },
+};
+
+static long evr_device_ioctl(struct file *file, unsigned int cmd,
+			     unsigned long arg)
+{
+	return evr_ioctl(file, evr_device_ioctls, ARRAY_SIZE(evr_device_ioctls),
+			 cmd, arg);
+}
+
+static const struct file_operations evr_device_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = evr_device_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice evr_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "evering",
+	.fops = &evr_device_fops,
+	.mode = 0666,
+};
+
+static int __init evr_module_init(void)
+{
+	evr_doorbell_init();
+	return misc_register(&evr_device);
+}
+
+static void __exit evr_module_exit(void)
+{
+	misc_deregister(&evr_device);
+}
+
+module_init(evr_module_init);
+module_exit(evr_module_exit);
+
+MODULE_DESCRIPTION("evering: shared-memory channels between two processes");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * mmap.c: who may map which region and how, and how its pages get there.
+ *
+ * A region is mapped whole and stays whole: it can be moved and unmapped but not
+ * split, grown or copied.  So there is one vma for each mapping, and counting
+ * them tells when an endpoint's process has gone, however it went.
+ */
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/nospec.h>
+#include <linux/sizes.h>
+
+#include "evering_kmod.h"
+
+/* A fault maps so many pages, aligned, as faults on files do by default. */
+#define EVR_FAULT_AROUND	max(1UL, SZ_64K / PAGE_SIZE)
+
+/* From VM_WRITE to VM_MAYWRITE and so on. */
+#define EVR_MAY_SHIFT		ilog2(VM_MAYWRITE / VM_WRITE)
+
+/* Fork copies a mapping if asked to by MADV_DOFORK; mremap() moves one. */
+static void evr_vm_open(struct vm_area_struct *vma)
+{
+	evr_endpoint_mapped(vma->vm_file->private_data, false);
+}
+
+/* Runs in exit too, and in whoever drops the last user of the mm. */
+static void evr_vm_close(struct vm_area_struct *vma)
+{
+	evr_endpoint_unmapped(vma->vm_file->private_data);
+}
+
+static int evr_vm_may_split(struct vm_area_struct *vma, unsigned long addr)
+{
+	return -EINVAL;
+}
+
+/* Maps the page at @index and those around it. */
+static int evr_insert(struct vm_area_struct *vma, unsigned long index)
+{
+	struct evr_region *region = vma->vm_private_data;
+	unsigned long first = round_down(index, EVR_FAULT_AROUND);
+	unsigned long nr = min(EVR_FAULT_AROUND, region->nr - first);
+
+	return vm_insert_pages(vma, vma->vm_start + first * PAGE_SIZE,
+			       &region->pages[first], &nr);
+}
+
+static vm_fault_t evr_vm_fault(struct vm_fault *vmf)
+{
+	struct evr_region *region = vmf->vma->vm_private_data;
+	unsigned long index = vmf->pgoff - vmf->vma->vm_pgoff;
+	int ret = evr_insert(vmf->vma, index);
+
+	if (!ret)
+		return VM_FAULT_NOPAGE;
+	if (ret == -ENOMEM)
+		return VM_FAULT_OOM;
+	/* Some are mapped already: one, then, and the core takes care. */
+	vmf->page = region->pages[index];
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct evr_vm_ops = {
+	.open = evr_vm_open,
+	.close = evr_vm_close,
+	.may_split = evr_vm_may_split,
+	.fault = evr_vm_fault,
+};
+
+static bool evr_may_write(const struct evr_endpoint *ep, unsigned int region)
+{
+	if (region >= EVERING_REGION_ARENA_A &&
+	    ep->channel->geometry.flags & EVERING_SHARED_ARENA)
+		return true;
+	return region == EVERING_REGION_HALF(evr_end(ep)) ||
+	       region == EVERING_REGION_ARENA(evr_end(ep));
+}
+
+int evr_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct evr_endpoint *ep = file->private_data;
+	unsigned long index = vma->vm_pgoff >> (EVERING_MMAP_SHIFT - PAGE_SHIFT);
+	unsigned long forbidden = VM_EXEC;
+	struct evr_region *region;
+	int ret;
+
+	if (index >= EVERING_REGIONS ||
+	    vma->vm_pgoff != EVERING_MMAP_OFFSET(index) >> PAGE_SHIFT)
+		return -EINVAL;
+	index = array_index_nospec(index, EVERING_REGIONS);
+	region = &ep->channel->region[index];
+	if (vma_pages(vma) != region->nr || !(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (!evr_may_write(ep, index))
+		forbidden |= VM_WRITE;
+	if (vma->vm_flags & forbidden)
+		return -EACCES;
+
+	/* VM_MIXEDMAP: vm_insert_pages() in a fault could not set it any more. */
+	evr_vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP |
+			 VM_MIXEDMAP, forbidden << EVR_MAY_SHIFT);
+	vma->vm_private_data = region;
+	vma->vm_ops = &evr_vm_ops;
+	/* Everybody touches these at once, and of an arena who knows what. */
+	if (index < EVERING_REGION_ARENA_A) {
+		ret = evr_insert(vma, 0);
+		if (ret)
+			return ret;
+	}
+	evr_endpoint_mapped(ep, index == EVERING_REGION_HALF(evr_end(ep)));
+	return 0;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* trace.h: tracepoints of evering, under events/evering/ of tracefs. */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM evering
+
+#if !defined(EVR_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define EVR_TRACE_H
+
+#include <linux/tracepoint.h>
+#include "evering_kmod.h"
+
+TRACE_EVENT(evr_create,
+	TP_PROTO(const struct evr_channel *channel), TP_ARGS(channel),
+	TP_STRUCT__entry(
+		__field(u64, channel)
+		__field(u64, bytes)
+		__field(u32, slot_size)
+		__field(u32, entries)
+	),
+	TP_fast_assign(
+		__entry->channel = channel->id;
+		__entry->bytes = channel->bytes;
+		__entry->slot_size = channel->geometry.slot_size;
+		__entry->entries = channel->geometry.entries;
+	),
+	TP_printk("channel=%llu slot_size=%u entries=%u bytes=%llu", __entry->channel,
+		  __entry->slot_size, __entry->entries, __entry->bytes)
+);
+
+/* An endpoint was attached; was detached or closed. */
+DECLARE_EVENT_CLASS(evr_state,
+	TP_PROTO(const struct evr_endpoint *ep), TP_ARGS(ep),
+	TP_STRUCT__entry(
+		__field(u64, channel)
+		__field(u32, end)
+		__field(u32, state)
+		__field(u32, epoch)
+	),
+	TP_fast_assign(
+		__entry->channel = ep->channel->id;
+		__entry->end = evr_end(ep);
+		__entry->state = ep->state;
+		__entry->epoch = ep->status->epoch;
+	),
+	TP_printk("channel=%llu end=%c state=%u epoch=%u", __entry->channel,
+		  'A' + __entry->end, __entry->state, __entry->epoch)
+);
+
+DEFINE_EVENT(evr_state, evr_attach,
+	TP_PROTO(const struct evr_endpoint *ep), TP_ARGS(ep));
+DEFINE_EVENT(evr_state, evr_detach,
+	TP_PROTO(const struct evr_endpoint *ep), TP_ARGS(ep));
+
+/*
+ * evr_ring: endpoint @ep was rung for @bells, and @which of them were armed.
+ * evr_wake: a sleep in ENTER on @ep for @bells ended, and @which of them are rung.
+ */
+DECLARE_EVENT_CLASS(evr_doorbell,
+	TP_PROTO(const struct evr_endpoint *ep, u32 bells, u32 which),
+	TP_ARGS(ep, bells, which),
+	TP_STRUCT__entry(
+		__field(u64, channel)
+		__field(u32, end)
+		__field(u32, bells)
+		__field(u32, which)
+	),
+	TP_fast_assign(
+		__entry->channel = ep->channel->id;
+		__entry->end = evr_end(ep);
+		__entry->bells = bells;
+		__entry->which = which;
+	),
+	TP_printk("channel=%llu end=%c bells=%#x which=%#x", __entry->channel,
+		  'A' + __entry->end, __entry->bells, __entry->which)
+);
+
+DEFINE_EVENT(evr_doorbell, evr_ring,
+	TP_PROTO(const struct evr_endpoint *ep, u32 bells, u32 which),
+	TP_ARGS(ep, bells, which));
+DEFINE_EVENT(evr_doorbell, evr_wake,
+	TP_PROTO(const struct evr_endpoint *ep, u32 bells, u32 which),
+	TP_ARGS(ep, bells, which));
+
+#endif /* EVR_TRACE_H */
+
+/* Found by way of -I, as the rest of this directory. */
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH .
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE trace
+#include <trace/define_trace.h>
