@@ -21,13 +21,16 @@ static int fault_of_write(const void *p)
 {
 	struct sigaction sa = { .sa_handler = on_fault }, segv, bus;
 	volatile unsigned char *c = (volatile unsigned char *)(uintptr_t)p;
+	unsigned char was;
 	int sig;
 
 	sigaction(SIGSEGV, &sa, &segv);
 	sigaction(SIGBUS, &sa, &bus);
 	sig = sigsetjmp(fault_env, 1);
-	if (!sig)
-		*c = *c;
+	if (!sig) {
+		was = *c;
+		*c = was;
+	}
 	sigaction(SIGSEGV, &segv, NULL);
 	sigaction(SIGBUS, &bus, NULL);
 	return sig;
