@@ -165,17 +165,18 @@ static void evr_sleep_end(struct evr_endpoint *ep, u32 bells)
 }
 
 /* Sleeps until one of @bells is rung; returns those that are, or an errno. */
-static int evr_sleep(struct evr_endpoint *ep, u32 bells, u64 timeout,
+static int evr_sleep(struct evr_endpoint *ep, const struct evering_enter *enter,
 		     bool nonblock)
 {
 	struct wait_queue_entry entry;
 	ktime_t expires = KTIME_MAX;
+	u32 bells = enter->wait;
 	bool late = false;
 	bool placed;
 	int ret;
 
-	if (timeout < KTIME_MAX)
-		expires = evr_monotonic_to_host(timeout);
+	if (enter->timeout < KTIME_MAX)
+		expires = evr_monotonic_to_host(enter->timeout);
 	placed = evr_sleep_begin(ep, bells);
 	if (!placed) {
 		init_waitqueue_entry(&entry, current);
@@ -193,7 +194,8 @@ static int evr_sleep(struct evr_endpoint *ep, u32 bells, u64 timeout,
 		else if (late)
 			ret = -ETIMEDOUT;
 		else if (signal_pending(current))
-			ret = -ERESTARTSYS;
+			ret = enter->flags & EVERING_ENTER_NO_RESTART ?
+			      -ERESTARTNOHAND : -ERESTARTSYS;
 		if (ret)
 			break;
 		if (expires == KTIME_MAX)
@@ -223,7 +225,8 @@ static int evr_enter_fetch(struct evering_enter *enter,
 	unsafe_get_user(enter->wait, &uarg->wait, fault);
 	unsafe_get_user(enter->timeout, &uarg->timeout, fault);
 	user_read_access_end();
-	if (enter->size < sizeof(*enter) || enter->flags ||
+	if (enter->size < sizeof(*enter) ||
+	    enter->flags & ~EVERING_ENTER_FLAGS ||
 	    (enter->ring | enter->wait) & ~EVR_BELLS)
 		return -EINVAL;
 	if (likely(enter->size == sizeof(*enter)))
@@ -258,8 +261,7 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 		rung = evr_rung(ep, enter.wait);
 	}
 	if (enter.wait && !rung) {
-		ret = evr_sleep(ep, enter.wait, enter.timeout,
-				file->f_flags & O_NONBLOCK);
+		ret = evr_sleep(ep, &enter, file->f_flags & O_NONBLOCK);
 		if (ret < 0)
 			return ret;
 		rung = ret;

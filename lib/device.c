@@ -10,6 +10,7 @@
  */
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -122,11 +123,17 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count)
 	return ret ? ret : endpoint_check_status(e);
 }
 
+/* Who says welcome has mapped its half: whatever became of it since. */
 static int device_complete(struct endpoint *e, const int *fds,
 			   unsigned int count)
 {
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+
 	close_fds(fds, count);
-	return count ? -EPROTO : endpoint_check_status(e);
+	if (count || evering_load_acquire(&status->end[!e->end].state) ==
+			     EVERING_STATE_NEW)
+		return -EPROTO;
+	return endpoint_check_status(e);
 }
 
 /* What they met over is needed no more: the kernel tells of a death. */
@@ -155,6 +162,7 @@ static int device_sleep(struct endpoint *e, unsigned int what,
 {
 	struct evering_enter enter = {
 		.size = sizeof(enter),
+		.flags = EVERING_ENTER_NO_RESTART,
 		.ring = ring,
 		.wait = what,
 		.timeout = deadline == INT64_MAX ? EVERING_FOREVER :
@@ -193,6 +201,13 @@ static int device_fd(struct endpoint *e)
 	return e->device.fd;
 }
 
+/* What is not armed polls ready, so one must not ask for it. */
+static short device_events(unsigned int what)
+{
+	return (short)((what & EVERING_RX ? POLLIN : 0) |
+		       (what & EVERING_TX ? POLLOUT : 0));
+}
+
 const struct backend device_backend = {
 	.name = "device",
 	.id = EVERING_BACKEND_DEVICE,
@@ -207,4 +222,5 @@ const struct backend device_backend = {
 	.drain = device_drain,
 	.gone = device_gone,
 	.fd = device_fd,
+	.events = device_events,
 };

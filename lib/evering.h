@@ -301,13 +301,26 @@ EVERING_API int evering_wait(struct evering *ev, unsigned int what,
  * @ev: endpoint
  *
  * For poll, epoll (level- or edge-triggered) and io_uring.  Before every sleep of
- * the loop call evering_arm(); then the descriptor becomes readable when what was
- * armed for is there, or the peer is gone.  It belongs to the endpoint: add it and
- * poll it, but do not read, write or close it.
+ * the loop call evering_arm(); then poll it for evering_events() of what was armed:
+ * it becomes ready when that is there, or the peer is gone.  While nothing is armed
+ * it may be ready or not.  It belongs to the endpoint: add it and poll it, but do
+ * not read, write or close it.
  *
  * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM.  Any thread.
  */
 EVERING_API int evering_fd(struct evering *ev);
+
+/**
+ * evering_events - what to poll evering_fd() for
+ * @ev: endpoint
+ * @what: what is armed: EVERING_RX, EVERING_TX or both
+ *
+ * For EVERING_RX it is always POLLIN alone; for EVERING_TX it is POLLOUT on the
+ * device, and on memfd, whose descriptor knows no other kind of ready, POLLIN.
+ *
+ * Returns events for poll(2), which are those of epoll(7) as well.  Any thread.
+ */
+EVERING_API short evering_events(const struct evering *ev, unsigned int what);
 
 /**
  * evering_arm - ask to be woken through evering_fd()

@@ -48,6 +48,7 @@ struct endpoint;
  * @drain: forget rings that nobody slept for; returns which there were
  * @gone: has the peer gone
  * @fd: for evering_fd()
+ * @events: for evering_events()
  *
  * @join and @complete own the descriptors that they are given, also on error.
  * Everything else about a channel is the same for all backends.
@@ -67,6 +68,7 @@ struct backend {
 	unsigned int (*drain)(struct endpoint *e, unsigned int what);
 	bool (*gone)(struct endpoint *e);
 	int (*fd)(struct endpoint *e);
+	short (*events)(unsigned int what);
 };
 
 extern const struct backend device_backend;

@@ -458,6 +458,13 @@ static int memfd_fd(struct endpoint *e)
 	return fd;
 }
 
+/* An epoll set knows no other kind of ready. */
+static short memfd_events(unsigned int what)
+{
+	(void)what;
+	return POLLIN;
+}
+
 const struct backend memfd_backend = {
 	.name = "memfd",
 	.id = EVERING_BACKEND_MEMFD,
@@ -472,4 +479,5 @@ const struct backend memfd_backend = {
 	.drain = memfd_drain,
 	.gone = memfd_gone,
 	.fd = memfd_fd,
+	.events = memfd_events,
 };

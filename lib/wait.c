@@ -613,6 +613,11 @@ int evering_fd(struct evering *ev)
 	return e->backend->fd(e);
 }
 
+short evering_events(const struct evering *ev, unsigned int what)
+{
+	return to_const_endpoint(ev)->backend->events(what);
+}
+
 int evering_peer(struct evering *ev)
 {
 	struct endpoint *e = to_endpoint(ev);

@@ -54,7 +54,8 @@
  *	EPIPE		the peer is gone, and so will never answer
  *	EPROTO		the peer broke the rules of this header (library only)
  *	ETIMEDOUT	the time given to ENTER has passed
- *	EINTR		a signal came, and its handler does not restart calls
+ *	EINTR		a signal came, and its handler does not restart calls, or
+ *			EVERING_ENTER_NO_RESTART
  *	EAGAIN		O_NONBLOCK, and ENTER would have to wait
  *	ENOTCONN	PEER_CRED before the peer has mapped its half
  *	EBADF		SET_EVENTFD: not an open descriptor
@@ -299,13 +300,20 @@ struct evering_create {
  * armed_tx) or both.  Returns which of them were armed, and so were rung.
  */
 
+/*
+ * evering_enter.flags: any signal handler that runs ends the wait with -EINTR, as
+ * it does poll(2)'s, and not only one without SA_RESTART.
+ */
+#define EVERING_ENTER_NO_RESTART (1u << 0)
+#define EVERING_ENTER_FLAGS	EVERING_ENTER_NO_RESTART
+
 /* evering_enter.timeout: wait as long as it takes */
 #define EVERING_FOREVER		(~0ull)
 
 /**
  * struct evering_enter - EVERING_IOC_ENTER: ring and wait in one call
  * @size: in: bytes of the caller's struct
- * @flags: in: 0
+ * @flags: in: EVERING_ENTER_*
  * @ring: in: doorbells of the peer to ring first, as for RING; 0 for none
  * @wait: in: own doorbells to wait for, EVERING_RX, EVERING_TX or both; 0 not to
  *	wait.  One counts as rung when EVERING_ARMED is clear in its word.
