@@ -27,6 +27,7 @@
 #define MAX_HELLO_FDS 8
 
 struct endpoint;
+struct timespec;
 
 /**
  * struct backend - what a channel can be made of
@@ -214,6 +215,7 @@ void close_fds(const int *fds, unsigned int count);
 /* wait.c */
 int64_t now_ns(void);
 int64_t deadline_after(int64_t timeout_ns);
+const struct timespec *time_left(int64_t deadline, struct timespec *left);
 void counter_add(__u64 *counter, uint64_t value);
 
 /* arena.c */

@@ -112,19 +112,10 @@ struct evering_listener {
 static int wait_readable(int fd, int64_t deadline)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLIN };
-	struct timespec timeout, *at_most = NULL;
-	int64_t left;
+	struct timespec left;
 	int ret;
 
-	if (deadline != INT64_MAX) {
-		left = deadline - now_ns();
-		if (left < 0)
-			left = 0;
-		timeout.tv_sec = left / 1000000000;
-		timeout.tv_nsec = left % 1000000000;
-		at_most = &timeout;
-	}
-	ret = ppoll(&pfd, 1, at_most, NULL);
+	ret = ppoll(&pfd, 1, time_left(deadline, &left), NULL);
 	if (ret < 0)
 		return -errno;
 	return ret ? 0 : -ETIMEDOUT;

@@ -386,24 +386,15 @@ static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
 		{ .fd = what & EVERING_TX ? bell[BELL_TX] : -1,
 		  .events = POLLIN },
 	};
-	struct timespec timeout, *at_most = NULL;
 	unsigned int rung = 0;
-	int64_t left;
+	struct timespec left;
 	int ret;
 
 	if (ring) {
 		*rang = memfd_ring(e, ring);
 		counter_add(syscalls, 1);
 	}
-	if (deadline != INT64_MAX) {
-		left = deadline - now_ns();
-		if (left < 0)
-			left = 0;
-		timeout.tv_sec = left / 1000000000;
-		timeout.tv_nsec = left % 1000000000;
-		at_most = &timeout;
-	}
-	ret = ppoll(fds, ARRAY_SIZE(fds), at_most, NULL);
+	ret = ppoll(fds, ARRAY_SIZE(fds), time_left(deadline, &left), NULL);
 	counter_add(syscalls, 1);
 	if (ret < 0)
 		return -errno;

@@ -43,6 +43,21 @@ int64_t deadline_after(int64_t timeout_ns)
 	return deadline;
 }
 
+/* What ppoll(2) is to be given to wait until @deadline. */
+const struct timespec *time_left(int64_t deadline, struct timespec *left)
+{
+	int64_t ns;
+
+	if (deadline == INT64_MAX)
+		return NULL;
+	ns = deadline - now_ns();
+	if (ns < 0)
+		ns = 0;
+	left->tv_sec = ns / 1000000000;
+	left->tv_nsec = ns % 1000000000;
+	return left;
+}
+
 static inline void relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
