@@ -90,7 +90,9 @@ TEST_F(limits, a_descriptor_for_polling_may_not_be_there)
 	ASSERT_EQ(0, evering_pair(&self->p, ev));
 	fds = count_fds();
 	ASSERT_EQ(0, leave_fds(self, 0));
-	EXPECT_EQ(-EMFILE, evering_fd(ev[0]));
+	/* The device's endpoint is a descriptor already. */
+	EXPECT_EQ(variant->backend == EVERING_BACKEND_MEMFD ? -EMFILE : 0,
+		  evering_fd(ev[0]) < 0 ? evering_fd(ev[0]) : 0);
 	EXPECT_EQ(fds, count_fds());
 	/* What needs no new one goes on. */
 	EXPECT_EQ(0, evering_send(ev[0], &v, 4, 0));
