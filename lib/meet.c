@@ -439,19 +439,15 @@ static int meet(struct endpoint *e, int sock, int64_t deadline)
 	return ret;
 }
 
-static int connect_fd(int fd, const struct evering_params *params,
-		      int64_t timeout_ns, int64_t deadline, struct evering **ev)
+/* Says hello for @e, which is @ev on success and gone on error. */
+static int greet_as(struct endpoint *e, int fd, int64_t deadline,
+		    struct evering **ev)
 {
-	struct endpoint *e;
-	int ret;
+	int ret = meet(e, fd, deadline);
 
-	ret = make(params, &e);
-	if (ret)
-		return ret;
-	ret = meet(e, fd, deadline);
 	if (ret) {
 		endpoint_destroy(e);
-		return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
+		return ret;
 	}
 	e->sock = fd;
 	peer_credentials(e);
@@ -460,17 +456,28 @@ static int connect_fd(int fd, const struct evering_params *params,
 	return 0;
 }
 
+/* Who would not wait is not told that it took too long. */
+static int too_late(int ret, int64_t timeout_ns)
+{
+	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
+}
+
 int evering_connect_fd(int fd, const struct evering_params *from,
 		       int64_t timeout_ns, struct evering **ev)
 {
 	int64_t deadline = deadline_after(timeout_ns);
 	struct evering_params params;
+	struct endpoint *e;
 	int ret;
 
 	ret = params_read(from, false, &params);
 	if (!ret)
 		ret = check_socket(fd);
-	return ret ? ret : connect_fd(fd, &params, timeout_ns, deadline, ev);
+	if (!ret)
+		ret = make(&params, &e);
+	if (!ret)
+		ret = greet_as(e, fd, deadline, ev);
+	return too_late(ret, timeout_ns);
 }
 
 int evering_accept_fd(int fd, const struct evering_params *from,
@@ -521,21 +528,13 @@ static int make_address(const char *path, struct sockaddr_un *address,
 	return 0;
 }
 
-int evering_connect(const char *path, const struct evering_params *from,
-		    int64_t timeout_ns, struct evering **ev)
+/* A connected socket, or a negative errno. */
+static int dial(const struct sockaddr_un *address, socklen_t len,
+		int64_t timeout_ns)
 {
-	int64_t deadline = deadline_after(timeout_ns);
-	struct evering_params params;
-	struct sockaddr_un address;
 	struct timeval timeout;
-	socklen_t len;
-	int ret, sock;
+	int sock, ret;
 
-	ret = params_read(from, false, &params);
-	if (!ret)
-		ret = make_address(path, &address, &len);
-	if (ret)
-		return ret;
 	sock = socket(AF_UNIX,
 		      SOCK_SEQPACKET | SOCK_CLOEXEC |
 			      (timeout_ns ? 0 : SOCK_NONBLOCK),
@@ -551,18 +550,47 @@ int evering_connect(const char *path, const struct evering_params *from,
 		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &timeout,
 			   sizeof(timeout));
 	}
-	if (connect(sock, (struct sockaddr *)&address, len)) {
-		ret = -errno;
-		if (ret == -EAGAIN && timeout_ns)
-			ret = -ETIMEDOUT;
-		else if (ret == -EPROTOTYPE) /* a stream or datagram socket */
-			ret = -EPROTO;
-	} else {
-		ret = connect_fd(sock, &params, timeout_ns, deadline, ev);
+	if (!connect(sock, (const struct sockaddr *)address, len))
+		return sock;
+	ret = -errno;
+	close(sock);
+	if (ret == -EAGAIN && timeout_ns)
+		return -ETIMEDOUT;
+	if (ret == -EPROTOTYPE) /* a stream or datagram socket */
+		return -EPROTO;
+	return ret;
+}
+
+int evering_connect(const char *path, const struct evering_params *from,
+		    int64_t timeout_ns, struct evering **ev)
+{
+	int64_t deadline = deadline_after(timeout_ns);
+	struct evering_params params;
+	struct sockaddr_un address;
+	struct endpoint *e;
+	socklen_t len;
+	int ret, sock;
+
+	ret = params_read(from, false, &params);
+	if (!ret)
+		ret = make_address(path, &address, &len);
+	/*
+	 * The channel first: making a large one takes its time, and the listener
+	 * waits for a hello from the moment that somebody connects.
+	 */
+	if (!ret)
+		ret = make(&params, &e);
+	if (ret)
+		return ret;
+	sock = dial(&address, len, timeout_ns);
+	if (sock < 0) {
+		endpoint_destroy(e);
+		return sock;
 	}
+	ret = greet_as(e, sock, deadline, ev);
 	if (ret)
 		close(sock);
-	return ret;
+	return too_late(ret, timeout_ns);
 }
 
 /* ------------------------------------------------------------------- listening */

@@ -463,46 +463,80 @@ TEST_F(meet, closing_removes_the_own_file_only)
 	evering_listener_close(NULL);
 }
 
+#define RACERS 8
+
+/* Shared by the racers of a round. */
+struct race {
+	const char *path;
+	uint32_t ready, go, done;
+	int ret[RACERS];
+};
+
+struct racer {
+	struct race *race;
+	int number;
+};
+
+static bool await_count(const uint32_t *word, uint32_t count)
+{
+	int64_t end = now_ns() + PLENTY;
+
+	while (evering_load_acquire(word) < count) {
+		if (now_ns() > end)
+			return false;
+		sched_yield();
+	}
+	return true;
+}
+
 static int race_main(void *arg)
 {
+	struct racer *racer = arg;
+	struct race *r = racer->race;
 	struct evering_listener *l;
-	int ret = evering_listen(arg, 0, &l);
 
-	if (ret)
-		return ret == -EADDRINUSE ? 2 : 1;
-	sleep_ns(100 * MSEC);
-	/* Whoever won is the one that is found. */
-	evering_accept(l, NULL, EVERING_NOWAIT, &(struct evering *){ NULL });
-	ret = evering_listener_refused(l, NULL) ? 3 : 0;
-	_exit(ret); /* and leaves the file behind */
+	__atomic_fetch_add(&r->ready, 1, __ATOMIC_RELEASE);
+	if (!await_count(&r->go, 1))
+		return 1;
+	r->ret[racer->number] = evering_listen(r->path, 0, &l);
+	__atomic_fetch_add(&r->done, 1, __ATOMIC_RELEASE);
+	/* Nobody stops listening before all have tried, or cleans up. */
+	return !await_count(&r->done, RACERS);
 }
 
 TEST_F(meet, of_many_who_replace_a_stale_file_one_wins)
 {
-	int round, i, won, lost, fd;
-	pid_t pid[8];
+	struct race *r = mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int rounds = short_run() ? 20 : 150;
+	struct racer racer[RACERS];
+	int i, won, lost, fd;
+	pid_t pid[RACERS];
 
-	for (round = 0; round < 5; round++) {
+	fd = raw_socket(self->path, SOCK_SEQPACKET, true);
+	ASSERT_LE(0, fd);
+	close(fd);
+	while (rounds--) {
+		memset(r, 0, sizeof(*r));
+		r->path = self->path;
+		for (i = 0; i < RACERS; i++) {
+			racer[i] = (struct racer){ r, i };
+			pid[i] = spawn(race_main, &racer[i]);
+		}
+		ASSERT_TRUE(await_count(&r->ready, RACERS));
+		evering_store_release(&r->go, 1);
 		won = 0;
 		lost = 0;
-		fd = raw_socket(self->path, SOCK_SEQPACKET, true);
-		if (fd >= 0)
-			close(fd);
-		for (i = 0; i < 8; i++)
-			pid[i] = spawn(race_main, self->path);
-		for (i = 0; i < 8; i++)
-			switch (reap(pid[i])) {
-			case 0:
-			case 3:
-				won++;
-				break;
-			case 2:
-				lost++;
-			}
-		EXPECT_EQ(1, won);
-		EXPECT_EQ(7, lost);
+		for (i = 0; i < RACERS; i++) {
+			ASSERT_EQ(0, reap(pid[i]));
+			won += r->ret[i] == 0;
+			lost += r->ret[i] == -EADDRINUSE;
+		}
+		ASSERT_EQ(1, won);
+		ASSERT_EQ(RACERS - 1, lost);
 	}
 	EXPECT_EQ(0, unlink(self->path));
+	munmap(r, sizeof(*r));
 }
 
 /* ------------------------------------------------------------------ accepting */
@@ -564,6 +598,13 @@ TEST_F(meet, impossible_wishes_are_the_clients_own_fault)
 	p = self->p;
 	p.flags = 2;
 	EXPECT_EQ(-EINVAL, evering_connect(self->path, &p, SEC, &self->ev[0]));
+	/*
+	 * A channel is made before anybody is connected to: the listener, who
+	 * gives a second to say hello in, has not heard of any of these.
+	 */
+	EXPECT_EQ(-EAGAIN,
+		  evering_accept(self->listener, NULL, 0, &self->ev[1]));
+	EXPECT_EQ(0u, evering_listener_refused(self->listener, NULL));
 	EXPECT_EQ(0, meet_at(self->listener, self->path, &self->p, self->ev));
 }
 
