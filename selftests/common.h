@@ -5,6 +5,7 @@
  * leaks are weighed.  What a topic alone needs is in its own file.
  *
  * EVERING_SHORT=1 shortens what is long, for sanitizers and slow machines.
+ * EVERING_SLOW=n allows n times as long where time is bounded.
  * EVERING_SEED=n replays the random choices of a run that printed n.
  */
 #ifndef EVERING_SELFTESTS_COMMON_H
@@ -68,6 +69,18 @@ static inline bool short_run(void)
 	const char *s = getenv("EVERING_SHORT");
 
 	return s && *s && strcmp(s, "0");
+}
+
+/*
+ * How many times slower than a machine this one is: EVERING_SLOW=n, for guests of
+ * an emulated CPU.  Bounds on what things may take are multiplied by it.
+ */
+static inline int64_t slow(int64_t ns)
+{
+	const char *s = getenv("EVERING_SLOW");
+	long n = s ? atol(s) : 0;
+
+	return n > 1 ? ns * n : ns;
 }
 
 /* ------------------------------------------------------------------- clocks */

@@ -556,12 +556,19 @@ TEST_F(wait, idle_costs_no_cpu)
 	struct evering *other[2];
 	struct idler idler[2];
 	pthread_t t[2];
+	uint32_t v = 0;
 	int64_t cpu;
 	int i;
 
 	/* One channel under each policy, both roles, so all is seen in one wait. */
 	p.policy = EVERING_ADAPTIVE;
 	ASSERT_EQ(0, evering_pair(&p, other));
+	/* Rings that have been answered, or that nobody slept for, wake nobody. */
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, evering_arm(i ? other[0] : self->a, EVERING_RX));
+		ASSERT_EQ(0, evering_send(i ? other[1] : self->b, &v, 4, 0));
+		ASSERT_EQ(0, evering_recv(i ? other[0] : self->a, &v, 4, 0));
+	}
 	fill_ring(self->a);
 	fill_ring(other[0]);
 	idler[0] = (struct idler){ self->a, EVERING_RX | EVERING_TX, ns, 0 };
@@ -587,7 +594,7 @@ TEST_F(wait, idle_costs_no_cpu)
 			  before[i].rx_sleeps + before[i].tx_sleeps + 3);
 		EXPECT_LE(after[i].rx_syscalls, before[i].rx_syscalls + 6);
 	}
-	EXPECT_LT(cpu, 10 * MSEC);
+	EXPECT_LT(cpu, slow(10 * MSEC));
 	if (!SANITIZED)
 		EXPECT_LE(ru_after.ru_nvcsw - ru_before.ru_nvcsw, 20);
 	close_pair(other);
