@@ -219,8 +219,9 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * -EACCES: of connect(2); -EPROTONOSUPPORT: the listener speaks other versions of
  * the ABI; -EPROTO: it does not speak evering; -ECONNRESET: it went away;
  * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE,
- * -ENFILE, -ENOMEM, -EDQUOT: no descriptors, no memory, quota; -ENODEV: the
- * device was asked for and is not there.  Any thread.
+ * -ENFILE, -ENOMEM, -EDQUOT: no descriptors, no memory, quota; -EFBIG: an arena
+ * beyond RLIMIT_FSIZE, which counts for memfds; -ENODEV: the device was asked for
+ * and is not there.  Any thread.
  */
 EVERING_API int evering_connect(const char *path,
 				const struct evering_params *params,
@@ -304,7 +305,8 @@ EVERING_API int evering_wait(struct evering *ev, unsigned int what,
  * the loop call evering_arm(); then poll it for evering_events() of what was armed:
  * it becomes ready when that is there, or the peer is gone.  While nothing is armed
  * it may be ready or not.  It belongs to the endpoint: add it and poll it, but do
- * not read, write or close it.
+ * not read, write or close it.  On memfd it is an epoll set itself, and so cannot
+ * be added with EPOLLEXCLUSIVE.
  *
  * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM.  Any thread.
  */
@@ -457,7 +459,10 @@ EVERING_API int evering_peer(struct evering *ev);
  * @uid: out: its effective user at that time
  * @gid: out: its effective group
  *
- * Returns 0; -ENOTCONN: not met yet.  Any thread.
+ * As SO_PEERCRED of the socket that they met over has it: over a socketpair(2) that
+ * is the process that made the pair.
+ *
+ * Returns 0.  Any thread.
  */
 EVERING_API int evering_peer_cred(const struct evering *ev, pid_t *pid,
 				  uid_t *uid, gid_t *gid);

@@ -153,7 +153,8 @@ static int send_packet(int sock, const void *packet, size_t size,
 
 /*
  * Receives a packet of exactly @size bytes, and up to MAX_HELLO_FDS descriptors.
- * -EAGAIN: none there; -ECONNRESET: the other side is gone; -EPROTO: something else;
+ * -EAGAIN: none there; -ECONNRESET: the other side is gone; -EMSGSIZE: a longer one,
+ * which @packet has the beginning of; -EPROTO: something else;
  * -EMFILE: descriptors were lost for want of room.
  */
 static int recv_packet(int sock, void *packet, size_t size, int *fds,
@@ -197,9 +198,10 @@ static int recv_packet(int sock, void *packet, size_t size, int *fds,
 		ret = -ECONNRESET;
 	else if (msg.msg_flags & MSG_CTRUNC)
 		ret = -EMFILE;
-	else if ((size_t)ret != size || (msg.msg_flags & MSG_TRUNC) ||
-		 n > MAX_HELLO_FDS)
+	else if ((size_t)ret != size || n > MAX_HELLO_FDS)
 		ret = -EPROTO;
+	else if (msg.msg_flags & MSG_TRUNC)
+		ret = -EMSGSIZE;
 	else
 		ret = 0;
 	if (ret) {
@@ -299,6 +301,12 @@ static int greet(int sock, const struct evering_params *limits,
 	ret = recv_packet(sock, &hello, sizeof(hello), fds, &count);
 	if (ret == -EAGAIN || ret == -ECONNRESET)
 		return ret;
+	/* A later version's may be longer. */
+	if (ret == -EMSGSIZE)
+		ret = hello.magic == HELLO_MAGIC &&
+				      hello.abi != EVERING_ABI_VERSION ?
+			      -EPROTONOSUPPORT :
+			      -EPROTO;
 	if (!ret)
 		ret = join(&hello, fds, count, limits, &e);
 	*own = ret == -EMFILE || ret == -ENFILE || ret == -ENOMEM ||
@@ -425,7 +433,7 @@ static int meet(struct endpoint *e, int sock, int64_t deadline)
 		ret = recv_packet(sock, &welcome, sizeof(welcome), fds, &count);
 	} while (ret == -EAGAIN);
 	if (ret)
-		return ret;
+		return ret == -EMSGSIZE ? -EPROTO : ret;
 	if (welcome.magic != WELCOME_MAGIC || welcome.size != sizeof(welcome) ||
 	    welcome.fds != count || (welcome.error && count)) {
 		close_fds(fds, count);

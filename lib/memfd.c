@@ -26,6 +26,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
@@ -99,10 +100,14 @@ static bool memory_there(size_t size)
 static int make_region(struct endpoint *e, unsigned int region)
 {
 	size_t size = region_size(&e->geometry, region);
+	struct rlimit limit;
 	int fd, ret;
 
 	if (!size)
 		return 0;
+	/* Instead of SIGXFSZ. */
+	if (!getrlimit(RLIMIT_FSIZE, &limit) && size > limit.rlim_cur)
+		return -EFBIG;
 	if (!memory_there(size))
 		return -ENOMEM;
 	fd = new_memfd(region);

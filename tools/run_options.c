@@ -348,6 +348,12 @@ static void find_remedy(const struct options *o, int error, char *buf,
 		snprintf(buf, size, "use an --arena smaller than %s",
 			 format_size(a, o->params.arena_size[EVERING_MINE]));
 		return;
+	case EFBIG:
+		getrlimit(RLIMIT_FSIZE, &limit);
+		snprintf(buf, size,
+			 "the limit is %llu bytes: raise it with 'ulimit -f'",
+			 (unsigned long long)limit.rlim_cur);
+		return;
 	case EMFILE:
 		getrlimit(RLIMIT_NOFILE, &limit);
 		snprintf(buf, size,
