@@ -213,6 +213,33 @@ test-tsan: ## run the selftests under TSan
 	@$(MAKE) $(jobs) $(tsan) selftests
 	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/tsan/selftests
 
+# What no test needs natively: the kernels' packages, QEMU, and time.
+.PHONY: test-vm
+test-vm: ## run the selftests in guests of 6.1 and 6.12, with evering.ko (VM_TESTS=names)
+	@tools/setup run test vm
+	@$(MAKE) $(jobs) selftests
+	@tools/vm test 6.12 $(addprefix -- ,$(VM_TESTS))
+	@tools/vm test 6.1 $(addprefix -- ,$(VM_TESTS))
+
+.PHONY: test-debug
+test-debug: ## run the selftests in a guest with KASAN, lockdep and fault injection
+	@tools/setup run test vm debug
+	@$(MAKE) $(jobs) selftests
+	@tools/vm debug-kernel
+	@tools/vm test debug $(addprefix -- ,$(VM_TESTS))
+
+.PHONY: vm
+vm: ## a shell in a guest with the module loaded
+	@tools/setup run test vm
+	@$(MAKE) $(jobs) selftests
+	@tools/vm shell 6.12
+
+.PHONY: icount
+icount: ## guest instructions of a round trip, evering's and others'
+	@tools/setup run vm
+	@$(MAKE) $(jobs) tools
+	@tools/vm icount 6.12
+
 .PHONY: lint
 lint: ## check style, headers, scripts and warnings
 	@tools/setup run test lint
