@@ -766,6 +766,8 @@ has_percentage() {
 
 progress() {
 	command -v script >/dev/null || skip 'no script(1)'
+	script -qec true /dev/null >/dev/null 2>&1 </dev/null ||
+		skip 'no terminals here: is /dev/pts mounted?'
 	local pid
 	SHELL=/bin/sh TERM=xterm script -qfc "stty cols 100 2>/dev/null
 		echo \$\$ >pid; exec '$evering' run $1 '$big'" typescript \
