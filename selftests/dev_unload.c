@@ -281,11 +281,11 @@ static int use(int dev)
 
 /*
  * A hundred times; a kernel that takes its time on purpose over each object
- * that goes (DEBUG_KOBJECT_RELEASE) is let off after 40 seconds.
+ * that goes (DEBUG_KOBJECT_RELEASE) is let off after 20 seconds.
  */
 TEST_F_TIMEOUT(module, over_and_over, 120)
 {
-	int64_t end = now_ns() + 40 * SEC;
+	int64_t end = now_ns() + 20 * SEC;
 	struct stat st;
 	int i;
 
