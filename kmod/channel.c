@@ -43,32 +43,39 @@ static u64 evr_half_size(const struct evering_geometry *g)
 }
 
 /*
- * A zeroed block of at most @want pages and 2^@order; lowers @order if it must.
+ * Adds a zeroed block of at most @want pages and 2^@order; lowers @order if it must.
  * No page is worth the OOM killer, which would not find who holds these.
+ *
+ * Blocks lie together but are no compound pages: madvise(MADV_PAGEOUT) takes any
+ * that it meets in a mapping for a huge page and would split it.
  */
-static struct page *evr_alloc_block(unsigned long want, unsigned int *order)
+static int evr_region_add(struct evr_region *region, unsigned long want,
+			  unsigned int *order)
 {
 	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN;
+	unsigned int fits = min_t(unsigned int, *order, ilog2(want));
 	struct page *page;
-	unsigned int fits;
+	unsigned long i;
 
-	for (;;) {
-		fits = min_t(unsigned int, *order, ilog2(want));
-		if (!fits)
-			return alloc_page(gfp | __GFP_RETRY_MAYFAIL);
-		page = alloc_pages(gfp | __GFP_COMP | __GFP_NORETRY, fits);
-		if (page)
-			return page;
+	page = alloc_pages(gfp | (fits ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL),
+			   fits);
+	if (!page) {
 		*order = fits > EVR_MEDIUM_ORDER ? EVR_MEDIUM_ORDER : 0;
+		return fits ? 0 : -ENOMEM;
 	}
+	if (fits)
+		split_page(page, fits);
+	region->order = max(region->order, fits);
+	for (i = 0; i < 1UL << fits; i++)
+		region->pages[region->nr++] = page + i;
+	return 0;
 }
 
 static int evr_region_alloc(struct evr_region *region, u64 size)
 {
 	unsigned int order = EVR_LARGE_ORDER;
 	unsigned long nr = size >> PAGE_SHIFT;
-	unsigned long i, n;
-	struct page *page;
+	int ret;
 
 	if (!nr)
 		return 0;
@@ -81,27 +88,20 @@ static int evr_region_alloc(struct evr_region *region, u64 size)
 		cond_resched();
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		page = evr_alloc_block(nr - region->nr, &order);
-		if (!page)
-			return -ENOMEM;
-		region->order = max(region->order, compound_order(page));
-		n = 1UL << compound_order(page);
-		for (i = 0; i < n; i++)
-			region->pages[region->nr++] = page + i;
+		ret = evr_region_add(region, nr - region->nr, &order);
+		if (ret)
+			return ret;
 	}
 	return 0;
 }
 
 static void evr_region_free(struct evr_region *region)
 {
-	unsigned long i = 0;
-	struct page *page;
+	unsigned long i;
 
-	while (i < region->nr) {
-		page = region->pages[i];
-		i += 1UL << compound_order(page);
+	for (i = 0; i < region->nr; i++) {
 		/* Somebody may still do I/O on it, and frees it when done. */
-		put_page(page);
+		put_page(region->pages[i]);
 		cond_resched();
 	}
 	kvfree(region->pages);
