@@ -251,7 +251,8 @@ lint: ## check style, headers, scripts and warnings
 install: library tools ## install headers, library, pkg-config file and program
 	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
 		$(INCLUDEDIR)/linux)
-	install -m 644 lib/evering.h lib/evering_ring.h $(DESTDIR)$(INCLUDEDIR)
+	install -m 644 lib/evering.h lib/evering_ring.h lib/evering_op.h \
+		$(DESTDIR)$(INCLUDEDIR)
 	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
 	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
 	install -m 755 $(shared) $(DESTDIR)$(LIBDIR)
@@ -269,7 +270,7 @@ uninstall: ## remove what `make install` put there
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
 			$(notdir $(shared)) pkgconfig/evering.pc) \
 		$(addprefix $(INCLUDEDIR)/,evering.h evering_ring.h \
-			linux/evering.h))
+			evering_op.h linux/evering.h))
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: clean

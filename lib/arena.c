@@ -17,6 +17,9 @@
  *	no two free blocks are neighbours
  *	a header behind the last granule is in use for ever, so that there is always
  *		a neighbour to look at
+ *	hold[g], where a block in use starts, says whether its owner has it, or the
+ *		peer; and a generation, which moves on when it is freed, so that the
+ *		peer cannot mean a block that was there before
  *
  * A class is a size range: below 32 granules one size each, above it 32 to the power
  * of two.  A block is taken from a class in which every block is large enough; if all
@@ -33,7 +36,11 @@
 #define NONE	      UINT32_MAX
 #define LOOKS	      32u
 #define MAX_ALIGN     (2u << 20)
-#define BOOK_PER_SLOT (4 * sizeof(uint32_t))
+#define BOOK_PER_SLOT (5 * sizeof(uint32_t))
+
+/* hold[g]: where a block is, and above it how often there was one at g. */
+#define HOLD_BITS     2u
+#define HOLD_MASK     ((1u << HOLD_BITS) - 1)
 
 static unsigned int log2_floor(uint32_t n)
 {
@@ -195,24 +202,35 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	return a->base + (size_t)start * GRANULE;
 }
 
-int evering_free(struct evering *ev, void *buf)
+/* The block in use that starts at @buf; NONE: no such. */
+static uint32_t block_at(const struct arena *a, const void *buf)
 {
-	struct arena *a = &to_endpoint(ev)->arena;
-	uint32_t g, length, neighbour;
-	uint64_t offset;
+	uint64_t offset = (uint64_t)((uintptr_t)buf - (uintptr_t)a->base);
 
-	if (!buf)
-		return 0;
-	offset = (uint64_t)((uintptr_t)buf - (uintptr_t)a->base);
-	if (offset % GRANULE || offset / GRANULE >= a->granules)
-		return -EINVAL;
-	g = (uint32_t)(offset / GRANULE);
-	if (!block_used(a, g))
-		return -EINVAL;
+	if (offset % GRANULE || offset / GRANULE >= a->granules ||
+	    !block_used(a, (uint32_t)(offset / GRANULE)))
+		return NONE;
+	return (uint32_t)(offset / GRANULE);
+}
 
-	length = block_length(a, g);
+static unsigned int hold_of(const struct arena *a, uint32_t g)
+{
+	return a->hold[g] & HOLD_MASK;
+}
+
+static void hold_set(struct arena *a, uint32_t g, unsigned int hold)
+{
+	a->hold[g] = (a->hold[g] & ~HOLD_MASK) | hold;
+}
+
+/* Frees the block in use at @g, whoever has it. */
+static void block_free(struct arena *a, uint32_t g)
+{
+	uint32_t length = block_length(a, g);
+	uint32_t neighbour = g + length;
+
+	a->hold[g] = (a->hold[g] & ~HOLD_MASK) + (1u << HOLD_BITS);
 	a->tag[g] = 0;
-	neighbour = g + length;
 	if (!block_used(a, neighbour)) {
 		length += block_length(a, neighbour);
 		list_remove(a, neighbour);
@@ -225,7 +243,112 @@ int evering_free(struct evering *ev, void *buf)
 		g = neighbour;
 	}
 	list_insert(a, g, length);
+}
+
+/* Why its owner may not free, lend or give a block; 0: it may. */
+static int hold_error(const struct arena *a, uint32_t g)
+{
+	switch (hold_of(a, g)) {
+	case HOLD_OWN:
+		return 0;
+	case HOLD_LENT:
+		return -EBUSY;
+	default:
+		return -ESTALE;
+	}
+}
+
+int evering_free(struct evering *ev, void *buf)
+{
+	struct endpoint *e = to_endpoint(ev);
+	struct arena *a = &e->arena;
+	uint32_t g;
+	int ret;
+
+	if (!buf)
+		return 0;
+	g = block_at(a, buf);
+	if (g == NONE)
+		return ops_free(e, buf);
+	ret = hold_error(a, g);
+	if (!ret)
+		block_free(a, g);
+	return ret;
+}
+
+/* Is @buf a place in this arena, rather than in the peer's? */
+bool arena_has(const struct arena *a, const void *buf)
+{
+	return (uint64_t)((uintptr_t)buf - (uintptr_t)a->base) <
+	       (uint64_t)a->granules * GRANULE;
+}
+
+/*
+ * The peer is to have the first @len bytes of the block at @buf, @hold saying how.
+ * Sets *@granule and *@generation, for it to name the block.  0; -EINVAL: not the
+ * start of a block that is so long; -EBUSY, -ESTALE: the peer has it already.
+ */
+int arena_hand_out(struct arena *a, const void *buf, uint64_t len,
+		   unsigned int hold, uint32_t *granule, uint32_t *generation)
+{
+	uint32_t g = block_at(a, buf);
+	int ret;
+
+	if (g == NONE || !len || len > (uint64_t)block_length(a, g) * GRANULE)
+		return -EINVAL;
+	ret = hold_error(a, g);
+	if (ret)
+		return ret;
+	hold_set(a, g, hold);
+	*granule = g;
+	*generation = a->hold[g] >> HOLD_BITS;
 	return 0;
+}
+
+/* What was lent is the peer's now. */
+void arena_give(struct arena *a, uint32_t g)
+{
+	hold_set(a, g, HOLD_GIVEN);
+}
+
+/* What was handed out is its owner's again, or free. */
+void *arena_take_back(struct arena *a, uint32_t g, bool release)
+{
+	if (release)
+		block_free(a, g);
+	else
+		hold_set(a, g, HOLD_OWN);
+	return a->base + (size_t)g * GRANULE;
+}
+
+/*
+ * The peer says that it is done with a block that it was given.  Returns it, of
+ * which @len bytes must be there; NULL: it was given no such.
+ */
+void *arena_come_home(struct arena *a, uint32_t g, uint32_t generation,
+		      uint64_t len, bool release)
+{
+	if (g >= a->granules || !block_used(a, g) ||
+	    a->hold[g] != (generation << HOLD_BITS | HOLD_GIVEN) ||
+	    len > (uint64_t)block_length(a, g) * GRANULE)
+		return NULL;
+	return arena_take_back(a, g, release);
+}
+
+/* The peer is gone: nobody will send home what it was given. */
+void arena_all_home(struct arena *a)
+{
+	uint32_t g, next;
+
+	for (g = 0; g < a->granules; g = next) {
+		next = g + block_length(a, g);
+		if (block_used(a, g) && hold_of(a, g) == HOLD_GIVEN) {
+			/* Its neighbour may be joined to it: go round that. */
+			if (!block_used(a, next))
+				next += block_length(a, next);
+			block_free(a, g);
+		}
+	}
 }
 
 /* 0; -ENOMEM. */
@@ -252,6 +375,7 @@ int arena_init(struct arena *a, void *base, uint64_t size)
 	a->before = a->tag + slots;
 	a->next = a->before + slots;
 	a->prev = a->next + slots;
+	a->hold = a->prev + slots;
 	a->tag[a->granules] = 1;
 	list_insert(a, 0, a->granules);
 	return 0;

@@ -65,6 +65,9 @@ static int device_make(struct endpoint *e)
 	if (fd < 0)
 		return open_error(errno);
 	ret = ioctl(fd, EVERING_IOC_CREATE, &create) ? -errno : 0;
+	/* What lies there is no device of ours. */
+	if (ret == -ENOTTY)
+		ret = -ENODEV;
 	close(fd);
 	if (ret)
 		return ret;

@@ -390,10 +390,12 @@ EVERING_API void *evering_alloc(struct evering *ev, size_t size, size_t align);
 /**
  * evering_free - give a buffer back
  * @ev: endpoint
- * @buf: from evering_alloc() of the same endpoint, or NULL
+ * @buf: from evering_alloc() of the same endpoint, or one that the peer has given
+ *	(see evering_op.h), which goes home with this; or NULL
  *
- * Returns 0; -EINVAL: @buf is not the start of a buffer that is allocated (freed
- * twice, for instance); nothing has happened then.  One thread at a time.
+ * Returns 0; else nothing has happened: -EINVAL: @buf is not the start of a buffer
+ * that is allocated (freed twice, for instance), or given by the peer; -EBUSY: it is
+ * lent; -ESTALE: it was given to the peer.  One thread at a time.
  */
 EVERING_API int evering_free(struct evering *ev, void *buf);
 
@@ -500,6 +502,7 @@ EVERING_API const char *evering_backend_name(const struct evering *ev);
 EVERING_API const char *evering_version(void);
 
 #include "evering_ring.h"
+#include "evering_op.h"
 
 #ifdef __cplusplus
 }

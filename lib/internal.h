@@ -6,6 +6,10 @@
  *	meet.c		listen, accept, connect, pair: two endpoints find each other
  *	wait.c		credit, publishing, ringing, spinning and sleeping
  *	arena.c		the allocator
+ *	ops.c		operations: the table, and what arrives for it
+ *	ask.c		operations: submit, cancel, wait
+ *	answer.c	operations: requests and their answers
+ *	loan.c		operations: buffers of the peer's, and their way home
  *	device.c	backend: the kernel module
  *	memfd.c		backend: memfd, eventfd and a Unix socket
  *
@@ -125,6 +129,7 @@ struct arena {
 	uint32_t *before;
 	uint32_t *next;
 	uint32_t *prev;
+	uint32_t *hold;
 	uint32_t first_level;
 	uint32_t second_level[32];
 	uint32_t head[32][32];
@@ -156,6 +161,8 @@ struct device_state {
  * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
  * @pid, @uid, @gid: the peer
+ * @ops: the table that is open, if there is one
+ * @room: free slots that EVERING_TX means, less one; the table sets it
  */
 struct endpoint {
 	struct evering ev;
@@ -177,6 +184,8 @@ struct endpoint {
 	uid_t uid;
 	gid_t gid;
 	struct arena arena;
+	struct evering_ops *ops;
+	uint32_t room;
 	struct memfd_state memfd;
 	struct device_state device;
 };
@@ -213,13 +222,30 @@ void endpoint_destroy(struct endpoint *e);
 void close_fds(const int *fds, unsigned int count);
 
 /* wait.c */
+int channel_error(const struct endpoint *e);
+int channel_end(struct endpoint *e, int error);
 int64_t now_ns(void);
 int64_t deadline_after(int64_t timeout_ns);
 const struct timespec *time_left(int64_t deadline, struct timespec *left);
 void counter_add(__u64 *counter, uint64_t value);
 
-/* arena.c */
+/* arena.c: who has a block */
+#define HOLD_OWN	0u
+#define HOLD_LENT	1u
+#define HOLD_GIVEN	2u
+
 int arena_init(struct arena *arena, void *base, uint64_t size);
 void arena_destroy(struct arena *arena);
+bool arena_has(const struct arena *arena, const void *buf);
+int arena_hand_out(struct arena *arena, const void *buf, uint64_t len,
+		   unsigned int hold, uint32_t *granule, uint32_t *generation);
+void arena_give(struct arena *arena, uint32_t granule);
+void *arena_take_back(struct arena *arena, uint32_t granule, bool release);
+void *arena_come_home(struct arena *arena, uint32_t granule,
+		      uint32_t generation, uint64_t len, bool release);
+void arena_all_home(struct arena *arena);
+
+/* loan.c */
+int ops_free(struct endpoint *e, void *buf);
 
 #endif /* EVERING_INTERNAL_H */

@@ -75,13 +75,13 @@ void counter_add(__u64 *counter, uint64_t value)
 	__atomic_store_n(counter, *counter + value, __ATOMIC_RELAXED);
 }
 
-static int channel_error(const struct endpoint *e)
+int channel_error(const struct endpoint *e)
 {
 	return __atomic_load_n(&e->error, __ATOMIC_RELAXED);
 }
 
 /* The first reason stays. */
-static int channel_end(struct endpoint *e, int error)
+int channel_end(struct endpoint *e, int error)
 {
 	int none = 0;
 
@@ -219,7 +219,7 @@ static unsigned int ready(struct endpoint *e, unsigned int what)
 
 	if ((what & EVERING_RX) && evering_peek(&e->ev))
 		is |= EVERING_RX;
-	if ((what & EVERING_TX) && evering_reserve(&e->ev))
+	if ((what & EVERING_TX) && evering_reserve_at(&e->ev, e->room))
 		is |= EVERING_TX;
 	return is;
 }
@@ -454,7 +454,12 @@ static int wait_nowait(struct endpoint *e, unsigned int what)
 
 	if (channel_error(e))
 		return channel_error(e);
-	if (!(what & EVERING_RX))
+	/*
+	 * Who polls without ever sleeping still tells a producer that waits; to look
+	 * without a fence is enough for who looks again.
+	 */
+	if (!(what & EVERING_RX) ||
+	    (evering_load_relaxed(e->ev.rx.armed) & EVERING_ARMED))
 		publish_awake(e, what);
 	if (++role->idle % CALLS_PER_QUESTION == 0 && e->backend->gone(e))
 		return peer_gone(e, what);

@@ -228,6 +228,70 @@ struct evering_half {
 #define EVERING_TX		(1u << 1)
 
 /*
+ * Operations: what entries hold where both sides speak of requests and answers.
+ * The kernel does not care, nor do the rings; see lib/evering_op.h.
+ *
+ * An entry is a struct evering_op_header, @len bytes of data behind it, and at the
+ * very end, before the stamp and from there backwards: 12 bytes that complete the
+ * buffer, if there is one (a __u32 generation, then its length as two __u32, low
+ * one first); then buffers that go home, each a __u32 granule and a __u32
+ * generation.
+ */
+#define EVERING_OPS_VERSION	1u
+#define EVERING_OPS_MIN_SLOT	32u
+#define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
+
+/* evering_op_header.type */
+#define EVERING_OP_OPEN		1u	/* the first: data is evering_op_open */
+#define EVERING_OP_REQUEST	2u
+#define EVERING_OP_ANSWER	3u
+#define EVERING_OP_CANCEL	4u	/* the answer to @id is not needed any more */
+#define EVERING_OP_HOME		5u	/* nothing but buffers that go home */
+
+/* evering_op_header.flags: what the buffer is, and how many go home */
+#define EVERING_OP_BUFFER	0x07u
+#define EVERING_OP_LENT		1u	/* sender's, until the request is answered */
+#define EVERING_OP_GIVEN	2u	/* sender's arena, the receiver's from now on */
+#define EVERING_OP_BACK		3u	/* receiver's arena, and its own again */
+#define EVERING_OP_IN_PLACE	4u	/* the answer is in the buffer that was lent */
+#define EVERING_OP_HOME_SHIFT	4
+#define EVERING_OP_MAX_HOME	15u
+
+/**
+ * struct evering_op_header - how each entry begins
+ * @id: the operation: the asking side's index, and above it EVERING_OP_INDEX_BITS
+ *	a generation
+ * @type: EVERING_OP_*
+ * @flags: the same
+ * @len: bytes of data
+ * @code: OPEN: EVERING_OPS_VERSION; REQUEST: the opcode; ANSWER: the result
+ * @granule: where the buffer begins in its arena, in granules
+ */
+struct evering_op_header {
+	__u32 id;
+	__u8 type;
+	__u8 flags;
+	__u16 len;
+	__u32 code;
+	__u32 granule;
+};
+
+#define EVERING_OP_INDEX_BITS	16
+#define EVERING_OP_BUFFER_TAIL	12u	/* bytes at the end that complete a buffer */
+#define EVERING_OP_HOME_TAIL	8u	/* bytes for each that goes home */
+
+/**
+ * struct evering_op_open - what a side is ready for
+ * @depth: the most requests that it wants in flight
+ * @serve: the most of the peer's that it can hold.  In flight are never more than
+ *	the lesser of the one's @depth and the other's @serve.
+ */
+struct evering_op_open {
+	__u32 depth;
+	__u32 serve;
+};
+
+/*
  * ioctls.  A struct begins with its size as the caller knows it.  A longer one is
  * welcome as long as the part that the kernel does not know is zero, a shorter
  * one as long as it holds the first version's fields.
@@ -395,6 +459,12 @@ EVERING_AT(evering_half, armed_rx, 128);
 EVERING_AT(evering_half, armed_tx, 132);
 EVERING_AT(evering_half, counters, 256);
 EVERING_AT(evering_half, closed, 384);
+EVERING_ASSERT(sizeof(struct evering_op_header) == 16);
+EVERING_AT(evering_op_header, len, 6);
+EVERING_AT(evering_op_header, granule, 12);
+EVERING_ASSERT(sizeof(struct evering_op_open) == 8);
+EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << EVERING_OP_INDEX_BITS);
+EVERING_ASSERT(EVERING_MAX_ARENA / EVERING_OP_GRANULE <= 1u << 30);
 EVERING_ASSERT(sizeof(struct evering_info) == 56);
 EVERING_AT(evering_info, features, 16);
 EVERING_ASSERT(sizeof(struct evering_create) == 56);

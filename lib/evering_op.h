@@ -1,0 +1,559 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * evering_op.h: requests and answers over a channel.  Include <evering.h>.
+ *
+ * A table beside an endpoint follows each operation from its submission to its one
+ * outcome.  Both sides of a channel open one, and both may ask and answer at once.
+ *
+ *	client					server
+ *
+ *	evering_op_submit()	  request	evering_op_next(), or a callback
+ *	   ... other work ...			   ... later, in any order ...
+ *	callback, or		  answer	evering_op_answer()
+ *	evering_op_wait()
+ *
+ * Life of an operation
+ *
+ *	prepared -- start --> in flight -- answer, or the peer's end --> ended
+ *	    |                  |  |
+ *	    |                  |  +-- cancel --> in flight, asked to end --> ended
+ *	    |                  +-- cancel and detach, timeout --> abandoned --> gone
+ *	    +-- cancel --> gone, and nothing has happened
+ *
+ * - Each operation that was submitted has exactly one outcome: the answer's result,
+ *   -ECANCELED, -ETIMEDOUT, -EPIPE (the peer is gone; evering_peer() tells whether
+ *   it closed or died) or -EPROTO (it broke the rules).
+ * - Its resources stay with it until the peer can no longer use them, which is when
+ *   the answer has come or the peer has gone, whoever may have lost interest before.
+ * - No more are in flight than the peer has room for, and the way back always has
+ *   room for the answers to those: evering_op_answer() never waits.
+ *
+ * Data and buffers
+ *
+ * A little data travels in the entry and is copied on arrival.  More goes in a
+ * buffer of the arena, which is not copied:
+ *
+ * - Lent (EVERING_LEND): until the operation ends the peer may look at it, and the
+ *   owner can neither free it nor lend it again.  With EVERING_SHARED_ARENA the peer
+ *   may also write into it.
+ * - Given (EVERING_GIVE, and buffers in answers): it is the receiver's from then
+ *   on, who frees it, in its own time, with evering_free() as if it were its own, or
+ *   gives it back.  Freed buffers go home with other entries, and in entries of
+ *   their own if there are none.
+ *
+ * A buffer of the peer's that is not given or lent is no buffer: whatever arrives is
+ * checked, and what cannot be ends the channel with -EPROTO.
+ *
+ * Rules
+ *
+ * - One thread at a time uses a table, in callbacks too.  While it is open nobody
+ *   sends, receives or waits on the endpoint by other means; the arena belongs to
+ *   the same thread.
+ * - What was submitted or answered is seen by a peer that is awake at once, one that
+ *   sleeps is woken by the next evering_ops_poll(), _wait(), _flush() or _arm(), or
+ *   evering_op_ function that waits.
+ * - Nothing is allocated after evering_ops_open().
+ */
+#ifndef EVERING_OP_H
+#define EVERING_OP_H
+
+#ifndef EVERING_H
+#error "include <evering.h>"
+#endif
+
+struct evering_ops;
+
+/* evering_op.flags */
+#define EVERING_LEND		(1u << 0)
+#define EVERING_GIVE		(1u << 1)
+
+/* evering_op_cancel() */
+#define EVERING_CANCEL_TELL	(1u << 0)
+#define EVERING_CANCEL_DETACH	(1u << 1)
+
+/**
+ * struct evering_completion - how an operation ended
+ * @id: which
+ * @user, @ext: of its struct evering_op
+ * @result: what the peer answered, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO
+ * @len: bytes at @data
+ * @data: what the answer carried, copied; NULL: nothing.  Stays until the callback
+ *	returns, or until the next call with this table.
+ * @buf: the buffer that came with it; NULL: none.  If it was lent, the own one, with
+ *	the answer in it; else the caller's, for evering_free().  If it lies in the
+ *	peer's arena the peer can change it at any time, and it is not writable
+ *	unless the channel has EVERING_SHARED_ARENA.
+ * @buf_len: bytes at @buf
+ */
+struct evering_completion {
+	uint64_t id;
+	void *user;
+	uint64_t ext;
+	int32_t result;
+	uint32_t len;
+	const void *data;
+	void *buf;
+	uint64_t buf_len;
+};
+
+/**
+ * evering_done_fn - an operation has ended
+ * @ops: table
+ * @completion: how; until this returns
+ *
+ * May call anything but evering_ops_close(): submit anew, and even wait.
+ */
+typedef void (*evering_done_fn)(struct evering_ops *ops,
+				const struct evering_completion *completion);
+
+/**
+ * struct evering_op - an operation to submit
+ * @opcode: what to do; means nothing to the library
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0
+ * @data: to go in the entry; copied
+ * @len: its bytes, 0..evering_ops_info.max_data, EVERING_OP_BUFFER_TAIL fewer with
+ *	a buffer
+ * @reserved: 0
+ * @buf: buffer: the start of one from evering_alloc(); or, to give back, of one
+ *	that the peer has given
+ * @buf_len: its bytes that the peer is to see, 1..those allocated
+ * @timeout_ns: how long it may take from submission, after which it is abandoned
+ *	as if by EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, its outcome being
+ *	-ETIMEDOUT; 0: as long as it takes
+ * @done: called with the outcome; NULL: it is kept for evering_op_done() or one of
+ *	the evering_op_wait functions
+ * @user, @ext: kept until the end, and given back in the completion
+ */
+struct evering_op {
+	uint32_t opcode;
+	uint32_t flags;
+	const void *data;
+	uint32_t len;
+	uint32_t reserved;
+	void *buf;
+	uint64_t buf_len;
+	int64_t timeout_ns;
+	evering_done_fn done;
+	void *user;
+	uint64_t ext;
+};
+
+/**
+ * struct evering_request - an operation of the peer's, to be answered
+ * @id: for evering_op_answer*()
+ * @opcode: what to do, as the peer says
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0
+ * @len: bytes at @data
+ * @reserved: 0
+ * @data: what the request carries, copied, aligned to 16 bytes; stays until it is
+ *	answered
+ * @buf: the buffer that came with it; NULL: none.  Lent: until it is answered, not
+ *	to be written unless the channel has EVERING_SHARED_ARENA.  Given: the
+ *	caller's, for evering_free().  The peer can write it at any time: copy what
+ *	is to be checked, check the copy and use the copy.
+ * @buf_len: bytes at @buf
+ */
+struct evering_request {
+	uint64_t id;
+	uint32_t opcode;
+	uint32_t flags;
+	uint32_t len;
+	uint32_t reserved;
+	const void *data;
+	void *buf;
+	uint64_t buf_len;
+};
+
+/**
+ * evering_request_fn - a request has come
+ * @ops: table
+ * @request: until this returns, though its data and buffer stay as said there
+ * @context: of the table's parameters
+ *
+ * Answers it, now or later.  May call anything but evering_ops_close().
+ */
+typedef void (*evering_request_fn)(struct evering_ops *ops,
+				   const struct evering_request *request,
+				   void *context);
+
+/**
+ * evering_cancelled_fn - the peer does not need an answer any more
+ * @ops: table
+ * @id: of a request that is not answered yet.  It has still to be, soon and with
+ *	whatever result, to give the peer its resources back.
+ * @context: of the table's parameters
+ */
+typedef void (*evering_cancelled_fn)(struct evering_ops *ops, uint64_t id,
+				     void *context);
+
+#define EVERING_OPS_DEFAULT	UINT32_MAX
+
+/**
+ * struct evering_ops_params - how to make a table
+ * @size: sizeof(struct evering_ops_params)
+ * @flags: 0
+ * @depth: the most operations in the table, 0..three quarters of the ring;
+ *	EVERING_OPS_DEFAULT: half of it
+ * @serve: the most requests of the peer's to hold unanswered, likewise
+ * @request: called with each; NULL: they wait for evering_op_next()
+ * @cancelled: called when the peer tells that it cancelled one; may be NULL
+ * @context: for both
+ *
+ * In flight are at most the lesser of @depth here and @serve at the peer.
+ */
+struct evering_ops_params {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t depth;
+	uint32_t serve;
+	evering_request_fn request;
+	evering_cancelled_fn cancelled;
+	void *context;
+};
+
+#define EVERING_OPS_PARAMS_INIT                                                \
+	{                                                                      \
+		sizeof(struct evering_ops_params), 0, EVERING_OPS_DEFAULT,     \
+			EVERING_OPS_DEFAULT, NULL, NULL, NULL                  \
+	}
+
+/**
+ * struct evering_ops_info - how a table stands
+ * @depth: most operations that may be in flight, as both sides agreed; 0: the peer
+ *	has not opened its table yet
+ * @serve: most requests of the peer's
+ * @in_flight: operations without an outcome, prepared ones included
+ * @abandoned: operations with an outcome, whose resources the peer may still use
+ * @done: outcomes that nobody has taken yet
+ * @held: requests that are not answered yet
+ * @homebound: buffers of the peer's that were freed and are not on their way yet
+ * @max_data: bytes of data that an entry takes without a buffer
+ */
+struct evering_ops_info {
+	uint32_t depth;
+	uint32_t serve;
+	uint32_t in_flight;
+	uint32_t abandoned;
+	uint32_t done;
+	uint32_t held;
+	uint32_t homebound;
+	uint32_t max_data;
+};
+
+/* ---------------------------------------------------------------- the table */
+
+/**
+ * evering_ops_open - make the table of an endpoint
+ * @ev: endpoint, whose slots are at least EVERING_OPS_MIN_SLOT, and over which
+ *	nothing is under way
+ * @params: NULL: EVERING_OPS_PARAMS_INIT
+ * @ops: out: the table, for evering_ops_close()
+ *
+ * Tells the peer, and does not wait for it: operations can be prepared and submitted
+ * as soon as the peer has opened its own.
+ *
+ * Returns 0; -EINVAL: @params, or slots too small; -EBUSY: the endpoint has one;
+ * -EAGAIN: the ring has no room; -ENOMEM.  Thread: both roles.
+ */
+EVERING_API int evering_ops_open(struct evering *ev,
+				 const struct evering_ops_params *params,
+				 struct evering_ops **ops);
+
+/**
+ * evering_ops_close - end a table
+ * @ops: table, or NULL
+ *
+ * Operations without an outcome end with -ECANCELED, by their callbacks if they have
+ * one.  Buffers that the peer may still use stay locked until evering_close(), which
+ * is all that is of use after this; it also closes a table that is open.
+ */
+EVERING_API void evering_ops_close(struct evering_ops *ops);
+
+/**
+ * evering_ops_poll - do what there is to do
+ * @ops: table
+ *
+ * Takes what has arrived, calls callbacks, ends what took too long, sends home what
+ * was freed and wakes a peer that sleeps.  Does not wait.
+ *
+ * Returns how much was done, 0 being nothing; -EPIPE: the peer is gone, everything
+ * has its outcome and nothing more will come; -EPROTO: the peer broke the rules, and
+ * the channel has ended likewise; -EPROTONOSUPPORT: it speaks another version.
+ */
+EVERING_API int evering_ops_poll(struct evering_ops *ops);
+
+/**
+ * evering_ops_wait - wait until there was something to do, and do it
+ * @ops: table
+ * @timeout_ns: how long, at the most
+ *
+ * Waits as the endpoint's policy says.
+ *
+ * Returns as evering_ops_poll(), but at least 1; -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: nothing in time; -EINTR; -EINVAL: @timeout_ns.
+ */
+EVERING_API int evering_ops_wait(struct evering_ops *ops, int64_t timeout_ns);
+
+/**
+ * evering_ops_flush - wake the peer, and send home what was freed
+ * @ops: table
+ *
+ * For who goes on with something else for long.  A full fence and a load, and now
+ * and then a system call.
+ */
+EVERING_API void evering_ops_flush(struct evering_ops *ops);
+
+/**
+ * evering_ops_arm - before a sleep in an event loop
+ * @ops: table
+ * @events: out: what to poll evering_fd() of the endpoint for
+ *
+ *	while ((n = evering_ops_poll(ops)) > 0 ||
+ *	       (n == 0 && (n = evering_ops_arm(ops, &events)) > 0))
+ *		;
+ *
+ * Then, unless @n is an error, sleep, for evering_ops_timeout() at the most.
+ * Includes evering_ops_flush().
+ *
+ * Returns 0: the descriptor will tell; 1: there is something to do already; or a
+ * negative errno as evering_ops_poll().
+ */
+EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
+
+/**
+ * evering_ops_timeout - when does the next operation run out of time
+ * @ops: table
+ *
+ * Returns nanoseconds from now, 0 if it has; EVERING_WAIT_FOREVER: none can.
+ */
+EVERING_API int64_t evering_ops_timeout(const struct evering_ops *ops);
+
+/**
+ * evering_ops_get_info - how does the table stand
+ * @ops: table
+ * @info: out
+ */
+EVERING_API void evering_ops_get_info(const struct evering_ops *ops,
+				      struct evering_ops_info *info);
+
+/* ------------------------------------------------------------------- asking */
+
+/**
+ * evering_op_submit - ask the peer for something
+ * @ops: table
+ * @op: what; nothing of it is needed afterwards but the buffer
+ * @id: out: the operation, until its outcome was taken; never 0; may be NULL
+ * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try.  The
+ *	operation's own time begins when it is.
+ *
+ * Returns 0: it is under way, and will have an outcome; else nothing has happened:
+ * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: as many as may be are in flight, or the peer
+ * has not opened its table; -EINVAL: @op cannot be, or its buffer is none;
+ * -EMSGSIZE: too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given
+ * away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR.
+ */
+EVERING_API int evering_op_submit(struct evering_ops *ops,
+				  const struct evering_op *op, uint64_t *id,
+				  int64_t timeout_ns);
+
+/**
+ * evering_op_prepare - make an operation without sending it
+ * @ops: table
+ * @op: as for evering_op_submit(); its buffer is lent or given from now on, and
+ *	comes back if it is cancelled
+ * @id: out: the operation
+ *
+ * Returns 0; or as evering_op_submit(), -EAGAIN meaning a full table, or that the
+ * peer has not opened its own.
+ */
+EVERING_API int evering_op_prepare(struct evering_ops *ops,
+				   const struct evering_op *op, uint64_t *id);
+
+/**
+ * evering_op_start - send an operation that was prepared
+ * @ops: table
+ * @id: from evering_op_prepare()
+ * @timeout_ns: as for evering_op_submit()
+ *
+ * Returns 0: it is under way; else it stays prepared: -ENOENT: no such operation;
+ * -EALREADY: it is not in that state; or as evering_op_submit().
+ */
+EVERING_API int evering_op_start(struct evering_ops *ops, uint64_t id,
+				 int64_t timeout_ns);
+
+/**
+ * evering_op_cancel - lose interest in an operation
+ * @ops: table
+ * @id: from evering_op_submit() or evering_op_prepare()
+ * @flags: EVERING_CANCEL_TELL: let the peer know, who may then answer early, or
+ *	not.  EVERING_CANCEL_DETACH: do not wait for the answer.
+ *
+ * One that is only prepared is gone at once, without an outcome, and its buffer is
+ * the caller's as before.
+ *
+ * One in flight ends with -ECANCELED when the answer comes, whatever that says; what
+ * the answer carries is dropped, and the buffer that was lent is the caller's again.
+ * With EVERING_CANCEL_DETACH its outcome is -ECANCELED at once (the callback is
+ * called from here), and the buffer that was lent is no longer the caller's: it is
+ * freed when the answer comes.  One that was cancelled without can still be
+ * detached.
+ *
+ * Returns 0; -EALREADY: it has its outcome, or was cancelled before; -ENOENT: there
+ * never was such an operation; -EINVAL: @flags.
+ */
+EVERING_API int evering_op_cancel(struct evering_ops *ops, uint64_t id,
+				  unsigned int flags);
+
+/**
+ * evering_op_done - has an operation ended, and how
+ * @ops: table
+ * @id: an operation without a callback
+ * @completion: out: how
+ *
+ * Looks at what is in the table only; evering_ops_poll() brings it up to date.
+ *
+ * Returns 0: it has, and is forgotten with that; -EAGAIN: not yet; -ENOENT: no such
+ * operation, or its outcome was taken before.
+ */
+EVERING_API int evering_op_done(struct evering_ops *ops, uint64_t id,
+				struct evering_completion *completion);
+
+/**
+ * evering_op_wait - wait for an operation
+ * @ops: table
+ * @id: an operation without a callback
+ * @completion: out: how it ended, be it with -EPIPE
+ * @timeout_ns: how long; the operation goes on if that was not enough
+ *
+ * What else arrives meanwhile is done as by evering_ops_poll().
+ *
+ * Returns 0: it has ended, and is forgotten; -ENOENT; -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: not yet; -EINTR; -EINVAL: @timeout_ns.
+ */
+EVERING_API int evering_op_wait(struct evering_ops *ops, uint64_t id,
+				struct evering_completion *completion,
+				int64_t timeout_ns);
+
+/**
+ * evering_op_wait_any - wait for whichever operation ends first
+ * @ops: table
+ * @completion: out: how it ended; the oldest outcome first
+ * @timeout_ns: how long
+ *
+ * Of those without a callback.
+ *
+ * Returns 0; -ENOENT: there is none; or as evering_op_wait().
+ */
+EVERING_API int evering_op_wait_any(struct evering_ops *ops,
+				    struct evering_completion *completion,
+				    int64_t timeout_ns);
+
+/**
+ * evering_op_wait_all - wait until no operation is without an outcome
+ * @ops: table
+ * @timeout_ns: how long
+ *
+ * Outcomes of those without a callback are then still to be taken.
+ *
+ * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: not yet; -EINTR; -EINVAL:
+ * @timeout_ns.  Prepared operations do not count.
+ */
+EVERING_API int evering_op_wait_all(struct evering_ops *ops,
+				    int64_t timeout_ns);
+
+/**
+ * evering_op_call - submit an operation and wait for it
+ * @ops: table
+ * @op: what; its @done is not used
+ * @completion: out: how it ended
+ * @timeout_ns: for both
+ *
+ * If no answer comes in time, or a signal does, the operation is abandoned as by
+ * EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, and that is its outcome.
+ *
+ * Returns 0: @completion says how it ended, be it with -ETIMEDOUT, -EINTR or -EPIPE;
+ * else as evering_op_submit(), and then it was never sent.
+ */
+EVERING_API int evering_op_call(struct evering_ops *ops,
+				const struct evering_op *op,
+				struct evering_completion *completion,
+				int64_t timeout_ns);
+
+/* ---------------------------------------------------------------- answering */
+
+/**
+ * evering_op_next - the next request, for tables without a callback for them
+ * @ops: table
+ * @request: out: what to do
+ * @timeout_ns: how long to wait for it
+ *
+ * What else arrives meanwhile is done as by evering_ops_poll().
+ *
+ * Returns 0; or as evering_ops_wait().
+ */
+EVERING_API int evering_op_next(struct evering_ops *ops,
+				struct evering_request *request,
+				int64_t timeout_ns);
+
+/**
+ * evering_op_answer - answer a request
+ * @ops: table
+ * @id: of the request, which ends with this
+ * @result: means nothing to the library
+ * @data: to go with it; copied
+ * @len: its bytes, 0..evering_ops_info.max_data
+ *
+ * In any order, at any time.  Never waits.
+ *
+ * Returns 0; -ESTALE: answered before, or never asked; -EMSGSIZE: too much data;
+ * -EAGAIN: no room, which a peer that keeps the rules does not let happen: nothing
+ * was sent, try later; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended, and
+ * the request with it.
+ */
+EVERING_API int evering_op_answer(struct evering_ops *ops, uint64_t id,
+				  int32_t result, const void *data,
+				  uint32_t len);
+
+/**
+ * evering_op_answer_buffer - answer a request with a buffer
+ * @ops: table
+ * @id: of the request, which ends with this
+ * @result: means nothing to the library
+ * @buf: the start of one from evering_alloc(), or evering_op_answer_alloc(), which is
+ *	given to the peer; of one that the peer has given, which goes back; or of
+ *	the one that it lent with this request, in which the answer has been written
+ * @buf_len: its bytes that the peer is to see, 1..those there are
+ *
+ * Returns as evering_op_answer(); also -EINVAL: @buf is none of these, or shorter;
+ * -EBUSY: it is lent; -ESTALE: it was given away.  On error @buf is as before.
+ */
+EVERING_API int evering_op_answer_buffer(struct evering_ops *ops, uint64_t id,
+					 int32_t result, void *buf,
+					 uint64_t buf_len);
+
+/**
+ * evering_op_answer_alloc - where to write the answer to a request
+ * @ops: table
+ * @id: of the request
+ * @size: bytes
+ *
+ * The buffer that came lent with the request, if it may be written and is large
+ * enough; else one from evering_alloc().  For evering_op_answer_buffer(), or, if
+ * that is not to be, for evering_free(), which leaves one that was lent alone.
+ *
+ * Returns where; NULL: no such request, or no room.
+ */
+EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
+					  uint64_t size);
+
+/**
+ * evering_op_cancelled - has the peer told that it does not need the answer
+ * @ops: table
+ * @id: of a request
+ *
+ * Returns 1; 0; -ESTALE: answered before, or never asked.
+ */
+EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
+				     uint64_t id);
+
+#endif /* EVERING_OP_H */

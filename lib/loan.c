@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+/*
+ * loan.c: buffers of the peer's arena that this side has, and their way home.
+ *
+ * The peer's own bookkeeping is private to it.  Here is what it has let this side
+ * have, by the granule that a buffer starts at, so that nothing is taken for a
+ * buffer that is none, and nothing given or sent home twice.
+ */
+#include "ops.h"
+
+static unsigned int loan_hold(const struct loan *loan)
+{
+	return loan->hold & LOAN_MASK;
+}
+
+/* The loan that starts at @buf; NULL: no place in the peer's arena for one. */
+static struct loan *loan_at(const struct evering_ops *ops, const void *buf)
+{
+	const struct endpoint *e = ops_endpoint(ops);
+	unsigned char *base = e->map[EVERING_REGION_ARENA(!e->end)];
+	uint64_t offset = (uint64_t)((uintptr_t)buf - (uintptr_t)base);
+
+	if (offset % EVERING_OP_GRANULE ||
+	    offset / EVERING_OP_GRANULE >= ops->loan_count)
+		return NULL;
+	return &ops->loans[offset / EVERING_OP_GRANULE];
+}
+
+static void *loan_address(const struct evering_ops *ops, uint32_t granule)
+{
+	const struct endpoint *e = ops_endpoint(ops);
+	unsigned char *base = e->map[EVERING_REGION_ARENA(!e->end)];
+
+	return base + (size_t)granule * EVERING_OP_GRANULE;
+}
+
+/* A buffer of the peer's arena arrives. */
+static int loan_start(struct evering_ops *ops, struct arrival *arrival,
+		      unsigned int hold, uint32_t generation)
+{
+	uint32_t granule = arrival->header.granule;
+	uint64_t size = (uint64_t)ops->loan_count * EVERING_OP_GRANULE;
+	uint64_t offset = (uint64_t)granule * EVERING_OP_GRANULE;
+	struct loan *loan;
+
+	if (granule >= ops->loan_count || !arrival->buf_len ||
+	    arrival->buf_len > size - offset)
+		return -EPROTO;
+	loan = &ops->loans[granule];
+	if (loan_hold(loan) != LOAN_NONE)
+		return -EPROTO;
+	loan->hold = generation << LOAN_BITS | hold;
+	loan->len = arrival->buf_len;
+	arrival->buf = loan_address(ops, granule);
+	return 0;
+}
+
+/*
+ * An entry has come with a buffer; what kind of buffer may come with what kind of
+ * entry is its receiver's business.  Sets arrival->buf.  0; -EPROTO: it cannot be.
+ */
+int loan_arrived(struct evering_ops *ops, struct arrival *arrival,
+		 uint32_t generation)
+{
+	switch (arrival->header.flags & EVERING_OP_BUFFER) {
+	case EVERING_OP_LENT:
+		return loan_start(ops, arrival, LOAN_LENT, generation);
+	case EVERING_OP_GIVEN:
+		return loan_start(ops, arrival, LOAN_GIVEN, generation);
+	case EVERING_OP_BACK:
+		if (!arrival->buf_len)
+			return -EPROTO;
+		arrival->buf = arena_come_home(&ops_endpoint(ops)->arena,
+					       arrival->header.granule,
+					       generation, arrival->buf_len,
+					       false);
+		return arrival->buf ? 0 : -EPROTO;
+	default:
+		return -EPROTO;
+	}
+}
+
+/* The request that it was lent with is answered. */
+void loan_end(struct evering_ops *ops, uint32_t granule)
+{
+	ops->loans[granule].hold = LOAN_NONE;
+}
+
+/*
+ * It is to go back with an entry.  Sets *@granule and *@generation, for that to name
+ * it.  0; -EINVAL: not the start of a buffer that this side was given, or it is not
+ * known to be so long; -EBUSY: it is only lent.
+ */
+int loan_give_back(struct evering_ops *ops, const void *buf, uint64_t len,
+		   uint32_t *granule, uint32_t *generation)
+{
+	struct loan *loan = loan_at(ops, buf);
+
+	if (loan && loan_hold(loan) == LOAN_LENT)
+		return -EBUSY;
+	if (!loan || loan_hold(loan) != LOAN_GIVEN || !len || len > loan->len)
+		return -EINVAL;
+	*granule = (uint32_t)(loan - ops->loans);
+	*generation = loan->hold >> LOAN_BITS;
+	loan->hold = LOAN_NONE;
+	return 0;
+}
+
+/* It does not go after all. */
+void loan_keep(struct evering_ops *ops, uint32_t granule, uint32_t generation)
+{
+	ops->loans[granule].hold = generation << LOAN_BITS | LOAN_GIVEN;
+}
+
+/* evering_free() of what is not in the own arena */
+int ops_free(struct endpoint *e, void *buf)
+{
+	struct evering_ops *ops = e->ops;
+	struct loan *loan;
+	uint32_t granule;
+
+	loan = ops ? loan_at(ops, buf) : NULL;
+	if (loan && loan_hold(loan) == LOAN_LENT)
+		return -EBUSY;
+	if (!loan || loan_hold(loan) != LOAN_GIVEN)
+		return -EINVAL;
+	/* Nobody is there to have it back. */
+	if (ops->error) {
+		loan->hold = LOAN_NONE;
+		return 0;
+	}
+	granule = (uint32_t)(loan - ops->loans);
+	loan->hold |= LOAN_HOMEBOUND;
+	if (ops->homebound.count++)
+		ops->loans[ops->homebound.tail].next = granule;
+	else
+		ops->homebound.head = granule;
+	ops->homebound.tail = granule;
+	return 0;
+}
+
+/*
+ * Sends home as many as there is room for in an entry's bytes from @from to @to,
+ * beginning at the end.  Returns how many.
+ */
+unsigned int loan_attach(struct evering_ops *ops, unsigned char *slot,
+			 uint32_t from, uint32_t to)
+{
+	struct fifo *homebound = &ops->homebound;
+	unsigned int count = 0;
+	uint32_t words[2];
+	struct loan *loan;
+
+	while (homebound->count && count < EVERING_OP_MAX_HOME &&
+	       to - from >= EVERING_OP_HOME_TAIL) {
+		loan = &ops->loans[homebound->head];
+		words[0] = homebound->head;
+		words[1] = loan->hold >> LOAN_BITS;
+		to -= EVERING_OP_HOME_TAIL;
+		memcpy(slot + to, words, sizeof(words));
+		homebound->head = loan->next;
+		homebound->count--;
+		loan->hold = LOAN_NONE;
+		count++;
+	}
+	return count;
+}
+
+/* Buffers of the own arena come home, @count of them.  0; -EPROTO. */
+int loan_come_home(struct evering_ops *ops, const unsigned char *slot,
+		   uint32_t from, uint32_t to, unsigned int count)
+{
+	struct arena *arena = &ops_endpoint(ops)->arena;
+	uint32_t words[2];
+
+	if (count * EVERING_OP_HOME_TAIL > to - from)
+		return -EPROTO;
+	while (count--) {
+		to -= EVERING_OP_HOME_TAIL;
+		memcpy(words, slot + to, sizeof(words));
+		if (!arena_come_home(arena, words[0], words[1], 0, true))
+			return -EPROTO;
+	}
+	return 0;
+}
