@@ -8,232 +8,256 @@
  */
 #include "ops.h"
 
-static struct held *held_by_id(const struct evering_ops *ops, uint64_t id)
+static struct evering__held *held_by_id(const struct ops *ops, uint64_t id)
 {
-	uint32_t index = id_index(id);
+	struct evering__held *held = &ops->pub.held[id & ops->pub.held_mask];
 
-	if (index >= ops->serve || !id || ops->held[index].id != id)
-		return NULL;
-	return &ops->held[index];
+	return held->plain && held->r.id == id && id ? held : NULL;
+}
+
+static uint32_t held_index(const struct ops *ops,
+			   const struct evering__held *held)
+{
+	return (uint32_t)(held - ops->pub.held);
+}
+
+/* It is none of the fast path's, or no more. */
+static void unplain(const struct ops *ops, struct evering__held *held)
+{
+	held->plain = held_not_plain(held_index(ops, held));
+	held->state |= HELD_BUSY;
+}
+
+/* No request may take any place. */
+void answer_init(struct ops *ops)
+{
+	uint32_t i;
+
+	for (i = 0; i <= ops->pub.held_mask; i++) {
+		ops->pub.held[i].r.data = held_data(ops, i);
+		unplain(ops, &ops->pub.held[i]);
+	}
+}
+
+/* As many may be in flight, and so have one index more than that, from 1. */
+void answer_open(struct ops *ops, uint32_t serve)
+{
+	uint32_t i;
+
+	ops->serve = serve;
+	for (i = 1; serve && i <= serve + 1; i++) {
+		ops->pub.held[i].plain = 0;
+		ops->pub.held[i].state = 0;
+	}
+}
+
+uint32_t answer_holding(const struct ops *ops)
+{
+	uint32_t i, n = 0;
+
+	for (i = 1; ops->serve && i <= ops->serve + 1; i++)
+		n += ops->pub.held[i].plain != 0;
+	return n;
 }
 
 /* May a request come under this id? */
-bool answer_expects(const struct evering_ops *ops, uint32_t id)
+bool answer_expects(const struct ops *ops, uint64_t id)
 {
-	return id_index(id) < ops->serve && !ops->held[id_index(id)].id;
+	return !ops->pub.held[id & ops->pub.held_mask].plain;
 }
 
-static void describe(const struct evering_ops *ops, const struct held *held,
-		     struct evering_request *request)
+/* The callback of tables that have none: evering_op_next() is to find it. */
+void answer_later(struct evering_ops *table,
+		  const struct evering_request *request, void *context)
 {
-	unsigned int kind = held->flags & EVERING_OP_BUFFER;
+	struct ops *ops = to_ops(table);
+	uint32_t index = (uint32_t)request->id & table->held_mask;
 
-	*request = (struct evering_request){
-		.id = held->id,
-		.opcode = held->opcode,
-		.flags = !kind			 ? 0 :
-			 kind == EVERING_OP_LENT ? EVERING_LEND :
-						   EVERING_GIVE,
-		.len = held->len,
-		.data = held_data(ops, id_index(held->id)),
-		.buf = held->buf,
-		.buf_len = held->buf_len,
-	};
-}
-
-/* A request that answer_expects() has come. */
-void answer_requested(struct evering_ops *ops, const struct arrival *arrival)
-{
-	const struct evering_op_header *h = &arrival->header;
-	uint32_t index = id_index(h->id);
-	struct held *held = &ops->held[index];
-	struct evering_request request;
-	bool lent = (h->flags & EVERING_OP_BUFFER) == EVERING_OP_LENT;
-
-	copy_blocks(held_data(ops, index), arrival->data, h->len);
-	held->id = h->id | (uint64_t)++ops->serial << 32;
-	held->opcode = h->code;
-	held->len = h->len;
-	held->flags = h->flags;
-	held->granule = lent ? h->granule : NONE;
-	held->buf = arrival->buf;
-	held->buf_len = arrival->buf ? arrival->buf_len : 0;
-	held->cancelled = false;
-	ops->holding++;
-	if (ops->request) {
-		describe(ops, held, &request);
-		ops->request(ops, &request, ops->context);
-		return;
-	}
+	(void)context;
 	if (ops->inbox.count++)
-		ops->held[ops->inbox.tail].next = index;
+		table->held[ops->inbox.tail].next = index;
 	else
 		ops->inbox.head = index;
 	ops->inbox.tail = index;
 }
 
-/* The peer does not need the answer to @id, if it has not come by already. */
-void answer_cancelled(struct evering_ops *ops, uint32_t id)
+/* A request that answer_expects() has come. */
+void answer_requested(struct ops *ops, const struct arrival *arrival)
 {
-	uint32_t index = id_index(id);
-	struct held *held;
+	const struct evering_op_header *h = &arrival->header;
+	struct evering__held *held;
+	unsigned int kind = h->flags & EVERING_OP_BUFFER;
+	void *data;
 
-	if (index >= ops->serve)
-		return;
-	held = &ops->held[index];
-	if (!held->id || (uint32_t)held->id != id || held->cancelled)
-		return;
-	held->cancelled = true;
-	if (ops->cancelled)
-		ops->cancelled(ops, held->id, ops->context);
+	held = &ops->pub.held[h->id & ops->pub.held_mask];
+	data = held_data(ops, held_index(ops, held));
+	copy_data(data, arrival->data, h->len);
+	held->r = (struct evering_request){
+		.id = h->id,
+		.opcode = h->code,
+		.len = h->len,
+		.data = data,
+		.buf = arrival->buf,
+		.buf_len = arrival->buf_len,
+	};
+	unplain(ops, held);
+	if (kind)
+		held->r.flags = kind == EVERING_OP_LENT ? EVERING_LEND :
+							  EVERING_GIVE;
+	if (kind == EVERING_OP_LENT)
+		held->state |= HELD_LENT;
+	ops->request(&ops->pub, &held->r, ops->context);
 }
 
-static bool has_request(struct evering_ops *ops, uint64_t arg)
+/* The peer does not need the answer to @id, if it has not come by already. */
+void answer_cancelled(struct ops *ops, uint64_t id)
+{
+	struct evering__held *held = held_by_id(ops, id);
+
+	if (!held || (held->state & HELD_CANCELLED))
+		return;
+	unplain(ops, held);
+	held->state |= HELD_CANCELLED;
+	if (ops->cancelled)
+		ops->cancelled(&ops->pub, id, ops->context);
+}
+
+static bool has_request(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
 	return ops->inbox.count;
 }
 
-int evering_op_next(struct evering_ops *ops, struct evering_request *request,
+int evering_op_next(struct evering_ops *table, struct evering_request *request,
 		    int64_t timeout_ns)
 {
+	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
-	struct held *held;
+	struct evering__held *held;
 	int ret;
 
 	ret = ops_wait_for(ops, has_request, 0, false, timeout_ns, &deadline);
 	if (ret)
 		return ret;
-	held = &ops->held[ops->inbox.head];
+	held = &ops->pub.held[ops->inbox.head];
 	ops->inbox.head = held->next;
 	ops->inbox.count--;
-	describe(ops, held, request);
+	*request = held->r;
 	return 0;
 }
 
 /* It needs no answer any more, or has it. */
-static void held_end(struct evering_ops *ops, struct held *held)
+static void held_end(struct ops *ops, struct evering__held *held)
 {
-	if (held->granule != NONE)
-		loan_end(ops, held->granule);
-	held->id = 0;
-	ops->holding--;
+	if (held->state & HELD_LENT)
+		loan_end(ops, held->r.buf);
+	held->plain = 0;
+	held->state = 0;
+	held->r.flags = 0;
+	held->r.buf = NULL;
+	held->r.buf_len = 0;
 }
 
 /*
- * Is @id a request that can be answered?  0; -ESTALE; -EAGAIN: no room; or why the
- * channel has ended, and the request with it.
+ * Can it be answered?  0; -ESTALE; -EAGAIN: no room; or why the channel has ended,
+ * and the request with it.
  */
-static int answerable(struct evering_ops *ops, struct held *held)
+static int answerable(struct ops *ops, struct evering__held *held)
 {
 	int error = ops->error;
 
 	if (!held)
 		return -ESTALE;
-	if (!error && !evering_reserve(ops->ev))
-		error = channel_error(ops_endpoint(ops)) ?: -EAGAIN;
-	if (error && error != -EAGAIN)
+	if (!error && !evering_reserve(ops->pub.ev)) {
+		error = channel_error(ops_endpoint(ops));
+		if (!error)
+			return -EAGAIN;
+	}
+	if (error)
 		held_end(ops, held);
 	return error;
 }
 
 /* An answer that takes buffers home, or ends a loan, or finds no room. */
-static int answer_any(struct evering_ops *ops, uint64_t id, int32_t result,
-		      const void *data, uint32_t len)
+int evering__op_answer(struct evering_ops *table, uint64_t id, int32_t result,
+		       const void *data, uint32_t len)
 {
-	struct evering_op_header header = { .id = (uint32_t)id,
+	struct ops *ops = to_ops(table);
+	struct evering_op_header header = { .id = id,
 					    .type = EVERING_OP_ANSWER,
 					    .len = (uint16_t)len,
 					    .code = (uint32_t)result };
-	struct held *held = held_by_id(ops, id);
+	struct evering__held *held = held_by_id(ops, id);
 	int ret;
 
-	if (held && len > ops->max_data)
+	if (held && len > ops->pub.max_data)
 		return -EMSGSIZE;
 	ret = answerable(ops, held);
 	if (ret)
 		return ret;
-	ops_send(ops, &header, data, 0, 0);
+	ops_send(ops, &header, data, NULL);
 	held_end(ops, held);
 	return 0;
 }
 
-int evering_op_answer(struct evering_ops *ops, uint64_t id, int32_t result,
-		      const void *data, uint32_t len)
-{
-	struct evering_tx *tx = &ops->ev->tx;
-	uint32_t n = tx->next, index = id_index(id);
-	struct held *held = &ops->held[index];
-	unsigned char *slot;
-
-	if (EVERING_UNLIKELY(index >= ops->serve || held->id != id || !id ||
-			     held->granule != NONE || len > ops->max_data ||
-			     n == tx->limit || ops->homebound.count ||
-			     ops->error))
-		return answer_any(ops, id, result, data, len);
-	slot = evering__tx_slot(tx, n);
-	*(uint64_t *)slot = (uint32_t)id | (uint64_t)EVERING_OP_ANSWER << 32 |
-			    (uint64_t)len << 48;
-	((uint32_t *)slot)[2] = (uint32_t)result;
-	copy_few(slot + sizeof(struct evering_op_header), data, len);
-	held->id = 0;
-	ops->holding--;
-	ops->dirty = true;
-	evering__stamp(tx, slot, n);
-	return 0;
-}
-
-int evering_op_answer_buffer(struct evering_ops *ops, uint64_t id,
+int evering_op_answer_buffer(struct evering_ops *table, uint64_t id,
 			     int32_t result, void *buf, uint64_t buf_len)
 {
-	struct evering_op_header header = { .id = (uint32_t)id,
+	struct ops *ops = to_ops(table);
+	struct evering_op_header header = { .id = id,
 					    .type = EVERING_OP_ANSWER,
 					    .code = (uint32_t)result };
+	struct evering_op_buffer name = { .len_low = (uint32_t)buf_len,
+					  .len_high =
+						  (uint32_t)(buf_len >> 32) };
 	struct endpoint *e = ops_endpoint(ops);
-	struct held *held = held_by_id(ops, id);
-	uint32_t generation = 0;
+	struct evering__held *held = held_by_id(ops, id);
 	int ret;
 
 	ret = answerable(ops, held);
 	if (ret)
 		return ret;
-	if (held->granule != NONE && buf == held->buf) {
+	if ((held->state & HELD_LENT) && buf == held->r.buf) {
 		if (!endpoint_shares(e, EVERING_REGION_ARENA_A) || !buf_len ||
-		    buf_len > held->buf_len)
+		    buf_len > held->r.buf_len)
 			return -EINVAL;
 		header.flags = EVERING_OP_IN_PLACE;
 	} else if (arena_has(&e->arena, buf)) {
 		ret = arena_hand_out(&e->arena, buf, buf_len, HOLD_GIVEN,
-				     &header.granule, &generation);
+				     &name.granule, &name.generation);
 		header.flags = EVERING_OP_GIVEN;
 	} else {
-		ret = loan_give_back(ops, buf, buf_len, &header.granule,
-				     &generation);
+		ret = loan_give_back(ops, buf, buf_len, &name.granule,
+				     &name.generation);
 		header.flags = EVERING_OP_BACK;
 	}
 	if (ret)
 		return ret;
-	ops_send(ops, &header, NULL, generation, buf_len);
+	ops_send(ops, &header, NULL, &name);
 	held_end(ops, held);
 	return 0;
 }
 
-void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
+void *evering_op_answer_alloc(struct evering_ops *table, uint64_t id,
 			      uint64_t size)
 {
-	struct held *held = held_by_id(ops, id);
+	struct ops *ops = to_ops(table);
+	struct evering__held *held = held_by_id(ops, id);
 
 	if (!held)
 		return NULL;
-	if (held->granule != NONE && size && size <= held->buf_len &&
+	if ((held->state & HELD_LENT) && size && size <= held->r.buf_len &&
 	    endpoint_shares(ops_endpoint(ops), EVERING_REGION_ARENA_A))
-		return held->buf;
-	return evering_alloc(ops->ev, size, 0);
+		return held->r.buf;
+	return evering_alloc(ops->pub.ev, size, 0);
 }
 
-int evering_op_cancelled(const struct evering_ops *ops, uint64_t id)
+int evering_op_cancelled(const struct evering_ops *table, uint64_t id)
 {
-	const struct held *held = held_by_id(ops, id);
+	const struct ops *ops = to_const_ops(table);
+	const struct evering__held *held = held_by_id(ops, id);
 
-	return held ? held->cancelled : -ESTALE;
+	if (!held)
+		return -ESTALE;
+	return !!(held->state & HELD_CANCELLED);
 }

@@ -8,100 +8,138 @@
  */
 #include "ops.h"
 
-#define ANSWER_DUE	(OP_SENT)
-#define OUTCOME_DUE	(OP_OPEN | OP_DONE)
+#define OUTCOME_DUE (OP_OPEN | OP_DONE)
 
-static struct op *op_by_id(const struct evering_ops *ops, uint64_t id)
+/* It is plain no more: the fast path leaves it alone. */
+static void unplain(struct evering__place *place)
 {
-	uint32_t index = id_index(id);
+	if (!place->expect)
+		return;
+	place->expect = 0;
+	place->state = OP_SENT | OP_OPEN;
+}
 
-	if (index >= ops->depth || ops->ops[index].id != id ||
-	    !ops->ops[index].state)
+/* The place of an operation that is not over; what is done with it is not plain. */
+static struct evering__place *place_by_id(const struct ops *ops, uint64_t id)
+{
+	struct evering__place *place;
+
+	place = &ops->pub.places[id & ops->pub.place_mask];
+	if (!id || place->c.id != id)
 		return NULL;
-	return &ops->ops[index];
+	unplain(place);
+	return place->state ? place : NULL;
 }
 
-static uint32_t op_index(const struct evering_ops *ops, const struct op *op)
+static uint32_t place_index(const struct ops *ops,
+			    const struct evering__place *place)
 {
-	return (uint32_t)(op - ops->ops);
+	return (uint32_t)(place - ops->pub.places);
 }
 
-/* The table begins: @depth places are free. */
-void ask_init(struct evering_ops *ops, uint32_t depth)
+/* @depth places are free, and one in limbo.  What has index 0 is never in flight. */
+void ask_init(struct ops *ops, uint32_t depth)
 {
+	struct evering__place *place;
 	uint32_t i;
 
 	ops->depth = depth;
-	for (i = 0; i < depth; i++) {
-		ops->ops[i].id = (uint64_t)1 << EVERING_OP_INDEX_BITS | i;
-		ops->ops[i].next = i + 1 < depth ? i + 1 : NONE;
+	for (i = 0; i <= depth + 1; i++) {
+		place = &ops->pub.places[i];
+		place->c.id = i;
+		place->c.data = place_data(ops, i);
+		place->next = i < depth ? place + 1 : NULL;
 	}
-	ops->free = depth ? 0 : NONE;
+	ops->pub.places[0].expect = 1;
+	ops->pub.free = depth ? &ops->pub.places[1] : NULL;
+	ops->pub.limbo = &ops->pub.places[depth + 1];
 }
 
-static void op_free(struct evering_ops *ops, struct op *op)
+/* Operations without an outcome */
+uint32_t ask_in_flight(const struct ops *ops)
 {
-	op->id += (uint64_t)1 << EVERING_OP_INDEX_BITS;
-	op->state = 0;
-	op->next = ops->free;
-	ops->free = op_index(ops, op);
+	const struct evering__place *place;
+	uint32_t i, n = 0;
+
+	for (i = 1; i <= ops->depth + 1; i++) {
+		place = &ops->pub.places[i];
+		n += place->expect || (place->state & OP_OPEN);
+	}
+	return n;
+}
+
+/* Is none of them in flight, those aside that are not started? */
+static bool none_in_flight(const struct ops *ops)
+{
+	return ask_in_flight(ops) == ops->prepared;
+}
+
+/* Its callback may still look at it: so it is not the next to be used. */
+static void place_free(struct ops *ops, struct evering__place *place)
+{
+	place->state = 0;
+	place->c.buf = NULL;
+	place->c.buf_len = 0;
+	ops->pub.limbo->next = ops->pub.free;
+	ops->pub.free = ops->pub.limbo;
+	ops->pub.limbo = place;
 }
 
 /* --------------------------------------------- operations done, oldest first */
 
-static void done_push(struct evering_ops *ops, struct op *op)
+static void done_push(struct ops *ops, struct evering__place *place)
 {
-	uint32_t index = op_index(ops, op);
-
-	op->next = NONE;
-	op->prev = ops->done.count ? ops->done.tail : NONE;
-	if (ops->done.count++)
-		ops->ops[ops->done.tail].next = index;
+	place->next = NULL;
+	place->prev = ops->last_done;
+	if (ops->last_done)
+		ops->last_done->next = place;
 	else
-		ops->done.head = index;
-	ops->done.tail = index;
+		ops->first_done = place;
+	ops->last_done = place;
+	ops->done++;
 }
 
-static void done_remove(struct evering_ops *ops, struct op *op)
+static void done_remove(struct ops *ops, struct evering__place *place)
 {
-	if (op->prev != NONE)
-		ops->ops[op->prev].next = op->next;
+	if (place->prev)
+		place->prev->next = place->next;
 	else
-		ops->done.head = op->next;
-	if (op->next != NONE)
-		ops->ops[op->next].prev = op->prev;
+		ops->first_done = place->next;
+	if (place->next)
+		place->next->prev = place->prev;
 	else
-		ops->done.tail = op->prev;
-	ops->done.count--;
+		ops->last_done = place->prev;
+	ops->done--;
 }
 
 /* ------------------------------------- those that may take so long, in a heap */
 
-static void heap_put(struct evering_ops *ops, uint32_t at, uint32_t index)
+static void heap_put(struct ops *ops, uint32_t at, uint32_t index)
 {
 	ops->heap[at] = index;
-	ops->ops[index].heap = at;
+	ops->pub.places[index].heap = at;
 }
 
-static int64_t heap_deadline(const struct evering_ops *ops, uint32_t at)
+static int64_t heap_deadline(const struct ops *ops, uint32_t at)
 {
-	return ops->ops[ops->heap[at]].deadline;
+	return ops->pub.places[ops->heap[at]].deadline;
 }
 
-static void heap_up(struct evering_ops *ops, uint32_t at)
+static void heap_up(struct ops *ops, uint32_t at)
 {
 	uint32_t index = ops->heap[at], parent;
 
 	for (; at; at = parent) {
 		parent = (at - 1) / 2;
-		if (heap_deadline(ops, parent) <= ops->ops[index].deadline)
+		if (heap_deadline(ops, parent) <=
+		    ops->pub.places[index].deadline)
 			break;
 		heap_put(ops, at, ops->heap[parent]);
 	}
 	heap_put(ops, at, index);
 }
 
-static void heap_down(struct evering_ops *ops, uint32_t at)
+static void heap_down(struct ops *ops, uint32_t at)
 {
 	uint32_t index = ops->heap[at], child;
 
@@ -112,153 +150,141 @@ static void heap_down(struct evering_ops *ops, uint32_t at)
 		if (child + 1 < ops->heap_count &&
 		    heap_deadline(ops, child + 1) < heap_deadline(ops, child))
 			child++;
-		if (ops->ops[index].deadline <= heap_deadline(ops, child))
+		if (ops->pub.places[index].deadline <=
+		    heap_deadline(ops, child))
 			break;
 		heap_put(ops, at, ops->heap[child]);
 	}
 	heap_put(ops, at, index);
 }
 
-static void heap_insert(struct evering_ops *ops, struct op *op)
+static void heap_insert(struct ops *ops, struct evering__place *place)
 {
-	heap_put(ops, ops->heap_count++, op_index(ops, op));
-	heap_up(ops, op->heap);
-	op->state |= OP_TIMED;
+	heap_put(ops, ops->heap_count++, place_index(ops, place));
+	heap_up(ops, place->heap);
+	place->state |= OP_TIMED;
 }
 
-static void heap_remove(struct evering_ops *ops, struct op *op)
+static void heap_remove(struct ops *ops, struct evering__place *place)
 {
-	uint32_t at = op->heap, last;
+	uint32_t at = place->heap, last;
 
-	if (!(op->state & OP_TIMED))
+	if (!(place->state & OP_TIMED))
 		return;
-	op->state &= ~OP_TIMED;
+	place->state &= ~OP_TIMED;
 	last = ops->heap[--ops->heap_count];
 	if (at == ops->heap_count)
 		return;
 	heap_put(ops, at, last);
 	heap_up(ops, at);
-	heap_down(ops, ops->ops[last].heap);
+	heap_down(ops, ops->pub.places[last].heap);
 }
 
 /* ------------------------------------------------------------------ outcomes */
 
 /* The caller's outcome; the place is free if the answer has come, too. */
-static void op_outcome(struct evering_ops *ops, struct op *op, int32_t result,
-		       const struct arrival *arrival)
+static void op_outcome(struct ops *ops, struct evering__place *place,
+		       int32_t result, const struct arrival *arrival)
 {
-	struct evering_completion completion = {
-		.id = op->id,
-		.user = op->user,
-		.ext = op->ext,
-		.result = result,
-	};
-	evering_done_fn done = op->done;
+	struct evering_completion *c = &place->c;
 
-	heap_remove(ops, op);
-	ops->in_flight--;
-	op->state &= ~OP_OPEN;
+	heap_remove(ops, place);
+	place->state &= ~OP_OPEN;
+	c->result = result;
+	c->len = 0;
 	if (arrival) {
-		completion.len = arrival->header.len;
-		completion.data = completion.len ? arrival->data : NULL;
-		completion.buf = arrival->buf;
-		completion.buf_len = arrival->buf_len;
+		c->len = arrival->header.len;
+		c->buf = arrival->buf;
+		c->buf_len = arrival->buf_len;
+		copy_data(place_data(ops, place_index(ops, place)),
+			  arrival->data, c->len);
 	}
-	if (done) {
-		if (!(op->state & ANSWER_DUE))
-			op_free(ops, op);
-		done(ops, &completion);
+	if (place->done) {
+		struct evering_completion copy = *c;
+
+		if (!(place->state & OP_SENT))
+			place_free(ops, place);
+		place->done(&ops->pub, &copy);
 		return;
 	}
-	op->result = result;
-	op->len = completion.len;
-	op->buf = completion.buf;
-	op->buf_len = completion.buf_len;
-	if (op->len)
-		copy_blocks(op_data(ops, op_index(ops, op)), arrival->data,
-			    op->len);
-	op->state |= OP_DONE;
-	done_push(ops, op);
+	place->state |= OP_DONE;
+	done_push(ops, place);
 }
 
 /*
  * The peer can no longer use what is lent with the operation.  Who still waits for
  * it has its buffer back; if nobody does, it is freed.
  */
-static void *op_unlend(struct evering_ops *ops, struct op *op)
+static void op_unlend(struct ops *ops, struct evering__place *place)
 {
-	if (!(op->state & OP_LENDS))
-		return NULL;
-	op->state &= ~OP_LENDS;
-	return arena_take_back(&ops_endpoint(ops)->arena, op->granule,
-			       !(op->state & OP_OPEN));
+	if (!(place->state & OP_LENDS))
+		return;
+	place->state &= ~OP_LENDS;
+	arena_take_back(&ops_endpoint(ops)->arena, place->granule,
+			!(place->state & OP_OPEN));
 }
 
-/* Neither the answer nor the peer is there any more: @arrival, or nothing. */
-static void op_answered(struct evering_ops *ops, struct op *op, int32_t result,
-			struct arrival *arrival)
+/* The answer has come, or will never. */
+static void op_answered(struct ops *ops, struct evering__place *place,
+			int32_t result, const struct arrival *arrival)
 {
-	op_unlend(ops, op);
-	op->state &= ~OP_SENT;
-	if (op->state & OP_OPEN && !(op->state & OP_ASKED)) {
-		op_outcome(ops, op, result, arrival);
+	op_unlend(ops, place);
+	place->state &= ~OP_SENT;
+	if ((place->state & OP_OPEN) && !(place->state & OP_ASKED)) {
+		op_outcome(ops, place, result, arrival);
 		return;
 	}
 	/* Nobody wants what it brings. */
 	if (arrival && arrival->buf &&
 	    (arrival->header.flags & EVERING_OP_BUFFER) != EVERING_OP_IN_PLACE)
-		evering_free(ops->ev, arrival->buf);
-	if (op->state & OP_OPEN) {
-		op_outcome(ops, op, -ECANCELED, NULL);
+		evering_free(ops->pub.ev, arrival->buf);
+	if (place->state & OP_OPEN) {
+		op_outcome(ops, place, -ECANCELED, NULL);
 		return;
 	}
 	ops->abandoned--;
-	if (!(op->state & OUTCOME_DUE))
-		op_free(ops, op);
+	if (!(place->state & OUTCOME_DUE))
+		place_free(ops, place);
 }
 
 /* An answer has come.  0; -EPROTO: to nothing that was asked. */
-int ask_answered(struct evering_ops *ops, const struct arrival *from)
+int ask_answered(struct ops *ops, const struct arrival *from)
 {
-	uint32_t index = id_index(from->header.id);
+	struct evering__place *place = place_by_id(ops, from->header.id);
 	struct arrival arrival = *from;
-	struct op *op;
 
-	if (index >= ops->depth)
-		return -EPROTO;
-	op = &ops->ops[index];
-	if ((uint32_t)op->id != from->header.id || !(op->state & OP_SENT))
+	if (!place || !(place->state & OP_SENT))
 		return -EPROTO;
 	if ((from->header.flags & EVERING_OP_BUFFER) == EVERING_OP_IN_PLACE) {
-		if (!(op->state & OP_LENDS) || !arrival.buf_len ||
-		    arrival.buf_len > op->buf_len ||
+		if (!(place->state & OP_LENDS) || !arrival.buf_len ||
+		    arrival.buf_len > place->buf_len ||
 		    !endpoint_shares(ops_endpoint(ops), EVERING_REGION_ARENA_A))
 			return -EPROTO;
-		arrival.buf = op->buf;
+		arrival.buf = place->buf;
 	}
-	op_answered(ops, op, (int32_t)arrival.header.code, &arrival);
+	op_answered(ops, place, (int32_t)arrival.header.code, &arrival);
 	return 0;
 }
 
 /* Tells the peer which answers are not needed any more, while there is room. */
-void ask_tell(struct evering_ops *ops)
+void ask_tell(struct ops *ops)
 {
 	struct evering_op_header header = { .type = EVERING_OP_CANCEL };
-	const struct op *op;
+	const struct evering__place *place;
 
 	while (ops->tell_count && ops_room(ops)) {
 		header.id = ops->tell[ops->tell_first];
 		if (++ops->tell_first == ops->size)
 			ops->tell_first = 0;
 		ops->tell_count--;
-		op = &ops->ops[id_index(header.id)];
-		if ((uint32_t)op->id == header.id && (op->state & OP_SENT))
-			ops_send(ops, &header, NULL, 0, 0);
+		place = place_by_id(ops, header.id);
+		if (place && (place->state & OP_SENT))
+			ops_send(ops, &header, NULL, NULL);
 	}
 }
 
 /* It is advice: if there is no room to remember it, the peer is not told. */
-static void op_tell(struct evering_ops *ops, const struct op *op)
+static void op_tell(struct ops *ops, const struct evering__place *place)
 {
 	uint32_t at;
 
@@ -267,31 +293,31 @@ static void op_tell(struct evering_ops *ops, const struct op *op)
 	at = ops->tell_first + ops->tell_count++;
 	if (at >= ops->size)
 		at -= ops->size;
-	ops->tell[at] = (uint32_t)op->id;
+	ops->tell[at] = place->c.id;
 	ask_tell(ops);
 }
 
 /* The caller has its outcome before the answer has come. */
-static void op_abandon(struct evering_ops *ops, struct op *op, int32_t result,
-		       bool tell)
+static void op_abandon(struct ops *ops, struct evering__place *place,
+		       int32_t result, bool tell)
 {
 	if (tell)
-		op_tell(ops, op);
+		op_tell(ops, place);
 	ops->abandoned++;
-	op_outcome(ops, op, result, NULL);
+	op_outcome(ops, place, result, NULL);
 }
 
 /* Abandons what has taken too long.  Returns how many that were. */
-int ask_expire(struct evering_ops *ops)
+int ask_expire(struct ops *ops)
 {
 	int64_t now = now_ns();
-	struct op *op;
+	struct evering__place *place;
 	int n = 0;
 
 	while (ops->heap_count && heap_deadline(ops, 0) <= now) {
-		op = &ops->ops[ops->heap[0]];
-		op_abandon(ops, op,
-			   op->state & OP_ASKED ? -ECANCELED : -ETIMEDOUT,
+		place = &ops->pub.places[ops->heap[0]];
+		op_abandon(ops, place,
+			   place->state & OP_ASKED ? -ECANCELED : -ETIMEDOUT,
 			   true);
 		n++;
 	}
@@ -299,185 +325,182 @@ int ask_expire(struct evering_ops *ops)
 }
 
 /* It never was sent: its buffer is as before. */
-static void op_unprepare(struct evering_ops *ops, struct op *op)
+static void op_unprepare(struct ops *ops, struct evering__place *place)
 {
-	struct arena *arena = &ops_endpoint(ops)->arena;
-
-	if (op->state & (OP_LENDS | OP_GIVES))
-		arena_take_back(arena, op->granule, false);
-	if (op->state & OP_RETURNS)
-		loan_keep(ops, op->granule, op->generation);
+	if (place->state & (OP_LENDS | OP_GIVES))
+		arena_take_back(&ops_endpoint(ops)->arena, place->granule,
+				false);
+	if (place->state & OP_RETURNS)
+		loan_keep(ops, place->granule, place->generation);
 	ops->prepared--;
-	ops->in_flight--;
-	op_free(ops, op);
+	place_free(ops, place);
 }
 
 /*
  * Nothing more will be answered.  When a table closes the peer may still be there,
  * and use what was lent to it.
  */
-void ask_end_all(struct evering_ops *ops, int result, bool closing)
+void ask_end_all(struct ops *ops, int result, bool closing)
 {
-	struct op *op;
+	struct evering__place *place;
 	uint32_t i;
 
-	for (i = 0; i < ops->depth; i++) {
-		op = &ops->ops[i];
-		if (closing && (op->state & OP_PREPARED))
-			op_unprepare(ops, op);
+	for (i = 1; i <= ops->depth + 1; i++) {
+		place = &ops->pub.places[i];
+		unplain(place);
+		if (closing && (place->state & OP_PREPARED))
+			op_unprepare(ops, place);
 		if (closing)
-			op->state &= ~OP_LENDS;
-		if (op->state & OP_SENT)
-			op_answered(ops, op, result, NULL);
+			place->state &= ~OP_LENDS;
+		if (place->state & OP_SENT)
+			op_answered(ops, place, result, NULL);
 	}
 }
 
 /* ------------------------------------------------------------------- asking */
 
-static uint32_t max_data(const struct evering_ops *ops,
-			 const struct evering_op *op)
-{
-	return op->flags ? ops->max_data - EVERING_OP_BUFFER_TAIL :
-			   ops->max_data;
-}
-
 /* Can it be?  What its buffer is, is seen later. */
-static int check_op(const struct evering_ops *ops, const struct evering_op *op)
+static int check_op(const struct ops *ops, const struct evering_op *op)
 {
+	uint32_t most = ops->pub.max_data;
+
 	if (ops->error)
 		return ops->error;
 	if (op->reserved || op->timeout_ns < 0 || (!op->data && op->len) ||
 	    (op->flags && op->flags != EVERING_LEND &&
 	     op->flags != EVERING_GIVE))
 		return -EINVAL;
-	if (op->len > max_data(ops, op))
-		return -EMSGSIZE;
-	return 0;
+	if (op->flags)
+		most -= (uint32_t)sizeof(struct evering_op_buffer);
+	return op->len > most ? -EMSGSIZE : 0;
 }
 
-/* Locks its buffer.  What was given is the peer's when the operation is sent. */
-static int take_buffer(struct evering_ops *ops, const struct evering_op *from,
-		       struct op *op)
+/* Locks its buffer.  What is to be given is the peer's when it is sent. */
+static int take_buffer(struct ops *ops, const struct evering_op *op,
+		       struct evering__place *place)
 {
 	struct arena *arena = &ops_endpoint(ops)->arena;
-	int ret;
 
-	if (arena_has(arena, from->buf)) {
-		op->state |= from->flags == EVERING_LEND ? OP_LENDS : OP_GIVES;
-		ret = arena_hand_out(arena, from->buf, from->buf_len, HOLD_LENT,
-				     &op->granule, &op->generation);
-	} else if (from->flags == EVERING_GIVE) {
-		op->state |= OP_RETURNS;
-		ret = loan_give_back(ops, from->buf, from->buf_len,
-				     &op->granule, &op->generation);
-	} else {
-		ret = -EINVAL;
+	place->buf = op->buf;
+	place->buf_len = op->buf_len;
+	if (arena_has(arena, op->buf)) {
+		place->state |= op->flags == EVERING_LEND ? OP_LENDS : OP_GIVES;
+		return arena_hand_out(arena, op->buf, op->buf_len, HOLD_LENT,
+				      &place->granule, &place->generation);
 	}
-	op->buf = from->buf;
-	op->buf_len = from->buf_len;
-	return ret;
+	if (op->flags != EVERING_GIVE)
+		return -EINVAL;
+	place->state |= OP_RETURNS;
+	return loan_give_back(ops, op->buf, op->buf_len, &place->granule,
+			      &place->generation);
 }
 
-int evering_op_prepare(struct evering_ops *ops, const struct evering_op *from,
+int evering_op_prepare(struct evering_ops *table, const struct evering_op *op,
 		       uint64_t *id)
 {
-	uint32_t index = ops->free;
-	struct op *op;
+	struct ops *ops = to_ops(table);
+	struct evering__place *place = ops->pub.free;
 	int ret;
 
-	ret = check_op(ops, from);
+	ret = check_op(ops, op);
 	if (ret)
 		return ret;
-	if (index == NONE)
+	if (!place)
 		return -EAGAIN;
-	op = &ops->ops[index];
-	op->state = OP_OPEN | OP_PREPARED;
-	if (from->flags) {
-		ret = take_buffer(ops, from, op);
+	place->state = OP_OPEN | OP_PREPARED;
+	if (op->flags) {
+		ret = take_buffer(ops, op, place);
 		if (ret) {
-			op->state = 0;
+			place->state = 0;
 			return ret;
 		}
 	}
-	ops->free = op->next;
-	ops->in_flight++;
+	ops->pub.free = place->next;
 	ops->prepared++;
-	op->done = from->done;
-	op->user = from->user;
-	op->ext = from->ext;
-	op->opcode = from->opcode;
-	op->len = from->len;
-	op->timeout = from->timeout_ns;
-	copy_few(op_data(ops, index), from->data, from->len);
-	*id = op->id;
+	place->c.id += (uint64_t)1 << EVERING_OP_INDEX_BITS;
+	place->c.user = op->user;
+	place->c.ext = op->ext;
+	place->c.result = (int32_t)op->opcode;
+	place->c.len = op->len;
+	place->done = op->done;
+	place->deadline = op->timeout_ns;
+	evering__copy(place_data(ops, place_index(ops, place)), op->data,
+		      op->len);
+	*id = place->c.id;
 	return 0;
 }
 
-static void op_start(struct evering_ops *ops, struct op *op)
+static void op_start(struct ops *ops, struct evering__place *place)
 {
-	struct evering_op_header header = { .id = (uint32_t)op->id,
+	struct evering_op_header header = { .id = place->c.id,
 					    .type = EVERING_OP_REQUEST,
-					    .len = (uint16_t)op->len,
-					    .code = op->opcode,
-					    .granule = op->granule };
+					    .len = (uint16_t)place->c.len,
+					    .code = (uint32_t)place->c.result };
+	struct evering_op_buffer name = {
+		.granule = place->granule,
+		.generation = place->generation,
+		.len_low = (uint32_t)place->buf_len,
+		.len_high = (uint32_t)(place->buf_len >> 32),
+	};
 
-	if (op->state & OP_LENDS)
+	if (place->state & OP_LENDS)
 		header.flags = EVERING_OP_LENT;
-	if (op->state & OP_GIVES) {
+	if (place->state & OP_GIVES) {
 		header.flags = EVERING_OP_GIVEN;
-		arena_give(&ops_endpoint(ops)->arena, op->granule);
+		arena_give(&ops_endpoint(ops)->arena, place->granule);
 	}
-	if (op->state & OP_RETURNS)
+	if (place->state & OP_RETURNS)
 		header.flags = EVERING_OP_BACK;
-	ops_send(ops, &header, op_data(ops, op_index(ops, op)), op->generation,
-		 op->buf_len);
+	ops_send(ops, &header, place->c.data, &name);
 	ops->prepared--;
-	op->state &= ~(OP_PREPARED | OP_GIVES | OP_RETURNS);
-	op->state |= OP_SENT;
-	if (op->timeout) {
-		op->deadline = deadline_after(op->timeout);
-		heap_insert(ops, op);
+	place->state &= ~(OP_PREPARED | OP_GIVES | OP_RETURNS);
+	place->state |= OP_SENT;
+	if (place->deadline) {
+		place->deadline = deadline_after(place->deadline);
+		heap_insert(ops, place);
 	}
 }
 
-static bool can_start(struct evering_ops *ops, uint64_t id)
+static bool can_start(struct ops *ops, uint64_t arg)
 {
-	(void)id;
+	(void)arg;
 	return ops_room(ops);
 }
 
-static bool can_submit(struct evering_ops *ops, uint64_t arg)
+static bool can_submit(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
-	return ops->free != NONE && ops_room(ops);
+	return ops->pub.free && ops_room(ops);
 }
 
-int evering_op_start(struct evering_ops *ops, uint64_t id, int64_t timeout_ns)
+int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 {
-	struct op *op = op_by_id(ops, id);
+	struct ops *ops = to_ops(table);
+	struct evering__place *place = place_by_id(ops, id);
 	int64_t deadline = 0;
 	int ret;
 
-	if (!op)
+	if (!place)
 		return -ENOENT;
-	if (!(op->state & OP_PREPARED))
+	if (!(place->state & OP_PREPARED))
 		return -EALREADY;
 	ret = ops_wait_for(ops, can_start, 0, true, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	/* A callback may have done what it wanted, meanwhile. */
-	if (op_by_id(ops, id) != op)
+	if (!place_by_id(ops, id))
 		return -ENOENT;
-	if (!(op->state & OP_PREPARED))
+	if (!(place->state & OP_PREPARED))
 		return -EALREADY;
-	op_start(ops, op);
+	op_start(ops, place);
 	return 0;
 }
 
-/* An operation with a buffer or a timeout, or one that has to wait. */
-static int submit_any(struct evering_ops *ops, const struct evering_op *op,
-		      uint64_t *id, int64_t timeout_ns)
+/* An operation that is not plain, or has to wait. */
+int evering__op_submit(struct evering_ops *table, const struct evering_op *op,
+		       uint64_t *id, int64_t timeout_ns)
 {
+	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
 	uint64_t new;
 	int ret;
@@ -488,179 +511,150 @@ static int submit_any(struct evering_ops *ops, const struct evering_op *op,
 	ret = ops_wait_for(ops, can_submit, 0, true, timeout_ns, &deadline);
 	if (ret)
 		return ret;
-	ret = evering_op_prepare(ops, op, &new);
+	ret = evering_op_prepare(table, op, &new);
 	if (ret)
 		return ret;
-	op_start(ops, op_by_id(ops, new));
+	op_start(ops, place_by_id(ops, new));
 	if (id)
 		*id = new;
 	return 0;
 }
 
-int evering_op_submit(struct evering_ops *ops, const struct evering_op *from,
-		      uint64_t *id, int64_t timeout_ns)
+int evering_op_cancel(struct evering_ops *table, uint64_t id,
+		      unsigned int flags)
 {
-	struct evering_tx *tx = &ops->ev->tx;
-	uint32_t n = tx->next, index = ops->free, len = from->len;
-	unsigned char *slot;
-	struct op *op;
-
-	if (EVERING_UNLIKELY(from->flags | from->reserved | from->timeout_ns ||
-			     len > ops->max_data || index == NONE ||
-			     tx->limit - n <= ops->reserve ||
-			     ops->homebound.count))
-		return submit_any(ops, from, id, timeout_ns);
-	op = &ops->ops[index];
-	ops->free = op->next;
-	ops->in_flight++;
-	op->state = OP_PLAIN;
-	op->done = from->done;
-	op->user = from->user;
-	op->ext = from->ext;
-	if (id)
-		*id = op->id;
-	slot = evering__tx_slot(tx, n);
-	*(uint64_t *)slot = (uint32_t)op->id |
-			    (uint64_t)EVERING_OP_REQUEST << 32 |
-			    (uint64_t)len << 48;
-	((uint32_t *)slot)[2] = from->opcode;
-	copy_few(slot + sizeof(struct evering_op_header), from->data, len);
-	ops->dirty = true;
-	evering__stamp(tx, slot, n);
-	return 0;
-}
-
-int evering_op_cancel(struct evering_ops *ops, uint64_t id, unsigned int flags)
-{
-	struct op *op = op_by_id(ops, id);
-	uint32_t index = id_index(id);
+	struct ops *ops = to_ops(table);
+	struct evering__place *place = place_by_id(ops, id);
+	bool tell = flags & EVERING_CANCEL_TELL;
 
 	if (flags & ~(EVERING_CANCEL_TELL | EVERING_CANCEL_DETACH))
 		return -EINVAL;
-	if (!op)
-		return index < ops->depth && id >> EVERING_OP_INDEX_BITS &&
-				       id < ops->ops[index].id ?
+	if (!place) {
+		place = &ops->pub.places[id & ops->pub.place_mask];
+		return id_index(id) == id_index(place->c.id) &&
+				       id >> EVERING_OP_INDEX_BITS &&
+				       id <= place->c.id ?
 			       -EALREADY :
 			       -ENOENT;
-	if (op->state & OP_PREPARED) {
-		op_unprepare(ops, op);
+	}
+	if (place->state & OP_PREPARED) {
+		op_unprepare(ops, place);
 		return 0;
 	}
-	if (!(op->state & OP_OPEN))
+	if (!(place->state & OP_OPEN))
 		return -EALREADY;
 	if (flags & EVERING_CANCEL_DETACH) {
-		op_abandon(ops, op, -ECANCELED, flags & EVERING_CANCEL_TELL);
+		op_abandon(ops, place, -ECANCELED, tell);
 		return 0;
 	}
-	if (op->state & OP_ASKED)
+	if (place->state & OP_ASKED)
 		return -EALREADY;
-	op->state |= OP_ASKED;
-	if (flags & EVERING_CANCEL_TELL)
-		op_tell(ops, op);
+	place->state |= OP_ASKED;
+	if (tell)
+		op_tell(ops, place);
 	return 0;
 }
 
 /* ------------------------------------------------------------------- waiting */
 
-static void op_take(struct evering_ops *ops, struct op *op,
+static void op_take(struct ops *ops, struct evering__place *place,
 		    struct evering_completion *completion)
 {
-	*completion = (struct evering_completion){
-		.id = op->id,
-		.user = op->user,
-		.ext = op->ext,
-		.result = op->result,
-		.len = op->len,
-		.data = op->len ? ops->taken : NULL,
-		.buf = op->buf,
-		.buf_len = op->buf_len,
-	};
-	copy_blocks(ops->taken, op_data(ops, op_index(ops, op)), op->len);
-	done_remove(ops, op);
-	op->state &= ~OP_DONE;
-	if (!(op->state & ANSWER_DUE))
-		op_free(ops, op);
+	*completion = place->c;
+	completion->data = ops->taken;
+	copy_data(ops->taken, place_data(ops, place_index(ops, place)),
+		  completion->len);
+	done_remove(ops, place);
+	place->state &= ~OP_DONE;
+	if (!(place->state & OP_SENT))
+		place_free(ops, place);
 }
 
 /* The operation, if it has an outcome to be taken, or will have. */
-static struct op *op_to_take(const struct evering_ops *ops, uint64_t id)
+static struct evering__place *to_take(const struct ops *ops, uint64_t id)
 {
-	struct op *op = op_by_id(ops, id);
+	struct evering__place *place = place_by_id(ops, id);
 
-	return op && !op->done && (op->state & OUTCOME_DUE) ? op : NULL;
+	return place && !place->done && (place->state & OUTCOME_DUE) ? place :
+								       NULL;
 }
 
-int evering_op_done(struct evering_ops *ops, uint64_t id,
+int evering_op_done(struct evering_ops *table, uint64_t id,
 		    struct evering_completion *completion)
 {
-	struct op *op = op_to_take(ops, id);
+	struct ops *ops = to_ops(table);
+	struct evering__place *place = to_take(ops, id);
 
-	if (!op)
+	if (!place)
 		return -ENOENT;
-	if (!(op->state & OP_DONE))
+	if (!(place->state & OP_DONE))
 		return -EAGAIN;
-	op_take(ops, op, completion);
+	op_take(ops, place, completion);
 	return 0;
 }
 
 /* Or is it not there any more, since a callback has taken it? */
-static bool is_done(struct evering_ops *ops, uint64_t id)
+static bool is_done(struct ops *ops, uint64_t id)
 {
-	const struct op *op = op_to_take(ops, id);
+	const struct evering__place *place = to_take(ops, id);
 
-	return !op || (op->state & OP_DONE);
+	return !place || (place->state & OP_DONE);
 }
 
-int evering_op_wait(struct evering_ops *ops, uint64_t id,
+int evering_op_wait(struct evering_ops *table, uint64_t id,
 		    struct evering_completion *completion, int64_t timeout_ns)
 {
+	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
 	int ret;
 
-	if (!op_to_take(ops, id))
+	if (!to_take(ops, id))
 		return -ENOENT;
 	ret = ops_wait_for(ops, is_done, id, false, timeout_ns, &deadline);
-	return ret ? ret : evering_op_done(ops, id, completion);
+	return ret ? ret : evering_op_done(table, id, completion);
 }
 
-static bool any_done(struct evering_ops *ops, uint64_t arg)
+static bool any_done(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
-	return ops->done.count;
+	return ops->done;
 }
 
-int evering_op_wait_any(struct evering_ops *ops,
+int evering_op_wait_any(struct evering_ops *table,
 			struct evering_completion *completion,
 			int64_t timeout_ns)
 {
+	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
 	int ret;
 
-	if (!ops->done.count && ops->in_flight == ops->prepared)
+	if (!ops->done && none_in_flight(ops))
 		return -ENOENT;
 	ret = ops_wait_for(ops, any_done, 0, false, timeout_ns, &deadline);
 	if (ret)
 		return ret;
-	op_take(ops, &ops->ops[ops->done.head], completion);
+	op_take(ops, ops->first_done, completion);
 	return 0;
 }
 
-static bool all_done(struct evering_ops *ops, uint64_t arg)
+static bool all_done(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
-	return ops->in_flight == ops->prepared;
+	return none_in_flight(ops);
 }
 
-int evering_op_wait_all(struct evering_ops *ops, int64_t timeout_ns)
+int evering_op_wait_all(struct evering_ops *table, int64_t timeout_ns)
 {
 	int64_t deadline = 0;
 
-	return ops_wait_for(ops, all_done, 0, false, timeout_ns, &deadline);
+	return ops_wait_for(to_ops(table), all_done, 0, false, timeout_ns,
+			    &deadline);
 }
 
-int evering_op_call(struct evering_ops *ops, const struct evering_op *from,
+int evering_op_call(struct evering_ops *table, const struct evering_op *from,
 		    struct evering_completion *completion, int64_t timeout_ns)
 {
+	struct ops *ops = to_ops(table);
 	struct evering_op op = *from;
 	int64_t deadline = 0;
 	uint64_t id;
@@ -671,14 +665,14 @@ int evering_op_call(struct evering_ops *ops, const struct evering_op *from,
 	op.done = NULL;
 	if (timeout_ns > 0)
 		deadline = deadline_after(timeout_ns);
-	ret = evering_op_submit(ops, &op, &id, timeout_ns);
+	ret = evering_op_submit(table, &op, &id, timeout_ns);
 	if (ret)
 		return ret;
 	ret = ops_wait_for(ops, is_done, id, false, timeout_ns, &deadline);
 	if (ret && !is_done(ops, id)) {
-		op_abandon(ops, op_by_id(ops, id),
+		op_abandon(ops, place_by_id(ops, id),
 			   ret == -EAGAIN ? -ETIMEDOUT : ret, true);
-		evering_ops_flush(ops);
+		evering_ops_flush(table);
 	}
-	return evering_op_done(ops, id, completion);
+	return evering_op_done(table, id, completion);
 }

@@ -315,7 +315,7 @@ void evering_close(struct evering *ev)
 
 	if (!e)
 		return;
-	evering_ops_close(e->ops);
+	evering_ops_close((struct evering_ops *)e->ops);
 	evering_store_release(&e->half->closed, 1);
 	endpoint_destroy(e);
 }

@@ -76,9 +76,10 @@ struct evering_ops;
  * @id: which
  * @user, @ext: of its struct evering_op
  * @result: what the peer answered, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO
- * @len: bytes at @data
- * @data: what the answer carried, copied; NULL: nothing.  Stays until the callback
- *	returns, or until the next call with this table.
+ * @len: bytes at @data, which is not to be looked at beyond
+ * @data: what the answer carried, copied.  Like all of this it stays until the
+ *	callback returns, or calls a function that polls or waits; if no callback
+ *	is called, until the next call with this table.
  * @buf: the buffer that came with it; NULL: none.  If it was lent, the own one, with
  *	the answer in it; else the caller's, for evering_free().  If it lies in the
  *	peer's arena the peer can change it at any time, and it is not writable
@@ -111,8 +112,7 @@ typedef void (*evering_done_fn)(struct evering_ops *ops,
  * @opcode: what to do; means nothing to the library
  * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0
  * @data: to go in the entry; copied
- * @len: its bytes, 0..evering_ops_info.max_data, EVERING_OP_BUFFER_TAIL fewer with
- *	a buffer
+ * @len: its bytes, 0..evering_ops_info.max_data, 16 fewer with a buffer
  * @reserved: 0
  * @buf: buffer: the start of one from evering_alloc(); or, to give back, of one
  *	that the peer has given
@@ -167,7 +167,8 @@ struct evering_request {
 /**
  * evering_request_fn - a request has come
  * @ops: table
- * @request: until this returns, though its data and buffer stay as said there
+ * @request: until this returns, though its data and buffer stay as said there, or
+ *	polls or waits
  * @context: of the table's parameters
  *
  * Answers it, now or later.  May call anything but evering_ops_close().
@@ -352,9 +353,9 @@ EVERING_API void evering_ops_get_info(const struct evering_ops *ops,
  * -EMSGSIZE: too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given
  * away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR.
  */
-EVERING_API int evering_op_submit(struct evering_ops *ops,
-				  const struct evering_op *op, uint64_t *id,
-				  int64_t timeout_ns);
+static inline int evering_op_submit(struct evering_ops *ops,
+				    const struct evering_op *op, uint64_t *id,
+				    int64_t timeout_ns);
 
 /**
  * evering_op_prepare - make an operation without sending it
@@ -510,9 +511,9 @@ EVERING_API int evering_op_next(struct evering_ops *ops,
  * was sent, try later; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended, and
  * the request with it.
  */
-EVERING_API int evering_op_answer(struct evering_ops *ops, uint64_t id,
-				  int32_t result, const void *data,
-				  uint32_t len);
+static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
+				    int32_t result, const void *data,
+				    uint32_t len);
 
 /**
  * evering_op_answer_buffer - answer a request with a buffer
@@ -555,5 +556,149 @@ EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
  */
 EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
 				     uint64_t id);
+
+/* ------------------------------------------------------------ the fast path */
+
+/*
+ * Private, and in this header so that the fast path can be inlined; do not access
+ * the members.  What is plain, that is, has a callback and neither a buffer nor a
+ * timeout, goes through here; whatever is not is the library's.
+ */
+
+/**
+ * struct evering__place - a place in the table
+ * @c: of its operation: id, user and ext from submission on, the rest when it ends.
+ *	While nothing is there @c.id is the last one's.
+ * @expect: c.id while a plain operation is in flight, else 0, which is no id
+ * @done: its callback
+ * @next: the next free place; or, with @prev, the neighbours among those done
+ * @state: OP_*, unless it is plain; 0: free or plain
+ * @granule, @generation, @buf, @buf_len: of its buffer
+ * @heap: where in the heap it is
+ * @deadline: when it is abandoned; while it is prepared, how long it may take
+ */
+struct evering__place {
+	struct evering_completion c;
+	uint64_t expect;
+	evering_done_fn done;
+	struct evering__place *next;
+	struct evering__place *prev;
+	uint32_t state;
+	uint32_t granule;
+	uint32_t generation;
+	uint32_t heap;
+	void *buf;
+	uint64_t buf_len;
+	int64_t deadline;
+} __attribute__((aligned(128)));
+
+/**
+ * struct evering__held - a request of the peer's
+ * @r: as the user sees it
+ * @plain: r.id while it is held and plain; 0: free; else what is no id of this index
+ * @state: HELD_*, unless it is plain
+ * @next: the next one for evering_op_next()
+ */
+struct evering__held {
+	struct evering_request r;
+	uint64_t plain;
+	uint32_t state;
+	uint32_t next;
+} __attribute__((aligned(64)));
+
+/**
+ * struct evering_ops - the part of a table that the fast path uses
+ * @ev: its endpoint
+ * @free: places to submit at; NULL: there is none
+ * @places, @place_mask: by index, of which 0 is no operation's
+ * @limbo: the place of the operation that ended last: free, but not given away
+ *	while its callback may still look at it
+ * @held, @held_mask: as @places
+ * @reserve: slots that a request leaves free; UINT32_MAX: not the fast path's
+ * @answer_reserve: likewise 0, or UINT32_MAX
+ * @max_data: bytes of data in an entry without a buffer
+ */
+struct evering_ops {
+	struct evering *ev;
+	struct evering__place *free;
+	struct evering__place *places;
+	struct evering__place *limbo;
+	struct evering__held *held;
+	uint32_t place_mask;
+	uint32_t held_mask;
+	uint32_t reserve;
+	uint32_t answer_reserve;
+	uint32_t max_data;
+	uint32_t reserved;
+};
+
+EVERING_API int evering__op_submit(struct evering_ops *ops,
+				   const struct evering_op *op, uint64_t *id,
+				   int64_t timeout_ns);
+EVERING_API int evering__op_answer(struct evering_ops *ops, uint64_t id,
+				   int32_t result, const void *data,
+				   uint32_t len);
+
+/* Entry @n, of @type, for which there is room: two words, then the data. */
+static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
+				    uint64_t id, uint32_t type, uint32_t code,
+				    const void *data, uint32_t len)
+{
+	unsigned char *slot = evering__tx_slot(tx, n);
+	uint64_t *words = (uint64_t *)slot;
+
+	words[0] = id;
+	words[1] = (uint64_t)code << 32 | len << 16 | type;
+	evering__copy(slot + sizeof(struct evering_op_header), data, len);
+	evering__stamp(tx, slot, n);
+}
+
+static inline int evering_op_submit(struct evering_ops *ops,
+				    const struct evering_op *op, uint64_t *id,
+				    int64_t timeout_ns)
+{
+	struct evering_tx *tx = &ops->ev->tx;
+	struct evering__place *place = ops->free;
+	uint32_t n = tx->next;
+
+	if (EVERING_UNLIKELY(op->flags | op->reserved) ||
+	    EVERING_UNLIKELY(op->timeout_ns || !op->done) ||
+	    EVERING_UNLIKELY(op->len > ops->max_data || !place) ||
+	    EVERING_UNLIKELY(tx->limit - n <= ops->reserve)) {
+		/* So that only who comes here has to have it in memory. */
+		struct evering_op copy = *op;
+
+		return evering__op_submit(ops, &copy, id, timeout_ns);
+	}
+	ops->free = place->next;
+	place->c.id += (uint64_t)1 << EVERING_OP_INDEX_BITS;
+	place->expect = place->c.id;
+	place->c.user = op->user;
+	place->c.ext = op->ext;
+	place->done = op->done;
+	if (id)
+		*id = place->c.id;
+	evering__op_send(tx, n, place->c.id, EVERING_OP_REQUEST, op->opcode,
+			 op->data, op->len);
+	return 0;
+}
+
+static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
+				    int32_t result, const void *data,
+				    uint32_t len)
+{
+	struct evering_tx *tx = &ops->ev->tx;
+	struct evering__held *held = &ops->held[id & ops->held_mask];
+	uint32_t n = tx->next;
+
+	if (EVERING_UNLIKELY(held->plain != id) ||
+	    EVERING_UNLIKELY(tx->limit - n <= ops->answer_reserve) ||
+	    EVERING_UNLIKELY(len > ops->max_data))
+		return evering__op_answer(ops, id, result, data, len);
+	held->plain = 0;
+	evering__op_send(tx, n, id, EVERING_OP_ANSWER, (uint32_t)result, data,
+			 len);
+	return 0;
+}
 
 #endif /* EVERING_OP_H */

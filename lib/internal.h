@@ -31,6 +31,7 @@
 #define MAX_HELLO_FDS 8
 
 struct endpoint;
+struct ops;
 struct timespec;
 
 /**
@@ -184,7 +185,7 @@ struct endpoint {
 	uid_t uid;
 	gid_t gid;
 	struct arena arena;
-	struct evering_ops *ops;
+	struct ops *ops;
 	uint32_t room;
 	struct memfd_state memfd;
 	struct device_state device;

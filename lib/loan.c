@@ -14,7 +14,7 @@ static unsigned int loan_hold(const struct loan *loan)
 }
 
 /* The loan that starts at @buf; NULL: no place in the peer's arena for one. */
-static struct loan *loan_at(const struct evering_ops *ops, const void *buf)
+static struct loan *loan_at(const struct ops *ops, const void *buf)
 {
 	const struct endpoint *e = ops_endpoint(ops);
 	unsigned char *base = e->map[EVERING_REGION_ARENA(!e->end)];
@@ -26,7 +26,7 @@ static struct loan *loan_at(const struct evering_ops *ops, const void *buf)
 	return &ops->loans[offset / EVERING_OP_GRANULE];
 }
 
-static void *loan_address(const struct evering_ops *ops, uint32_t granule)
+static void *loan_address(const struct ops *ops, uint32_t granule)
 {
 	const struct endpoint *e = ops_endpoint(ops);
 	unsigned char *base = e->map[EVERING_REGION_ARENA(!e->end)];
@@ -35,10 +35,10 @@ static void *loan_address(const struct evering_ops *ops, uint32_t granule)
 }
 
 /* A buffer of the peer's arena arrives. */
-static int loan_start(struct evering_ops *ops, struct arrival *arrival,
-		      unsigned int hold, uint32_t generation)
+static int loan_start(struct ops *ops, struct arrival *arrival,
+		      unsigned int hold)
 {
-	uint32_t granule = arrival->header.granule;
+	uint32_t granule = arrival->name.granule;
 	uint64_t size = (uint64_t)ops->loan_count * EVERING_OP_GRANULE;
 	uint64_t offset = (uint64_t)granule * EVERING_OP_GRANULE;
 	struct loan *loan;
@@ -49,7 +49,7 @@ static int loan_start(struct evering_ops *ops, struct arrival *arrival,
 	loan = &ops->loans[granule];
 	if (loan_hold(loan) != LOAN_NONE)
 		return -EPROTO;
-	loan->hold = generation << LOAN_BITS | hold;
+	loan->hold = arrival->name.generation << LOAN_BITS | hold;
 	loan->len = arrival->buf_len;
 	arrival->buf = loan_address(ops, granule);
 	return 0;
@@ -59,31 +59,35 @@ static int loan_start(struct evering_ops *ops, struct arrival *arrival,
  * An entry has come with a buffer; what kind of buffer may come with what kind of
  * entry is its receiver's business.  Sets arrival->buf.  0; -EPROTO: it cannot be.
  */
-int loan_arrived(struct evering_ops *ops, struct arrival *arrival,
-		 uint32_t generation)
+int loan_arrived(struct ops *ops, struct arrival *arrival)
 {
+	const struct evering_op_buffer *name = &arrival->name;
+
+	arrival->buf_len = (uint64_t)name->len_high << 32 | name->len_low;
 	switch (arrival->header.flags & EVERING_OP_BUFFER) {
 	case EVERING_OP_LENT:
-		return loan_start(ops, arrival, LOAN_LENT, generation);
+		return loan_start(ops, arrival, LOAN_LENT);
 	case EVERING_OP_GIVEN:
-		return loan_start(ops, arrival, LOAN_GIVEN, generation);
+		return loan_start(ops, arrival, LOAN_GIVEN);
 	case EVERING_OP_BACK:
 		if (!arrival->buf_len)
 			return -EPROTO;
 		arrival->buf = arena_come_home(&ops_endpoint(ops)->arena,
-					       arrival->header.granule,
-					       generation, arrival->buf_len,
-					       false);
+					       name->granule, name->generation,
+					       arrival->buf_len, false);
 		return arrival->buf ? 0 : -EPROTO;
+	case EVERING_OP_IN_PLACE:
+		/* Where that is, the request says. */
+		return 0;
 	default:
 		return -EPROTO;
 	}
 }
 
 /* The request that it was lent with is answered. */
-void loan_end(struct evering_ops *ops, uint32_t granule)
+void loan_end(struct ops *ops, const void *buf)
 {
-	ops->loans[granule].hold = LOAN_NONE;
+	loan_at(ops, buf)->hold = LOAN_NONE;
 }
 
 /*
@@ -91,7 +95,7 @@ void loan_end(struct evering_ops *ops, uint32_t granule)
  * it.  0; -EINVAL: not the start of a buffer that this side was given, or it is not
  * known to be so long; -EBUSY: it is only lent.
  */
-int loan_give_back(struct evering_ops *ops, const void *buf, uint64_t len,
+int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		   uint32_t *granule, uint32_t *generation)
 {
 	struct loan *loan = loan_at(ops, buf);
@@ -107,7 +111,7 @@ int loan_give_back(struct evering_ops *ops, const void *buf, uint64_t len,
 }
 
 /* It does not go after all. */
-void loan_keep(struct evering_ops *ops, uint32_t granule, uint32_t generation)
+void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation)
 {
 	ops->loans[granule].hold = generation << LOAN_BITS | LOAN_GIVEN;
 }
@@ -115,7 +119,7 @@ void loan_keep(struct evering_ops *ops, uint32_t granule, uint32_t generation)
 /* evering_free() of what is not in the own arena */
 int ops_free(struct endpoint *e, void *buf)
 {
-	struct evering_ops *ops = e->ops;
+	struct ops *ops = e->ops;
 	struct loan *loan;
 	uint32_t granule;
 
@@ -136,6 +140,7 @@ int ops_free(struct endpoint *e, void *buf)
 	else
 		ops->homebound.head = granule;
 	ops->homebound.tail = granule;
+	ops_update(ops);
 	return 0;
 }
 
@@ -143,42 +148,44 @@ int ops_free(struct endpoint *e, void *buf)
  * Sends home as many as there is room for in an entry's bytes from @from to @to,
  * beginning at the end.  Returns how many.
  */
-unsigned int loan_attach(struct evering_ops *ops, unsigned char *slot,
-			 uint32_t from, uint32_t to)
+unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
+			 uint32_t to)
 {
 	struct fifo *homebound = &ops->homebound;
 	unsigned int count = 0;
-	uint32_t words[2];
+	struct evering_op_home home;
 	struct loan *loan;
 
 	while (homebound->count && count < EVERING_OP_MAX_HOME &&
-	       to - from >= EVERING_OP_HOME_TAIL) {
+	       to - from >= sizeof(home)) {
 		loan = &ops->loans[homebound->head];
-		words[0] = homebound->head;
-		words[1] = loan->hold >> LOAN_BITS;
-		to -= EVERING_OP_HOME_TAIL;
-		memcpy(slot + to, words, sizeof(words));
+		home.granule = homebound->head;
+		home.generation = loan->hold >> LOAN_BITS;
+		to -= (uint32_t)sizeof(home);
+		memcpy(slot + to, &home, sizeof(home));
 		homebound->head = loan->next;
 		homebound->count--;
 		loan->hold = LOAN_NONE;
 		count++;
 	}
+	ops_update(ops);
 	return count;
 }
 
 /* Buffers of the own arena come home, @count of them.  0; -EPROTO. */
-int loan_come_home(struct evering_ops *ops, const unsigned char *slot,
-		   uint32_t from, uint32_t to, unsigned int count)
+int loan_come_home(struct ops *ops, const unsigned char *slot, uint32_t from,
+		   uint32_t to, unsigned int count)
 {
 	struct arena *arena = &ops_endpoint(ops)->arena;
-	uint32_t words[2];
+	struct evering_op_home home;
 
-	if (count * EVERING_OP_HOME_TAIL > to - from)
+	if (count * sizeof(home) > to - from)
 		return -EPROTO;
 	while (count--) {
-		to -= EVERING_OP_HOME_TAIL;
-		memcpy(words, slot + to, sizeof(words));
-		if (!arena_come_home(arena, words[0], words[1], 0, true))
+		to -= (uint32_t)sizeof(home);
+		memcpy(&home, slot + to, sizeof(home));
+		if (!arena_come_home(arena, home.granule, home.generation, 0,
+				     true))
 			return -EPROTO;
 	}
 	return 0;

@@ -11,71 +11,51 @@
 
 #include "ops.h"
 
-/* What was lent or given by name of @generation, and is @buf_len bytes long. */
-static void put_buffer(unsigned char *tail, uint32_t generation,
-		       uint64_t buf_len)
-{
-	uint32_t words[3] = { generation, (uint32_t)buf_len,
-			      (uint32_t)(buf_len >> 32) };
-
-	memcpy(tail, words, sizeof(words));
-}
-
-static void get_buffer(const unsigned char *tail, uint32_t *generation,
-		       uint64_t *buf_len)
-{
-	uint32_t words[3];
-
-	memcpy(words, tail, sizeof(words));
-	*generation = words[0];
-	*buf_len = (uint64_t)words[2] << 32 | words[1];
-}
-
 /* Sends an entry, for which there is room.  Buffers that go home go with it. */
-void ops_send(struct evering_ops *ops, const struct evering_op_header *header,
-	      const void *data, uint32_t generation, uint64_t buf_len)
+void ops_send(struct ops *ops, const struct evering_op_header *header,
+	      const void *data, const struct evering_op_buffer *buffer)
 {
 	struct evering_op_header h = *header;
-	struct evering_tx *tx = &ops->ev->tx;
+	struct evering_tx *tx = &ops->pub.ev->tx;
 	unsigned char *slot = evering__tx_slot(tx, tx->next);
 	uint32_t from = (uint32_t)sizeof(h) + h.len, to = tx->payload;
 
-	copy_few(slot + sizeof(h), data, h.len);
+	evering__copy(slot + sizeof(h), data, h.len);
 	if (h.flags & EVERING_OP_BUFFER) {
-		to -= EVERING_OP_BUFFER_TAIL;
-		put_buffer(slot + to, generation, buf_len);
+		to -= (uint32_t)sizeof(*buffer);
+		memcpy(slot + to, buffer, sizeof(*buffer));
 	}
 	if (ops->homebound.count)
 		h.flags |= (uint8_t)(loan_attach(ops, slot, from, to)
 				     << EVERING_OP_HOME_SHIFT);
 	memcpy(slot, &h, sizeof(h));
 	evering__stamp(tx, slot, tx->next);
-	ops->dirty = true;
 }
 
-static void send_home(struct evering_ops *ops)
+static void send_home(struct ops *ops)
 {
 	const struct evering_op_header header = { .type = EVERING_OP_HOME };
 
 	while (ops->homebound.count && ops_room(ops))
-		ops_send(ops, &header, NULL, 0, 0);
+		ops_send(ops, &header, NULL, NULL);
 }
 
-static void flush(struct evering_ops *ops)
+static void flush(struct ops *ops)
 {
-	if (!ops->dirty)
+	if (ops->flushed == ops->pub.ev->tx.next)
 		return;
-	ops->dirty = false;
-	evering_flush(ops->ev);
+	ops->flushed = ops->pub.ev->tx.next;
+	evering_flush(ops->pub.ev);
 }
 
 /* Nothing more will come: everything ends, once.  Returns the reason. */
-int ops_end(struct evering_ops *ops, int error)
+int ops_end(struct ops *ops, int error)
 {
 	if (ops->error)
 		return ops->error;
 	ops->error = error;
-	ops->reserve = UINT32_MAX;
+	ops->keep = UINT32_MAX;
+	ops_update(ops);
 	if (error != -EPIPE)
 		channel_end(ops_endpoint(ops), -EPROTO);
 	ask_end_all(ops, error, false);
@@ -83,7 +63,7 @@ int ops_end(struct evering_ops *ops, int error)
 	return error;
 }
 
-static int opened(struct evering_ops *ops, const struct arrival *arrival)
+static int opened(struct ops *ops, const struct arrival *arrival)
 {
 	struct evering_op_open open;
 
@@ -95,15 +75,15 @@ static int opened(struct evering_ops *ops, const struct arrival *arrival)
 		return -EPROTO;
 	memcpy(&open, arrival->data, sizeof(open));
 	ops->opened = true;
-	ops->serve = open.depth < ops->serve_size ? open.depth :
-						    ops->serve_size;
-	ops->reserve = ops->serve;
+	answer_open(ops, open.depth < ops->serve_size ? open.depth :
+							ops->serve_size);
+	ops->keep = ops->serve;
+	ops_update(ops);
 	ask_init(ops, open.serve < ops->size ? open.serve : ops->size);
 	return 0;
 }
 
-static int arrived(struct evering_ops *ops, struct arrival *arrival,
-		   uint32_t generation)
+static int arrived(struct ops *ops, struct arrival *arrival)
 {
 	unsigned int kind = arrival->header.flags & EVERING_OP_BUFFER;
 
@@ -111,14 +91,13 @@ static int arrived(struct evering_ops *ops, struct arrival *arrival,
 	case EVERING_OP_REQUEST:
 		if (!answer_expects(ops, arrival->header.id) ||
 		    kind == EVERING_OP_IN_PLACE ||
-		    (kind && loan_arrived(ops, arrival, generation)))
+		    (kind && loan_arrived(ops, arrival)))
 			return -EPROTO;
 		answer_requested(ops, arrival);
 		return 0;
 	case EVERING_OP_ANSWER:
 		if (kind == EVERING_OP_LENT ||
-		    (kind && kind != EVERING_OP_IN_PLACE &&
-		     loan_arrived(ops, arrival, generation)))
+		    (kind && loan_arrived(ops, arrival)))
 			return -EPROTO;
 		return ask_answered(ops, arrival);
 	case EVERING_OP_CANCEL:
@@ -134,24 +113,24 @@ static int arrived(struct evering_ops *ops, struct arrival *arrival,
 }
 
 /* Takes the entry in @slot, whatever it is.  0, or why the channel ends. */
-static int take_any(struct evering_ops *ops, const unsigned char *slot)
+static int take_any(struct ops *ops, const unsigned char *slot)
 {
 	unsigned char copy[EVERING_MAX_SLOT] __attribute__((aligned(16)));
-	uint32_t from, to = ops->ev->rx.payload, generation = 0;
 	struct arrival arrival = { .data = copy + sizeof(arrival.header) };
 	const struct evering_op_header *h = &arrival.header;
+	uint32_t from, to = ops->pub.ev->rx.payload;
 	int ret;
 
 	memcpy(copy, slot, to);
 	/* From here on only the copy is looked at, and no compiler knows better. */
 	__asm__ __volatile__("" ::: "memory");
-	evering_release(ops->ev);
+	evering_release(ops->pub.ev);
 
 	memcpy(&arrival.header, copy, sizeof(arrival.header));
 	from = (uint32_t)sizeof(*h) + h->len;
 	if (h->flags & EVERING_OP_BUFFER) {
-		to -= EVERING_OP_BUFFER_TAIL;
-		get_buffer(copy + to, &generation, &arrival.buf_len);
+		to -= (uint32_t)sizeof(arrival.name);
+		memcpy(&arrival.name, copy + to, sizeof(arrival.name));
 	}
 	if (from > to)
 		return -EPROTO;
@@ -161,116 +140,111 @@ static int take_any(struct evering_ops *ops, const unsigned char *slot)
 		if (ret)
 			return ret;
 	}
-	return arrived(ops, &arrival, generation);
+	return arrived(ops, &arrival);
+}
+
+/* As evering_release(), but a peer that waits for space is looked for by poll_once(). */
+static void release_one(struct ops *ops)
+{
+	struct evering_rx *rx = &ops->pub.ev->rx;
+	uint32_t n = rx->next + 1;
+
+	evering_store_release(&rx->next, n); /* [C] */
+	if (EVERING_UNLIKELY((int32_t)(n - rx->publish_at) >= 0))
+		evering__publish(ops->pub.ev);
 }
 
 /*
- * The answer to an operation that has a callback and nothing out of the ordinary:
- * what take_any() and ask_answered() would do, in fewer steps.
+ * An answer to what is plain, as ask_answered() would take it.  Only then is @expect
+ * its id.
  */
-static void take_plain(struct evering_ops *ops, struct op *op,
-		       const unsigned char *slot, uint32_t len, int32_t result)
+static void take_answer(struct ops *ops, struct evering__place *place,
+			const unsigned char *slot, uint32_t len, uint32_t code)
 {
-	unsigned char data[EVERING_MAX_SLOT] __attribute__((aligned(16)));
-	struct evering_completion completion = {
-		.id = op->id,
-		.user = op->user,
-		.ext = op->ext,
-		.result = result,
-		.len = len,
-		.data = len ? data : NULL,
-	};
-	evering_done_fn done = op->done;
-
-	copy_blocks(data, slot + sizeof(struct evering_op_header), len);
-	evering__released(ops->ev, ops->ev->rx.next + 1);
-	op->id += (uint64_t)1 << EVERING_OP_INDEX_BITS;
-	op->state = 0;
-	op->next = ops->free;
-	ops->free = id_index(completion.id);
-	ops->in_flight--;
-	done(ops, &completion);
+	copy_data((unsigned char *)place->c.data,
+		  slot + sizeof(struct evering_op_header), len);
+	release_one(ops);
+	place->c.result = (int32_t)code;
+	place->c.len = len;
+	place->expect = 0;
+	ops->pub.limbo->next = ops->pub.free;
+	ops->pub.free = ops->pub.limbo;
+	ops->pub.limbo = place;
+	place->done(&ops->pub, &place->c);
 }
 
-/* Likewise a request, of a table with a callback. */
-static void take_request(struct evering_ops *ops, struct held *held,
-			 const unsigned char *slot, uint64_t head,
-			 uint32_t opcode)
+/* A request without a buffer. */
+static void take_request(struct ops *ops, struct evering__held *held,
+			 const unsigned char *slot, uint64_t id, uint32_t len,
+			 uint32_t code)
 {
-	uint32_t index = id_index(head), len = (uint32_t)(head >> 48);
-	struct evering_request request = {
-		.id = (uint32_t)head | (uint64_t)++ops->serial << 32,
-		.opcode = opcode,
-		.len = len,
-		.data = held_data(ops, index),
-	};
-
-	copy_blocks(held_data(ops, index),
-		    slot + sizeof(struct evering_op_header), len);
-	evering__released(ops->ev, ops->ev->rx.next + 1);
-	held->id = request.id;
-	held->granule = NONE;
-	held->cancelled = false;
-	ops->holding++;
-	ops->request(ops, &request, ops->context);
+	copy_data((unsigned char *)held->r.data,
+		  slot + sizeof(struct evering_op_header), len);
+	release_one(ops);
+	held->r.id = id;
+	held->r.opcode = code;
+	held->r.len = len;
+	held->plain = id;
+	ops->request(&ops->pub, &held->r, ops->context);
 }
 
-/* Takes the next entry: 1; 0: there is none; or why the channel ends. */
-static int take(struct evering_ops *ops)
+/*
+ * Takes the next entry: 1; 0: there is none; or why the channel ends.
+ *
+ * Each of the two words of a header is read once, and no more than a slot is copied.
+ * An answer's id is right if the place that it names expects it.  A request's is not
+ * looked at: whatever it is, its low bits name a place that is free and may be used.
+ */
+static inline int take(struct ops *ops)
 {
-	const unsigned char *slot = evering_peek(ops->ev);
-	uint32_t index, code;
-	struct held *held;
-	struct op *op;
-	uint64_t head;
+	const struct evering_rx *rx = &ops->pub.ev->rx;
+	const unsigned char *slot = evering__rx_slot(rx, rx->next);
+	struct evering__place *place;
+	struct evering__held *held;
+	uint64_t id, word;
+	uint32_t len;
 	int ret;
 
-	if (!slot)
+	if (evering_load_acquire((const uint32_t *)(slot + rx->payload)) !=
+	    rx->next + 1) /* [A] */
 		return 0;
-	/* id, type, flags and len in one */
-	head = __atomic_load_n((const uint64_t *)slot, __ATOMIC_RELAXED);
-	code = evering_load_relaxed((const uint32_t *)slot + 2);
-	index = id_index(head);
-	if (EVERING_LIKELY(head >> 48 <= ops->max_data)) {
-		switch ((uint16_t)(head >> 32)) {
-		case EVERING_OP_ANSWER:
-			if (EVERING_UNLIKELY(index >= ops->depth))
-				break;
-			op = &ops->ops[index];
-			if (EVERING_UNLIKELY(
-				    (uint32_t)op->id != (uint32_t)head ||
-				    op->state != OP_PLAIN || !op->done))
-				break;
-			take_plain(ops, op, slot, (uint32_t)(head >> 48),
-				   (int32_t)code);
-			return 1;
-		case EVERING_OP_REQUEST:
-			if (EVERING_UNLIKELY(index >= ops->serve))
-				break;
-			held = &ops->held[index];
-			if (EVERING_UNLIKELY(held->id || !ops->request))
-				break;
-			take_request(ops, held, slot, head, code);
-			return 1;
-		default:
-			break;
-		}
+	id = __atomic_load_n((const uint64_t *)slot, __ATOMIC_RELAXED);
+	word = __atomic_load_n((const uint64_t *)slot + 1, __ATOMIC_RELAXED);
+	len = (uint16_t)(word >> 16);
+	if (EVERING_UNLIKELY(len > ops->pub.max_data))
+		goto any;
+	/* The type, and no flags */
+	if ((uint16_t)word == EVERING_OP_ANSWER) {
+		place = &ops->pub.places[id & ops->pub.place_mask];
+		if (EVERING_UNLIKELY(place->expect != id))
+			goto any;
+		take_answer(ops, place, slot, len, (uint32_t)(word >> 32));
+		return 1;
 	}
+	if ((uint16_t)word == EVERING_OP_REQUEST) {
+		held = &ops->pub.held[id & ops->pub.held_mask];
+		if (EVERING_UNLIKELY(held->plain))
+			goto any;
+		take_request(ops, held, slot, id, len, (uint32_t)(word >> 32));
+		return 1;
+	}
+any:
 	ret = take_any(ops, slot);
 	return ret ? ret : 1;
 }
 
 /* How many go home in an entry of their own. */
-static uint32_t home_batch(const struct evering_ops *ops)
+static uint32_t home_batch(const struct ops *ops)
 {
-	uint32_t fit = ops->max_data / EVERING_OP_HOME_TAIL;
+	uint32_t fit =
+		ops->pub.max_data / (uint32_t)sizeof(struct evering_op_home);
 
 	return fit < EVERING_OP_MAX_HOME ? fit : EVERING_OP_MAX_HOME;
 }
 
-int evering_ops_poll(struct evering_ops *ops)
+static int poll_once(struct ops *ops)
 {
-	uint32_t most = ops->ev->rx.mask + 1;
+	uint32_t most = ops->pub.ev->rx.mask + 1;
 	int n = 0, ret;
 
 	if (ops->error)
@@ -280,12 +254,15 @@ int evering_ops_poll(struct evering_ops *ops)
 		ret = take(ops);
 		if (!ret)
 			break;
-		if (ops->error)
-			return ops->error;
 		if (ret < 0)
 			return ops_end(ops, ret);
 		n++;
 	}
+	/* What a callback called may have found out. */
+	if (ops->error)
+		return ops->error;
+	if (n && (evering_load_relaxed(ops->pub.ev->rx.armed) & EVERING_ARMED))
+		evering__publish(ops->pub.ev);
 	if (ops->heap_count)
 		n += ask_expire(ops);
 	if (ops->tell_count)
@@ -295,14 +272,19 @@ int evering_ops_poll(struct evering_ops *ops)
 	flush(ops);
 	if (n || ops->error)
 		return ops->error ? ops->error : n;
-	ret = evering_wait(ops->ev, EVERING_RX, EVERING_NOWAIT);
+	ret = evering_wait(ops->pub.ev, EVERING_RX, EVERING_NOWAIT);
 	if (ret > 0 || ret == -EAGAIN)
 		return 0;
 	return ops_end(ops, ret);
 }
 
+int evering_ops_poll(struct evering_ops *ops)
+{
+	return poll_once(to_ops(ops));
+}
+
 /* Sends what has waited for room; true: some still does. */
-static bool send_rest(struct evering_ops *ops)
+static bool send_rest(struct ops *ops)
 {
 	send_home(ops);
 	ask_tell(ops);
@@ -313,7 +295,7 @@ static bool send_rest(struct evering_ops *ops)
  * One sleep, until something arrives, an operation runs out of time or, if @space is
  * what lacks, there is room to submit one.
  */
-static int sleep_once(struct evering_ops *ops, bool space, int64_t deadline)
+static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 {
 	struct endpoint *e = ops_endpoint(ops);
 	unsigned int what = EVERING_RX | EVERING_FLUSH;
@@ -322,17 +304,17 @@ static int sleep_once(struct evering_ops *ops, bool space, int64_t deadline)
 
 	if (send_rest(ops) || (space && ops->opened && !ops_room(ops))) {
 		what |= EVERING_TX;
-		e->room = ops->reserve;
+		e->room = ops->keep;
 	}
-	if (ops->heap_count && ops->ops[ops->heap[0]].deadline < until)
-		until = ops->ops[ops->heap[0]].deadline;
+	if (ops->heap_count && ops->pub.places[ops->heap[0]].deadline < until)
+		until = ops->pub.places[ops->heap[0]].deadline;
 	if (until != INT64_MAX) {
 		timeout = until - now_ns();
 		if (timeout < 0)
 			timeout = 0;
 	}
-	ops->dirty = false;
-	ret = evering_wait(ops->ev, what, timeout);
+	ops->flushed = ops->pub.ev->tx.next;
+	ret = evering_wait(ops->pub.ev, what, timeout);
 	e->room = 0;
 	if (ret > 0)
 		return 0;
@@ -352,7 +334,7 @@ static int sleep_once(struct evering_ops *ops, bool space, int64_t deadline)
  * looked at the clock yet.  0; -EAGAIN, -ETIMEDOUT, -EINTR, -EINVAL, or why the
  * channel has ended.
  */
-int ops_wait_for(struct evering_ops *ops, ops_condition condition, uint64_t arg,
+int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		 bool space, int64_t timeout_ns, int64_t *deadline)
 {
 	int ret;
@@ -362,7 +344,7 @@ int ops_wait_for(struct evering_ops *ops, ops_condition condition, uint64_t arg,
 	if (condition(ops, arg))
 		return 0;
 	for (;;) {
-		ret = evering_ops_poll(ops);
+		ret = poll_once(ops);
 		if (condition(ops, arg))
 			return 0;
 		if (ret < 0)
@@ -379,15 +361,16 @@ int ops_wait_for(struct evering_ops *ops, ops_condition condition, uint64_t arg,
 	}
 }
 
-int evering_ops_wait(struct evering_ops *ops, int64_t timeout_ns)
+int evering_ops_wait(struct evering_ops *table, int64_t timeout_ns)
 {
+	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
 	int ret;
 
 	if (timeout_ns < EVERING_WAIT_FOREVER)
 		return -EINVAL;
 	for (;;) {
-		ret = evering_ops_poll(ops);
+		ret = poll_once(ops);
 		if (ret)
 			return ret;
 		if (timeout_ns == EVERING_NOWAIT)
@@ -400,60 +383,66 @@ int evering_ops_wait(struct evering_ops *ops, int64_t timeout_ns)
 	}
 }
 
-void evering_ops_flush(struct evering_ops *ops)
+void evering_ops_flush(struct evering_ops *table)
 {
+	struct ops *ops = to_ops(table);
+
 	if (ops->error)
 		return;
 	send_rest(ops);
 	flush(ops);
 }
 
-int evering_ops_arm(struct evering_ops *ops, short *events)
+int evering_ops_arm(struct evering_ops *table, short *events)
 {
+	struct ops *ops = to_ops(table);
 	struct endpoint *e = ops_endpoint(ops);
 	unsigned int what = EVERING_RX;
 	int ret;
 
-	*events = evering_events(ops->ev, what);
+	*events = evering_events(&e->ev, what);
 	if (ops->error)
 		return ops->error;
 	if (ops->inbox.count)
 		return 1;
 	if (send_rest(ops)) {
 		what |= EVERING_TX;
-		e->room = ops->reserve;
-		*events = evering_events(ops->ev, what);
+		e->room = ops->keep;
+		*events = evering_events(&e->ev, what);
 	}
 	flush(ops);
-	ret = evering_arm(ops->ev, what);
+	ret = evering_arm(&e->ev, what);
 	e->room = 0;
 	if (ret < 0)
 		return ops_end(ops, ret);
 	return ret > 0;
 }
 
-int64_t evering_ops_timeout(const struct evering_ops *ops)
+int64_t evering_ops_timeout(const struct evering_ops *table)
 {
+	const struct ops *ops = to_const_ops(table);
 	int64_t left;
 
 	if (!ops->heap_count)
 		return EVERING_WAIT_FOREVER;
-	left = ops->ops[ops->heap[0]].deadline - now_ns();
+	left = ops->pub.places[ops->heap[0]].deadline - now_ns();
 	return left > 0 ? left : 0;
 }
 
-void evering_ops_get_info(const struct evering_ops *ops,
+void evering_ops_get_info(const struct evering_ops *table,
 			  struct evering_ops_info *info)
 {
+	const struct ops *ops = to_const_ops(table);
+
 	*info = (struct evering_ops_info){
 		.depth = ops->depth,
 		.serve = ops->serve,
-		.in_flight = ops->in_flight,
+		.in_flight = ask_in_flight(ops),
 		.abandoned = ops->abandoned,
-		.done = ops->done.count,
-		.held = ops->holding,
+		.done = ops->done,
+		.held = answer_holding(ops),
 		.homebound = ops->homebound.count,
-		.max_data = ops->max_data,
+		.max_data = ops->pub.max_data,
 	};
 }
 
@@ -490,9 +479,11 @@ static int read_params(const struct evering_ops_params *from, uint32_t entries,
  * struct layout - where the parts of a table lie in its memory
  */
 struct layout {
-	size_t ops;
+	uint32_t place_count;
+	uint32_t held_count;
+	size_t places;
 	size_t held;
-	size_t op_data;
+	size_t place_data;
 	size_t held_data;
 	size_t heap;
 	size_t tell;
@@ -508,6 +499,15 @@ static size_t add_part(size_t *end, size_t size)
 	return start;
 }
 
+static uint32_t power_above(uint32_t n)
+{
+	uint32_t power = 1;
+
+	while (power < n)
+		power *= 2;
+	return power;
+}
+
 static void lay_out(const struct endpoint *e,
 		    const struct evering_ops_params *params,
 		    struct layout *layout)
@@ -515,31 +515,70 @@ static void lay_out(const struct endpoint *e,
 	size_t slot = e->geometry.slot_size, end = 0;
 	size_t granules = e->geometry.arena_size[!e->end] / EVERING_OP_GRANULE;
 
-	add_part(&end, sizeof(struct evering_ops));
-	layout->ops = add_part(&end, params->depth * sizeof(struct op));
-	layout->held = add_part(&end, params->serve * sizeof(struct held));
-	layout->op_data = add_part(&end, params->depth * slot);
-	layout->held_data = add_part(&end, params->serve * slot);
+	/* Index 0, and one more than in flight, for what is in limbo. */
+	layout->place_count = power_above(params->depth + 2);
+	layout->held_count = power_above(params->serve + 2);
+	add_part(&end, sizeof(struct ops));
+	layout->places = add_part(&end, layout->place_count *
+						sizeof(struct evering__place));
+	layout->held = add_part(&end, layout->held_count *
+					      sizeof(struct evering__held));
+	layout->place_data = add_part(&end, layout->place_count * slot);
+	layout->held_data = add_part(&end, layout->held_count * slot);
 	layout->heap = add_part(&end, params->depth * sizeof(uint32_t));
-	layout->tell = add_part(&end, params->depth * sizeof(uint32_t));
+	layout->tell = add_part(&end, params->depth * sizeof(uint64_t));
 	/* Touched only where the peer's buffers begin. */
 	layout->loans = add_part(&end, granules * sizeof(struct loan));
 	layout->all = end;
+}
+
+static void set_up(struct ops *ops, struct endpoint *e,
+		   const struct evering_ops_params *params,
+		   const struct layout *layout)
+{
+	unsigned char *memory = (unsigned char *)ops;
+
+	ops->map_size = layout->all;
+	ops->pub.ev = &e->ev;
+	ops->pub.places = (struct evering__place *)(memory + layout->places);
+	ops->pub.place_mask = layout->place_count - 1;
+	ops->pub.held = (struct evering__held *)(memory + layout->held);
+	ops->pub.held_mask = layout->held_count - 1;
+	ops->pub.max_data =
+		e->ev.tx.payload - (uint32_t)sizeof(struct evering_op_header);
+	ops->place_data = memory + layout->place_data;
+	ops->held_data = memory + layout->held_data;
+	ops->stride = e->ev.tx.shift;
+	ops->heap = (uint32_t *)(memory + layout->heap);
+	ops->tell = (uint64_t *)(memory + layout->tell);
+	ops->loans = (struct loan *)(memory + layout->loans);
+	ops->loan_count = (uint32_t)(e->geometry.arena_size[!e->end] /
+				     EVERING_OP_GRANULE);
+	ops->size = params->depth;
+	ops->serve_size = params->serve;
+	ops->keep = UINT32_MAX;
+	ops->request = params->request ? params->request : answer_later;
+	ops->cancelled = params->cancelled;
+	ops->context = params->context;
+	ops_update(ops);
+	answer_init(ops);
+	ask_init(ops, 0);
+	e->ops = ops;
 }
 
 int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 		     struct evering_ops **ret)
 {
 	struct endpoint *e = to_endpoint(ev);
-	struct evering_op_header header = { .type = EVERING_OP_OPEN,
-					    .len = sizeof(
-						    struct evering_op_open),
-					    .code = EVERING_OPS_VERSION };
+	const struct evering_op_header header = {
+		.type = EVERING_OP_OPEN,
+		.len = sizeof(struct evering_op_open),
+		.code = EVERING_OPS_VERSION,
+	};
 	struct evering_ops_params params;
 	struct evering_op_open open;
-	struct evering_ops *ops;
 	struct layout layout;
-	unsigned char *memory;
+	struct ops *ops;
 	int error;
 
 	if (e->geometry.slot_size < EVERING_OPS_MIN_SLOT)
@@ -553,48 +592,32 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 		return channel_error(e) ? channel_error(e) : -EAGAIN;
 
 	lay_out(e, &params, &layout);
-	memory = mmap(NULL, layout.all, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memory == MAP_FAILED)
+	ops = mmap(NULL, layout.all, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (ops == MAP_FAILED)
 		return -ENOMEM;
-	ops = (struct evering_ops *)memory;
-	ops->map_size = layout.all;
-	ops->ev = ev;
-	ops->ops = (struct op *)(memory + layout.ops);
-	ops->held = (struct held *)(memory + layout.held);
-	ops->op_data = memory + layout.op_data;
-	ops->held_data = memory + layout.held_data;
-	ops->heap = (uint32_t *)(memory + layout.heap);
-	ops->tell = (uint32_t *)(memory + layout.tell);
-	ops->loans = (struct loan *)(memory + layout.loans);
-	ops->loan_count = (uint32_t)(e->geometry.arena_size[!e->end] /
-				     EVERING_OP_GRANULE);
-	ops->size = params.depth;
-	ops->serve_size = params.serve;
-	ops->free = NONE;
-	ops->reserve = UINT32_MAX;
-	ops->max_data = ev->tx.payload - (uint32_t)sizeof(header);
-	ops->stride = ev->tx.shift;
-	ops->request = params.request;
-	ops->cancelled = params.cancelled;
-	ops->context = params.context;
-	e->ops = ops;
+	set_up(ops, e, &params, &layout);
 
-	open = (struct evering_op_open){ params.depth, params.serve };
-	ops_send(ops, &header, &open, 0, 0);
-	flush(ops);
-	*ret = ops;
+	open.depth = params.depth;
+	open.serve = params.serve;
+	ops_send(ops, &header, &open, NULL);
+	ops->flushed = ev->tx.next;
+	evering_flush(ev);
+	*ret = &ops->pub;
 	return 0;
 }
 
-void evering_ops_close(struct evering_ops *ops)
+void evering_ops_close(struct evering_ops *table)
 {
+	struct ops *ops = to_ops(table);
+
 	if (!ops)
 		return;
 	if (!ops->error) {
 		send_rest(ops);
 		ops->error = -EPIPE;
-		ops->reserve = UINT32_MAX;
+		ops->keep = UINT32_MAX;
+		ops_update(ops);
 	}
 	ask_end_all(ops, -ECANCELED, true);
 	flush(ops);

@@ -232,14 +232,14 @@ struct evering_half {
  * The kernel does not care, nor do the rings; see lib/evering_op.h.
  *
  * An entry is a struct evering_op_header, @len bytes of data behind it, and at the
- * very end, before the stamp and from there backwards: 12 bytes that complete the
- * buffer, if there is one (a __u32 generation, then its length as two __u32, low
- * one first); then buffers that go home, each a __u32 granule and a __u32
- * generation.
+ * very end, before the stamp and from there backwards: a struct
+ * evering_op_buffer, if it brings one; then for each buffer that goes home a struct
+ * evering_op_home.
  */
 #define EVERING_OPS_VERSION	1u
-#define EVERING_OPS_MIN_SLOT	32u
+#define EVERING_OPS_MIN_SLOT	64u
 #define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
+#define EVERING_OP_INDEX_BITS	16
 
 /* evering_op_header.type */
 #define EVERING_OP_OPEN		1u	/* the first: data is evering_op_open */
@@ -259,26 +259,43 @@ struct evering_half {
 
 /**
  * struct evering_op_header - how each entry begins
- * @id: the operation: the asking side's index, and above it EVERING_OP_INDEX_BITS
- *	a generation
+ * @id: the operation: the asking side's index, from 1 to one more than may be in
+ *	flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
+ *	the same
  * @type: EVERING_OP_*
  * @flags: the same
  * @len: bytes of data
  * @code: OPEN: EVERING_OPS_VERSION; REQUEST: the opcode; ANSWER: the result
- * @granule: where the buffer begins in its arena, in granules
  */
 struct evering_op_header {
-	__u32 id;
+	__aligned_u64 id;
 	__u8 type;
 	__u8 flags;
 	__u16 len;
 	__u32 code;
-	__u32 granule;
 };
 
-#define EVERING_OP_INDEX_BITS	16
-#define EVERING_OP_BUFFER_TAIL	12u	/* bytes at the end that complete a buffer */
-#define EVERING_OP_HOME_TAIL	8u	/* bytes for each that goes home */
+/**
+ * struct evering_op_buffer - a buffer that comes with an entry
+ * @granule: where it begins in its arena, in granules
+ * @generation: which of all that ever began there
+ * @len_low, @len_high: bytes of it that matter
+ */
+struct evering_op_buffer {
+	__u32 granule;
+	__u32 generation;
+	__u32 len_low;
+	__u32 len_high;
+};
+
+/**
+ * struct evering_op_home - a buffer that goes home: its owner may use it again
+ * @granule, @generation: of it
+ */
+struct evering_op_home {
+	__u32 granule;
+	__u32 generation;
+};
 
 /**
  * struct evering_op_open - what a side is ready for
@@ -460,8 +477,10 @@ EVERING_AT(evering_half, armed_tx, 132);
 EVERING_AT(evering_half, counters, 256);
 EVERING_AT(evering_half, closed, 384);
 EVERING_ASSERT(sizeof(struct evering_op_header) == 16);
-EVERING_AT(evering_op_header, len, 6);
-EVERING_AT(evering_op_header, granule, 12);
+EVERING_AT(evering_op_header, len, 10);
+EVERING_AT(evering_op_header, code, 12);
+EVERING_ASSERT(sizeof(struct evering_op_buffer) == 16);
+EVERING_ASSERT(sizeof(struct evering_op_home) == 8);
 EVERING_ASSERT(sizeof(struct evering_op_open) == 8);
 EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << EVERING_OP_INDEX_BITS);
 EVERING_ASSERT(EVERING_MAX_ARENA / EVERING_OP_GRANULE <= 1u << 30);
