@@ -267,7 +267,8 @@ static int poll_once(struct ops *ops)
 		n += ask_expire(ops);
 	if (ops->tell_count)
 		ask_tell(ops);
-	if (ops->homebound.count >= home_batch(ops))
+	/* A few are not worth an entry while others may take them along. */
+	if (!n || ops->homebound.count >= home_batch(ops))
 		send_home(ops);
 	flush(ops);
 	if (n || ops->error)
