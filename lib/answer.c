@@ -74,11 +74,31 @@ void answer_later(struct evering_ops *table,
 	uint32_t index = (uint32_t)request->id & table->held_mask;
 
 	(void)context;
+	unplain(ops, &table->held[index]);
+	table->held[index].state |= HELD_INBOX;
 	if (ops->inbox.count++)
 		table->held[ops->inbox.tail].next = index;
 	else
 		ops->inbox.head = index;
 	ops->inbox.tail = index;
+}
+
+/* Answered before anybody asked for it: whoever is told that it is cancelled can. */
+static void inbox_remove(struct ops *ops, uint32_t index)
+{
+	uint32_t at = ops->inbox.head, before = NONE;
+
+	while (at != index) {
+		before = at;
+		at = ops->pub.held[at].next;
+	}
+	if (before == NONE)
+		ops->inbox.head = ops->pub.held[at].next;
+	else
+		ops->pub.held[before].next = ops->pub.held[at].next;
+	if (ops->inbox.tail == at)
+		ops->inbox.tail = before;
+	ops->inbox.count--;
 }
 
 /* A request that answer_expects() has come. */
@@ -142,6 +162,7 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 	held = &ops->pub.held[ops->inbox.head];
 	ops->inbox.head = held->next;
 	ops->inbox.count--;
+	held->state &= ~HELD_INBOX;
 	*request = held->r;
 	return 0;
 }
@@ -151,6 +172,8 @@ static void held_end(struct ops *ops, struct evering__held *held)
 {
 	if (held->state & HELD_LENT)
 		loan_end(ops, held->r.buf);
+	if (held->state & HELD_INBOX)
+		inbox_remove(ops, held_index(ops, held));
 	held->plain = 0;
 	held->state = 0;
 	held->r.flags = 0;
@@ -192,6 +215,8 @@ int evering__op_answer(struct evering_ops *table, uint64_t id, int32_t result,
 
 	if (held && len > ops->pub.max_data)
 		return -EMSGSIZE;
+	if (held && !data && len)
+		return -EINVAL;
 	ret = answerable(ops, held);
 	if (ret)
 		return ret;

@@ -50,7 +50,7 @@ void ask_init(struct ops *ops, uint32_t depth)
 		place->c.data = place_data(ops, i);
 		place->next = i < depth ? place + 1 : NULL;
 	}
-	ops->pub.places[0].expect = 1;
+	ops->pub.places[0].expect = 1; /* which no id with index 0 is */
 	ops->pub.free = depth ? &ops->pub.places[1] : NULL;
 	ops->pub.limbo = &ops->pub.places[depth + 1];
 }
@@ -74,15 +74,23 @@ static bool none_in_flight(const struct ops *ops)
 	return ask_in_flight(ops) == ops->prepared;
 }
 
-/* Its callback may still look at it: so it is not the next to be used. */
 static void place_free(struct ops *ops, struct evering__place *place)
 {
 	place->state = 0;
 	place->c.buf = NULL;
 	place->c.buf_len = 0;
-	ops->pub.limbo->next = ops->pub.free;
-	ops->pub.free = ops->pub.limbo;
+	place->next = ops->pub.free;
+	ops->pub.free = place;
+}
+
+/* Its callback will still look at it: so it is not given away before another's. */
+static void place_free_later(struct ops *ops, struct evering__place *place)
+{
+	struct evering__place *free = ops->pub.limbo;
+
 	ops->pub.limbo = place;
+	place->state = 0;
+	place_free(ops, free);
 }
 
 /* --------------------------------------------- operations done, oldest first */
@@ -201,10 +209,13 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 	}
 	if (place->done) {
 		struct evering_completion copy = *c;
+		evering_done_fn done = place->done;
 
+		c->buf = NULL;
+		c->buf_len = 0;
 		if (!(place->state & OP_SENT))
-			place_free(ops, place);
-		place->done(&ops->pub, &copy);
+			place_free_later(ops, place);
+		done(&ops->pub, &copy);
 		return;
 	}
 	place->state |= OP_DONE;
@@ -473,6 +484,15 @@ static bool can_submit(struct ops *ops, uint64_t arg)
 	return ops->pub.free && ops_room(ops);
 }
 
+/* To try is to look, and not to take what has arrived, whose callbacks may try. */
+static int wait_for_room(struct ops *ops, ops_condition condition,
+			 int64_t timeout_ns, int64_t *deadline)
+{
+	if (timeout_ns == EVERING_NOWAIT && !condition(ops, 0))
+		return ops->error ? ops->error : -EAGAIN;
+	return ops_wait_for(ops, condition, 0, true, timeout_ns, deadline);
+}
+
 int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 {
 	struct ops *ops = to_ops(table);
@@ -484,7 +504,7 @@ int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 		return -ENOENT;
 	if (!(place->state & OP_PREPARED))
 		return -EALREADY;
-	ret = ops_wait_for(ops, can_start, 0, true, timeout_ns, &deadline);
+	ret = wait_for_room(ops, can_start, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	/* A callback may have done what it wanted, meanwhile. */
@@ -508,7 +528,7 @@ int evering__op_submit(struct evering_ops *table, const struct evering_op *op,
 	ret = check_op(ops, op);
 	if (ret)
 		return ret;
-	ret = ops_wait_for(ops, can_submit, 0, true, timeout_ns, &deadline);
+	ret = wait_for_room(ops, can_submit, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	ret = evering_op_prepare(table, op, &new);
@@ -614,6 +634,21 @@ int evering_op_wait(struct evering_ops *table, uint64_t id,
 	return ret ? ret : evering_op_done(table, id, completion);
 }
 
+/* Will there be an outcome that no callback takes? */
+static bool any_to_take(const struct ops *ops)
+{
+	const struct evering__place *place;
+	uint32_t i;
+
+	for (i = 1; i <= ops->depth + 1; i++) {
+		place = &ops->pub.places[i];
+		if ((place->state & (OP_OPEN | OP_PREPARED)) == OP_OPEN &&
+		    !place->done)
+			return true;
+	}
+	return false;
+}
+
 static bool any_done(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
@@ -628,7 +663,7 @@ int evering_op_wait_any(struct evering_ops *table,
 	int64_t deadline = 0;
 	int ret;
 
-	if (!ops->done && none_in_flight(ops))
+	if (!ops->done && !any_to_take(ops))
 		return -ENOENT;
 	ret = ops_wait_for(ops, any_done, 0, false, timeout_ns, &deadline);
 	if (ret)

@@ -49,6 +49,8 @@
  * - One thread at a time uses a table, in callbacks too.  While it is open nobody
  *   sends, receives or waits on the endpoint by other means; the arena belongs to
  *   the same thread.
+ * - Callbacks may wait; while they do, others are called.  When eight waits are in each
+ *   other the next fails with -EDEADLK.
  * - What was submitted or answered is seen by a peer that is awake at once, one that
  *   sleeps is woken by the next evering_ops_poll(), _wait(), _flush() or _arm(), or
  *   evering_op_ function that waits.
@@ -351,7 +353,8 @@ EVERING_API void evering_ops_get_info(const struct evering_ops *ops,
  * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: as many as may be are in flight, or the peer
  * has not opened its table; -EINVAL: @op cannot be, or its buffer is none;
  * -EMSGSIZE: too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given
- * away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR.
+ * away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR; -EDEADLK: too
+ * many callbacks wait in each other.  To try takes nothing that has arrived.
  */
 static inline int evering_op_submit(struct evering_ops *ops,
 				    const struct evering_op *op, uint64_t *id,
@@ -507,6 +510,7 @@ EVERING_API int evering_op_next(struct evering_ops *ops,
  * In any order, at any time.  Never waits.
  *
  * Returns 0; -ESTALE: answered before, or never asked; -EMSGSIZE: too much data;
+ * -EINVAL: @len bytes at NULL;
  * -EAGAIN: no room, which a peer that keeps the rules does not let happen: nothing
  * was sent, try later; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended, and
  * the request with it.
@@ -664,6 +668,7 @@ static inline int evering_op_submit(struct evering_ops *ops,
 	if (EVERING_UNLIKELY(op->flags | op->reserved) ||
 	    EVERING_UNLIKELY(op->timeout_ns || !op->done) ||
 	    EVERING_UNLIKELY(op->len > ops->max_data || !place) ||
+	    EVERING_UNLIKELY(!op->data && op->len) ||
 	    EVERING_UNLIKELY(tx->limit - n <= ops->reserve)) {
 		/* So that only who comes here has to have it in memory. */
 		struct evering_op copy = *op;
@@ -693,7 +698,7 @@ static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 
 	if (EVERING_UNLIKELY(held->plain != id) ||
 	    EVERING_UNLIKELY(tx->limit - n <= ops->answer_reserve) ||
-	    EVERING_UNLIKELY(len > ops->max_data))
+	    EVERING_UNLIKELY(len > ops->max_data || (!data && len)))
 		return evering__op_answer(ops, id, result, data, len);
 	held->plain = 0;
 	evering__op_send(tx, n, id, EVERING_OP_ANSWER, (uint32_t)result, data,

@@ -11,6 +11,9 @@
 
 #include "ops.h"
 
+/* Waits in callbacks of waits */
+#define MAX_WAITS 8u
+
 /* Sends an entry, for which there is room.  Buffers that go home go with it. */
 void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer)
@@ -330,10 +333,34 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 	}
 }
 
+static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
+		    bool space, int64_t timeout_ns, int64_t *deadline)
+{
+	int ret;
+
+	for (;;) {
+		ret = poll_once(ops);
+		if (condition(ops, arg))
+			return 0;
+		if (ret < 0)
+			return ret;
+		if (timeout_ns == EVERING_NOWAIT)
+			return -EAGAIN;
+		if (!*deadline)
+			*deadline = deadline_after(timeout_ns);
+		if (!ret)
+			ret = sleep_once(ops, space, *deadline);
+		else if (*deadline != INT64_MAX && now_ns() >= *deadline)
+			ret = -ETIMEDOUT;
+		if (ret < 0)
+			return condition(ops, arg) ? 0 : ret;
+	}
+}
+
 /*
  * Until @condition holds.  *@deadline is when @timeout_ns has passed; 0: nobody has
- * looked at the clock yet.  0; -EAGAIN, -ETIMEDOUT, -EINTR, -EINVAL, or why the
- * channel has ended.
+ * looked at the clock yet.  0; -EAGAIN, -ETIMEDOUT, -EINTR, -EINVAL, -EDEADLK, or why
+ * the channel has ended.
  */
 int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		 bool space, int64_t timeout_ns, int64_t *deadline)
@@ -344,22 +371,13 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		return -EINVAL;
 	if (condition(ops, arg))
 		return 0;
-	for (;;) {
-		ret = poll_once(ops);
-		if (condition(ops, arg))
-			return 0;
-		if (ret < 0)
-			return ret;
-		if (timeout_ns == EVERING_NOWAIT)
-			return -EAGAIN;
-		if (ret > 0)
-			continue;
-		if (!*deadline)
-			*deadline = deadline_after(timeout_ns);
-		ret = sleep_once(ops, space, *deadline);
-		if (ret && !condition(ops, arg))
-			return ret;
-	}
+	/* How many of these are in each other, the peer has a say in. */
+	if (ops->waits >= MAX_WAITS)
+		return -EDEADLK;
+	ops->waits++;
+	ret = wait_for(ops, condition, arg, space, timeout_ns, deadline);
+	ops->waits--;
+	return ret;
 }
 
 int evering_ops_wait(struct evering_ops *table, int64_t timeout_ns)

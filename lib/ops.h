@@ -38,6 +38,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define HELD_BUSY      (1u << 0) /* there is one */
 #define HELD_LENT      (1u << 1) /* its buffer is lent */
 #define HELD_CANCELLED (1u << 2) /* the peer has told */
+#define HELD_INBOX     (1u << 3) /* evering_op_next() is still to find it */
 
 /* struct loan.hold: what a granule of the peer's arena is; and its generation */
 #define LOAN_BITS	2u
@@ -77,6 +78,7 @@ struct fifo {
  * @homebound: loans to be sent home
  * @error: 0, or why nothing more will come
  * @opened: the peer has opened its table
+ * @waits: waits that are in each other
  * @depth, @serve: as in evering_ops_info, once it has
  * @size, @serve_size: what there is memory for
  * @prepared: operations not started, of those in flight
@@ -103,6 +105,7 @@ struct ops {
 
 	int error;
 	bool opened;
+	uint32_t waits;
 	uint32_t depth;
 	uint32_t serve;
 	uint32_t size;
@@ -165,7 +168,7 @@ static inline uint32_t id_index(uint64_t id)
 /* evering__held.plain of one that is held and not plain: another index' */
 static inline uint64_t held_not_plain(uint32_t index)
 {
-	return index ^ 1;
+	return ~(uint64_t)index;
 }
 
 static inline unsigned char *place_data(const struct ops *ops, uint32_t index)
