@@ -329,7 +329,8 @@ void *arena_come_home(struct arena *a, uint32_t g, uint32_t generation,
 		      uint64_t len, bool release)
 {
 	if (g >= a->granules || !block_used(a, g) ||
-	    a->hold[g] != (generation << HOLD_BITS | HOLD_GIVEN) ||
+	    hold_of(a, g) != HOLD_GIVEN ||
+	    a->hold[g] >> HOLD_BITS != generation ||
 	    len > (uint64_t)block_length(a, g) * GRANULE)
 		return NULL;
 	return arena_take_back(a, g, release);

@@ -258,14 +258,20 @@ static void op_answered(struct ops *ops, struct evering__place *place,
 		place_free(ops, place);
 }
 
-/* An answer has come.  0; -EPROTO: to nothing that was asked. */
+/* Was it asked, and not answered? */
+bool ask_expects(const struct ops *ops, uint64_t id)
+{
+	const struct evering__place *place = place_by_id(ops, id);
+
+	return place && (place->state & OP_SENT);
+}
+
+/* An answer that ask_expects() has come.  0; -EPROTO: not where it says. */
 int ask_answered(struct ops *ops, const struct arrival *from)
 {
 	struct evering__place *place = place_by_id(ops, from->header.id);
 	struct arrival arrival = *from;
 
-	if (!place || !(place->state & OP_SENT))
-		return -EPROTO;
 	if ((from->header.flags & EVERING_OP_BUFFER) == EVERING_OP_IN_PLACE) {
 		if (!(place->state & OP_LENDS) || !arrival.buf_len ||
 		    arrival.buf_len > place->buf_len ||
@@ -488,8 +494,11 @@ static bool can_submit(struct ops *ops, uint64_t arg)
 static int wait_for_room(struct ops *ops, ops_condition condition,
 			 int64_t timeout_ns, int64_t *deadline)
 {
-	if (timeout_ns == EVERING_NOWAIT && !condition(ops, 0))
+	if (timeout_ns == EVERING_NOWAIT && !condition(ops, 0)) {
+		/* Who sleeps on it in a loop is to be woken. */
+		ops->refused = ops->opened && !ops_room(ops);
 		return ops->error ? ops->error : -EAGAIN;
+	}
 	return ops_wait_for(ops, condition, 0, true, timeout_ns, deadline);
 }
 

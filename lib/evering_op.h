@@ -318,8 +318,10 @@ EVERING_API void evering_ops_flush(struct evering_ops *ops);
  * Then, unless @n is an error, sleep, for evering_ops_timeout() at the most.
  * Includes evering_ops_flush().
  *
- * Returns 0: the descriptor will tell; 1: there is something to do already; or a
- * negative errno as evering_ops_poll().
+ * If an operation was refused for want of room in the ring, room is told of, too.
+ *
+ * Returns 0: the descriptor will tell; 1: there is something to do already, or room;
+ * or a negative errno as evering_ops_poll().
  */
 EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
 

@@ -90,6 +90,8 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 {
 	unsigned int kind = arrival->header.flags & EVERING_OP_BUFFER;
 
+	if (!ops->opened && arrival->header.type != EVERING_OP_OPEN)
+		return -EPROTO;
 	switch (arrival->header.type) {
 	case EVERING_OP_REQUEST:
 		if (!answer_expects(ops, arrival->header.id) ||
@@ -99,7 +101,8 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 		answer_requested(ops, arrival);
 		return 0;
 	case EVERING_OP_ANSWER:
-		if (kind == EVERING_OP_LENT ||
+		if (!ask_expects(ops, arrival->header.id) ||
+		    kind == EVERING_OP_LENT ||
 		    (kind && loan_arrived(ops, arrival)))
 			return -EPROTO;
 		return ask_answered(ops, arrival);
@@ -131,6 +134,8 @@ static int take_any(struct ops *ops, const unsigned char *slot)
 
 	memcpy(&arrival.header, copy, sizeof(arrival.header));
 	from = (uint32_t)sizeof(*h) + h->len;
+	if (h->flags & EVERING_OP_NO_FLAGS)
+		return -EPROTO;
 	if (h->flags & EVERING_OP_BUFFER) {
 		to -= (uint32_t)sizeof(arrival.name);
 		memcpy(&arrival.name, copy + to, sizeof(arrival.name));
@@ -302,7 +307,7 @@ static bool send_rest(struct ops *ops)
 static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 {
 	struct endpoint *e = ops_endpoint(ops);
-	unsigned int what = EVERING_RX | EVERING_FLUSH;
+	unsigned int what = EVERING_RX;
 	int64_t until = deadline, timeout = EVERING_WAIT_FOREVER;
 	int ret;
 
@@ -317,6 +322,9 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 		if (timeout < 0)
 			timeout = 0;
 	}
+	/* A flush wakes a sleeper, be there something new for it or not. */
+	if (ops->flushed != ops->pub.ev->tx.next)
+		what |= EVERING_FLUSH;
 	ops->flushed = ops->pub.ev->tx.next;
 	ret = evering_wait(ops->pub.ev, what, timeout);
 	e->room = 0;
@@ -333,6 +341,14 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 	}
 }
 
+/* Of who waits for anything to be done at all */
+static bool never(struct ops *ops, uint64_t arg)
+{
+	(void)ops;
+	(void)arg;
+	return false;
+}
+
 static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		    bool space, int64_t timeout_ns, int64_t *deadline)
 {
@@ -342,7 +358,7 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		ret = poll_once(ops);
 		if (condition(ops, arg))
 			return 0;
-		if (ret < 0)
+		if (ret < 0 || (ret && condition == never))
 			return ret;
 		if (timeout_ns == EVERING_NOWAIT)
 			return -EAGAIN;
@@ -382,24 +398,10 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 
 int evering_ops_wait(struct evering_ops *table, int64_t timeout_ns)
 {
-	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
-	int ret;
 
-	if (timeout_ns < EVERING_WAIT_FOREVER)
-		return -EINVAL;
-	for (;;) {
-		ret = poll_once(ops);
-		if (ret)
-			return ret;
-		if (timeout_ns == EVERING_NOWAIT)
-			return -EAGAIN;
-		if (!deadline)
-			deadline = deadline_after(timeout_ns);
-		ret = sleep_once(ops, false, deadline);
-		if (ret)
-			return ret;
-	}
+	return ops_wait_for(to_ops(table), never, 0, false, timeout_ns,
+			    &deadline);
 }
 
 void evering_ops_flush(struct evering_ops *table)
@@ -417,6 +419,7 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 	struct ops *ops = to_ops(table);
 	struct endpoint *e = ops_endpoint(ops);
 	unsigned int what = EVERING_RX;
+	bool rest;
 	int ret;
 
 	*events = evering_events(&e->ev, what);
@@ -424,10 +427,18 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 		return ops->error;
 	if (ops->inbox.count)
 		return 1;
-	if (send_rest(ops)) {
+	rest = send_rest(ops);
+	if (ops->refused && ops_room(ops)) {
+		ops->refused = false;
+		return 1;
+	}
+	if (rest || ops->refused) {
 		what |= EVERING_TX;
 		e->room = ops->keep;
 		*events = evering_events(&e->ev, what);
+	} else {
+		/* Nor is it to wake anybody any more. */
+		evering_disarm(&e->ev, EVERING_TX);
 	}
 	flush(ops);
 	ret = evering_arm(&e->ev, what);

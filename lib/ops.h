@@ -79,6 +79,7 @@ struct fifo {
  * @error: 0, or why nothing more will come
  * @opened: the peer has opened its table
  * @waits: waits that are in each other
+ * @refused: somebody tried to submit, and there was no room in the ring
  * @depth, @serve: as in evering_ops_info, once it has
  * @size, @serve_size: what there is memory for
  * @prepared: operations not started, of those in flight
@@ -106,6 +107,7 @@ struct ops {
 	int error;
 	bool opened;
 	uint32_t waits;
+	bool refused;
 	uint32_t depth;
 	uint32_t serve;
 	uint32_t size;
@@ -224,6 +226,7 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 
 /* ask.c */
 void ask_init(struct ops *ops, uint32_t depth);
+bool ask_expects(const struct ops *ops, uint64_t id);
 int ask_answered(struct ops *ops, const struct arrival *arrival);
 int ask_expire(struct ops *ops);
 void ask_tell(struct ops *ops);

@@ -254,6 +254,7 @@ struct evering_half {
 #define EVERING_OP_GIVEN	2u	/* sender's arena, the receiver's from now on */
 #define EVERING_OP_BACK		3u	/* receiver's arena, and its own again */
 #define EVERING_OP_IN_PLACE	4u	/* the answer is in the buffer that was lent */
+#define EVERING_OP_NO_FLAGS	0x08u	/* 0 */
 #define EVERING_OP_HOME_SHIFT	4
 #define EVERING_OP_MAX_HOME	15u
 
