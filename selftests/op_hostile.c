@@ -1,0 +1,1136 @@
+// SPDX-License-Identifier: MIT
+/*
+ * op_hostile.c: a table whose peer breaks the rules.  The peer lays its entries by
+ * hand.  Whatever cannot be ends the channel with -EPROTO: every operation has its
+ * one outcome, every buffer of the victim's is home, and nothing beyond the arenas
+ * was looked at.
+ */
+#include "op.h"
+
+#define ARENA 65536u
+#define GRANULES (ARENA / EVERING_OP_GRANULE)
+#define SLOT 64u
+#define PAYLOAD (SLOT - EVERING_STAMP_SIZE)
+#define MAX_DATA (PAYLOAD - 16)
+#define DEPTH 8u
+
+struct entry {
+	struct evering_op_header h;
+	unsigned char rest[PAYLOAD - 16];
+};
+
+static struct entry entry_of(unsigned int type, uint64_t id, unsigned int flags,
+			     unsigned int len, uint32_t code)
+{
+	struct entry e = { .h = {
+				   .id = id,
+				   .type = (uint8_t)type,
+				   .flags = (uint8_t)flags,
+				   .len = (uint16_t)len,
+				   .code = code,
+			   } };
+
+	return e;
+}
+
+static struct entry hello(uint32_t version, uint32_t depth, uint32_t serve)
+{
+	struct entry e = entry_of(EVERING_OP_OPEN, 0, 0, 8, version);
+	struct evering_op_open open = { depth, serve };
+
+	memcpy(e.rest, &open, sizeof(open));
+	return e;
+}
+
+/* With a buffer. */
+static struct entry bringing(unsigned int type, uint64_t id, unsigned int kind,
+			     uint32_t granule, uint32_t generation,
+			     uint64_t len)
+{
+	struct evering_op_buffer b = { granule, generation, (uint32_t)len,
+				       (uint32_t)(len >> 32) };
+	struct entry e = entry_of(type, id, kind, 0, 1);
+
+	memcpy(e.rest + sizeof(e.rest) - sizeof(b), &b, sizeof(b));
+	return e;
+}
+
+/* One more goes home with @e, which brings no buffer. */
+static struct entry sending_home(struct entry e, uint32_t granule,
+				 uint32_t generation)
+{
+	struct evering_op_home home = { granule, generation };
+	unsigned int n = e.h.flags >> EVERING_OP_HOME_SHIFT;
+
+	memcpy(e.rest + sizeof(e.rest) - (n + 1) * sizeof(home), &home,
+	       sizeof(home));
+	e.h.flags = (uint8_t)(e.h.flags + (1 << EVERING_OP_HOME_SHIFT));
+	return e;
+}
+
+static struct evering_op_buffer name_of(const struct entry *e)
+{
+	struct evering_op_buffer b;
+
+	memcpy(&b, e->rest + sizeof(e->rest) - sizeof(b), sizeof(b));
+	return b;
+}
+
+/* What the victim has under way when the peer begins. */
+enum {
+	PLAIN,
+	FETCHED,
+	LENDS,
+	GIVES,
+	ASKED,
+	DETACHED,
+	ANSWERED,
+	ASKS
+};
+
+struct scene {
+	struct evering *ev[2];
+	struct side v;
+	bool shared;
+	uint64_t id[ASKS];
+	void *buf[ASKS];
+	struct outcome o[ASKS];
+	struct entry asked[ASKS]; /* as the peer has it */
+	uint64_t request; /* its own that the victim holds */
+	bool busy[DEPTH + 2]; /* places of the victim's for them */
+	bool answered[ASKS];
+};
+
+#define RIVAL_GIVEN 3u
+#define RIVAL_LENT 5u
+
+static int put(struct scene *s, const struct entry *e)
+{
+	return evering_send(s->ev[1], e, PAYLOAD, EVERING_NOWAIT);
+}
+
+static int polled(struct scene *s)
+{
+	int ret;
+
+	do
+		ret = evering_ops_poll(s->v.ops);
+	while (ret > 0);
+	return ret;
+}
+
+/* Touches both ends of what has come, as a user would. */
+static void look_at(struct side *v)
+{
+	volatile const unsigned char *p;
+	unsigned int i;
+
+	for (i = 0; i < v->n_got && i < NOTES; i++) {
+		p = v->got[i].data;
+		if (v->got[i].len)
+			(void)p[v->got[i].len - 1];
+		p = v->got[i].buf;
+		if (p) {
+			(void)p[0];
+			(void)p[v->got[i].buf_len - 1];
+		}
+	}
+}
+
+static int scene_channel(struct scene *s, uint32_t backend, bool shared)
+{
+	struct evering_params p = params_sized(backend, SLOT, 64, ARENA);
+	int ret;
+
+	memset(s, 0, sizeof(*s));
+	s->shared = shared;
+	p.flags = shared ? EVERING_SHARED_ARENA : 0;
+	ret = evering_pair(&p, s->ev);
+	return ret ? ret : side_open(&s->v, s->ev[0], DEPTH, DEPTH, false);
+}
+
+/* 0; or what went wrong, by line. */
+static int scene_begin(struct scene *s, uint32_t backend, bool shared)
+{
+	struct entry e;
+	struct evering_op op;
+	int i;
+
+	if (scene_channel(s, backend, shared))
+		return __LINE__;
+	if (evering_recv(s->ev[1], &e, PAYLOAD, EVERING_NOWAIT) ||
+	    e.h.type != EVERING_OP_OPEN || e.h.code != EVERING_OPS_VERSION)
+		return __LINE__;
+	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+	if (put(s, &e) || polled(s))
+		return __LINE__;
+	/* This one first, so that others may come to its place. */
+	for (i = ANSWERED; i >= 0; i--) {
+		op = asks((uint32_t)i, NULL, 0, i == FETCHED ? NULL : &s->o[i]);
+		if (i >= LENDS && i <= DETACHED) {
+			s->buf[i] = evering_alloc(s->ev[0], 256, 0);
+			op.buf = s->buf[i];
+			op.buf_len = 200;
+			op.flags = i == GIVES ? EVERING_GIVE : EVERING_LEND;
+		}
+		if (evering_op_submit(s->v.ops, &op, &s->id[i], EVERING_NOWAIT))
+			return __LINE__;
+		if (evering_recv(s->ev[1], &s->asked[i], PAYLOAD,
+				 EVERING_NOWAIT) ||
+		    s->asked[i].h.id != s->id[i] ||
+		    s->asked[i].h.type != EVERING_OP_REQUEST)
+			return __LINE__;
+		if (i == ANSWERED) {
+			e = entry_of(EVERING_OP_ANSWER, s->id[i], 0, 0, 1);
+			if (put(s, &e) || polled(s) || s->o[i].times != 1)
+				return __LINE__;
+		}
+	}
+	if (evering_op_cancel(s->v.ops, s->id[ASKED], 0) ||
+	    evering_op_cancel(s->v.ops, s->id[DETACHED], EVERING_CANCEL_DETACH))
+		return __LINE__;
+
+	s->request = 1 | 1 << EVERING_OP_INDEX_BITS;
+	e = entry_of(EVERING_OP_REQUEST, s->request, 0, 4, 1);
+	if (put(s, &e))
+		return __LINE__;
+	e = bringing(EVERING_OP_REQUEST, s->request + 1, EVERING_OP_GIVEN,
+		     RIVAL_GIVEN, 0, 64);
+	if (put(s, &e))
+		return __LINE__;
+	e = bringing(EVERING_OP_REQUEST, s->request + 2, EVERING_OP_LENT,
+		     RIVAL_LENT, 0, 64);
+	if (put(s, &e) || polled(s) || s->v.n_got != 3)
+		return __LINE__;
+	return 0;
+}
+
+/* Everything has ended with @error, once, and all is the victim's again. */
+static int scene_ended(struct scene *s, int error)
+{
+	struct evering_completion c;
+	struct evering_op op = asks(1, NULL, 0, NULL);
+	unsigned int i;
+
+	look_at(&s->v);
+	for (i = 0; i < ASKS; i++)
+		if (i != FETCHED && s->o[i].times != 1)
+			return __LINE__;
+	if (s->o[PLAIN].result != error || s->o[GIVES].result != error ||
+	    s->o[LENDS].result != error || s->o[DETACHED].result != -ECANCELED)
+		return __LINE__;
+	if (evering_op_done(s->v.ops, s->id[FETCHED], &c) ||
+	    c.result != error ||
+	    evering_op_done(s->v.ops, s->id[FETCHED], &c) != -ENOENT)
+		return __LINE__;
+	if (info_of(s->v.ops).in_flight || info_of(s->v.ops).abandoned)
+		return __LINE__;
+	if (evering_ops_poll(s->v.ops) != error ||
+	    evering_ops_wait(s->v.ops, PLENTY) != error ||
+	    evering_op_submit(s->v.ops, &op, NULL, PLENTY) != error)
+		return __LINE__;
+	for (i = 0; i < s->v.n_got && i < NOTES; i++)
+		if (evering_op_answer(s->v.ops, s->v.got[i].id, 0, NULL, 0) !=
+		    error)
+			return __LINE__;
+	if (evering_free(s->ev[0], s->buf[LENDS]) ||
+	    evering_free(s->ev[0], s->buf[ASKED]) ||
+	    evering_free(s->ev[0], s->buf[GIVES]) != -EINVAL ||
+	    evering_free(s->ev[0], s->buf[DETACHED]) != -EINVAL)
+		return __LINE__;
+	return arena_whole(s->ev[0]) ? 0 : __LINE__;
+}
+
+FIXTURE(op_hostile)
+{
+	uint32_t backend;
+};
+
+BACKEND_VARIANTS(op_hostile);
+
+FIXTURE_SETUP(op_hostile)
+{
+	REQUIRE_BACKEND(variant->backend);
+	self->backend = variant->backend;
+}
+
+FIXTURE_TEARDOWN(op_hostile)
+{
+}
+
+/*
+ * Plays @n entries made by @make.  Those before the last are right, the last one is
+ * not if @wrong.
+ */
+typedef unsigned int (*make_fn)(struct scene *s, unsigned int which,
+				struct entry *e);
+
+/* 0: that was it; else a line, which @make may look up. */
+static int play(uint32_t backend, bool shared, make_fn make, unsigned int which,
+		bool wrong, bool *more)
+{
+	struct entry e[4];
+	unsigned int n, i;
+	struct scene s;
+	int ret, line;
+
+	*more = false;
+	line = scene_begin(&s, backend, shared);
+	if (line)
+		goto out;
+	n = make(&s, which, e);
+	*more = n != 0;
+	if (!n)
+		goto out;
+	for (i = 0; i < n && !line; i++) {
+		if (put(&s, &e[i])) {
+			line = __LINE__;
+			break;
+		}
+		ret = polled(&s);
+		if (ret != (wrong && i == n - 1 ? -EPROTO : 0))
+			line = __LINE__;
+	}
+	if (line)
+		goto out;
+	look_at(&s.v);
+	if (wrong)
+		line = scene_ended(&s, -EPROTO);
+	else if (evering_ops_poll(s.v.ops) < 0)
+		line = __LINE__;
+out:
+	close_pair(s.ev);
+	return line;
+}
+
+#define ANSWER EVERING_OP_ANSWER
+#define REQUEST EVERING_OP_REQUEST
+
+static unsigned int make_header(struct scene *s, unsigned int which,
+				struct entry *e)
+{
+	uint64_t id = s->request + 3, answer = s->id[PLAIN];
+
+	switch (which) {
+	case 0:
+		e[0] = entry_of(0, 0, 0, 0, 0);
+		return 1;
+	case 1:
+		e[0] = entry_of(6, id, 0, 0, 0);
+		return 1;
+	case 2:
+		e[0] = entry_of(255, id, 0, 0, 0);
+		return 1;
+	case 3: /* more data than there is room for */
+		e[0] = entry_of(REQUEST, id, 0, MAX_DATA + 1, 0);
+		return 1;
+	case 4:
+		e[0] = entry_of(REQUEST, id, 0, 0xffff, 0);
+		return 1;
+	case 5:
+		e[0] = entry_of(ANSWER, answer, 0, MAX_DATA + 1, 0);
+		return 1;
+	case 6:
+		e[0] = entry_of(ANSWER, answer, 0, 0xffff, 0);
+		return 1;
+	case 7:
+		e[0] = bringing(REQUEST, id, EVERING_OP_GIVEN, 9, 0, 64);
+		e[0].h.len = MAX_DATA - 15;
+		return 1;
+	case 8:
+		e[0] = entry_of(EVERING_OP_CANCEL, s->request, 0, MAX_DATA + 1,
+				0);
+		return 1;
+	case 9:
+		e[0] = entry_of(EVERING_OP_HOME, 0, 0, 0xffff, 0);
+		return 1;
+	case 10: /* buffers of no kind */
+	case 11:
+	case 12:
+		e[0] = bringing(REQUEST, id, which - 5, 9, 0, 64);
+		return 1;
+	case 13:
+	case 14:
+	case 15:
+		e[0] = bringing(ANSWER, answer, which - 8, 9, 0, 64);
+		return 1;
+	case 16: /* buffers where there is none */
+		e[0] = bringing(EVERING_OP_CANCEL, s->request, EVERING_OP_GIVEN,
+				9, 0, 64);
+		return 1;
+	case 17:
+		e[0] = bringing(EVERING_OP_HOME, 0, EVERING_OP_GIVEN, 9, 0, 64);
+		return 1;
+	case 18:
+		e[0] = bringing(EVERING_OP_OPEN, 0, EVERING_OP_LENT, 9, 0, 64);
+		return 1;
+	case 19: /* a second opening */
+		e[0] = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static unsigned int make_flags(struct scene *s, unsigned int which,
+			       struct entry *e)
+{
+	uint64_t id = s->request + 3, answer = s->id[PLAIN];
+
+	switch (which) {
+	case 0:
+		e[0] = entry_of(REQUEST, id, 8, 0, 0);
+		return 1;
+	case 1:
+		e[0] = entry_of(ANSWER, answer, 8, 0, 0);
+		return 1;
+	case 2:
+		e[0] = entry_of(EVERING_OP_HOME, 0, 8, 0, 0);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static unsigned int make_id(struct scene *s, unsigned int which,
+			    struct entry *e)
+{
+	const uint64_t generation = 1ull << EVERING_OP_INDEX_BITS;
+	uint64_t plain = s->id[PLAIN];
+	struct evering_op_buffer gift;
+
+	switch (which) {
+	case 0: /* requests that there is no place for */
+		e[0] = entry_of(REQUEST, 0, 0, 0, 0);
+		return 1;
+	case 1:
+		e[0] = entry_of(REQUEST, generation, 0, 0, 0);
+		return 1;
+	case 2:
+		e[0] = entry_of(REQUEST, generation | (DEPTH + 2), 0, 0, 0);
+		return 1;
+	case 3: /* a place that is taken: plainly, by a gift, by a loan */
+	case 4:
+	case 5:
+		e[0] = entry_of(REQUEST, s->request + which - 3, 0, 0, 0);
+		return 1;
+	case 6:
+	case 7:
+	case 8:
+		e[0] = entry_of(REQUEST, s->request + generation + which - 6, 0,
+				0, 0);
+		return 1;
+	case 9: /* and by one that was cancelled */
+		e[0] = entry_of(EVERING_OP_CANCEL, s->request, 0, 0, 0);
+		e[1] = entry_of(REQUEST, s->request, 0, 0, 0);
+		return 2;
+	case 10: /* answers to what was not asked */
+		e[0] = entry_of(ANSWER, 0, 0, 0, 0);
+		return 1;
+	case 11:
+		e[0] = entry_of(ANSWER, 1, 0, 0, 0);
+		return 1;
+	case 12:
+		e[0] = entry_of(ANSWER, generation, 0, 0, 0);
+		return 1;
+	case 13:
+		e[0] = entry_of(ANSWER, UINT64_MAX, 0, 0, 0);
+		return 1;
+	case 14: /* of another generation */
+		e[0] = entry_of(ANSWER, plain + generation, 0, 0, 0);
+		return 1;
+	case 15:
+		e[0] = entry_of(ANSWER, plain - generation, 0, 0, 0);
+		return 1;
+	case 16:
+		e[0] = entry_of(ANSWER, plain | 1ull << 63, 0, 0, 0);
+		return 1;
+	case 17:
+		e[0] = entry_of(ANSWER, plain | 1ull << 32, 0, 0, 0);
+		return 1;
+	case 18: /* an index that means the same place */
+		e[0] = entry_of(ANSWER, plain + 16, 0, 0, 0);
+		return 1;
+	case 19: /* of those that were answered */
+		e[0] = entry_of(ANSWER, s->id[ANSWERED], 0, 0, 0);
+		return 1;
+	case 20:
+		e[0] = bringing(ANSWER, s->id[ANSWERED], EVERING_OP_GIVEN, 9, 0,
+				64);
+		return 1;
+	case 21: /* with one that would be welcome */
+		gift = name_of(&s->asked[GIVES]);
+		e[0] = bringing(ANSWER, s->id[ANSWERED], EVERING_OP_BACK,
+				gift.granule, gift.generation, 64);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static unsigned int make_buffer(struct scene *s, unsigned int which,
+				struct entry *e)
+{
+	struct evering_op_buffer gift = name_of(&s->asked[GIVES]);
+	struct evering_op_buffer lent = name_of(&s->asked[LENDS]);
+	uint64_t id = s->request + 3, answer = s->id[PLAIN];
+	unsigned int kind = which & 1 ? EVERING_OP_GIVEN : EVERING_OP_LENT;
+	const struct {
+		uint32_t granule;
+		uint64_t len;
+	} nowhere[] = {
+		{ GRANULES, 1 },
+		{ UINT32_MAX, 1 },
+		{ GRANULES + 1, UINT64_MAX },
+		{ 9, 0 },
+		{ GRANULES - 1, 65 },
+		{ 0, ARENA + 1 },
+		{ 1, ARENA },
+		{ 9, UINT64_MAX },
+		{ 9, UINT64_MAX - 9 * 64 + 1 },
+		{ 9, 1ull << 32 },
+		/* It has these already. */
+		{ RIVAL_GIVEN, 64 },
+		{ RIVAL_LENT, 64 },
+	};
+
+	if (which < 2 * ARRAY_SIZE(nowhere)) {
+		e[0] = bringing(REQUEST, id, kind, nowhere[which / 2].granule,
+				7, nowhere[which / 2].len);
+		return 1;
+	}
+	which -= 2 * ARRAY_SIZE(nowhere);
+	if (which < ARRAY_SIZE(nowhere)) {
+		e[0] = bringing(ANSWER, answer, EVERING_OP_GIVEN,
+				nowhere[which].granule, 7, nowhere[which].len);
+		return 1;
+	}
+	which -= ARRAY_SIZE(nowhere);
+	kind = EVERING_OP_BACK;
+	switch (which) {
+	case 0:
+		e[0] = bringing(ANSWER, answer, EVERING_OP_LENT, 9, 0, 64);
+		return 1;
+	case 1:
+		e[0] = bringing(REQUEST, id, EVERING_OP_IN_PLACE, 9, 0, 64);
+		return 1;
+	/* Back, though it was not given */
+	case 2:
+		e[0] = bringing(REQUEST, id, kind, lent.granule,
+				lent.generation, 64);
+		return 1;
+	case 3:
+		e[0] = bringing(REQUEST, id, kind, GRANULES - 1, 0, 64);
+		return 1;
+	case 4:
+		e[0] = bringing(REQUEST, id, kind, gift.granule + 1,
+				gift.generation, 64);
+		return 1;
+	case 5:
+		e[0] = bringing(REQUEST, id, kind, GRANULES, 0, 64);
+		return 1;
+	case 6:
+		e[0] = bringing(REQUEST, id, kind, UINT32_MAX, 0, 64);
+		return 1;
+	case 7:
+		e[0] = bringing(REQUEST, id, kind, gift.granule,
+				gift.generation + 1, 64);
+		return 1;
+	case 8:
+		e[0] = bringing(REQUEST, id, kind, gift.granule,
+				gift.generation - 1, 64);
+		return 1;
+	case 9:
+		e[0] = bringing(REQUEST, id, kind, gift.granule,
+				gift.generation, 0);
+		return 1;
+	case 10: /* longer than the block */
+		e[0] = bringing(REQUEST, id, kind, gift.granule,
+				gift.generation, 257);
+		return 1;
+	case 11:
+		e[0] = bringing(REQUEST, id, kind, gift.granule,
+				gift.generation, 1ull << 32 | 1);
+		return 1;
+	case 12:
+		e[0] = bringing(ANSWER, answer, kind, lent.granule,
+				lent.generation, 64);
+		return 1;
+	/* In place, where nothing was lent, or less, or not to be written */
+	case 13:
+		e[0] = bringing(ANSWER, answer, EVERING_OP_IN_PLACE, 0, 0, 1);
+		return 1;
+	case 14:
+		e[0] = bringing(ANSWER, s->id[GIVES], EVERING_OP_IN_PLACE,
+				gift.granule, gift.generation, 1);
+		return 1;
+	case 15:
+		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
+				0);
+		return 1;
+	case 16:
+		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
+				201);
+		return 1;
+	case 17:
+		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
+				1ull << 32 | 1);
+		return 1;
+	case 18:
+		if (s->shared)
+			return 0;
+		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
+				200);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static unsigned int make_home(struct scene *s, unsigned int which,
+			      struct entry *e)
+{
+	struct evering_op_buffer gift = name_of(&s->asked[GIVES]);
+	struct evering_op_buffer lent = name_of(&s->asked[LENDS]);
+	struct entry home = entry_of(EVERING_OP_HOME, 0, 0, 0, 0);
+
+	switch (which) {
+	case 0:
+		e[0] = sending_home(home, lent.granule, lent.generation);
+		return 1;
+	case 1:
+		e[0] = sending_home(home, 0x300, 0);
+		return 1;
+	case 2:
+		e[0] = sending_home(home, GRANULES, 0);
+		return 1;
+	case 3:
+		e[0] = sending_home(home, UINT32_MAX, UINT32_MAX);
+		return 1;
+	case 4:
+		e[0] = sending_home(home, gift.granule, gift.generation + 1);
+		return 1;
+	case 5: /* wider than the owner counts */
+		e[0] = sending_home(home, gift.granule,
+				    gift.generation | 1u << 30);
+		return 1;
+	case 6:
+		e[0] = sending_home(home, gift.granule + 1, gift.generation);
+		return 1;
+	case 7: /* more than fit */
+		e[0] = home;
+		e[0].h.flags = 15 << EVERING_OP_HOME_SHIFT;
+		return 1;
+	case 8:
+		e[0] = sending_home(home, gift.granule, gift.generation);
+		e[0].h.len = MAX_DATA - 7;
+		return 1;
+	case 9: /* with a buffer in between */
+		e[0] = bringing(REQUEST, s->request + 3, EVERING_OP_GIVEN, 9, 0,
+				64);
+		e[0].h.flags |= 4 << EVERING_OP_HOME_SHIFT;
+		return 1;
+	case 10:
+		e[0] = sending_home(entry_of(EVERING_OP_OPEN, 0, 0, 8, 1),
+				    lent.granule, lent.generation);
+		return 1;
+	case 11:
+		e[0] = sending_home(entry_of(ANSWER, s->id[PLAIN], 0, 0, 0),
+				    lent.granule, lent.generation);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * The same with something right before: then what is its own again is no more home
+ * than before.  scene_ended() does not fit, so only the end is looked for.
+ */
+static unsigned int make_twice(struct scene *s, unsigned int which,
+			       struct entry *e)
+{
+	struct evering_op_buffer gift = name_of(&s->asked[GIVES]);
+	struct entry home = sending_home(entry_of(EVERING_OP_HOME, 0, 0, 0, 0),
+					 gift.granule, gift.generation);
+	uint64_t id = s->request + 3;
+
+	switch (which) {
+	case 0:
+		e[0] = home;
+		e[1] = home;
+		return 2;
+	case 1:
+		e[0] = sending_home(home, gift.granule, gift.generation);
+		return 1;
+	case 2:
+		e[0] = bringing(REQUEST, id, EVERING_OP_BACK, gift.granule,
+				gift.generation, 64);
+		e[1] = bringing(REQUEST, id + 1, EVERING_OP_BACK, gift.granule,
+				gift.generation, 64);
+		return 2;
+	case 3:
+		e[0] = bringing(REQUEST, id, EVERING_OP_BACK, gift.granule,
+				gift.generation, 64);
+		e[1] = home;
+		return 2;
+	case 4:
+		e[0] = home;
+		e[1] = bringing(ANSWER, s->id[PLAIN], EVERING_OP_BACK,
+				gift.granule, gift.generation, 64);
+		return 2;
+	case 5: /* both in one entry */
+		e[0] = bringing(REQUEST, id, EVERING_OP_BACK, gift.granule,
+				gift.generation, 64);
+		memcpy(e[0].rest + sizeof(e[0].rest) - 24,
+		       home.rest + sizeof(home.rest) - 8, 8);
+		e[0].h.flags |= 1 << EVERING_OP_HOME_SHIFT;
+		return 1;
+	case 6:
+		e[0] = entry_of(ANSWER, s->id[PLAIN], 0, 0, 0);
+		e[1] = e[0];
+		return 2;
+	case 7:
+		e[0] = entry_of(ANSWER, s->id[FETCHED], 0, 0, 0);
+		e[1] = e[0];
+		return 2;
+	case 8:
+		e[0] = entry_of(ANSWER, s->id[DETACHED], 0, 0, 0);
+		e[1] = e[0];
+		return 2;
+	case 9:
+		e[0] = entry_of(ANSWER, s->id[ASKED], 0, 0, 0);
+		e[1] = e[0];
+		return 2;
+	default:
+		return 0;
+	}
+}
+
+/* What is unusual, and right. */
+static unsigned int make_right(struct scene *s, unsigned int which,
+			       struct entry *e)
+{
+	struct evering_op_buffer gift = name_of(&s->asked[GIVES]);
+	uint64_t id = s->request + 3;
+
+	switch (which) {
+	case 0:
+		e[0] = entry_of(REQUEST, id, 0, MAX_DATA, 0);
+		return 1;
+	case 1:
+		e[0] = bringing(REQUEST, id, EVERING_OP_GIVEN, GRANULES - 1,
+				UINT32_MAX, 64);
+		e[0].h.len = MAX_DATA - 16;
+		return 1;
+	case 2:
+		e[0] = bringing(REQUEST, id, EVERING_OP_LENT, 0, 0, ARENA);
+		return 1;
+	case 3: /* the news of an end may come too late */
+		e[0] = entry_of(EVERING_OP_CANCEL, 1ull << 60, 0, 0, 0);
+		e[1] = entry_of(EVERING_OP_CANCEL, UINT64_MAX, 0, 0, 0);
+		e[2] = entry_of(EVERING_OP_CANCEL, s->request, 0, 0, 0);
+		e[3] = entry_of(EVERING_OP_CANCEL, s->request, 0, 0, 0);
+		return 4;
+	case 4:
+		e[0] = bringing(ANSWER, s->id[PLAIN], EVERING_OP_BACK,
+				gift.granule, gift.generation, 256);
+		return 1;
+	case 5:
+		e[0] = sending_home(entry_of(ANSWER, s->id[LENDS], 0,
+					     MAX_DATA - 8, 0),
+				    gift.granule, gift.generation);
+		return 1;
+	case 6:
+		e[0] = bringing(ANSWER, s->id[DETACHED], EVERING_OP_GIVEN, 9, 0,
+				64);
+		e[1] = bringing(ANSWER, s->id[ASKED], EVERING_OP_GIVEN, 10, 0,
+				64);
+		return 2;
+	case 7:
+		if (!s->shared)
+			return 0;
+		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
+				200);
+		e[1] = bringing(ANSWER, s->id[DETACHED], EVERING_OP_IN_PLACE, 0,
+				0, 200);
+		e[2] = bringing(ANSWER, s->id[ASKED], EVERING_OP_IN_PLACE, 0, 0,
+				200);
+		return 3;
+	default:
+		return 0;
+	}
+}
+
+#define PLAY(make, wrong)                                                      \
+	do {                                                                   \
+		unsigned int which_, shared_;                                  \
+		bool more_ = true;                                             \
+		int line_;                                                     \
+                                                                               \
+		for (shared_ = 0; shared_ < 2; shared_++)                      \
+			for (which_ = 0, more_ = true; more_; which_++) {      \
+				line_ = play(self->backend, shared_, make,     \
+					     which_, wrong, &more_);           \
+				EXPECT_EQ(0, line_)                            \
+				{                                              \
+					TH_LOG("%s %u, shared %u: line %d",    \
+					       #make, which_, shared_, line_); \
+				}                                              \
+			}                                                      \
+	} while (0)
+
+TEST_F(op_hostile, what_is_unusual_and_right_is_taken)
+{
+	PLAY(make_right, false);
+}
+
+TEST_F(op_hostile, a_wrong_header_ends_the_channel)
+{
+	PLAY(make_header, true);
+}
+
+/* Bits that mean nothing yet: who sets them means something by it. */
+TEST_F(op_hostile, an_unknown_flag_ends_the_channel)
+{
+	PLAY(make_flags, true);
+}
+
+TEST_F(op_hostile, a_wrong_id_ends_the_channel)
+{
+	PLAY(make_id, true);
+}
+
+TEST_F(op_hostile, a_wrong_buffer_ends_the_channel)
+{
+	PLAY(make_buffer, true);
+}
+
+TEST_F(op_hostile, a_wrong_homecoming_ends_the_channel)
+{
+	PLAY(make_home, true);
+}
+
+TEST_F(op_hostile, what_is_done_twice_ends_the_channel)
+{
+	struct entry e[4];
+	struct scene s;
+	unsigned int which, n, i;
+	int ret;
+
+	for (which = 0;; which++) {
+		ASSERT_EQ(0, scene_begin(&s, self->backend, which & 1));
+		n = make_twice(&s, which, e);
+		for (i = 0; i < n; i++) {
+			ASSERT_EQ(0, put(&s, &e[i]));
+			ret = polled(&s);
+			EXPECT_EQ(i == n - 1 ? -EPROTO : 0, ret)
+			{
+				TH_LOG("%u", which);
+			}
+		}
+		for (i = 0; i < ASKS && n; i++)
+			EXPECT_EQ(i == FETCHED ? 0u : 1u, s.o[i].times);
+		/* What came back is the victim's, and only once. */
+		ret = n ? evering_free(s.ev[0], s.buf[GIVES]) : 0;
+		EXPECT_TRUE(ret == 0 || ret == -EINVAL);
+		if (n) {
+			EXPECT_EQ(0, evering_free(s.ev[0], s.buf[LENDS]));
+			EXPECT_EQ(0, evering_free(s.ev[0], s.buf[ASKED]));
+			EXPECT_TRUE(arena_whole(s.ev[0]))
+			{
+				TH_LOG("%u", which);
+			}
+		}
+		close_pair(s.ev);
+		if (!n)
+			break;
+	}
+	EXPECT_LT(5u, which);
+}
+
+TEST_F(op_hostile, the_first_entry_opens_the_table)
+{
+	struct evering_op op = asks(1, NULL, 0, NULL);
+	struct entry e;
+	struct scene s;
+	uint32_t type, index;
+
+	for (type = 0; type < 8; type++)
+		for (index = 0; index < 4; index++) {
+			if (type == EVERING_OP_OPEN)
+				continue;
+			ASSERT_EQ(0, scene_channel(&s, self->backend, false));
+			e = entry_of(type,
+				     1ull << EVERING_OP_INDEX_BITS | index, 0,
+				     0, 0);
+			ASSERT_EQ(0, put(&s, &e));
+			EXPECT_EQ(-EPROTO, polled(&s))
+			{
+				TH_LOG("type %u, index %u", type, index);
+			}
+			EXPECT_EQ(0u, s.v.n_got);
+			EXPECT_EQ(-EPROTO, evering_op_submit(s.v.ops, &op, NULL,
+							     EVERING_NOWAIT));
+			close_pair(s.ev);
+		}
+}
+
+TEST_F(op_hostile, versions_and_openings_that_cannot_be)
+{
+	static const uint32_t version[] = { 0, EVERING_OPS_VERSION + 1,
+					    UINT32_MAX };
+	struct evering_op op = asks(1, NULL, 0, NULL);
+	struct entry e;
+	struct scene s;
+	uint32_t i;
+
+	for (i = 0; i < ARRAY_SIZE(version); i++) {
+		ASSERT_EQ(0, scene_channel(&s, self->backend, false));
+		e = hello(version[i], DEPTH, DEPTH);
+		ASSERT_EQ(0, put(&s, &e));
+		EXPECT_EQ(-EPROTONOSUPPORT, polled(&s));
+		EXPECT_EQ(-EPROTONOSUPPORT, evering_ops_wait(s.v.ops, PLENTY));
+		EXPECT_EQ(-EPROTONOSUPPORT,
+			  evering_op_submit(s.v.ops, &op, NULL, PLENTY));
+		close_pair(s.ev);
+	}
+	for (i = 0; i < 8; i++) {
+		ASSERT_EQ(0, scene_channel(&s, self->backend, false));
+		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+		e.h.len = (uint16_t)i;
+		ASSERT_EQ(0, put(&s, &e));
+		EXPECT_EQ(-EPROTO, polled(&s));
+		close_pair(s.ev);
+	}
+	/* Who wants too much has what there is. */
+	ASSERT_EQ(0, scene_channel(&s, self->backend, false));
+	e = hello(EVERING_OPS_VERSION, UINT32_MAX, UINT32_MAX);
+	ASSERT_EQ(0, put(&s, &e));
+	EXPECT_EQ(0, polled(&s));
+	EXPECT_EQ(DEPTH, info_of(s.v.ops).depth);
+	EXPECT_EQ(DEPTH, info_of(s.v.ops).serve);
+	close_pair(s.ev);
+}
+
+/* The peer claims to have received what was never sent. */
+TEST_F(op_hostile, a_wrong_count_of_what_was_received)
+{
+	struct entry e;
+	struct scene s;
+	uint64_t i;
+	int ret = 0;
+
+	ASSERT_EQ(0, scene_begin(&s, self->backend, false));
+	evering_store_release(&own_half(s.ev[1])->released, 1000000);
+	/* It is noticed when room is looked for: at the end of the ring. */
+	for (i = 1; i < 100 && !ret; i++) {
+		e = entry_of(REQUEST, i << EVERING_OP_INDEX_BITS | 4, 0, 0, 0);
+		ASSERT_EQ(0, put(&s, &e));
+		ret = polled(&s);
+		if (!ret)
+			ret = evering_op_answer(
+				s.v.ops, s.v.got[s.v.n_got - 1].id, 0, NULL, 0);
+	}
+	EXPECT_EQ(-EPROTO, ret);
+	EXPECT_EQ(-EPROTO, evering_ops_wait(s.v.ops, PLENTY));
+	s.v.n_got = 0; /* most are answered */
+	EXPECT_EQ(0, scene_ended(&s, -EPROTO));
+	close_pair(s.ev);
+}
+
+/* More requests than may be, answered or not: no place, and no harm. */
+TEST_F(op_hostile, a_flood_of_requests)
+{
+	struct entry e;
+	struct scene s;
+	uint32_t i;
+	int ret = 0;
+
+	ASSERT_EQ(0, scene_channel(&s, self->backend, false));
+	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+	ASSERT_EQ(0, put(&s, &e));
+	for (i = 1; i < 40 && !ret; i++) {
+		e = entry_of(REQUEST, 1ull << 16 | i, 0, 0, 0);
+		ASSERT_EQ(0, put(&s, &e));
+		ret = polled(&s);
+	}
+	EXPECT_EQ(-EPROTO, ret);
+	EXPECT_GE(DEPTH + 1, s.v.n_got);
+	close_pair(s.ev);
+}
+
+/*
+ * Nobody takes the answers: the victim is told that there is no room, and nothing
+ * else happens.
+ */
+TEST_F(op_hostile, a_peer_that_takes_no_answers)
+{
+	struct entry e;
+	struct scene s;
+	uint32_t i;
+	int ret = 0;
+
+	ASSERT_EQ(0, scene_channel(&s, self->backend, false));
+	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+	ASSERT_EQ(0, put(&s, &e));
+	for (i = 1; i < 1000 && !ret; i++) {
+		e = entry_of(REQUEST, (uint64_t)i << 16 | 1, 0, 0, 0);
+		if (put(&s, &e))
+			break;
+		s.v.n_got = 0;
+		ASSERT_EQ(0, polled(&s));
+		ASSERT_EQ(1u, s.v.n_got);
+		ret = evering_op_answer(s.v.ops, s.v.got[0].id, 0, NULL, 0);
+	}
+	EXPECT_EQ(-EAGAIN, ret);
+	EXPECT_EQ(1u, info_of(s.v.ops).held);
+	/* Later it goes. */
+	for (i = 0; i < 64; i++)
+		ASSERT_EQ(0,
+			  evering_recv(s.ev[1], &e, PAYLOAD, EVERING_NOWAIT));
+	EXPECT_EQ(0, evering_op_answer(s.v.ops, s.v.got[0].id, 0, NULL, 0));
+	close_pair(s.ev);
+}
+
+/* -------------------------------------------------------------------- garbage */
+
+/* Something between noise and what an entry looks like, to what there is. */
+static struct entry garbage(struct scene *s, uint64_t *rng)
+{
+	struct evering_op_buffer b;
+	struct entry e;
+	uint64_t any;
+	size_t i;
+
+	for (i = 0; i + 8 <= sizeof(e); i += 8) {
+		any = random_u64(rng);
+		memcpy((char *)&e + i, &any, 8);
+	}
+	if (random_below(rng, 20) == 0)
+		return e;
+	e.h.type = (uint8_t)(random_below(rng, 4) + 2);
+	e.h.len = (uint16_t)random_below(
+		rng, random_below(rng, 20) ? MAX_DATA - 16 : 256);
+	e.h.flags = 0;
+	if (random_below(rng, 2)) {
+		e.h.flags = (uint8_t)random_below(rng, 6);
+		b = name_of(&s->asked[random_below(rng, ASKS)]);
+		if (e.h.flags != EVERING_OP_BACK)
+			b.granule = (uint32_t)random_below(rng, GRANULES + 1);
+		b.len_low = (uint32_t)random_below(rng, 300);
+		b.len_high = random_below(rng, 20) == 0;
+		memcpy(e.rest + sizeof(e.rest) - sizeof(b), &b, sizeof(b));
+	} else if (random_below(rng, 4) == 0) {
+		b = name_of(&s->asked[random_below(rng, ASKS)]);
+		e = sending_home(e, b.granule, b.generation);
+	}
+	if (random_below(rng, 8) == 0)
+		e.h.id &= 0xfffff;
+	else if (e.h.type == ANSWER)
+		e.h.id = s->id[random_below(rng, ASKS)];
+	else
+		e.h.id = (random_below(rng, 3) + 1) << EVERING_OP_INDEX_BITS |
+			 (random_below(rng, DEPTH) + 1);
+	return e;
+}
+
+/* What keeps the rules, so that there is something to harm. */
+static struct entry in_order(struct scene *s, uint64_t *rng, uint32_t n)
+{
+	uint64_t id = ((uint64_t)n + 2) << EVERING_OP_INDEX_BITS;
+	unsigned int kind = (unsigned int)random_below(rng, 3);
+	struct entry e;
+	uint32_t i;
+
+	if (random_below(rng, 8) == 0) {
+		i = (uint32_t)random_below(rng, ANSWERED);
+		if (!s->answered[i]) {
+			s->answered[i] = true;
+			return entry_of(ANSWER, s->id[i], 0, 4, n);
+		}
+	}
+	for (i = 1; i <= DEPTH + 1; i++)
+		if (!s->busy[i])
+			break;
+	if (i > DEPTH + 1)
+		return entry_of(EVERING_OP_CANCEL, random_u64(rng), 0, 0, 0);
+	s->busy[i] = true;
+	if (kind)
+		e = bringing(REQUEST, id | i, kind, 100 + n, n,
+			     1 + random_below(rng, 64));
+	else
+		e = entry_of(REQUEST, id | i, 0, MAX_DATA, 0);
+	return e;
+}
+
+TEST_F_TIMEOUT(op_hostile, garbage_does_no_harm, 120)
+{
+	uint32_t scenes = short_run() ? 200 : 2000, n, i, sent = 0, ended = 0;
+	struct evering_completion c;
+	uint64_t rng = random_seed(), id;
+	struct scene s;
+	struct entry e;
+	int ret, k;
+
+	for (n = 0; n < scenes; n++) {
+		ASSERT_EQ(0, scene_begin(&s, self->backend, n & 1));
+		for (i = 1; i <= 3; i++)
+			s.busy[i] = true;
+		for (i = 0, ret = 0; i < 300 && ret >= 0; i++, sent++) {
+			if (random_below(&rng, 16))
+				e = in_order(&s, &rng, i);
+			else
+				e = garbage(&s, &rng);
+			ASSERT_EQ(0, put(&s, &e));
+			ret = evering_ops_poll(s.v.ops);
+			if (ret >= 0 && s.v.n_got && random_below(&rng, 4)) {
+				k = (int)random_below(&rng, s.v.n_got);
+				id = s.v.got[k].id;
+				if (!evering_op_answer(s.v.ops, id, 0, NULL, 0))
+					s.busy[id & 15] = false;
+			}
+			/* What was given goes, what was lent does not. */
+			if (ret >= 0 && s.v.n_got &&
+			    random_below(&rng, 4) == 0) {
+				k = (int)random_below(&rng, s.v.n_got);
+				if (s.v.got[k].buf)
+					evering_free(s.ev[0], s.v.got[k].buf);
+			}
+			while (!evering_recv(s.ev[1], &e, PAYLOAD,
+					     EVERING_NOWAIT))
+				;
+		}
+		ended += ret == -EPROTO;
+		ASSERT_TRUE(ret >= 0 || ret == -EPROTO);
+		look_at(&s.v);
+		evering_close(s.ev[1]);
+		s.ev[1] = NULL;
+		while (evering_ops_wait(s.v.ops, PLENTY) > 0)
+			;
+		for (i = 0; i < ASKS; i++)
+			ASSERT_EQ(i == FETCHED ? 0u : 1u, s.o[i].times);
+		ASSERT_EQ(0, evering_op_done(s.v.ops, s.id[FETCHED], &c));
+		ASSERT_EQ(0u, info_of(s.v.ops).in_flight);
+		ASSERT_EQ(0u, info_of(s.v.ops).abandoned);
+		/* What came with answers, or back with requests. */
+		for (i = 0; i < ASKS; i++)
+			if (s.o[i].buf && s.o[i].buf != s.buf[LENDS])
+				evering_free(s.ev[0], s.o[i].buf);
+		if (c.buf)
+			evering_free(s.ev[0], c.buf);
+		for (i = 0; i < s.v.n_got && i < NOTES; i++)
+			if (s.v.got[i].buf)
+				evering_free(s.ev[0], s.v.got[i].buf);
+		ASSERT_EQ(0, evering_free(s.ev[0], s.buf[LENDS]));
+		ASSERT_EQ(0, evering_free(s.ev[0], s.buf[ASKED]));
+		ASSERT_EQ(-EINVAL, evering_free(s.ev[0], s.buf[DETACHED]));
+		ASSERT_TRUE(arena_whole(s.ev[0]));
+		close_pair(s.ev);
+	}
+	printf("# %u entries, %u of %u channels ended by them\n", sent, ended,
+	       scenes);
+	EXPECT_LT(scenes / 4, ended);
+}
+
+TEST_HARNESS_MAIN
