@@ -7,7 +7,7 @@
 # (tools/setup); the others only build, and need no more than a compiler and
 # OpenSSL's headers.
 #
-#	ARGS=...	for what `make run` and `make speed` run
+#	ARGS=...	for what `make run`, `make speed` and `make alloc` run
 #	TESTS=...	names of the selftests to run instead of all
 #	BUILD=dir	where to build instead of build
 #	CFLAGS=...	instead of -O2 -g
@@ -53,10 +53,17 @@ shared := $(BUILD)/libevering.so.$(VERSION)
 map := $(wildcard lib/evering.map)
 lib_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard lib/*.c))
 # All of tools/ is one program but for these, of which tools/vm builds icount.
-alone := tools/speed.c tools/icount.c
+alone := tools/speed.c tools/alloc.c tools/icount.c
+# Without liburing's headers the bench does without; the library is linked in, so
+# that who runs evering need not have it.
+have_uring := $(wildcard /usr/include/liburing.h)
+alone += $(if $(have_uring),,tools/bench/uring.c)
 tool_objs := $(patsubst %.c,$(obj)/%.o, \
-	$(filter-out $(alone),$(wildcard tools/*.c)))
-programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed)
+	$(filter-out $(alone),$(wildcard tools/*.c tools/bench/*.c)))
+programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
+	$(BUILD)/alloc
+example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
+	$(wildcard tools/examples/*.c))
 test_names := $(basename $(notdir $(wildcard selftests/*.c)))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
 test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
@@ -94,7 +101,8 @@ library: $(static) $(BUILD)/libevering.so ## build the library, static and share
 tools: $(programs) ## build evering and the other programs
 	@:
 
-$(lib_objs) $(tool_objs) $(obj)/tools/speed.o: $(obj)/%.o: %.c Makefile
+$(lib_objs) $(tool_objs) $(obj)/tools/speed.o $(obj)/tools/alloc.o: $(obj)/%.o: \
+		%.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(compile) $(extra) -c -o $@ $<
@@ -124,11 +132,60 @@ $(BUILD)/libevering.so: $(shared)
 
 $(BUILD)/evering: $(tool_objs) $(static)
 	$(call say,LD $@)
-	$(Q)$(link) -o $@ $^ -lcrypto
+	$(Q)$(link) -o $@ $^ -lcrypto -lm $(if $(have_uring),-l:liburing.a)
 
-$(BUILD)/speed: $(obj)/tools/speed.o $(static)
+$(BUILD)/speed $(BUILD)/alloc: $(BUILD)/%: $(obj)/tools/%.o $(static)
 	$(call say,LD $@)
 	$(Q)$(link) -o $@ $^
+
+# As their readers would build them: C11, and nothing but the library.
+$(example_programs): $(BUILD)/examples/%: tools/examples/%.c $(static) Makefile
+	@mkdir -p $(@D) $(obj)/tools/examples
+	$(call say,CC $<)
+	$(Q)$(compile) -std=c11 -pedantic -MF $(obj)/tools/examples/$*.d \
+		$(LDFLAGS) -o $@ $< $(static)
+
+.PHONY: examples
+examples: $(example_programs) ## build the examples of tools/examples
+	@:
+
+# What the bench compares with beside sockets, each where there is what it needs;
+# what is missing is missing from the results, which say so.
+peers := tools/bench/peers
+peer_headers := $(wildcard $(addprefix /usr/include/,ck_ring.h dpdk/rte_ring.h \
+	boost/lockfree/spsc_queue.hpp readerwriterqueue/readerwriterqueue.h))
+dpdk_flags := $(if $(wildcard /usr/include/dpdk/rte_ring.h),$(addprefix \
+	-isystem ,/usr/include/dpdk $(wildcard /usr/include/*-linux-gnu*/dpdk)) \
+	-include rte_config.h $(if $(wildcard /usr/include/x86_64*),-march=corei7))
+
+.PHONY: bench-programs
+bench-programs: $(BUILD)/evering
+	@if command -v $(CXX) >/dev/null; then $(MAKE) $(BUILD)/bench/queues; \
+		else echo '$(BUILD)/bench/queues: not built: no $(CXX)'; fi
+	@if command -v cargo >/dev/null; then $(MAKE) $(BUILD)/bench/rust-peers || \
+		echo '$(BUILD)/bench/rust-peers: not built: see above'; \
+		else echo '$(BUILD)/bench/rust-peers: not built: no cargo'; fi
+
+# Those headers that are there, so that one that comes later is noticed.
+$(BUILD)/bench/headers: .FORCE
+	@mkdir -p $(@D)
+	@echo '$(peer_headers)' | cmp -s - $@ || echo '$(peer_headers)' >$@
+
+.PHONY: .FORCE
+.FORCE:
+
+$(BUILD)/bench/queues: $(peers)/queues.cpp tools/hist.h $(BUILD)/bench/headers
+	$(call say,CXX $<)
+	$(Q)$(CXX) -std=c++17 -O2 -g -Wall -Wextra $(if $(WERROR),-Werror) \
+		$(dpdk_flags) -pthread -o $@ $<
+
+$(BUILD)/bench/rust-peers: $(wildcard $(peers)/src/*.rs) $(peers)/Cargo.toml \
+		$(peers)/Cargo.lock
+	$(call say,CARGO $(peers))
+	@mkdir -p $(@D)
+	$(Q)cargo build $(if $(V),,--quiet) --release --locked \
+		--manifest-path $(peers)/Cargo.toml --target-dir $(BUILD)/bench/cargo
+	$(Q)cp $(BUILD)/bench/cargo/release/rust-peers $@
 
 # The kernel's test harness is a system header, so that its warnings are not ours;
 # but what its macros define has no prototype, and parameters that nobody uses.
@@ -145,7 +202,7 @@ $(KSELFTEST_DIR)/kselftest_harness.h:
 	@exit 1
 
 .PHONY: selftests
-selftests: library tools $(test_programs) ## build the selftests without running them
+selftests: library tools examples $(test_programs) ## build the selftests without running them
 	@mkdir -p $(BUILD)/selftests
 	@printf '%s\n' $(sort $(test_names) $(test_scripts)) \
 		>$(BUILD)/selftests/list
@@ -182,6 +239,32 @@ speed: ## measure, and print the figures (ARGS= for build/speed)
 	@tools/setup run speed
 	@$(MAKE) $(jobs) $(BUILD)/speed
 	@$(BUILD)/speed $(ARGS)
+
+bench_out := $(BUILD)/bench
+
+.PHONY: bench
+bench: ## time evering beside other systems, under 10 minutes (ARGS= for `evering bench`)
+	@tools/setup run bench
+	@$(MAKE) $(jobs) $(BUILD)/evering
+	@$(MAKE) $(jobs) bench-programs
+	@$(BUILD)/evering bench --rounds=3,15 --budget=480 --output=$(bench_out)/results.jsonl \
+		--plot=$(bench_out)/plots $(ARGS) >$(bench_out)/results.txt; \
+		status=$$?; cat $(bench_out)/results.txt; exit $$status
+
+.PHONY: bench-full
+bench-full: ## the same with every policy and size, for some hours
+	@tools/setup run bench
+	@$(MAKE) $(jobs) $(BUILD)/evering
+	@$(MAKE) $(jobs) bench-programs
+	@$(BUILD)/evering bench --full --output=$(bench_out)/full.jsonl \
+		--plot=$(bench_out)/full-plots $(ARGS) >$(bench_out)/full.txt; \
+		status=$$?; cat $(bench_out)/full.txt; exit $$status
+
+.PHONY: alloc
+alloc: ## measure a buffer's cost beside malloc's and mimalloc's (ARGS= for build/alloc)
+	@tools/setup run alloc
+	@$(MAKE) $(jobs) $(BUILD)/alloc
+	@$(BUILD)/alloc $(ARGS)
 
 asan := BUILD=$(BUILD)/asan SANITIZE=address,undefined
 tsan := BUILD=$(BUILD)/tsan SANITIZE=thread
@@ -280,4 +363,6 @@ clean: ## remove everything that was built
 		.*.d kmod/.*.d .*.o Module.symvers modules.order
 
 -include $(lib_objs:.o=.d) $(tool_objs:.o=.d) $(obj)/tools/speed.d \
+	$(obj)/tools/alloc.d \
+	$(example_programs:$(BUILD)/examples/%=$(obj)/tools/examples/%.d) \
 	$(test_names:%=$(obj)/selftests/%.d)

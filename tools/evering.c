@@ -19,6 +19,7 @@ static const struct command {
 	const char *summary; /* NULL: not for people to call */
 } commands[] = {
 	{ "run", cmd_run, "hash a directory in another process, and time it" },
+	{ "bench", cmd_bench, "time channels beside other ways, and compare" },
 	{ "serve", cmd_serve, NULL },
 };
 

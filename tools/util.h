@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 /* The commands: exit statuses are theirs to return. */
+int cmd_bench(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 

@@ -1,0 +1,199 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Tests of `evering bench`: every arm that is built does its work in every mode and
+# finds it right, results can be read again, compared and drawn, and what makes no
+# sense is named.  Nothing here looks at how long anything took.  TAP.
+#
+#	BUILD=dir		where `evering` lies (build), and bench/ with the peers
+#	EVERING_SHORT=1		evering's own arms and the sockets only
+
+set -u
+export LC_ALL=C
+short=${EVERING_SHORT:-}
+number=0
+failed=0
+
+tmp=$(mktemp -d) || exit
+trap 'rm -rf "$tmp"' EXIT
+evering=${BUILD:-build}/evering
+if [[ ! -x $evering ]]; then
+	echo "Bail out! no $evering"
+	exit 1
+fi
+cd "$(dirname "$evering")" || exit
+evering=$PWD/evering
+cd "$tmp" || exit
+
+# check NAME FUNCTION [ARGUMENT...]: passes by returning 0, skips by 4; what the
+# function prints explains it.
+check() {
+	local name=$1 output status
+	shift
+	output=$("$@" 2>&1)
+	status=$?
+	((number++))
+	case $status in
+	0) echo "ok $number $name" ;;
+	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
+	*)
+		((failed++))
+		echo "not ok $number $name"
+		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
+		;;
+	esac
+}
+
+skip() {
+	echo "$1"
+	return 4
+}
+
+# bench STATUS ARGUMENT...: it ends so; output and error go to the files out and err.
+bench() {
+	local want=$1 status
+	shift
+	timeout -k 5 250 "$evering" bench -q "$@" >out 2>err </dev/null
+	status=$?
+	((status == want)) && return
+	echo "evering bench $*: status $status, not $want"
+	cat err out
+	return 1
+}
+
+says() {
+	grep -qF -- "$1" err && return
+	echo "nothing about '$1' in:"
+	cat err
+	return 1
+}
+
+# As little as there can be.
+quick=(--rounds=1 --round=1 --timeout=60)
+
+# valid FILE: as many operations as were asked for, in every row and no fewer rows
+# than arms.
+valid() {
+	grep -q '^{"evering_bench":1,' "$1" || {
+		echo 'no header'
+		return 1
+	}
+	if grep -v '^{"evering_bench"' "$1" | grep -v '"void":0,'; then
+		echo 'these are void'
+		return 1
+	fi
+	[[ $(wc -l <"$1") -gt 1 ]]
+}
+
+# every MODE: every arm that has it.
+every() {
+	local arms
+	bench 0 --list
+	arms=$(awk -v mode=" $1" 'index($0, mode) && !/\(/ && !/^cache-line/ { print $1 }' out |
+		paste -sd,)
+	[[ $short ]] && arms=evering,uds
+	[[ $arms ]] || return 0
+	bench 0 "${quick[@]}" --modes="$1" --sizes=64 --arms="$arms" --json &&
+		valid out && cp out "$1.jsonl"
+}
+
+# Requests larger than a socket's buffer, and a number of them that the logical
+# clients cannot share equally.
+large() {
+	bench 0 "${quick[@]}" --modes=original,fair --sizes=512K --depth=7 \
+		--arms=evering,uds --json && valid out
+}
+
+listed() {
+	local arm
+	bench 0 --list || return
+	for arm in evering-memfd evering-device uds-epoll uds-uring ck_ring rte_ring \
+		boost-spsc moodycamel shmipc tokio monoio iceoryx2; do
+		grep -q "^$arm " out && continue
+		echo "nothing about $arm"
+		return 1
+	done
+}
+
+json_parses() {
+	command -v python3 >/dev/null || skip 'no python3' || return
+	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --json || return
+	python3 -c 'import json, sys
+for line in sys.stdin: json.loads(line)' <out
+}
+
+reads_again() {
+	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --output=first || return
+	# What is derived from the numbers comes from rounded ones the second time.
+	bench 0 --from=first --output=second || return
+	bench 0 --from=second --json || return
+	cmp out second
+}
+
+compares() {
+	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --output=a || return
+	# A thousand times as fast, with more rounds than chance needs.
+	sed -E 's/"(ns|cpu_ns|syscalls|floor_ns)":\[[^]]*\]/"\1":[1,1,1,1,1,1,1,1]/g' a >b
+	sed -E 's/"(ns|cpu_ns|syscalls|floor_ns)":\[[^]]*\]/"\1":[9,9,9,9,9,9,9,9]/g' a >c
+	bench 0 --from=b --against=c || return
+	grep -q 'evering-memfd .* faster$' out || cat out
+	bench 0 --from=c --against=b && grep -q SLOWER out || return
+	bench 0 --from=b --against=b && grep -q '^  0 changed beyond noise' out
+}
+
+draws() {
+	command -v gnuplot >/dev/null || skip 'no gnuplot' || return
+	bench 0 "${quick[@]}" --modes=fair,rtt --sizes=8,16,32,64,128 --depth=3 \
+		--arms=evering-memfd,eventfd --plot=plots || return
+	local name
+	for name in fair_all fair_first_5 fair_mid_5 fair_last_5 fair_ratio rtt_64; do
+		[[ -s plots/$name.svg && -s plots/$name.png ]] && continue
+		echo "no plots/$name"
+		return 1
+	done
+}
+
+# bad ARGUMENT TEXT: status 2, and the error says TEXT.
+bad() {
+	bench 2 "$1" && says "$2"
+}
+
+no_file() {
+	bench 1 --from=none && says 'none: No such file' || return
+	echo '{}' >garbage
+	bench 1 --from=garbage && says 'garbage:1: not a result'
+}
+
+no_arm() {
+	bench 2 --arms=nonsense && says "--arms=nonsense: no such arm"
+}
+
+missing_peers() {
+	mkdir -p empty
+	bench 0 --peers=empty --list && grep -q '^shmipc .*not built' out || return
+	bench 1 --peers=empty --arms=shmipc && says 'not built'
+}
+
+echo 'TAP version 13'
+check 'every arm is listed, or why it is missing' listed
+for mode in original fair rtt stream; do
+	check "$mode: every arm does it right" every "$mode"
+done
+check 'requests larger than a socket buffer' large
+check 'the JSON is JSON' json_parses
+check 'results are read as they were written' reads_again
+check 'two results are compared' compares
+check 'diagrams are drawn' draws
+check 'bad modes are named' bad --modes=rtt,nothing '--modes=rtt,nothing'
+check 'bad sizes are named' bad --sizes=4,5 '--sizes=4,5'
+check 'bad policies are named' bad --wait=lazy '--wait=lazy'
+check 'bad depths are named' bad --depth=201 '--depth=201'
+check 'bad rounds are named' bad --rounds=9,5 '--rounds=9,5'
+check 'bad CPUs are named' bad --cpus=1 '--cpus=1'
+check 'unknown options are named' bad --wrong "'--wrong'"
+check 'arguments are named' bad extra "'extra'"
+check 'a file that is none is named' no_file
+check 'an arm that is none is named' no_arm
+check 'peers that are not built are said to be' missing_peers
+echo "1..$number"
+((!failed))

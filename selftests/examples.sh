@@ -1,0 +1,658 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Tests of the examples of tools/examples, on each backend that is there: that they
+# do what they say, say what is wrong and what to do about it, and leave nothing
+# behind, whoever is killed.  TAP.
+#
+#	BUILD=dir		where examples/ lies (build)
+#	EVERING_SHORT=1		fewer requests
+#
+# Nothing here hangs on how long anything takes: whatever is waited for is a
+# condition, and `soon` bounds the wait.
+
+set -u
+export LC_ALL=C
+short=${EVERING_SHORT:-}
+number=0
+failed=0
+
+tmp=$(mktemp -d) || exit
+trap 'rm -rf "$tmp"' EXIT
+# Copies, so that their processes can be told from everybody else's.
+bin=$tmp/bin
+if ! cp -r "${BUILD:-build}/examples" "$bin"; then
+	echo "Bail out! no ${BUILD:-build}/examples"
+	exit 1
+fi
+# For who is not root.
+chmod 755 "$tmp"
+
+# ------------------------------------------------------------------ machinery
+
+# check NAME FUNCTION [ARGUMENT...]: the function runs in a shell of its own, in an
+# empty folder, and passes by returning 0 and leaving no process and no socket; what
+# it prints explains a failure.
+check() {
+	local name="$1, $EVERING_BACKEND" output status
+	shift
+	mkdir "$tmp/work"
+	output=$(cd "$tmp/work" && "$@" 2>&1 && nothing_left 2>&1)
+	status=$?
+	end_all
+	rm -rf "$tmp/work"
+	((number++))
+	case $status in
+	0) echo "ok $number $name" ;;
+	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
+	*)
+		((failed++))
+		echo "not ok $number $name"
+		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
+		;;
+	esac
+}
+
+skip() {
+	echo "$1"
+	exit 4
+}
+
+# soon COMMAND...: the command succeeds within a minute.
+soon() {
+	local i
+	for ((i = 0; i < 3000; i++)); do
+		"$@" && return
+		sleep 0.02
+	done
+	echo "in vain: $*"
+	return 1
+}
+
+# ours: the processes that run one of the examples.
+ours() {
+	local exe program pid
+	for exe in /proc/[0-9]*/exe; do
+		for program in "$bin"/*; do
+			[[ $exe -ef $program ]] || continue
+			pid=${exe#/proc/}
+			echo "${pid%/exe}"
+		done
+	done
+}
+
+nobody_left() {
+	[[ ! $(ours) ]]
+}
+
+end_all() {
+	local pids
+	pids=$(ours)
+	# shellcheck disable=SC2086 # a list
+	[[ ! $pids ]] || kill -KILL $pids
+}
+
+nothing_left() {
+	local sockets
+	soon nobody_left || return
+	sockets=$(find . -type s)
+	[[ ! $sockets ]] && return
+	echo "left behind: $sockets"
+	return 1
+}
+
+# run STATUS PROGRAM ARGUMENT...: it ends with this status; its standard output and
+# error go to the files out and err.
+run() {
+	local want=$1 program=$2 status
+	shift 2
+	timeout -k 5 120 "$bin/$program" "$@" >out 2>err
+	status=$?
+	((status == want)) && return
+	echo "$program $*: status $status, not $want"
+	cat err
+	return 1
+}
+
+# says TEXT: the error output has it; prints TEXT: the standard output.
+says() {
+	grep -qF -- "$1" err && return
+	echo "nothing about '$1' in:"
+	cat err
+	return 1
+}
+
+prints() {
+	grep -qF -- "$1" out && return
+	echo "no '$1' in:"
+	cat out
+	return 1
+}
+
+# serve PROGRAM ARGUMENT...: in the background, until it listens; it is $server.
+serve() {
+	: >served
+	"$bin/$1" "${@:2}" >served 2>>served-err &
+	server=$!
+	soon test -s served || {
+		cat served-err
+		return 1
+	}
+}
+
+# stop SIGNAL STATUS: the server ends, so.
+stop() {
+	local status
+	kill "-$1" "$server"
+	wait "$server"
+	status=$?
+	((status == $2)) && return
+	echo "SIG$1: status $status, not $2"
+	cat served-err
+	return 1
+}
+
+# stopped PID: it has taken SIGSTOP.
+stopped() {
+	grep -q '^State:.T' "/proc/$1/status"
+}
+
+# clients: processes of kv but for the server, one to a line.
+clients() {
+	local pid
+	for pid in $(ours); do
+		((pid == server)) || echo "$pid"
+	done
+}
+
+clients_are() {
+	(($(clients | wc -l) == $1))
+}
+
+# endless N: so many clients at work, until they are killed; $bench is their parent.
+endless() {
+	"$bin/kv" --clients="$1" --keys=100 --rounds=1000000 bench >out 2>err &
+	bench=$!
+	soon grep -qs '^over' out
+}
+
+# descriptors PID N: it has so many at most.
+descriptors() {
+	local fds=("/proc/$1/fd"/*)
+	((${#fds[@]} <= $2))
+}
+
+# -------------------------------------------------------------------- all of them
+
+options() {
+	local program
+	for program in echo kv cancel privsep; do
+		run 0 "$program" --help && prints "Usage: $program" &&
+			[[ ! -s err ]] || return
+		run 2 "$program" --nonsense && says "Usage: $program" &&
+			[[ ! -s out ]] || return
+	done
+	for program in echo kv privsep; do
+		run 2 "$program" && says "Usage: $program" || return
+	done
+	run 2 cancel nonsense && run 2 echo ask && run 2 echo nonsense &&
+		run 2 echo serve now && run 2 kv get && run 2 kv put a &&
+		run 2 kv put a b c && run 2 kv nonsense && run 2 privsep . &&
+		run 2 kv --workers=0 serve && says '--workers=0: must be 1..64' &&
+		run 2 kv --clients=65 bench && says '--clients=65: must be 1..64' &&
+		run 2 kv --keys=-1 bench && says '--keys=-1: must be' &&
+		run 2 kv --keys=1x bench && says '--keys=1x: must be' &&
+		run 2 kv --rounds= bench && says '--rounds=: must be'
+}
+
+no_server() {
+	run 1 echo ask hello && says 'echo.socket: No such file' &&
+		says "is \`echo serve\` running" &&
+		run 1 kv get a && says 'kv.socket: No such file' &&
+		says "is \`kv serve\` running" &&
+		run 1 kv --clients=2 bench && says '2 of 2 clients failed'
+}
+
+no_backend() {
+	local EVERING_BACKEND=pigeon
+	run 1 cancel && says EVERING_BACKEND &&
+		run 1 privsep . x && says EVERING_BACKEND
+}
+
+no_device() {
+	[[ ! -e /dev/evering ]] || skip 'there is one'
+	local EVERING_BACKEND=device
+	run 1 cancel && run 1 privsep . x && says 'load evering.ko' &&
+		says EVERING_BACKEND=memfd
+}
+
+# --------------------------------------------------------------------------- echo
+
+echoes() {
+	serve echo serve || return
+	run 0 echo ask hello '' 'and again' && says "over $EVERING_BACKEND" || return
+	printf 'hello\n\nand again\n' | cmp - out || return
+	local most
+	most=$(printf 'x%.0s' {1..236})
+	run 0 echo ask "$most" && [[ $(<out) == "$most" ]] &&
+		run 1 echo ask "x$most" && says 'Message too long; a TEXT has to' &&
+		run 0 echo ask 'still there' && stop TERM 0
+}
+
+echo_socket() {
+	serve echo --socket="@examples-$$" serve || return
+	run 0 echo --socket="@examples-$$" ask hello && prints hello &&
+		run 1 echo --socket="@examples-$$" serve &&
+		says 'Address already in use; stop who listens' && stop INT 0 &&
+		run 1 echo --socket=none/here serve && says 'No such file'
+}
+
+echo_server_killed() {
+	serve echo serve && stop KILL 137 || return
+	[[ -S echo.socket ]] || return
+	run 1 echo ask hello && says "Connection refused; is \`echo serve\` running" &&
+		serve echo serve && run 0 echo ask hello && prints hello && stop TERM 0
+}
+
+# Before they meet there is nothing to see of a client, so it is stopped at once, or
+# has done its work: either way the server goes on with the next.
+echo_client_killed() {
+	local i pid
+	serve echo serve || return
+	for i in 1 2 3; do
+		"$bin/echo" ask hello >/dev/null 2>&1 &
+		pid=$!
+		kill -STOP "$pid"
+		kill -KILL "$pid"
+		wait "$pid"
+	done
+	run 0 echo ask hello && prints hello && stop TERM 0
+}
+
+# ------------------------------------------------------------------------- cancel
+
+cancels() {
+	run 0 cancel && prints "over $EVERING_BACKEND" &&
+		prints 'outcome: Connection timed out' &&
+		prints 'the late answer has come' &&
+		prints 'outcome: Operation canceled' &&
+		prints 'outcome: Broken pipe' && prints 'the server died' &&
+		[[ ! -s err ]] && (($(grep -c 'ours again' out) == 2))
+}
+
+cancel_killed() {
+	"$bin/cancel" >out &
+	local pid=$!
+	soon grep -q 'that is late' out
+	kill -KILL "$pid"
+	wait "$pid"
+	# What is left of it notices.
+	soon nobody_left
+}
+
+# ------------------------------------------------------------------------ privsep
+
+files() {
+	mkdir -p dir/sub
+	head -c 700000 /dev/urandom >dir/large
+	head -c 131072 /dev/urandom >dir/chunk
+	: >dir/empty
+	echo secret >secret
+	echo small >dir/small
+	echo deep >dir/sub/deep
+	ln -s small dir/inside
+	ln -s ../secret dir/outside
+	ln -s "$PWD/secret" dir/absolute
+	ln -s / dir/root
+	ln -s self dir/self
+	mkfifo dir/fifo
+	chmod 755 . dir dir/sub
+}
+
+contents() {
+	files
+	run 0 privsep "$@" dir large empty chunk small sub/deep ./sub/../small &&
+		says "over $EVERING_BACKEND" || return
+	cat dir/{large,empty,chunk,small,sub/deep,small} | cmp - out
+}
+
+# The same, but ".." is never followed there.
+contents_by_steps() {
+	files
+	run 0 privsep --no-links dir large empty chunk small sub/deep .//sub/./deep ||
+		return
+	cat dir/{large,empty,chunk,small,sub/deep,sub/deep} | cmp - out
+}
+
+refusals() {
+	local file path
+	files
+	path=$(pwd -P)
+	for file in ../secret sub/../../secret "$path/secret" /etc/passwd outside \
+		absolute "root$path/secret" .. sub/../..; do
+		run 1 privsep "$@" dir "$file" || return
+		[[ ! -s out ]] && says "privsep: $file: " || return
+		grep -qE 'Invalid cross-device link|symbolic links|Not a dir' err && continue
+		echo "$file: not refused for what it is:"
+		cat err
+		return 1
+	done
+	for file in . sub fifo none self '' "$(printf 'a%.0s' {1..201})" sub/ \
+		small/x; do
+		run 1 privsep "$@" dir "$file" && [[ ! -s out ]] &&
+			says "privsep: $file: " || return
+	done
+	# What is refused keeps nobody from the rest.
+	run 1 privsep "$@" dir small ../secret small && says ../secret &&
+		printf 'small\nsmall\n' | cmp - out
+}
+
+links() {
+	files
+	run 0 privsep dir inside && printf 'small\n' | cmp - out &&
+		run 1 privsep --no-links dir inside && says 'symbolic links' &&
+		[[ ! -s out ]]
+}
+
+# The worker is another user, and so could not have read this.
+privileges() {
+	((!EUID)) || skip 'not root'
+	setpriv --reuid=65534 --clear-groups true 2>/dev/null ||
+		skip 'setpriv(1) cannot'
+	files
+	chmod 600 dir/small
+	! setpriv --reuid=65534 --clear-groups cat dir/small 2>/dev/null ||
+		skip 'everything can be read here'
+	run 0 privsep dir small && says 'as user 65534' &&
+		printf 'small\n' | cmp - out || return
+	! compgen -G '/tmp/privsep.*'
+}
+
+unprivileged() {
+	local as=()
+	((EUID)) || as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+	"${as[@]}" true 2>/dev/null || skip 'setpriv(1) cannot'
+	"${as[@]}" test -x "$bin/privsep" || skip 'the folder is not for everybody'
+	[[ $EVERING_BACKEND != device ]] || "${as[@]}" test -w /dev/evering ||
+		skip '/dev/evering is not for everybody'
+	files
+	"${as[@]}" timeout -k 5 120 "$bin/privsep" dir small >out 2>err &&
+		says 'not root: the worker stays user' && printf 'small\n' | cmp - out
+}
+
+bad_dirs() {
+	files
+	run 1 privsep none x && says 'privsep: none: No such file' &&
+		run 1 privsep dir/small x && says 'Not a directory; DIR has to be' &&
+		[[ ! -s out ]]
+}
+
+# half_way: privsep, held because nobody reads what it prints: $privsep is the
+# helper, $worker the other.
+half_way() {
+	local byte pid
+	files
+	mkfifo fifo
+	exec 9<>fifo
+	"$bin/privsep" dir large >fifo 2>err 9>&- &
+	privsep=$!
+	IFS= LC_ALL=C read -rd '' -N 1 -t 60 -u 9 byte || [[ $byte ]] || return
+	for pid in $(ours); do
+		((pid == privsep)) || worker=$pid
+	done
+	[[ ${worker:-} ]]
+}
+
+worker_killed() {
+	half_way && kill -KILL "$worker" || return
+	wait "$privsep"
+	(($? == 1)) && says 'the worker was killed by signal 9'
+}
+
+helper_killed() {
+	half_way && kill -KILL "$privsep" || return
+	wait "$privsep"
+	# It writes on, and finds nobody to ask.
+	cat <&9 >/dev/null &
+	local reader=$!
+	soon nobody_left
+	kill "$reader"
+	says 'large: Broken pipe; the helper is gone'
+}
+
+no_openat2() {
+	command -v "${CC:-cc}" >/dev/null || skip 'no compiler'
+	files
+	cat >without.c <<-'END'
+		#include <errno.h>
+		#include <linux/filter.h>
+		#include <linux/seccomp.h>
+		#include <stddef.h>
+		#include <sys/prctl.h>
+		#include <sys/syscall.h>
+		#include <unistd.h>
+		int main(int argc, char **argv)
+		{
+			struct sock_filter code[] = {
+				BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+					 offsetof(struct seccomp_data, nr)),
+				BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1),
+				BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+				BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+			};
+			struct sock_fprog prog = { 4, code };
+
+			if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+			    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog))
+				return 99;
+			(void)argc;
+			execv(argv[1], argv + 1);
+			return 98;
+		}
+	END
+	"${CC:-cc}" -o without without.c 2>/dev/null || skip 'no compiler'
+	./without "$(type -P true)" || skip 'no seccomp'
+	./without "$bin/privsep" dir small ../secret inside >out 2>err
+	(($? == 1)) && says 'openat2: Function not implemented; it takes Linux 5.6' &&
+		says 'privsep: ../secret: Invalid cross-device link' &&
+		says 'privsep: inside: Too many levels' && printf 'small\n' | cmp - out
+}
+
+# ----------------------------------------------------------------------------- kv
+
+keys=500
+[[ $short ]] && keys=60
+
+kv_commands() {
+	local value
+	serve kv --workers=3 serve && grep -q '^3 workers' served || return
+	value=$(printf '0123456789%.0s' {1..9000})
+	run 0 kv put a 1 && run 0 kv get a && [[ $(<out) == 1 ]] &&
+		run 0 kv put a 2 && run 0 kv get a && [[ $(<out) == 2 ]] &&
+		run 0 kv put empty '' && run 0 kv get empty && [[ ! $(<out) ]] &&
+		run 0 kv put large "$value" && run 0 kv get large &&
+		[[ $(<out) == "$value" ]] &&
+		run 0 kv delete a && run 1 kv get a && says 'a: no such key' &&
+		run 1 kv delete a && says 'a: no such key' &&
+		run 1 kv put '' x && says 'a key has 1 to 64 bytes' &&
+		run 1 kv put "$(printf 'k%.0s' {1..65})" x && says 'a key has 1 to' &&
+		run 0 kv put "$(printf 'k%.0s' {1..64})" x &&
+		run 0 kv get "$(printf 'k%.0s' {1..64})" && [[ $(<out) == x ]] || return
+	# Every length around what fits the entry.
+	local i
+	for ((i = 90; i < 130; i++)); do
+		[[ $short ]] && ((i % 6)) && continue
+		run 0 kv put k "${value:0:i}" && run 0 kv get k &&
+			[[ $(<out) == "${value:0:i}" ]] || return
+	done
+	stop TERM 0 && grep -q 'requests$' served
+}
+
+kv_bench() {
+	serve kv --workers="$1" serve && run 0 kv --clients="$2" --keys=$keys bench &&
+		prints "over $EVERING_BACKEND, to $1 workers" &&
+		prints "$(($2 * keys * 6)) requests" && prints 'all right' &&
+		stop "$3" 0 && [[ ! -s served-err ]]
+}
+
+# More large values at once than the arenas hold: both sides have to wait for room.
+kv_large() {
+	serve kv --workers="$1" serve &&
+		run 0 kv --clients=2 --keys=$((keys / 2)) --size=1048576 bench &&
+		prints 'all right' && stop TERM 0 && [[ ! -s served-err ]]
+}
+
+# 300 MB are too much for one worker.
+kv_full() {
+	[[ ! $short ]] || skip 'takes long'
+	serve kv --workers=1 serve &&
+		run 1 kv --clients=1 --keys=5000 --size=1048576 bench &&
+		says 'No space left on device; the worker is full' &&
+		run 0 kv get 0-1 && stop TERM 0 && [[ ! -s served-err ]]
+}
+
+# Each on a CPU of its own, as far as there are such, and no thread on two.
+kv_pinned() {
+	local task allowed=0
+	serve kv serve || return
+	for task in /proc/"$server"/task/*; do
+		[[ ${task##*/} == "$server" ]] && continue
+		grep -qE '^Cpus_allowed_list:.[0-9]+$' "$task/status" && ((allowed++))
+	done
+	((allowed == $(nproc))) || grep -q '^64 workers' served || return
+	stop TERM 0
+}
+
+kv_clients_killed() {
+	local i fds pids
+	serve kv --workers=2 serve && run 0 kv put kept value || return
+	fds=("/proc/$server/fd"/*)
+	for i in 1 2 3; do
+		rm -f out
+		endless 3 || return
+		mapfile -t pids < <(clients)
+		kill -KILL "${pids[@]}"
+		wait "$bench"
+		soon clients_are 0 || return
+	done
+	# What they had is given back, and everybody else is served.
+	soon descriptors "$server" ${#fds[@]} &&
+		run 0 kv --clients=2 --keys=20 bench && prints 'all right' &&
+		run 0 kv get kept && [[ $(<out) == value ]] && stop TERM 0 &&
+		[[ ! -s served-err ]]
+}
+
+kv_server_killed() {
+	serve kv serve || return
+	endless 2 || return
+	stop "$1" "$2" || return
+	wait "$bench"
+	(($? == 1)) && says '2 of 2 clients failed' || return
+	# It comes back where it was, killed or not.
+	serve kv serve && run 0 kv --keys=10 bench && stop TERM 0
+}
+
+kv_server_stopped() {
+	serve kv serve || return
+	kill -STOP "$server"
+	soon stopped "$server" || return
+	"$bin/kv" get a >out 2>err &
+	local client=$!
+	kill -CONT "$server"
+	wait "$client"
+	(($? == 1)) && says 'a: no such key' && stop TERM 0
+}
+
+kv_in_use() {
+	serve kv serve && run 1 kv serve &&
+		says 'kv.socket.0: Address already in use; stop who listens' &&
+		run 0 kv put a 1 && stop TERM 0 && run 1 kv --socket=none/x serve &&
+		says 'none/x.0: No such file'
+}
+
+# A stranger, and one who asks for what there is not.
+kv_strangers() {
+	serve kv --workers=1 serve || return
+	perl -MSocket -e '
+		for (1 .. 5) {
+			socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die;
+			connect(S, sockaddr_un("kv.socket.0")) or die;
+			send(S, "good day", 0) or die;
+		}' || return
+	run 0 kv put a 1 && run 0 kv get a && [[ $(<out) == 1 ]] && stop TERM 0
+}
+
+# ------------------------------------------------------------------------- README
+
+# The C code of README.md that asks and answers compiles, and is that of echo.c.
+readme() {
+	local readme=$top/README.md code=$top/tools/examples/echo.c line
+	[[ -r $readme && -r $code ]] || skip 'no sources'
+	awk '/^```c$/ { code = ""; inside = 1; next }
+		/^```$/ { if (code ~ /evering_op_next/) printf "%s", code; inside = 0 }
+		inside { code = code $0 "\n" }' "$readme" >code.c
+	[[ -s code.c ]] || skip 'no such code'
+	while IFS= read -r line; do
+		line=${line#"${line%%[![:blank:]]*}"}
+		grep -qF -- "$line" "$code" && continue
+		echo "README.md has what echo.c has not: $line"
+		return 1
+	done <code.c
+	command -v "${CC:-cc}" >/dev/null || return 0
+	"${CC:-cc}" -std=c11 -Wall -Wextra -Wno-unused-function -Werror \
+		-fsyntax-only "-I$top/lib" "-I$top/uapi" code.c
+}
+
+# ------------------------------------------------------------------------- all
+
+top=$PWD
+echo 'TAP version 13'
+backends=(memfd)
+[[ -c /dev/evering ]] && backends+=(device)
+
+for EVERING_BACKEND in "${backends[@]}"; do
+	export EVERING_BACKEND
+	check 'wrong options' options
+	check 'no server' no_server
+	check 'no such backend' no_backend
+	check 'no device' no_device
+
+	check 'echo: texts come back' echoes
+	check 'echo: other sockets' echo_socket
+	check 'echo: server killed' echo_server_killed
+	check 'echo: clients killed' echo_client_killed
+
+	check 'cancel: late, unwanted, never' cancels
+	check 'cancel: killed' cancel_killed
+
+	check 'privsep: contents' contents
+	check 'privsep: contents without links' contents_by_steps
+	check 'privsep: what is outside is refused' refusals
+	check 'privsep: what is outside is refused, without links' refusals --no-links
+	check 'privsep: links inside' links
+	check 'privsep: a kernel without openat2' no_openat2
+	check 'privsep: the worker has no privileges' privileges
+	check 'privsep: without privileges' unprivileged
+	check 'privsep: wrong folders' bad_dirs
+	check 'privsep: worker killed' worker_killed
+	check 'privsep: helper killed' helper_killed
+
+	check 'kv: put, get, delete' kv_commands
+	check 'kv: one worker, one client' kv_bench 1 1 TERM
+	check 'kv: one worker, four clients' kv_bench 1 4 INT
+	check 'kv: four workers, two clients' kv_bench 4 2 TERM
+	check 'kv: large values, one worker' kv_large 1
+	check 'kv: large values, two workers' kv_large 2
+	check 'kv: full' kv_full
+	check 'kv: pinned' kv_pinned
+	check 'kv: clients killed' kv_clients_killed
+	check 'kv: server killed' kv_server_killed KILL 137
+	check 'kv: server terminated at work' kv_server_killed TERM 0
+	check 'kv: server stopped for a while' kv_server_stopped
+	check 'kv: socket in use' kv_in_use
+	check 'kv: strangers' kv_strangers
+done
+check 'README: the code is that of echo' readme
+
+echo "1..$number"
+((!failed))

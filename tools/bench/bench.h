@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * evering bench: what its parts share.
+ *
+ *	main.c		the command: plan, rounds, what is printed
+ *	options.c	its command line
+ *	run.c		one run of an arm: its two sides, pinned, and their figures
+ *	evering.c	arms: evering on each backend
+ *	raw.c		arms: a cache line handed over, and bare eventfds
+ *	uds.c		Unix sockets, what is to be read and written next
+ *	epoll.c		arms: Unix sockets with epoll
+ *	uring.c		arms: Unix sockets with io_uring; built where liburing is
+ *	peer.c		arms of other programs, which peers/ holds
+ *	stats.c		medians, their intervals, ratios within a round
+ *	results.c	JSON Lines, written and read
+ *	report.c	the table, the targets, the comparison of two files
+ *	plot.c		gnuplot
+ *
+ * An arm is one way to get bytes from one side to the other.  A cell is an arm
+ * under a wait policy in one mode at one size; all cells of a mode and a size are
+ * a group, which is run through in a random order in every round, so that what the
+ * machine does meanwhile happens to all of them.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <evering.h>
+
+#include "../hist.h"
+#include "../util.h"
+
+/*
+ * MODE_ORIGINAL: requests and responses of @size bytes, @depth of them in flight,
+ *	as the Rust evering's ipc-benchmark has it: two threads of one process; the
+ *	clock runs while connections, streams and buffers are made and written for
+ *	the first time, but not while listeners, sessions and shared memory are;
+ *	what is sent through shared memory by reference is written once
+ * MODE_FAIR: the same work by two processes, set-up outside the clock, and every
+ *	request written anew by every arm
+ * MODE_RTT: one message there and one back
+ * MODE_STREAM: messages one way
+ */
+enum mode {
+	MODE_ORIGINAL,
+	MODE_FAIR,
+	MODE_RTT,
+	MODE_STREAM,
+	MODES
+};
+extern const char *const mode_names[MODES];
+
+#define POLICIES 3 /* enum evering_policy; policy_names in ../run.h */
+#define ANY_POLICY ((1u << POLICIES) - 1)
+#define ONLY(policy) (1u << (policy))
+
+#define RING_ENTRIES 256u /* of every ring and queue */
+#define MAX_DEPTH 256u
+#define HEADER 4u /* bytes: PING or PONG, big-endian */
+#define PING 1u
+#define PONG 2u
+
+/*
+ * A message for rtt and stream: up to SLOT_MAX a size is that of a slot or of a
+ * queue's element, of which the last four bytes are evering's stamp and padding
+ * elsewhere.
+ */
+#define SLOT_MAX 256u
+
+/**
+ * struct job - what one run of an arm is to do
+ * @mode, @policy, @size: the cell
+ * @depth: logical clients, each with one request in flight
+ * @ops: how many operations
+ * @warm: operations before the clock starts; not in MODE_ORIGINAL
+ * @probes: MODE_RTT: round trips after that, each timed alone
+ * @seed: for the bytes that are checked
+ * @cpu: of the client (or producer) and of the server (or consumer)
+ */
+struct job {
+	enum mode mode;
+	uint32_t policy;
+	uint64_t size;
+	uint32_t depth;
+	uint64_t ops;
+	uint64_t warm;
+	uint64_t probes;
+	uint64_t seed;
+	int cpu[2];
+};
+
+/**
+ * struct outcome - what came of it
+ * @ns: time of all operations
+ * @cpu_ns: CPU time of both sides in it
+ * @done: operations that the client, and the server, did and found right
+ * @syscalls: of both sides; negative: not counted
+ * @hist: of the probes
+ * @error: why it failed, or empty
+ */
+struct outcome {
+	int64_t ns;
+	int64_t cpu_ns;
+	uint64_t done[2];
+	int64_t syscalls;
+	struct hist hist;
+	char error[160];
+};
+
+/* What one side of a run leaves for the harness. */
+struct figures {
+	int64_t begin_ns;
+	int64_t end_ns;
+	int64_t cpu_ns;
+	uint64_t done;
+	uint64_t syscalls;
+};
+
+/* In memory that both sides and the harness share. */
+struct shared {
+	atomic_uint met; /* sides that came to meet(), in all */
+	struct figures side[2];
+	struct hist hist;
+	atomic_bool failed;
+	char error[160];
+};
+
+struct arm;
+
+/**
+ * struct side - one side of a run
+ * @server: the one that answers, or consumes
+ * @sock: an end of a socketpair(2) of SOCK_SEQPACKET, to meet over
+ * @listener: the server's, for arms that connect by name
+ * @address: and that name
+ * @random: state of wyrand(), as a thread of its own would have it
+ * @source: @size bytes to send, 'S' or 'R', in private memory
+ * @probe: time each operation, into the histogram
+ * @done: operations found right
+ * @syscalls: made by the arm; it counts them where it makes them
+ * @state: the arm's
+ */
+struct side {
+	const struct job *job;
+	const struct arm *arm;
+	struct shared *shared;
+	bool server;
+	int sock;
+	int listener;
+	struct sockaddr_un address;
+	socklen_t address_len;
+	uint64_t random;
+	unsigned char *source;
+	bool probe;
+	uint64_t done;
+	uint64_t syscalls;
+	void *state;
+};
+
+/**
+ * struct arm - one way to get bytes from one side to the other
+ * @name: as users name it
+ * @modes: by mode, for which policies; 0: not at all
+ * @most: the largest size, 0: any
+ * @variant: for arms that share functions
+ * @opens_early: in MODE_ORIGINAL @open comes before the clock
+ * @missing: why it cannot run here, or NULL; may be NULL itself
+ * @open: set this side up, and meet the other
+ * @work: do so many operations; may be called again
+ * @count: bring @syscalls up to date; may be NULL
+ * @close: take down
+ *
+ * Each is called in a process or thread of the side's own and does not return on
+ * errors but calls fail().
+ */
+struct arm {
+	const char *name;
+	uint32_t modes[MODES];
+	uint64_t most;
+	int variant;
+	bool opens_early;
+	const char *(*missing)(void);
+	void (*open)(struct side *s);
+	void (*work)(struct side *s, uint64_t ops);
+	void (*count)(struct side *s);
+	void (*close)(struct side *s);
+	struct peer *peer; /* the program that has it, or NULL */
+};
+
+extern const struct arm evering_device_arm, evering_memfd_arm;
+extern const struct arm raw_arm, eventfd_arm;
+extern const struct arm epoll_original_arm, epoll_good_arm;
+/* Not linked where there is no liburing. */
+extern const struct arm uring_original_arm __attribute__((weak));
+extern const struct arm uring_good_arm __attribute__((weak));
+
+/* What is measured ------------------------------------------------------- */
+
+#define NAME_LEN 32u
+#define MAX_CELLS 48u /* of a group */
+#define MAX_GROUPS 64u
+#define MAX_ROUNDS 501u
+
+/**
+ * struct cell - an arm under a policy in a group, and what it took
+ * @how: the arm; NULL for one that was read from a file, or is absent
+ * @ops: of a run
+ * @ns, @cpu, @calls: of an operation, by round: nanoseconds, nanoseconds of CPU
+ *	time, system calls; NAN: void
+ * @hist: of all probes
+ * @voids: runs that failed, or whose operations were not all found right
+ * @error: what the last of them said, or why there were none
+ */
+struct cell {
+	char arm[NAME_LEN];
+	uint32_t policy;
+	const struct arm *how;
+	uint64_t ops;
+	double ns[MAX_ROUNDS];
+	double cpu[MAX_ROUNDS];
+	double calls[MAX_ROUNDS];
+	struct hist hist;
+	uint32_t voids;
+	char error[160];
+};
+
+/**
+ * struct group - the cells of a mode and a size
+ * @floor: ns of a raw cache-line round trip, by round
+ * @spent_ns: how long all that took, setting up included
+ */
+struct group {
+	enum mode mode;
+	uint64_t size;
+	uint32_t count;
+	struct cell *cell[MAX_CELLS];
+	uint32_t rounds;
+	double floor[MAX_ROUNDS];
+	int64_t spent_ns;
+};
+
+/**
+ * struct results - of one command, measured or read from a file
+ * @machine, @kernel, @commit, @command, @date: for people
+ */
+struct results {
+	char machine[256];
+	char kernel[96];
+	char commit[64];
+	char command[256];
+	char date[32];
+	int cpu[2];
+	uint32_t depth;
+	uint32_t count;
+	struct group *group[MAX_GROUPS];
+};
+
+/* options.c -------------------------------------------------------------- */
+
+#define MAX_NAMES 48u
+
+/**
+ * struct bench_options - the command line
+ * @modes: mask
+ * @policies: by mode, masks; of arms that have none of them all are taken
+ * @arms: names, or beginnings of names; none: all
+ * @sizes: by mode; none: the mode's own
+ * @budget_ns: how long all may take, 0: as long as it takes
+ */
+struct bench_options {
+	uint32_t modes;
+	uint32_t policies[MODES];
+	const char *arms[MAX_NAMES];
+	uint32_t arm_count;
+	uint64_t sizes[MODES][MAX_NAMES];
+	uint32_t size_count[MODES];
+	uint32_t depth;
+	uint32_t min_rounds;
+	uint32_t max_rounds;
+	int64_t round_ns;
+	int64_t budget_ns;
+	int64_t timeout_ns;
+	int cpu[2];
+	const char *peers;
+	const char *output;
+	const char *plot;
+	const char *from;
+	const char *against;
+	bool json;
+	bool list;
+	bool quiet;
+};
+
+/* 0: go on; else exit with *@status. */
+int bench_options(struct bench_options *o, int argc, char **argv, int *status);
+
+/* stats.c ---------------------------------------------------------------- */
+
+/**
+ * struct summary - of some values, without those that are NAN
+ * @median, @least
+ * @low, @high: order statistics between which the median of what was sampled lies
+ *	with a probability of 95 %, by the binomial distribution; with fewer than six
+ *	values the least and the greatest, which is less sure
+ */
+struct summary {
+	uint32_t count;
+	double median;
+	double low;
+	double high;
+	double least;
+};
+
+struct summary summarize(const double *values, uint32_t count);
+/* Of a[i] / b[i]: what happened in the same round. */
+struct summary summarize_ratio(const double *a, const double *b,
+			       uint32_t count);
+
+/* results.c -------------------------------------------------------------- */
+
+struct group *add_group(struct results *r, enum mode mode, uint64_t size);
+struct cell *add_cell(struct group *g, const char *arm, uint32_t policy);
+struct cell *find_cell(const struct group *g, const char *arm, uint32_t policy);
+struct group *find_group(const struct results *r, enum mode mode,
+			 uint64_t size);
+void write_results(const struct results *r, FILE *out);
+/* 0, or -1 having said why. */
+int read_results(struct results *r, const char *path);
+
+/* report.c --------------------------------------------------------------- */
+
+/* "64", "16K": as options take it. */
+char *format_plain(char buf[FORMAT_LEN], uint64_t size);
+void print_table(const struct results *r);
+void print_targets(const struct results *r);
+void print_changes(const struct results *before, const struct results *now);
+
+/* plot.c ----------------------------------------------------------------- */
+
+/* Draws into @dir; 0, or -1 having said why. */
+int plot_results(const struct results *r, const char *dir);
+
+/* run.c ------------------------------------------------------------------ */
+
+/* Ends this side, and with it the run: says why, unless the other has. */
+void fail(struct side *s, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 2, 3)));
+
+/*
+ * Runs @job and gives up after @timeout_ns; 0, or -1 with outcome->error set, or
+ * -EINTR after a signal.
+ */
+int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
+	    struct outcome *outcome);
+
+/* The CPUs this process may use; how many there are. */
+unsigned int allowed_cpus(int *cpus, unsigned int most);
+
+/* The signal that came, or 0. */
+int interrupted(void);
+
+/* peer.c ----------------------------------------------------------------- */
+
+/*
+ * The arms of the programs in @dir, which are started; those that are not there
+ * have a row each in @absent, which says why.  peers_end() ends them.
+ */
+#define MAX_PEER_ARMS 24u
+struct absent {
+	char name[NAME_LEN];
+	char why[128];
+};
+unsigned int peers_start(const char *dir, struct arm *arms, unsigned int most,
+			 struct absent *absent, unsigned int *absents);
+void peers_end(void);
+int peer_run(struct peer *peer, const char *arm, const struct job *job,
+	     int64_t timeout_ns, struct outcome *outcome);
+
+/* What is done to messages; inline, being part of what is timed ------------- */
+
+/* Bytes that a message of rtt or stream has. */
+static inline size_t message_size(const struct job *job)
+{
+	return job->size <= SLOT_MAX ? job->size - 4 : job->size;
+}
+
+static inline uint64_t message_ops(const struct job *job, uint64_t ops,
+				   uint32_t client)
+{
+	uint64_t each = ops / job->depth;
+
+	/* The original truncates; here the planner asks for a multiple. */
+	return each + (client < ops % job->depth);
+}
+
+/* W. Yi, D. Yao, Y. Wang: wyhash; what the fastrand crate draws from. */
+static inline uint64_t wyrand(uint64_t *state)
+{
+	__uint128_t t;
+
+	*state += 0x2d358dccaa6c78a5u;
+	t = (__uint128_t)*state * (*state ^ 0x8bb84b93962eacc9u);
+	return (uint64_t)(t >> 64) ^ (uint64_t)t;
+}
+
+/* 0..@n - 1 without bias (D. Lemire). */
+static inline uint64_t random_below(uint64_t *state, uint64_t n)
+{
+	__uint128_t t = (__uint128_t)wyrand(state) * n;
+
+	if ((uint64_t)t < n)
+		while ((uint64_t)t < -n % n)
+			t = (__uint128_t)wyrand(state) * n;
+	return (uint64_t)(t >> 64);
+}
+
+/* original and fair: as the original looks at what arrived. */
+static inline void check_payload(struct side *s, const unsigned char *buf)
+{
+	uint64_t size = s->job->size;
+	unsigned char want = s->server ? 'S' : 'R';
+	uint64_t draws = size < 32 ? size : 32;
+	volatile const unsigned char *at = buf;
+
+	for (; draws; draws--)
+		if (at[random_below(&s->random, size)] != want)
+			fail(s, "a byte of the payload is wrong");
+	s->done++;
+}
+
+/* rtt and stream: every word of a short message, the ends of a long one. */
+static inline void write_words(uint32_t *word, size_t len, uint32_t number)
+{
+	size_t words = len / sizeof(*word), i;
+
+	for (i = 0; i < words; i++)
+		word[i] = number;
+}
+
+static inline void write_message(const struct side *s, void *buf, size_t len,
+				 uint32_t number)
+{
+	uint32_t *word = (uint32_t *)buf;
+
+	if (len <= SLOT_MAX) {
+		write_words(word, len, number);
+		return;
+	}
+	/* Who sends from private memory has nothing to copy. */
+	if (buf != s->source)
+		memcpy(buf, s->source, len);
+	word[0] = number;
+	word[len / sizeof(*word) - 1] = number;
+}
+
+static inline void check_message(struct side *s, const void *buf, size_t len,
+				 uint32_t number)
+{
+	const uint32_t *word = (const uint32_t *)buf;
+	size_t words = len / sizeof(*word), i;
+	uint32_t wrong = 0;
+
+	if (len > SLOT_MAX) {
+		wrong = (word[0] ^ number) | (word[words - 1] ^ number);
+	} else {
+		for (i = 0; i < words; i++)
+			wrong |= word[i] ^ number;
+	}
+	if (wrong)
+		fail(s, "message %u is not what was sent", number);
+	s->done++;
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#endif
+}
+
+/* Around an operation of rtt: one reading of the clock each. */
+static inline int64_t probe_start(const struct side *s)
+{
+	return s->probe ? clock_ns() : 0;
+}
+
+static inline int64_t probe_lap(struct side *s, int64_t since)
+{
+	int64_t now;
+
+	if (!s->probe)
+		return 0;
+	now = clock_ns();
+	hist_add(&s->shared->hist, (uint64_t)(now - since));
+	return now;
+}
+
+#endif /* BENCH_H */

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The command line of evering bench.
+ */
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "../run.h"
+#include "bench.h"
+
+#define MS 1000000ll
+
+static const struct option long_options[] = {
+	{ "modes", required_argument, NULL, 'm' },
+	{ "arms", required_argument, NULL, 'a' },
+	{ "sizes", required_argument, NULL, 's' },
+	{ "wait", required_argument, NULL, 'w' },
+	{ "depth", required_argument, NULL, 'd' },
+	{ "full", no_argument, NULL, 'F' },
+	{ "rounds", required_argument, NULL, 'r' },
+	{ "round", required_argument, NULL, 'R' },
+	{ "budget", required_argument, NULL, 'b' },
+	{ "timeout", required_argument, NULL, 't' },
+	{ "cpus", required_argument, NULL, 'c' },
+	{ "peers", required_argument, NULL, 'p' },
+	{ "output", required_argument, NULL, 'o' },
+	{ "json", no_argument, NULL, 'j' },
+	{ "plot", required_argument, NULL, 'P' },
+	{ "from", required_argument, NULL, 'f' },
+	{ "against", required_argument, NULL, 'A' },
+	{ "list", no_argument, NULL, 'l' },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static void print_help(void)
+{
+	fputs("Usage: evering bench [OPTIONS]\n"
+	      "\n"
+	      "Times evering beside other ways between two processes, in short rounds that\n"
+	      "take turns in random order, and prints medians, ratios within a round, CPU\n"
+	      "time and system calls.\n"
+	      "\n"
+	      "What:\n"
+	      "  --modes=LIST      of original, fair, rtt, stream                     [all]\n"
+	      "  --arms=LIST       names, or beginnings of names       [all that are there]\n"
+	      "  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
+	      "                                                           [the mode's own]\n"
+	      "  --wait=LIST       of busy, adaptive, block, for arms with a choice\n"
+	      "                                                           [the mode's own]\n"
+	      "  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
+	      "  --full            every policy, and more sizes of rtt and stream\n"
+	      "  --list            say which arms there are, and which are missing and why\n"
+	      "\n"
+	      "How long:\n"
+	      "  --rounds=MIN[,MAX] 1..501; after MIN, what has had its share of the budget\n"
+	      "                    sits out                                        [7,15]\n"
+	      "  --round=MS        time of an arm in a round, 1..10000; of original five\n"
+	      "                    times that, as its set-up counts                    [20]\n"
+	      "  --budget=SECONDS  after which no round begins, MIN or not           [none]\n"
+	      "  --timeout=SECONDS for an arm in a round, 1..3600                      [60]\n"
+	      "\n"
+	      "Where:\n"
+	      "  --cpus=A,B        of the client and of the server         [the first two]\n"
+	      "  --peers=DIR       programs with more arms        [bench, beside evering]\n"
+	      "\n"
+	      "Results:\n"
+	      "  --output=FILE     write them, JSON Lines\n"
+	      "  --json            print them so instead of as a table\n"
+	      "  --plot=DIR        draw them, SVG and PNG (needs gnuplot)\n"
+	      "  --from=FILE       take them from a file instead of measuring\n"
+	      "  --against=FILE    say what is different from that file beyond noise\n"
+	      "  -q, --quiet       no progress\n"
+	      "  -h, --help        this\n"
+	      "\n"
+	      "Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
+	      "run failed or an operation was not found right; 2 if the command line makes\n"
+	      "no sense; 128 + n after signal n.\n",
+	      stdout);
+}
+
+static int bad_value(int opt, const char *value, const char *want)
+{
+	const struct option *o = long_options;
+
+	while (o->val != opt)
+		o++;
+	return usage_error("--%s=%s: must be %s", o->name, printable(value),
+			   want);
+}
+
+/* The next of a list, into @word; false at its end, or if it is too long. */
+static bool next_word(const char **list, char word[NAME_LEN])
+{
+	size_t len = strcspn(*list, ",");
+
+	if (!**list || len >= NAME_LEN)
+		return false;
+	memcpy(word, *list, len);
+	word[len] = '\0';
+	*list += len + ((*list)[len] == ',');
+	return true;
+}
+
+/* A mask of the positions in @names; 0: something else is there. */
+static uint32_t parse_mask(const char *text, const char *const *names,
+			   uint32_t count)
+{
+	char word[NAME_LEN];
+	uint32_t mask = 0, i;
+
+	while (next_word(&text, word)) {
+		for (i = 0; i < count && strcmp(word, names[i]); i++)
+			;
+		if (i == count)
+			return 0;
+		mask |= 1u << i;
+	}
+	return *text ? 0 : mask;
+}
+
+static bool parse_sizes(struct bench_options *o, const char *text)
+{
+	char word[NAME_LEN];
+	uint32_t count = 0, mode;
+	uint64_t size;
+
+	while (count < MAX_NAMES && next_word(&text, word)) {
+		if (!parse_size(word, &size) || size < 4 || size > 64 << 20 ||
+		    size % 4)
+			return false;
+		for (mode = 0; mode < MODES; mode++)
+			o->sizes[mode][count] = size;
+		count++;
+	}
+	for (mode = 0; mode < MODES; mode++)
+		o->size_count[mode] = count;
+	return count && !*text;
+}
+
+static bool parse_arms(struct bench_options *o, const char *text)
+{
+	/* The command line itself goes into the results. */
+	char *own = strdup(text), *save, *name;
+
+	for (name = own ? strtok_r(own, ",", &save) : NULL; name;
+	     name = strtok_r(NULL, ",", &save)) {
+		if (o->arm_count == MAX_NAMES)
+			return false;
+		o->arms[o->arm_count++] = name;
+	}
+	return o->arm_count;
+}
+
+static bool parse_pair(const char *text, uint64_t least, uint64_t most,
+		       uint64_t pair[2])
+{
+	char word[NAME_LEN];
+	unsigned int count = 0;
+
+	while (count < 2 && next_word(&text, word)) {
+		if (!parse_number(word, &pair[count]) || pair[count] < least ||
+		    pair[count] > most)
+			return false;
+		count++;
+	}
+	if (count == 1)
+		pair[1] = pair[0];
+	return count && !*text && pair[0] <= pair[1];
+}
+
+static bool parse_cpus(struct bench_options *o, const char *text)
+{
+	char word[NAME_LEN];
+	unsigned int count = 0;
+	uint64_t cpu;
+
+	while (count < 2 && next_word(&text, word)) {
+		if (!parse_number(word, &cpu) || cpu > 65535)
+			return false;
+		o->cpu[count++] = (int)cpu;
+	}
+	return count == 2 && !*text;
+}
+
+static void set_full(struct bench_options *o)
+{
+	static const uint64_t rtt[] = { 16, 64, 256, 4096, 65536 };
+	static const uint64_t stream[] = { 16, 32, 64, 128, 256, 4096, 65536 };
+	unsigned int i;
+
+	memcpy(o->sizes[MODE_RTT], rtt, sizeof(rtt));
+	o->size_count[MODE_RTT] = sizeof(rtt) / sizeof(*rtt);
+	memcpy(o->sizes[MODE_STREAM], stream, sizeof(stream));
+	o->size_count[MODE_STREAM] = sizeof(stream) / sizeof(*stream);
+	for (i = 0; i < MODES; i++)
+		o->policies[i] = ANY_POLICY;
+	o->min_rounds = 11;
+	o->max_rounds = 41;
+}
+
+/* Takes one option; 0 or EXIT_USAGE. */
+static int parse_option(struct bench_options *o, int opt, char *text)
+{
+	uint64_t n, pair[2] = { 0 };
+	uint32_t mask, i;
+
+	switch (opt) {
+	case 'm':
+		o->modes = parse_mask(text, mode_names, MODES);
+		return o->modes ? 0 :
+				  bad_value(opt, text,
+					    "of original, fair, rtt, stream");
+	case 'w':
+		mask = parse_mask(text, policy_names, POLICIES);
+		for (i = 0; i < MODES; i++)
+			o->policies[i] = mask;
+		return mask ? 0 :
+			      bad_value(opt, text, "of busy, adaptive, block");
+	case 'a':
+		return parse_arms(o, text) ?
+			       0 :
+			       bad_value(opt, text,
+					 "names, as --list has them");
+	case 's':
+		return parse_sizes(o, text) ?
+			       0 :
+			       bad_value(opt, text, "multiples of 4 in 4..64M");
+	case 'd':
+		if (!parse_number(text, &n) || !n || n > 200)
+			return bad_value(opt, text, "1..200");
+		o->depth = (uint32_t)n;
+		return 0;
+	case 'r':
+		if (!parse_pair(text, 1, MAX_ROUNDS, pair))
+			return bad_value(opt, text, "MIN[,MAX] in 1..501");
+		o->min_rounds = (uint32_t)pair[0];
+		o->max_rounds = (uint32_t)pair[1];
+		return 0;
+	case 'R':
+		if (!parse_number(text, &n) || !n || n > 10000)
+			return bad_value(opt, text, "1..10000 milliseconds");
+		o->round_ns = (int64_t)n * MS;
+		return 0;
+	case 'b':
+		return parse_seconds(text, &o->budget_ns) && o->budget_ns ?
+			       0 :
+			       bad_value(opt, text, "seconds");
+	case 't':
+		return parse_seconds(text, &o->timeout_ns) &&
+				       o->timeout_ns >= 1000 * MS &&
+				       o->timeout_ns <= 3600000 * MS ?
+			       0 :
+			       bad_value(opt, text, "1..3600 seconds");
+	case 'c':
+		return parse_cpus(o, text) ?
+			       0 :
+			       bad_value(opt, text, "two numbers of CPUs");
+	case 'p':
+		o->peers = text;
+		return 0;
+	case 'o':
+		o->output = text;
+		return 0;
+	case 'P':
+		o->plot = text;
+		return 0;
+	case 'f':
+		o->from = text;
+		return 0;
+	case 'A':
+		o->against = text;
+		return 0;
+	case 'F':
+		set_full(o);
+		return 0;
+	case 'j':
+		o->json = true;
+		return 0;
+	case 'l':
+		o->list = true;
+		return 0;
+	default:
+		o->quiet = true;
+		return 0;
+	}
+}
+
+static void set_defaults(struct bench_options *o)
+{
+	static const uint64_t originals[] = {
+		4,	  64,	    512,       1 << 10,	  4 << 10,    16 << 10,
+		32 << 10, 64 << 10, 256 << 10, 512 << 10, 1024 << 10, 4096 << 10
+	};
+	static const uint64_t slots[] = { 16, 64 };
+	unsigned int mode;
+
+	*o = (struct bench_options){
+		.modes = (1u << MODES) - 1,
+		.policies = {
+			[MODE_ORIGINAL] = ONLY(EVERING_BUSY),
+			[MODE_FAIR] = ONLY(EVERING_BUSY) |
+				      ONLY(EVERING_ADAPTIVE),
+			[MODE_RTT] = ANY_POLICY,
+			[MODE_STREAM] = ONLY(EVERING_BUSY) |
+					ONLY(EVERING_ADAPTIVE),
+		},
+		.depth = 200,
+		.min_rounds = 7,
+		.max_rounds = 15,
+		.round_ns = 20 * MS,
+		.timeout_ns = 60000 * MS,
+		.cpu = { -1, -1 },
+	};
+	for (mode = 0; mode <= MODE_FAIR; mode++) {
+		memcpy(o->sizes[mode], originals, sizeof(originals));
+		o->size_count[mode] = sizeof(originals) / sizeof(*originals);
+	}
+	o->sizes[MODE_RTT][0] = 64;
+	o->size_count[MODE_RTT] = 1;
+	memcpy(o->sizes[MODE_STREAM], slots, sizeof(slots));
+	o->size_count[MODE_STREAM] = sizeof(slots) / sizeof(*slots);
+}
+
+/* What depends on more than one option, or on the machine. */
+static int settle(struct bench_options *o)
+{
+	int cpus[2];
+	unsigned int count = allowed_cpus(cpus, 2);
+	uint32_t i;
+
+	if (o->cpu[0] < 0 && count) {
+		o->cpu[0] = cpus[0];
+		o->cpu[1] = cpus[count - 1];
+	}
+	for (i = 0; i < o->size_count[MODE_RTT]; i++)
+		if (o->sizes[MODE_RTT][i] < 8 &&
+		    (o->modes & (ONLY(MODE_RTT) | ONLY(MODE_STREAM))))
+			return usage_error(
+				"--sizes: rtt and stream need 8 bytes or more: "
+				"choose --modes as well");
+	return 0;
+}
+
+int bench_options(struct bench_options *o, int argc, char **argv, int *status)
+{
+	int opt;
+
+	set_defaults(o);
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, ":qh", long_options, NULL)) !=
+	       -1) {
+		*status = EXIT_USAGE;
+		if (opt == '?' && optopt && strchr("Fjlqh", optopt) &&
+		    !strncmp(argv[optind - 1], "--", 2)) {
+			usage_error("%s: takes no value",
+				    printable(argv[optind - 1]));
+		} else if (opt == '?' && optopt) {
+			usage_error("unknown option '-%c'", optopt);
+		} else if (opt == '?') {
+			usage_error("unknown option '%s'",
+				    printable(argv[optind - 1]));
+		} else if (opt == ':') {
+			usage_error("%s: needs a value",
+				    printable(argv[optind - 1]));
+		} else if (opt == 'h') {
+			print_help();
+			*status = EXIT_SUCCESS;
+		} else {
+			*status = parse_option(o, opt, optarg);
+			if (!*status)
+				continue;
+		}
+		return -1;
+	}
+	if (optind < argc) {
+		*status = usage_error("'%s': there are options only",
+				      printable(argv[optind]));
+		return -1;
+	}
+	*status = settle(o);
+	return *status ? -1 : 0;
+}

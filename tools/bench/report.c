@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What people read: a table for each group, the ratios that evering is to reach, and
+ * what is different from an earlier result.
+ */
+#include <math.h>
+
+#include "../run.h"
+#include "bench.h"
+
+char *format_plain(char buf[FORMAT_LEN], uint64_t size)
+{
+	static const char units[] = { 0, 'K', 'M' };
+	size_t i = 0;
+
+	for (; size && size % 1024 == 0 && i < 2; i++)
+		size /= 1024;
+	snprintf(buf, FORMAT_LEN, "%llu%.1s", (unsigned long long)size,
+		 &units[i]);
+	return buf;
+}
+
+/* Nanoseconds of an operation: tenths matter where there are few. */
+static char *format_ns(char buf[FORMAT_LEN], double ns)
+{
+	if (isnan(ns))
+		snprintf(buf, FORMAT_LEN, "-");
+	else if (ns < 99.95)
+		snprintf(buf, FORMAT_LEN, "%.1f ns", ns);
+	else
+		format_time(buf, (uint64_t)(ns + 0.5));
+	return buf;
+}
+
+static char *format_value(char buf[FORMAT_LEN], double value)
+{
+	if (isnan(value))
+		snprintf(buf, FORMAT_LEN, "-");
+	else
+		snprintf(buf, FORMAT_LEN,
+			 value < 9.995 ? "%.2f" :
+			 value < 99.95 ? "%.1f" :
+					 "%.0f",
+			 value);
+	return buf;
+}
+
+/* Tables ------------------------------------------------------------------ */
+
+/* What the others of a group are compared with: evering, waiting the same way. */
+static const struct cell *reference(const struct group *g, uint32_t policy)
+{
+	static const char *const names[] = { "evering-device",
+					     "evering-memfd" };
+	const struct cell *c = NULL;
+	size_t i;
+
+	if (g->mode != MODE_RTT)
+		policy = EVERING_BUSY;
+	for (i = 0; i < 2 && !c; i++)
+		c = find_cell(g, names[i], policy);
+	return c;
+}
+
+static const char *title(enum mode mode)
+{
+	static const char *const titles[] = {
+		"requests in flight, two threads, connecting and first touch timed",
+		"requests in flight, two processes, requests written anew",
+		"one message there and one back",
+		"messages one way",
+	};
+
+	return titles[mode];
+}
+
+static void print_head(const struct results *r, const struct group *g)
+{
+	char size[FORMAT_LEN], floor[FORMAT_LEN];
+
+	printf("\n%s %s: ", mode_names[g->mode], format_plain(size, g->size));
+	if (g->mode < MODE_RTT)
+		printf("%u ", r->depth);
+	printf("%s; %u rounds; raw cache-line round trip %s\n", title(g->mode),
+	       g->rounds,
+	       format_ns(floor, summarize(g->floor, g->rounds).median));
+	printf("  %-15s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm", "wait",
+	       "median", "95 %", "least", "x floor", "x evering", "CPU s/Mop",
+	       "calls/op");
+	if (g->mode == MODE_RTT)
+		printf(" %9s %9s %9s %9s", "p50", "p99", "p99.9", "max");
+	putchar('\n');
+}
+
+static void print_percentiles(const struct hist *h)
+{
+	char buf[FORMAT_LEN];
+
+	printf(" %9s", format_time(buf, hist_percentile(h, 50)));
+	printf(" %9s", format_time(buf, hist_percentile(h, 99)));
+	printf(" %9s", format_time(buf, hist_percentile(h, 99.9)));
+	printf(" %9s", format_time(buf, h->max));
+}
+
+static void print_row(const struct group *g, const struct cell *c)
+{
+	const struct cell *ref = reference(g, c->policy);
+	struct summary ns = summarize(c->ns, g->rounds);
+	char a[FORMAT_LEN], b[FORMAT_LEN];
+	double ratio = NAN;
+
+	printf("  %-15s %-8s", c->arm, policy_names[c->policy]);
+	if (!ns.count) {
+		printf(" %s%s\n", *c->error ? "void: " : "not measured",
+		       c->error);
+		return;
+	}
+	printf(" %9s", format_ns(a, ns.median));
+	printf(" %10s..%-9s", format_ns(a, ns.low), format_ns(b, ns.high));
+	printf(" %9s", format_ns(a, ns.least));
+	printf(" %8s",
+	       format_value(
+		       a, summarize_ratio(c->ns, g->floor, g->rounds).median));
+	if (ref && ref != c)
+		ratio = summarize_ratio(c->ns, ref->ns, g->rounds).median;
+	printf(" %9s", format_value(a, ratio));
+	printf(" %9.3f", summarize(c->cpu, g->rounds).median / 1e3);
+	printf(" %8s", format_value(a, summarize(c->calls, g->rounds).median));
+	if (c->hist.count)
+		print_percentiles(&c->hist);
+	if (c->voids)
+		printf("  (%u void: %s)", c->voids, c->error);
+	putchar('\n');
+}
+
+void print_table(const struct results *r)
+{
+	const struct group *g;
+	uint32_t i, j;
+
+	printf("%s; Linux %s; evering %s\n", r->machine, r->kernel, r->commit);
+	printf("CPU %d and %d; %s; %s\n", r->cpu[0], r->cpu[1], r->date,
+	       r->command);
+	for (i = 0; i < r->count; i++) {
+		g = r->group[i];
+		print_head(r, g);
+		for (j = 0; j < g->count; j++)
+			print_row(g, g->cell[j]);
+	}
+	printf("\nmedian and 95 %%: of rounds, time of an operation; x floor, x evering: "
+	       "medians of ratios\nwithin a round; CPU: of both sides; calls: system "
+	       "calls of both sides, counted where\nthey are made.\n");
+}
+
+/* Targets ----------------------------------------------------------------- */
+
+#define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
+#define SOCKETS                                                                \
+	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio "             \
+	"tokio-uring monoio"
+
+/**
+ * struct target - a ratio that evering is to reach, at each size from @least to
+ *	@most
+ * @against: names, of which the fastest counts; "": the floor
+ * @own, @other: policies; of the other side any if it has not this one
+ */
+static const struct target {
+	const char *what;
+	enum mode mode;
+	uint64_t least;
+	uint64_t most;
+	const char *against;
+	uint32_t own;
+	uint32_t other;
+	double limit;
+} targets[] = {
+	{ "raw cache-line round trip", MODE_RTT, 64, 64, "", EVERING_BUSY,
+	  EVERING_BUSY, 1.15 },
+	{ "best queue", MODE_RTT, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
+	  0.75 },
+	{ "bare eventfds", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
+	  EVERING_BLOCK, 1.05 },
+	{ "itself, busy", MODE_RTT, 64, 64, NULL, EVERING_ADAPTIVE,
+	  EVERING_BUSY, 1.2 },
+	{ "best queue", MODE_STREAM, 16, 16, QUEUES, EVERING_BUSY, EVERING_BUSY,
+	  0.6 },
+	{ "best queue", MODE_STREAM, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
+	  0.5 },
+	{ "shmipc", MODE_ORIGINAL, 4, 16 << 10, "shmipc", EVERING_BUSY,
+	  EVERING_BLOCK, 0.33 },
+	{ "tokio", MODE_ORIGINAL, 4, 16 << 10, "tokio", EVERING_BUSY,
+	  EVERING_BLOCK, 1.0 / 30 },
+	{ "uds-epoll", MODE_ORIGINAL, 4, 16 << 10, "uds-epoll", EVERING_BUSY,
+	  EVERING_BLOCK, 1.0 / 20 },
+	{ "best Unix socket", MODE_ORIGINAL, 4, 16 << 10, SOCKETS, EVERING_BUSY,
+	  EVERING_BLOCK, 1.0 / 10 },
+	{ "shmipc", MODE_ORIGINAL, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
+	  EVERING_BLOCK, 0.5 },
+	{ "shmipc", MODE_FAIR, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
+	  EVERING_BLOCK, 0.5 },
+	{ "best Unix socket", MODE_FAIR, 64 << 10, 4 << 20, SOCKETS,
+	  EVERING_BUSY, EVERING_BLOCK, 0.5 },
+};
+
+static bool listed(const char *name, const char *list)
+{
+	size_t len = strlen(name), next;
+
+	for (; *list; list += next + (list[next] == ' ')) {
+		next = strcspn(list, " ");
+		if (next == len && !memcmp(list, name, len))
+			return true;
+	}
+	return false;
+}
+
+/* The fastest of those that @t is about, by its median. */
+static const struct cell *rival(const struct group *g, const struct target *t)
+{
+	const struct cell *best = NULL;
+	double least = INFINITY, median;
+	uint32_t i;
+
+	for (i = 0; i < g->count; i++) {
+		if (!listed(g->cell[i]->arm, t->against) ||
+		    g->cell[i]->policy != t->other)
+			continue;
+		median = summarize(g->cell[i]->ns, g->rounds).median;
+		if (median < least) {
+			least = median;
+			best = g->cell[i];
+		}
+	}
+	return best;
+}
+
+static struct summary reached(const struct group *g, const struct target *t,
+			      const char *arm)
+{
+	static const struct summary none = { 0, NAN, NAN, NAN, NAN };
+	const struct cell *own = find_cell(g, arm, t->own);
+	const struct cell *other;
+
+	if (!own)
+		return none;
+	if (t->against && !*t->against)
+		return summarize_ratio(own->ns, g->floor, g->rounds);
+	other = t->against ? rival(g, t) : find_cell(g, arm, t->other);
+	return other ? summarize_ratio(own->ns, other->ns, g->rounds) : none;
+}
+
+/* The worst of the sizes decides. */
+static void print_target(const struct results *r, const struct target *t,
+			 const char *arm)
+{
+	char what[80], least[FORMAT_LEN], most[FORMAT_LEN], at[FORMAT_LEN];
+	struct summary s, worst = { 0, NAN, NAN, NAN, NAN };
+	uint64_t where = 0;
+	uint32_t i, met = 0, all = 0;
+	const struct group *g;
+
+	for (i = 0; i < r->count; i++) {
+		g = r->group[i];
+		if (g->mode != t->mode || g->size < t->least ||
+		    g->size > t->most)
+			continue;
+		s = reached(g, t, arm);
+		if (isnan(s.median))
+			continue;
+		all++;
+		met += s.median <= t->limit;
+		if (!(s.median <= worst.median)) {
+			worst = s;
+			where = g->size;
+		}
+	}
+	if (!all)
+		return;
+	snprintf(what, sizeof(what), "%s %s%s%s, %s", mode_names[t->mode],
+		 format_plain(least, t->least), t->most > t->least ? ".." : "",
+		 t->most > t->least ? format_plain(most, t->most) : "",
+		 policy_names[t->own]);
+	printf("  %-14s %-28s %-26s %6.3f  %7.3f [%.3f, %.3f] at %-5s %u of %u  %s\n",
+	       arm, what, t->what, t->limit, worst.median, worst.low,
+	       worst.high, format_plain(at, where), met, all,
+	       met == all ? "met" : "MISSED");
+}
+
+void print_targets(const struct results *r)
+{
+	size_t i;
+
+	if (!r->count)
+		return;
+	printf("\nTargets: ratios to another of the same round, median [95 %%], the "
+	       "worst size, sizes that meet it\n");
+	printf("  %-14s %-28s %-26s %6s\n", "arm", "work", "beside", "limit");
+	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
+		print_target(r, &targets[i], "evering-device");
+		print_target(r, &targets[i], "evering-memfd");
+	}
+}
+
+/* Two results -------------------------------------------------------------- */
+
+/*
+ * Different beyond noise: the intervals of the medians do not touch.  A file that
+ * was measured when the machine as a whole was faster shows that in its floor.
+ */
+static bool apart(const struct summary *a, const struct summary *b)
+{
+	return a->count && b->count && (a->low > b->high || a->high < b->low);
+}
+
+static void print_change(const struct group *g, const struct cell *c,
+			 const struct summary *before,
+			 const struct summary *now)
+{
+	char size[FORMAT_LEN], a[FORMAT_LEN], b[FORMAT_LEN];
+
+	printf("  %-9s %-5s %-15s %-8s %10s -> %-10s %6.3f  %s\n",
+	       mode_names[g->mode], format_plain(size, g->size), c->arm,
+	       policy_names[c->policy], format_ns(a, before->median),
+	       format_ns(b, now->median), now->median / before->median,
+	       now->median < before->median ? "faster" : "SLOWER");
+}
+
+static void print_floors(const struct results *before,
+			 const struct results *now)
+{
+	double was[MAX_GROUPS], is[MAX_GROUPS];
+	struct summary a, b;
+	uint32_t i, n = 0;
+	struct group *g;
+
+	for (i = 0; i < now->count; i++) {
+		g = find_group(before, now->group[i]->mode,
+			       now->group[i]->size);
+		if (!g)
+			continue;
+		was[n] = summarize(g->floor, g->rounds).median;
+		is[n++] = summarize(now->group[i]->floor, now->group[i]->rounds)
+				  .median;
+	}
+	a = summarize(was, n);
+	b = summarize(is, n);
+	if (a.count && b.count)
+		printf("  the raw cache-line round trip: %.3f of what it was%s\n",
+		       b.median / a.median,
+		       fabs(b.median / a.median - 1) > 0.1 ?
+			       ": the machine was another, or busy" :
+			       "");
+}
+
+void print_changes(const struct results *before, const struct results *now)
+{
+	uint32_t i, j, same = 0, changed = 0, alone = 0;
+	const struct cell *c, *old;
+	const struct group *g, *h;
+	struct summary a, b;
+
+	printf("\nAgainst %s, evering %s, %s:\n", before->date, before->commit,
+	       before->machine);
+	print_floors(before, now);
+	for (i = 0; i < now->count; i++) {
+		g = now->group[i];
+		h = find_group(before, g->mode, g->size);
+		for (j = 0; j < g->count; j++) {
+			c = g->cell[j];
+			old = h ? find_cell(h, c->arm, c->policy) : NULL;
+			if (!old) {
+				alone++;
+				continue;
+			}
+			a = summarize(old->ns, h->rounds);
+			b = summarize(c->ns, g->rounds);
+			if (apart(&a, &b)) {
+				print_change(g, c, &a, &b);
+				changed++;
+			} else {
+				same++;
+			}
+		}
+	}
+	printf("  %u changed beyond noise, %u did not, %u are in one file only\n",
+	       changed, same, alone);
+}

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Results as JSON Lines: the first line says what measured them, each of the others
+ * is a cell: what it took in every round, in "ns", "cpu_ns", "syscalls" and, the same
+ * for all cells of a group, "floor_ns", with null for a round that is void; and, for
+ * who reads no arrays, what these come to.  Of what is written here all but that
+ * is read again.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "../run.h"
+#include "bench.h"
+
+struct group *find_group(const struct results *r, enum mode mode, uint64_t size)
+{
+	uint32_t i;
+
+	for (i = 0; i < r->count; i++)
+		if (r->group[i]->mode == mode && r->group[i]->size == size)
+			return r->group[i];
+	return NULL;
+}
+
+struct group *add_group(struct results *r, enum mode mode, uint64_t size)
+{
+	struct group *g = find_group(r, mode, size);
+
+	if (g)
+		return g;
+	if (r->count == MAX_GROUPS)
+		return NULL;
+	g = calloc(1, sizeof(*g));
+	if (!g) {
+		complain("no memory");
+		exit(EXIT_FAILURE);
+	}
+	g->mode = mode;
+	g->size = size;
+	r->group[r->count++] = g;
+	return g;
+}
+
+struct cell *find_cell(const struct group *g, const char *arm, uint32_t policy)
+{
+	uint32_t i;
+
+	for (i = 0; i < g->count; i++)
+		if (!strcmp(g->cell[i]->arm, arm) &&
+		    g->cell[i]->policy == policy)
+			return g->cell[i];
+	return NULL;
+}
+
+struct cell *add_cell(struct group *g, const char *arm, uint32_t policy)
+{
+	struct cell *c;
+
+	if (g->count == MAX_CELLS)
+		return NULL;
+	c = calloc(1, sizeof(*c));
+	if (!c) {
+		complain("no memory");
+		exit(EXIT_FAILURE);
+	}
+	snprintf(c->arm, sizeof(c->arm), "%s", arm);
+	c->policy = policy;
+	g->cell[g->count++] = c;
+	return c;
+}
+
+/* Writing ---------------------------------------------------------------- */
+
+static void put_text(FILE *out, const char *key, const char *text)
+{
+	fprintf(out, "\"%s\":\"", key);
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			fprintf(out, "\\%c", *text);
+		else if ((unsigned char)*text < ' ')
+			fprintf(out, "\\u%04x", (unsigned char)*text);
+		else
+			fputc(*text, out);
+	}
+	fputc('"', out);
+}
+
+/* JSON has no NAN. */
+static void put_value(FILE *out, double value)
+{
+	if (isnan(value))
+		fputs("null", out);
+	else
+		fprintf(out, "%.6g", value);
+}
+
+static void put_number(FILE *out, const char *key, double value)
+{
+	fprintf(out, ",\"%s\":", key);
+	put_value(out, value);
+}
+
+static void put_array(FILE *out, const char *key, const double *values,
+		      uint32_t count)
+{
+	uint32_t i;
+
+	fprintf(out, ",\"%s\":[", key);
+	for (i = 0; i < count; i++) {
+		if (i)
+			fputc(',', out);
+		put_value(out, values[i]);
+	}
+	fputc(']', out);
+}
+
+static void put_hist(FILE *out, const struct hist *h)
+{
+	const char *comma = "";
+	unsigned int i;
+
+	fprintf(out,
+		",\"p50_ns\":%llu,\"p99_ns\":%llu,\"p999_ns\":%llu,\"max_ns\":%llu",
+		(unsigned long long)hist_percentile(h, 50),
+		(unsigned long long)hist_percentile(h, 99),
+		(unsigned long long)hist_percentile(h, 99.9),
+		(unsigned long long)h->max);
+	fputs(",\"hist\":[", out);
+	for (i = 0; i < HIST_BUCKETS; i++) {
+		if (!h->bucket[i])
+			continue;
+		fprintf(out, "%s[%llu,%llu]", comma,
+			(unsigned long long)hist_bucket_max(i),
+			(unsigned long long)h->bucket[i]);
+		comma = ",";
+	}
+	fputc(']', out);
+}
+
+static void put_cell(FILE *out, const struct group *g, const struct cell *c)
+{
+	struct summary ns = summarize(c->ns, g->rounds);
+
+	fprintf(out, "{\"mode\":\"%s\",\"size\":%llu,", mode_names[g->mode],
+		(unsigned long long)g->size);
+	put_text(out, "arm", c->arm);
+	fprintf(out, ",\"policy\":\"%s\",\"ops\":%llu,\"void\":%u,",
+		policy_names[c->policy], (unsigned long long)c->ops, c->voids);
+	put_text(out, "error", c->error);
+	put_number(out, "ns_median", ns.median);
+	put_number(out, "ns_low", ns.low);
+	put_number(out, "ns_high", ns.high);
+	put_number(out, "ns_least", ns.least);
+	put_number(out, "floor_ratio",
+		   summarize_ratio(c->ns, g->floor, g->rounds).median);
+	put_number(out, "cpu_s_per_million",
+		   summarize(c->cpu, g->rounds).median / 1e3);
+	put_number(out, "syscalls_per_op",
+		   summarize(c->calls, g->rounds).median);
+	if (c->hist.count)
+		put_hist(out, &c->hist);
+	put_array(out, "ns", c->ns, g->rounds);
+	put_array(out, "cpu_ns", c->cpu, g->rounds);
+	put_array(out, "syscalls", c->calls, g->rounds);
+	put_array(out, "floor_ns", g->floor, g->rounds);
+	fputs("}\n", out);
+}
+
+void write_results(const struct results *r, FILE *out)
+{
+	uint32_t i, j;
+
+	fputs("{\"evering_bench\":1,", out);
+	put_text(out, "machine", r->machine);
+	fputc(',', out);
+	put_text(out, "kernel", r->kernel);
+	fputc(',', out);
+	put_text(out, "commit", r->commit);
+	fputc(',', out);
+	put_text(out, "command", r->command);
+	fputc(',', out);
+	put_text(out, "date", r->date);
+	fprintf(out, ",\"cpus\":[%d,%d],\"depth\":%u}\n", r->cpu[0], r->cpu[1],
+		r->depth);
+	for (i = 0; i < r->count; i++)
+		for (j = 0; j < r->group[i]->count; j++)
+			put_cell(out, r->group[i], r->group[i]->cell[j]);
+}
+
+/* Reading ---------------------------------------------------------------- */
+
+/*
+ * What follows "@key": in @line, or NULL.  Keys are those that are written above,
+ * and inside of a text each quote has a backslash, so that none looks like one.
+ */
+static const char *value_of(const char *line, const char *key)
+{
+	char quoted[40];
+	const char *at;
+
+	snprintf(quoted, sizeof(quoted), "\"%s\":", key);
+	at = strstr(line, quoted);
+	return at ? at + strlen(quoted) : NULL;
+}
+
+static void get_text(const char *line, const char *key, char *to, size_t size)
+{
+	const char *at = value_of(line, key);
+	size_t n = 0;
+
+	if (at && *at == '"')
+		for (at++; *at && *at != '"' && n + 1 < size; at++) {
+			if (*at == '\\' && at[1])
+				at++;
+			to[n++] = *at;
+		}
+	to[n] = '\0';
+}
+
+static uint64_t get_number(const char *line, const char *key)
+{
+	const char *at = value_of(line, key);
+
+	return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/* How many there were. */
+static uint32_t get_array(const char *line, const char *key, double *values)
+{
+	const char *at = value_of(line, key);
+	uint32_t count = 0;
+	char *end;
+
+	if (!at || *at++ != '[')
+		return 0;
+	while (*at && *at != ']' && count < MAX_ROUNDS) {
+		if (!strncmp(at, "null", 4)) {
+			values[count++] = NAN;
+			at += 4;
+		} else {
+			values[count++] = strtod(at, &end);
+			if (end == at)
+				return 0;
+			at = end;
+		}
+		at += *at == ',';
+	}
+	return count;
+}
+
+static void get_hist(const char *line, struct hist *h)
+{
+	const char *at = value_of(line, "hist");
+	unsigned long long value, count;
+	int len;
+
+	h->max = get_number(line, "max_ns");
+	for (at = at ? at + 1 : "";
+	     sscanf(at, "[%llu,%llu]%n", &value, &count, &len) == 2;
+	     at += at[len] == ',' ? len + 1 : len) {
+		h->bucket[hist_bucket(value)] += count;
+		h->count += count;
+	}
+}
+
+static bool find_name(const char *line, const char *key,
+		      const char *const *names, uint32_t count, uint32_t *which)
+{
+	char name[NAME_LEN];
+
+	get_text(line, key, name, sizeof(name));
+	for (*which = 0; *which < count; ++*which)
+		if (!strcmp(name, names[*which]))
+			return true;
+	return false;
+}
+
+static bool read_cell(struct results *r, const char *line)
+{
+	uint32_t mode, policy, rounds;
+	char arm[NAME_LEN];
+	struct group *g;
+	struct cell *c;
+
+	if (!find_name(line, "mode", mode_names, MODES, &mode) ||
+	    !find_name(line, "policy", policy_names, POLICIES, &policy))
+		return false;
+	get_text(line, "arm", arm, sizeof(arm));
+	g = add_group(r, (enum mode)mode, get_number(line, "size"));
+	c = g && *arm ? add_cell(g, arm, policy) : NULL;
+	if (!c)
+		return false;
+	rounds = get_array(line, "ns", c->ns);
+	if (get_array(line, "cpu_ns", c->cpu) != rounds ||
+	    get_array(line, "syscalls", c->calls) != rounds ||
+	    get_array(line, "floor_ns", g->floor) != rounds ||
+	    (g->rounds && g->rounds != rounds))
+		return false;
+	g->rounds = rounds;
+	c->ops = get_number(line, "ops");
+	c->voids = (uint32_t)get_number(line, "void");
+	get_text(line, "error", c->error, sizeof(c->error));
+	if (value_of(line, "hist"))
+		get_hist(line, &c->hist);
+	return true;
+}
+
+static bool read_header(struct results *r, const char *line)
+{
+	double cpus[MAX_ROUNDS] = { 0 };
+
+	if (get_number(line, "evering_bench") != 1)
+		return false;
+	get_text(line, "machine", r->machine, sizeof(r->machine));
+	get_text(line, "kernel", r->kernel, sizeof(r->kernel));
+	get_text(line, "commit", r->commit, sizeof(r->commit));
+	get_text(line, "command", r->command, sizeof(r->command));
+	get_text(line, "date", r->date, sizeof(r->date));
+	get_array(line, "cpus", cpus);
+	r->cpu[0] = (int)cpus[0];
+	r->cpu[1] = (int)cpus[1];
+	r->depth = (uint32_t)get_number(line, "depth");
+	return true;
+}
+
+int read_results(struct results *r, const char *path)
+{
+	unsigned int number = 0;
+	char *line = NULL;
+	size_t size = 0;
+	bool good = true;
+	FILE *in = fopen(path, "re");
+
+	if (!in) {
+		complain("%s: %m", printable(path));
+		return -1;
+	}
+	while (good && getline(&line, &size, in) > 0) {
+		number++;
+		good = number == 1 ? read_header(r, line) : read_cell(r, line);
+	}
+	if (!good || !number)
+		complain("%s:%u: not a result of evering bench --output",
+			 printable(path), number ? number : 1);
+	free(line);
+	fclose(in);
+	return good && number ? 0 : -1;
+}

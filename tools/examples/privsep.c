@@ -1,0 +1,542 @@
+// SPDX-License-Identifier: MIT
+/*
+ * privsep: a program in two halves.  One may open files and does nothing else; the
+ * other does all the work, and may open nothing.
+ *
+ *	privsep /etc hostname		prints /etc/hostname
+ *
+ * The helper keeps the privileges, and opens what lies below one directory, for
+ * reading.  The worker gives up what it can give up, before it looks at anything:
+ * whoever takes it over has a channel to the helper, and what that lets it ask for.
+ * So the helper believes nothing that it is asked.
+ *
+ * Contents come in buffers of the helper's arena, each given to the worker, and
+ * freed by it.  They are not copied on their way.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <getopt.h>
+#include <grp.h>
+#include <linux/openat2.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <evering.h>
+
+#define SECOND ((int64_t)1000000000)
+
+/* ------------------------------------------------------------- the protocol */
+
+enum {
+	FILE_OPEN = 1, /* a path; answer: the file's number, >= 0 */
+	FILE_READ = 2, /* struct chunk; answer: its bytes, in a buffer; or 0 */
+	FILE_CLOSE = 3, /* the number; answer: the sum of all that was read */
+};
+
+#define MAX_PATH  200u /* what fits an entry of EVERING_MAX_SLOT */
+#define MAX_FILES 16
+#define CHUNK	  ((uint64_t)128 << 10)
+#define ARENA	  ((uint64_t)1 << 20)
+
+struct chunk {
+	int32_t file;
+	uint32_t reserved;
+	uint64_t offset;
+};
+
+/* FNV-1a, of everything read so far. */
+#define SUM_START 0xcbf29ce484222325
+
+static uint64_t sum_of(uint64_t sum, const unsigned char *bytes, uint64_t len)
+{
+	while (len--)
+		sum = (sum ^ *bytes++) * 0x100000001b3;
+	return sum;
+}
+
+static void complain(const char *what, int error, const char *remedy)
+{
+	fflush(stdout);
+	fprintf(stderr, "privsep: %s: %s%s%s\n", what, strerror(-error),
+		remedy ? "; " : "", remedy ? remedy : "");
+}
+
+/* --------------------------------------------- the helper, with privileges */
+
+struct helper {
+	struct evering *ev;
+	struct evering_ops *ops;
+	int dir;
+	bool no_links;
+	struct {
+		bool open;
+		int fd;
+		uint64_t sum; /* of what was read */
+	} files[MAX_FILES];
+};
+
+#define HOW_TO_OPEN (O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
+
+/*
+ * One name after the other, none of them a symbolic link or "..", so that nothing
+ * leads out: for kernels that do not have openat2().  A descriptor or negative errno.
+ */
+static int open_by_steps(int dir, char *path)
+{
+	int at = dir, next, error;
+	char *name, *rest;
+
+	if (*path == '/')
+		return -EXDEV;
+	for (name = strtok_r(path, "/", &rest); name; name = path) {
+		path = strtok_r(NULL, "/", &rest);
+		if (!strcmp(name, ".."))
+			next = -1, errno = EXDEV;
+		else
+			next = openat(at, name,
+				      HOW_TO_OPEN | O_NOFOLLOW |
+					      (path ? O_DIRECTORY : 0));
+		error = errno;
+		if (at != dir)
+			close(at);
+		if (next < 0)
+			return -error;
+		at = next;
+	}
+	return at == dir ? -EISDIR : at;
+}
+
+/*
+ * Opens @path below @dir, and nowhere else, whatever it is and whoever renames what
+ * meanwhile: the kernel sees to that.  A descriptor or negative errno.
+ */
+static int open_below(struct helper *h, char *path)
+{
+	struct open_how how = { .flags = HOW_TO_OPEN,
+				.resolve = RESOLVE_BENEATH |
+					   RESOLVE_NO_MAGICLINKS };
+	int tries = 10;
+	long fd = -1;
+
+	while (!h->no_links) {
+		fd = syscall(SYS_openat2, h->dir, path, &how, sizeof(how));
+		if (fd >= 0)
+			return (int)fd;
+		/* Something was renamed while it looked. */
+		if (errno == EAGAIN && tries--)
+			continue;
+		if (errno != ENOSYS && errno != EPERM)
+			return -errno;
+		complain("openat2", -errno,
+			 "it takes Linux 5.6, and a sandbox that lets it pass: "
+			 "going without, and without symbolic links");
+		h->no_links = true;
+	}
+	return open_by_steps(h->dir, path);
+}
+
+/* The number of the file, or negative errno. */
+static int handle_open(struct helper *h, const struct evering_request *request)
+{
+	char path[MAX_PATH + 1];
+	struct stat st;
+	int file, fd;
+
+	/* What came is a copy that nobody changes, but need not end in a 0. */
+	if (!request->len || request->len > MAX_PATH ||
+	    memchr(request->data, 0, request->len))
+		return -EINVAL;
+	memcpy(path, request->data, request->len);
+	path[request->len] = 0;
+
+	for (file = 0; file < MAX_FILES && h->files[file].open; file++)
+		;
+	if (file == MAX_FILES)
+		return -EMFILE;
+	fd = open_below(h, path);
+	if (fd < 0)
+		return fd;
+	/* No device and no pipe, which might do anything when read. */
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return -EACCES;
+	}
+	h->files[file].open = true;
+	h->files[file].fd = fd;
+	h->files[file].sum = SUM_START;
+	return file;
+}
+
+/* Is it one of those that are open? */
+static bool is_file(const struct helper *h, int32_t file)
+{
+	return file >= 0 && file < MAX_FILES && h->files[file].open;
+}
+
+static int handle_read(struct helper *h, const struct evering_request *request)
+{
+	struct chunk chunk;
+	ssize_t n;
+	void *buf;
+	int ret;
+
+	if (request->len != sizeof(chunk))
+		return -EINVAL;
+	memcpy(&chunk, request->data, sizeof(chunk));
+	if (!is_file(h, chunk.file) || chunk.offset > INT64_MAX - CHUNK)
+		return -EINVAL;
+	/* The worker has to free what it got before there is more. */
+	buf = evering_alloc(h->ev, CHUNK, 0);
+	if (!buf)
+		return -ENOBUFS;
+	n = pread(h->files[chunk.file].fd, buf, CHUNK, (off_t)chunk.offset);
+	ret = n < 0 ? -errno : (int)n;
+	if (ret > 0) {
+		h->files[chunk.file].sum =
+			sum_of(h->files[chunk.file].sum, buf, (uint64_t)n);
+		/* Given: from here on it is the worker's, to free. */
+		if (!evering_op_answer_buffer(h->ops, request->id, ret, buf,
+					      (uint64_t)n))
+			return 1;
+		ret = -EIO;
+	}
+	evering_free(h->ev, buf);
+	return ret;
+}
+
+static void handle_close(struct helper *h,
+			 const struct evering_request *request)
+{
+	int32_t file = -1;
+
+	if (request->len == sizeof(file))
+		memcpy(&file, request->data, sizeof(file));
+	if (!is_file(h, file)) {
+		evering_op_answer(h->ops, request->id, -EINVAL, NULL, 0);
+		return;
+	}
+	evering_op_answer(h->ops, request->id, 0, &h->files[file].sum,
+			  sizeof(h->files[file].sum));
+	close(h->files[file].fd);
+	h->files[file].open = false;
+}
+
+static void handle(struct helper *h, const struct evering_request *request)
+{
+	int ret = -EINVAL;
+
+	/* Contents go one way only.  What was given has to be freed. */
+	if (request->buf) {
+		evering_free(h->ev, request->buf);
+		goto answer;
+	}
+	switch (request->opcode) {
+	case FILE_OPEN:
+		ret = handle_open(h, request);
+		break;
+	case FILE_READ:
+		ret = handle_read(h, request);
+		if (ret > 0)
+			return;
+		break;
+	case FILE_CLOSE:
+		handle_close(h, request);
+		return;
+	}
+answer:
+	/* Fails only if the worker has gone, which shows elsewhere. */
+	evering_op_answer(h->ops, request->id, ret, NULL, 0);
+}
+
+static const char *help_remedy(int error)
+{
+	switch (error) {
+	case -ENODEV:
+		return "load evering.ko, or set EVERING_BACKEND=memfd";
+	case -EINVAL:
+		return "EVERING_BACKEND has to be device, memfd or not set";
+	case -EMFILE:
+		return "allow more descriptors with `ulimit -n`";
+	case -ENOTDIR:
+		return "DIR has to be a directory";
+	case -ECONNRESET:
+		return "the worker failed";
+	default:
+		return NULL;
+	}
+}
+
+/* Serves until the worker has gone.  0, or negative errno. */
+static int help(struct helper *h, int fd)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	struct evering_request request;
+	int ret;
+
+	/* The helper makes the channel, since it is to say what that may cost. */
+	params.slot_size = EVERING_MAX_SLOT;
+	params.entries = 64;
+	params.arena_size[EVERING_MINE] = ARENA;
+	params.arena_size[EVERING_PEERS] = 0;
+	ret = evering_connect_fd(fd, &params, 5 * SECOND, &h->ev);
+	if (ret)
+		return ret;
+	ret = evering_ops_open(h->ev, NULL, &h->ops);
+	while (!ret) {
+		ret = evering_op_next(h->ops, &request, EVERING_WAIT_FOREVER);
+		if (ret == -EINTR)
+			ret = 0;
+		else if (!ret)
+			handle(h, &request);
+	}
+	evering_ops_close(h->ops);
+	evering_close(h->ev);
+	return ret == -EPIPE ? 0 : ret;
+}
+
+/* ------------------------------------------- the worker, with none of them */
+
+#define NOBODY 65534
+
+/* For root: another user, in a directory that is empty and stays so. */
+static int leave_everything(void)
+{
+	char nowhere[] = "/tmp/privsep.XXXXXX";
+
+	/* Nothing can be made in a directory that was removed. */
+	if (!mkdtemp(nowhere) || chdir(nowhere) || rmdir(nowhere) ||
+	    chroot("."))
+		return -errno;
+	/* The order matters: who is not root any more cannot do the first two. */
+	if (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
+	    setresuid(NOBODY, NOBODY, NOBODY))
+		return -errno;
+	/* Trust is good. */
+	return setuid(0) ? 0 : -EPERM;
+}
+
+static int drop_privileges(void)
+{
+	/* No set-user-ID program gives back what is given up here. */
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -errno;
+	/* Nor is there a core of it, or a debugger. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+		return -errno;
+	if (!geteuid())
+		return leave_everything();
+	fprintf(stderr, "privsep: not root: the worker stays user %u\n",
+		(unsigned int)getuid());
+	return 0;
+}
+
+/* A request without a buffer.  Its result, or negative errno. */
+static int ask(struct evering_ops *ops, uint32_t opcode, const void *data,
+	       size_t len, struct evering_completion *answer)
+{
+	struct evering_op op = { .opcode = opcode,
+				 .data = data,
+				 .len = (uint32_t)len };
+	int ret = evering_op_call(ops, &op, answer, 30 * SECOND);
+
+	return ret ? ret : answer->result;
+}
+
+/* Writes all contents of a file that is open.  0, or negative errno. */
+static int print_contents(struct evering *ev, struct evering_ops *ops,
+			  int32_t file, uint64_t *sum)
+{
+	static unsigned char bytes[CHUNK];
+	struct evering_completion answer;
+	struct chunk chunk = { .file = file };
+	int ret;
+
+	*sum = SUM_START;
+	while ((ret = ask(ops, FILE_READ, &chunk, sizeof(chunk), &answer)) >
+	       0) {
+		if (!answer.buf || answer.buf_len > CHUNK)
+			return -EPROTO;
+		/*
+		 * The helper could change it at any time.  So what is summed up
+		 * and what is printed is one copy, not the buffer read twice.
+		 */
+		memcpy(bytes, answer.buf, answer.buf_len);
+		evering_free(ev, answer.buf);
+		*sum = sum_of(*sum, bytes, answer.buf_len);
+		if (fwrite(bytes, 1, answer.buf_len, stdout) != answer.buf_len)
+			return -errno;
+		chunk.offset += answer.buf_len;
+	}
+	return ret;
+}
+
+static const char *file_remedy(int error)
+{
+	switch (error) {
+	case -EXDEV:
+	case -ELOOP:
+		return "only what lies below DIR is opened";
+	case -EACCES:
+		return "it takes a regular file that the helper may read";
+	case -EINVAL:
+	case -EMSGSIZE:
+		return "FILE has 1 to 200 bytes";
+	case -EPIPE:
+		return "the helper is gone";
+	case -ETIMEDOUT:
+		return "is the helper stopped?";
+	case -EBADMSG:
+		return "what came is not what was sent: report it";
+	default:
+		return NULL;
+	}
+}
+
+/* 0, or negative errno, said. */
+static int print_file(struct evering *ev, struct evering_ops *ops,
+		      const char *path)
+{
+	struct evering_completion answer;
+	uint64_t sum, their_sum;
+	int32_t file;
+	int ret;
+
+	file = ask(ops, FILE_OPEN, path, strlen(path), &answer);
+	if (file < 0) {
+		complain(path, file, file_remedy(file));
+		return file;
+	}
+	ret = print_contents(ev, ops, file, &sum);
+	if (!ret)
+		ret = ask(ops, FILE_CLOSE, &file, sizeof(file), &answer);
+	if (!ret && answer.len != sizeof(their_sum))
+		ret = -EPROTO;
+	if (!ret) {
+		memcpy(&their_sum, answer.data, sizeof(their_sum));
+		if (sum != their_sum)
+			ret = -EBADMSG;
+	}
+	if (ret)
+		complain(path, ret, file_remedy(ret));
+	return ret;
+}
+
+static int work(int fd, char **files)
+{
+	struct evering_ops *ops = NULL;
+	struct evering *ev;
+	int ret, failed = 0;
+
+	ret = drop_privileges();
+	if (ret) {
+		complain("dropping privileges", ret,
+			 "root in a container needs a user 65534, CAP_SETUID, "
+			 "CAP_SETGID and CAP_SYS_CHROOT");
+		return EXIT_FAILURE;
+	}
+	/* The channel comes after that: to accept one takes no privileges. */
+	ret = evering_accept_fd(fd, NULL, 5 * SECOND, &ev);
+	if (!ret)
+		ret = evering_ops_open(ev, NULL, &ops);
+	if (ret) {
+		/* If it is that the helper is gone, that has said why. */
+		if (ret != -ECONNRESET)
+			complain("worker", ret, "is the helper stopped?");
+		return EXIT_FAILURE;
+	}
+	fprintf(stderr, "privsep: over %s, as user %u\n",
+		evering_backend_name(ev), (unsigned int)getuid());
+	for (; *files && ret != -EPIPE; files++) {
+		ret = print_file(ev, ops, *files);
+		failed |= ret != 0;
+	}
+	evering_ops_close(ops);
+	evering_close(ev);
+	if (fflush(stdout)) {
+		complain("standard output", -errno, NULL);
+		failed = 1;
+	}
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* -------------------------------------------------------------------- both */
+
+static void usage(FILE *to)
+{
+	fputs("Usage: privsep [--no-links] DIR FILE...\n"
+	      "\n"
+	      "Prints files below DIR.  A process without privileges asks for them,\n"
+	      "and one that has them opens them.  With --no-links, or without\n"
+	      "openat2(2), no symbolic links are followed; else those that stay\n"
+	      "below DIR.\n",
+	      to);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "no-links", no_argument, NULL, 'n' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct helper helper = { .dir = -1 };
+	int option, fds[2], ret, status = 0;
+	pid_t worker;
+
+	while ((option = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
+		switch (option) {
+		case 'n':
+			helper.no_links = true;
+			break;
+		case 'h':
+			usage(stdout);
+			return EXIT_SUCCESS;
+		default:
+			usage(stderr);
+			return 2;
+		}
+	}
+	if (argc - optind < 2) {
+		usage(stderr);
+		return 2;
+	}
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds)) {
+		complain("socketpair", -errno,
+			 "allow more descriptors with `ulimit -n`");
+		return EXIT_FAILURE;
+	}
+	/* First the processes, then the channel: a fork has none of its parent's. */
+	worker = fork();
+	if (worker < 0) {
+		complain("fork", -errno,
+			 "allow more processes with `ulimit -u`");
+		return EXIT_FAILURE;
+	}
+	if (!worker) {
+		close(fds[0]);
+		_exit(work(fds[1], argv + optind + 1));
+	}
+	close(fds[1]);
+	/* Only now, so that the worker does not have it. */
+	helper.dir = open(argv[optind], O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ret = helper.dir < 0 ? -errno : help(&helper, fds[0]);
+	if (ret)
+		complain(helper.dir < 0 ? argv[optind] : "helper", ret,
+			 help_remedy(ret));
+	/* A worker that has no channel yet has nobody to wait for. */
+	if (!helper.ev)
+		close(fds[0]);
+	if (waitpid(worker, &status, 0) < 0 || !WIFEXITED(status)) {
+		fprintf(stderr, "privsep: the worker was killed by signal %d\n",
+			WTERMSIG(status));
+		return EXIT_FAILURE;
+	}
+	return ret ? EXIT_FAILURE : WEXITSTATUS(status);
+}
