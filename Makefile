@@ -27,6 +27,7 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
 CFLAGS ?= -O2 -g
 OBJCOPY ?= objcopy
 ifeq ($(origin CC),default)
@@ -66,6 +67,7 @@ example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
 test_names := $(basename $(notdir $(wildcard selftests/*.c)))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
+man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
 test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
 
 ifeq ($(V),1)
@@ -345,6 +347,8 @@ install: library tools ## install headers, library, pkg-config file and program
 		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 		lib/evering.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/evering.pc
 	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
+	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
+		$(DESTDIR)$(MANDIR)/$$page || exit; done
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: uninstall
@@ -353,7 +357,8 @@ uninstall: ## remove what `make install` put there
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
 			$(notdir $(shared)) pkgconfig/evering.pc) \
 		$(addprefix $(INCLUDEDIR)/,evering.h evering_ring.h \
-			evering_op.h linux/evering.h))
+			evering_op.h linux/evering.h) \
+		$(addprefix $(MANDIR)/,$(man_pages)))
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: clean
