@@ -2094,6 +2094,48 @@ TEST_F(op, a_request_can_be_answered_where_its_cancelling_is_told)
 	EXPECT_EQ(1u, o[1].times);
 }
 
+/* Whichever of those in line it is. */
+TEST_F(op, the_line_of_requests_closes_where_one_is_answered)
+{
+	struct impatient im = { .p = EVERING_OPS_PARAMS_INIT };
+	struct evering_request r;
+	struct evering_op op;
+	uint32_t gone, i;
+	uint64_t id[4];
+
+	for (gone = 0; gone < 3; gone++) {
+		ASSERT_EQ(0, remake(self->ev, self->backend, 64, 64));
+		ASSERT_EQ(0, side_open(A, self->ev[0], 8, 8, false));
+		im.p.cancelled = answer_when_told;
+		im.p.context = &im;
+		ASSERT_EQ(0, evering_ops_open(self->ev[1], &im.p, &B->ops));
+		pump(self->s);
+		for (i = 0; i < 4; i++) {
+			op = asks(i, NULL, 0, NULL);
+			if (i == 3) {
+				ASSERT_EQ(0, evering_op_cancel(
+						     A->ops, id[gone],
+						     EVERING_CANCEL_TELL));
+				pump(self->s);
+			}
+			ASSERT_EQ(0, ask(A, &op, &id[i]));
+		}
+		pump(self->s);
+		EXPECT_EQ(3u, info_of(B->ops).held);
+		for (i = 0; i < 4; i++) {
+			if (i == gone)
+				continue;
+			ASSERT_EQ(0,
+				  evering_op_next(B->ops, &r, EVERING_NOWAIT));
+			EXPECT_EQ(i, r.opcode);
+			EXPECT_EQ(id[i], r.id);
+			EXPECT_EQ(0,
+				  evering_op_answer(B->ops, r.id, 0, NULL, 0));
+		}
+		EXPECT_EQ(-EAGAIN, evering_op_next(B->ops, &r, EVERING_NOWAIT));
+	}
+}
+
 /* ------------------------------------------------------------------------ ids */
 
 TEST_F(op, old_ids_are_nobodys)
@@ -2101,7 +2143,7 @@ TEST_F(op, old_ids_are_nobodys)
 	uint32_t n = short_run() ? 70000 : 140000, i, old = 0;
 	struct evering_completion c;
 	struct evering_op op = asks(1, NULL, 0, NULL);
-	uint64_t rng = random_seed(), id, last = 0, request;
+	uint64_t rng = random_seed(), id, last = 0, request = 0;
 	uint64_t ids[64] = { 0 }, requests[64] = { 0 };
 
 	/* One place, so that what the peer sees of its id comes round again. */

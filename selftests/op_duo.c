@@ -59,6 +59,7 @@ struct server {
 	uint64_t held[64];
 	unsigned int n_held;
 	bool hold; /* answers later */
+	uint32_t serves; /* 0: half the ring */
 	struct evering *ev;
 	int error;
 };
@@ -124,6 +125,8 @@ static int server(struct evering *ev, void *arg)
 
 	p.request = serve;
 	p.context = s;
+	if (s->serves)
+		p.depth = p.serve = s->serves;
 	s->ev = ev;
 	if (evering_ops_open(ev, &p, &ops))
 		return 1;
@@ -222,6 +225,33 @@ TEST_F_TIMEOUT(op_duo, a_submission_waits_for_a_place, 60)
 	ASSERT_EQ(0, evering_op_wait_all(ops, slow(PLENTY)));
 	EXPECT_EQ(n, o.times);
 	EXPECT_EQ(0, finish(&self->duo));
+}
+
+/* No answer comes: what wakes who waits for room is the room. */
+TEST_F_TIMEOUT(op_duo, a_submission_waits_for_room, 60)
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+	uint32_t policy, i;
+	struct server s = { .hold = true, .serves = 12 };
+	struct evering_ops *ops;
+	struct outcome o = { 0 };
+	struct evering_op op;
+
+	p.depth = p.serve = 12;
+	for (policy = EVERING_ADAPTIVE; policy <= EVERING_BUSY; policy++) {
+		self->p[0].policy = self->p[1].policy = policy;
+		ASSERT_EQ(0, duo_start(&self->duo, false, self->p, server, &s));
+		ASSERT_EQ(0, evering_ops_open(self->duo.ev, &p, &ops));
+		for (i = 0; i < 12; i++) {
+			op = asks(i, NULL, 0, &o);
+			ASSERT_EQ(0, evering_op_submit(ops, &op, NULL,
+						       slow(PLENTY)));
+		}
+		EXPECT_EQ(0u, o.times);
+		EXPECT_EQ(0, finish(&self->duo));
+		EXPECT_EQ(12u, o.times);
+		memset(&o, 0, sizeof(o));
+	}
 }
 
 /*
@@ -352,6 +382,80 @@ static bool readable(struct evering *ev, short events, int ms)
 	struct pollfd p = { .fd = evering_fd(ev), .events = events };
 
 	return poll(&p, 1, ms) == 1 && p.revents;
+}
+
+/* A peer that sleeps in its loop is woken by each that says so. */
+TEST_F(op_duo, what_wakes_a_peer)
+{
+	enum {
+		BY_POLL,
+		BY_WAIT,
+		BY_FLUSH,
+		BY_ARM,
+		BY_NEXT,
+		BY_OP,
+		BY_ANY,
+		BY_ALL,
+		BY
+	};
+	struct evering_completion c;
+	struct evering_request r;
+	struct evering_ops *ops[2];
+	struct evering *ev[2];
+	struct evering_op op;
+	short events, others;
+	uint64_t id;
+	int i, n, way;
+
+	for (way = BY_POLL; way < BY; way++) {
+		ASSERT_EQ(0, evering_pair(&self->p[0], ev));
+		for (i = 0; i < 2; i++)
+			ASSERT_EQ(0, evering_ops_open(ev[i], NULL, &ops[i]));
+		for (i = 0; i < 4; i++)
+			evering_ops_poll(ops[i & 1]);
+		while ((n = evering_ops_poll(ops[1])) > 0 ||
+		       (n == 0 && (n = evering_ops_arm(ops[1], &events)) > 0))
+			;
+		ASSERT_EQ(0, n);
+		EXPECT_FALSE(readable(ev[1], events, 5));
+		op = asks(1, NULL, 0, NULL);
+		ASSERT_EQ(0, evering_op_submit(ops[0], &op, &id, 0));
+		switch (way) {
+		case BY_POLL:
+			EXPECT_EQ(0, evering_ops_poll(ops[0]));
+			break;
+		case BY_WAIT:
+			EXPECT_EQ(-ETIMEDOUT, evering_ops_wait(ops[0], USEC));
+			break;
+		case BY_FLUSH:
+			evering_ops_flush(ops[0]);
+			break;
+		case BY_ARM:
+			EXPECT_EQ(0, evering_ops_arm(ops[0], &others));
+			break;
+		case BY_NEXT:
+			EXPECT_EQ(-ETIMEDOUT,
+				  evering_op_next(ops[0], &r, USEC));
+			break;
+		case BY_OP:
+			EXPECT_EQ(-ETIMEDOUT,
+				  evering_op_wait(ops[0], id, &c, USEC));
+			break;
+		case BY_ANY:
+			EXPECT_EQ(-ETIMEDOUT,
+				  evering_op_wait_any(ops[0], &c, USEC));
+			break;
+		case BY_ALL:
+			EXPECT_EQ(-ETIMEDOUT,
+				  evering_op_wait_all(ops[0], USEC));
+			break;
+		}
+		EXPECT_TRUE(readable(ev[1], events, 5000))
+		{
+			TH_LOG("way %d", way);
+		}
+		close_pair(ev);
+	}
 }
 
 static void keep_gift(struct evering_ops *ops, const struct evering_request *r,

@@ -1473,15 +1473,12 @@ static void attempt_make(struct side *s, struct attempt *a, bool call)
 	a->op.done = one_in(2) ? on_done : NULL;
 	a->op.user = (void *)(uintptr_t)a->model.serial;
 	a->op.ext = ~(uint64_t)a->model.serial;
-	switch (below(call || w.calm ? 8 : 10)) {
-	case 0:
+	if (one_in(w.mood == 3 ? 3 : 8)) {
 		a->op.timeout_ns = one_in(2) ? INT64_MAX : HOUR;
 		a->model.huge = true;
-		break;
-	case 8:
+	} else if (!call && !w.calm && one_in(w.mood == 3 ? 2 : 8)) {
 		a->op.timeout_ns = 1;
 		a->model.tiny = true;
-		break;
 	}
 	if (one_in(40))
 		attempt_nonsense(a);
@@ -1811,16 +1808,19 @@ static void act_poll(struct side *s)
 /* Whatever has waited for room is on its way, if there was room. */
 static void check_flushed(struct side *s)
 {
+	struct op *op;
 	uint32_t i;
 
 	if (!has_room(s))
 		return;
 	MUST_BE(s->homebound, 0);
-	/* Of too many at once some may be dropped. */
-	if (s->untold <= s->params.depth)
-		for (i = 0; i < s->depth + 2; i++)
-			MUST(!s->op[i].live || !s->op[i].sent ||
-			     !s->op[i].must_tell);
+	for (i = 0; i < s->depth + 2; i++) {
+		op = &s->op[i];
+		/* Of too many at once some may be dropped. */
+		MUST(!op->live || !op->sent || !op->must_tell ||
+		     s->untold > s->params.depth);
+		op->must_tell = false;
+	}
 	s->untold = 0;
 }
 
@@ -2341,7 +2341,7 @@ static void act(struct side *s)
 		return;
 	}
 	n = below(100);
-	/* There are times in which nobody asks, and such in which all do. */
+	/* There are times in which few ask, and such in which most do. */
 	if (n < 24) {
 		if (w.mood != 1 || one_in(4))
 			act_submit(s);
