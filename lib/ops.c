@@ -23,7 +23,8 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 	unsigned char *slot = evering__tx_slot(tx, tx->next);
 	uint32_t from = (uint32_t)sizeof(h) + h.len, to = tx->payload;
 
-	evering__copy(slot + sizeof(h), data, h.len);
+	if (data)
+		memcpy(slot + sizeof(h), data, h.len);
 	if (h.flags & EVERING_OP_BUFFER) {
 		to -= (uint32_t)sizeof(*buffer);
 		memcpy(slot + to, buffer, sizeof(*buffer));
