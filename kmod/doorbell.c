@@ -234,6 +234,9 @@ static int evr_enter_fetch(struct evering_enter *enter,
 	return evr_ioctl_tail(uarg, enter->size, sizeof(*enter));
 fault:
 	user_read_access_end();
+	/* As in evr_ioctl(): one that is too short is so wherever memory ends. */
+	if (!get_user(enter->size, &uarg->size) && enter->size < sizeof(*enter))
+		return -EINVAL;
 	return -EFAULT;
 }
 

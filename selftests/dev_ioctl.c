@@ -276,6 +276,19 @@ TEST_F(command, a_struct_may_end_where_memory_ends)
 	EXPECT_SAME_FDS();
 }
 
+TEST_F(command, a_short_size_is_refused_wherever_memory_ends)
+{
+	char *end = self->pages + 3 * PAGE;
+	uint32_t size;
+
+	for (size = sizeof(size); size < variant->size; size++) {
+		memset(end - size, 0, size);
+		memcpy(end - size, &size, sizeof(size));
+		EXPECT_EQ(-EINVAL, TRY(end - size));
+	}
+	EXPECT_SAME_FDS();
+}
+
 TEST_F(command, a_struct_that_runs_out_of_memory_is_refused)
 {
 	uint32_t there;
