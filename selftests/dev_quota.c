@@ -608,13 +608,15 @@ static int live_in_cgroup(void *arg)
 		if (create_bytes(c->dev, 64 * MIB, fd) != -ENOMEM)
 			return 2;
 	}
+	/* A little is kept for the next charge, here and below. */
+	if (!EVENTUALLY(cgroup_bytes() < before + (long long)(2 * MIB)))
+		return 6;
 	if (create_bytes(c->dev, 16 * MIB, fd))
 		return 3;
 	during = cgroup_bytes();
 	if (during - before < (long long)(15 * MIB))
 		return 4;
 	close_both(fd);
-	/* A little is kept for the next charge. */
 	if (!EVENTUALLY(cgroup_bytes() < before + (long long)(2 * MIB)))
 		return 5;
 	return 0;

@@ -280,7 +280,7 @@ TEST_F(limits, pairs_for_want_of_address_space_fail_cleanly)
 	struct rlimit rl, old;
 	struct evering *ev[2];
 	int fds = count_fds(), mappings, ret = -1, failed = 0;
-	long kb, vm;
+	long kb, vm, step = short_run() ? 180 : 60;
 
 	if (SANITIZED)
 		SKIP(return, "a sanitizer needs all of the address space");
@@ -295,7 +295,7 @@ TEST_F(limits, pairs_for_want_of_address_space_fail_cleanly)
 	mappings = count_mappings();
 	rl = old;
 	vm = status_kb("VmSize:");
-	for (kb = 0; kb <= 8192; kb += kb < 64 ? 4 : 60) {
+	for (kb = 0; kb <= 8192; kb += kb < 64 ? 4 : step) {
 		rl.rlim_cur = (rlim_t)(vm + kb) * 1024;
 		ASSERT_EQ(0, setrlimit(RLIMIT_AS, &rl));
 		ret = evering_pair(&self->p, ev);
