@@ -14,6 +14,7 @@
 #	KDIR=dir	headers of the kernel that the module is for
 #	PREFIX=dir	where to install instead of /usr/local; DESTDIR=dir before it
 #	SANITIZE=...	for -fsanitize=; with another BUILD
+#	VM_TESTS=...	as TESTS, in guests alone
 #	V=1		show whole commands
 #	WERROR=1	a warning is an error
 
@@ -270,48 +271,52 @@ alloc: ## measure a buffer's cost beside malloc's and mimalloc's (ARGS= for buil
 
 asan := BUILD=$(BUILD)/asan SANITIZE=address,undefined
 tsan := BUILD=$(BUILD)/tsan SANITIZE=thread
+VM_TESTS ?= $(TESTS)
+vm_tests = $(if $(VM_TESTS),-- $(VM_TESTS))
+
+# What several targets passed and failed, in one sum.  No shell is in between here,
+# nor below: it would keep signals to itself.
+sum_up = @tools/sum-up $(MAKE)
 
 .PHONY: test
 test: ## run the selftests: natively, under ASan and UBSan, under TSan
 	@tools/setup run test
-	@$(MAKE) $(jobs) selftests
-	@$(MAKE) $(jobs) $(asan) selftests
-	@$(MAKE) $(jobs) $(tsan) selftests
-	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/selftests \
-		$(BUILD)/asan/selftests $(BUILD)/tsan/selftests
+	$(sum_up) test-native test-asan test-tsan
 
 .PHONY: test-native
 test-native: ## run the selftests natively
 	@tools/setup run test
 	@$(MAKE) $(jobs) selftests
-	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/selftests
+	@tools/run-selftests $(BUILD)/selftests
 
 .PHONY: test-asan
 test-asan: ## run the selftests under ASan and UBSan
 	@tools/setup run test
 	@$(MAKE) $(jobs) $(asan) selftests
-	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/asan/selftests
+	@tools/run-selftests $(BUILD)/asan/selftests
 
 .PHONY: test-tsan
 test-tsan: ## run the selftests under TSan
 	@tools/setup run test
 	@$(MAKE) $(jobs) $(tsan) selftests
-	@TESTS='$(TESTS)' tools/run-selftests $(BUILD)/tsan/selftests
+	@tools/run-selftests $(BUILD)/tsan/selftests
 
 # What no test needs natively: the kernels' packages, QEMU, and time.
-.PHONY: test-vm
-test-vm: ## run the selftests in guests of 6.1 and 6.12, with evering.ko (VM_TESTS=names)
+.PHONY: test-vm test-vm-6.12 test-vm-6.1
+test-vm: ## run the selftests in guests of 6.12 and 6.1 (VM_TESTS=names)
+	$(sum_up) test-vm-6.12 test-vm-6.1
+
+test-vm-6.12 test-vm-6.1: test-vm-%:
 	@tools/setup run test vm
 	@$(MAKE) $(jobs) selftests
-	@tools/vm test 6.12 $(addprefix -- ,$(VM_TESTS))
-	@tools/vm test 6.1 $(addprefix -- ,$(VM_TESTS))
+	@tools/vm test $* $(vm_tests)
 
 .PHONY: test-debug
 test-debug: ## run the selftests in a guest with KASAN, lockdep and fault injection
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
 	@tools/vm debug-kernel
-	@tools/vm test debug $(addprefix -- ,$(VM_TESTS))
+	@tools/vm test debug $(vm_tests)
 
 .PHONY: vm
 vm: ## a shell in a guest with the module loaded
