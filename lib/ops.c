@@ -312,7 +312,7 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 	int64_t until = deadline, timeout = EVERING_WAIT_FOREVER;
 	int ret;
 
-	if (send_rest(ops) || (space && ops->opened && !ops_room(ops))) {
+	if (send_rest(ops) || space) {
 		what |= EVERING_TX;
 		e->room = ops->keep;
 	}
@@ -353,6 +353,7 @@ static bool never(struct ops *ops, uint64_t arg)
 static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		    bool space, int64_t timeout_ns, int64_t *deadline)
 {
+	bool room;
 	int ret;
 
 	for (;;) {
@@ -365,10 +366,19 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 			return -EAGAIN;
 		if (!*deadline)
 			*deadline = deadline_after(timeout_ns);
-		if (!ret)
-			ret = sleep_once(ops, space, *deadline);
-		else if (*deadline != INT64_MAX && now_ns() >= *deadline)
+		if (!ret) {
+			/*
+			 * Whether to wait for room is decided by one look: after
+			 * a second one, room that came between the two would be
+			 * neither used nor waited for.
+			 */
+			room = !space || !ops->opened || ops_room(ops);
+			if (room && condition(ops, arg))
+				return 0;
+			ret = sleep_once(ops, !room, *deadline);
+		} else if (*deadline != INT64_MAX && now_ns() >= *deadline) {
 			ret = -ETIMEDOUT;
+		}
 		if (ret < 0)
 			return condition(ops, arg) ? 0 : ret;
 	}
