@@ -795,15 +795,22 @@ static void set_timer(struct evering_listener *l, int64_t at)
 static void pending_expire(struct evering_listener *l)
 {
 	int64_t next = INT64_MAX, now = now_ns();
+	struct pending *p;
 	unsigned int i;
+	char byte;
 
 	for (i = 0; i < MAX_PENDING; i++) {
-		if (l->pending[i].fd < 0)
+		p = &l->pending[i];
+		if (p->fd < 0)
 			continue;
-		if (l->pending[i].deadline <= now)
+		if (p->deadline > now) {
+			if (p->deadline < next)
+				next = p->deadline;
+			continue;
+		}
+		/* Who has said something waits for us, and epoll tells us so. */
+		if (recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0)
 			pending_refuse(l, i, -ETIMEDOUT);
-		else if (l->pending[i].deadline < next)
-			next = l->pending[i].deadline;
 	}
 	set_timer(l, next);
 }

@@ -874,6 +874,32 @@ TEST_F(meet, more_silent_strangers_than_are_greeted_delay_by_a_second)
 		close(fd[i]);
 }
 
+/* A server may be long about something else after it has noticed who came. */
+TEST_F(meet, who_said_hello_in_time_waits_for_a_slow_server)
+{
+	struct client c[2];
+	int i;
+
+	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, client_start(&c[i], self->path, &self->p));
+	/* Were this too short for both, the test would show nothing, but pass. */
+	sleep_ns(200 * MSEC);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, evering_accept(self->listener, NULL, PLENTY,
+					    &self->ev[1]));
+		evering_close(self->ev[1]);
+		self->ev[1] = NULL;
+		sleep_ns(1200 * MSEC);
+	}
+	for (i = 0; i < 2; i++) {
+		pthread_join(c[i].t, NULL);
+		EXPECT_EQ(0, c[i].ret);
+		evering_close(c[i].ev);
+	}
+	EXPECT_EQ(0u, evering_listener_refused(self->listener, NULL));
+}
+
 /* A hello that is right in everything, to be made wrong in one thing. */
 struct forged {
 	struct hello hello;
