@@ -48,6 +48,7 @@ void ask_init(struct ops *ops, uint32_t depth)
 		place = &ops->pub.places[i];
 		place->c.id = i;
 		place->c.data = place_data(ops, i);
+		place->c.flags = EVERING_ANSWERED;
 		place->next = i < depth ? place + 1 : NULL;
 	}
 	ops->pub.places[0].expect = 1; /* which no id with index 0 is */
@@ -74,11 +75,18 @@ static bool none_in_flight(const struct ops *ops)
 	return ask_in_flight(ops) == ops->prepared;
 }
 
-static void place_free(struct ops *ops, struct evering__place *place)
+/* As the fast path wants to find what is free. */
+static void place_clear(struct evering__place *place)
 {
 	place->state = 0;
+	place->c.flags = EVERING_ANSWERED;
 	place->c.buf = NULL;
 	place->c.buf_len = 0;
+}
+
+static void place_free(struct ops *ops, struct evering__place *place)
+{
+	place_clear(place);
 	place->next = ops->pub.free;
 	ops->pub.free = place;
 }
@@ -89,7 +97,7 @@ static void place_free_later(struct ops *ops, struct evering__place *place)
 	struct evering__place *free = ops->pub.limbo;
 
 	ops->pub.limbo = place;
-	place->state = 0;
+	place_clear(place);
 	place_free(ops, free);
 }
 
@@ -200,8 +208,10 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 	place->state &= ~OP_OPEN;
 	c->result = result;
 	c->len = 0;
+	c->flags = 0;
 	if (arrival) {
 		c->len = arrival->header.len;
+		c->flags = EVERING_ANSWERED;
 		c->buf = arrival->buf;
 		c->buf_len = arrival->buf_len;
 		copy_data(place_data(ops, place_index(ops, place)),
@@ -438,7 +448,7 @@ int evering_op_prepare(struct evering_ops *table, const struct evering_op *op,
 	place->c.user = op->user;
 	place->c.ext = op->ext;
 	place->c.result = (int32_t)op->opcode;
-	place->c.len = op->len;
+	place->c.len = (uint16_t)op->len;
 	place->done = op->done;
 	place->deadline = op->timeout_ns;
 	evering__copy(place_data(ops, place_index(ops, place)), op->data,
@@ -451,7 +461,7 @@ static void op_start(struct ops *ops, struct evering__place *place)
 {
 	struct evering_op_header header = { .id = place->c.id,
 					    .type = EVERING_OP_REQUEST,
-					    .len = (uint16_t)place->c.len,
+					    .len = place->c.len,
 					    .code = (uint32_t)place->c.result };
 	struct evering_op_buffer name = {
 		.granule = place->granule,

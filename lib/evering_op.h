@@ -69,6 +69,9 @@ struct evering_ops;
 #define EVERING_LEND		(1u << 0)
 #define EVERING_GIVE		(1u << 1)
 
+/* evering_completion.flags */
+#define EVERING_ANSWERED	(1u << 0)
+
 /* evering_op_cancel() */
 #define EVERING_CANCEL_TELL	(1u << 0)
 #define EVERING_CANCEL_DETACH	(1u << 1)
@@ -77,8 +80,10 @@ struct evering_ops;
  * struct evering_completion - how an operation ended
  * @id: which
  * @user, @ext: of its struct evering_op
- * @result: what the peer answered, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO
+ * @result: what the peer answered; or else -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO
  * @len: bytes at @data, which is not to be looked at beyond
+ * @flags: EVERING_ANSWERED: @result is the peer's, who may have answered whatever
+ *	this library says, too; 0: it is the library's
  * @data: what the answer carried, copied.  Like all of this it stays until the
  *	callback returns, or calls a function that polls or waits; if no callback
  *	is called, until the next call with this table.
@@ -93,7 +98,8 @@ struct evering_completion {
 	void *user;
 	uint64_t ext;
 	int32_t result;
-	uint32_t len;
+	uint16_t len;
+	uint16_t flags;
 	const void *data;
 	void *buf;
 	uint64_t buf_len;
@@ -271,6 +277,15 @@ EVERING_API int evering_ops_open(struct evering *ev,
  * is all that is of use after this; it also closes a table that is open.
  */
 EVERING_API void evering_ops_close(struct evering_ops *ops);
+
+/**
+ * evering_ops_endpoint - the endpoint beside which a table is
+ * @ops: table
+ *
+ * For callbacks, which are given the table: to allocate and free, and to ask who the
+ * peer is.  Returns the endpoint, which stays its opener's.  Thread: any.
+ */
+static inline struct evering *evering_ops_endpoint(const struct evering_ops *ops);
 
 /**
  * evering_ops_poll - do what there is to do
@@ -574,7 +589,8 @@ EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
 /**
  * struct evering__place - a place in the table
  * @c: of its operation: id, user and ext from submission on, the rest when it ends.
- *	While nothing is there @c.id is the last one's.
+ *	While nothing is there @c.id is the last one's, and @c.flags what an answer
+ *	wants it to be.
  * @expect: c.id while a plain operation is in flight, else 0, which is no id
  * @done: its callback
  * @next: the next free place; or, with @prev, the neighbours among those done
@@ -657,6 +673,11 @@ static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
 	words[1] = (uint64_t)code << 32 | len << 16 | type;
 	evering__copy(slot + sizeof(struct evering_op_header), data, len);
 	evering__stamp(tx, slot, n);
+}
+
+static inline struct evering *evering_ops_endpoint(const struct evering_ops *ops)
+{
+	return ops->ev;
 }
 
 static inline int evering_op_submit(struct evering_ops *ops,

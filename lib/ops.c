@@ -174,7 +174,7 @@ static void take_answer(struct ops *ops, struct evering__place *place,
 		  slot + sizeof(struct evering_op_header), len);
 	release_one(ops);
 	place->c.result = (int32_t)code;
-	place->c.len = len;
+	place->c.len = (uint16_t)len;
 	place->expect = 0;
 	ops->pub.limbo->next = ops->pub.free;
 	ops->pub.free = ops->pub.limbo;

@@ -1721,6 +1721,90 @@ TEST_F(op, places_of_abandoned_operations_are_free_when_answered)
 		EXPECT_EQ(0, ask(A, &op, NULL));
 }
 
+/*
+ * The peer may answer with what looks like the library's own words.  Whatever ended
+ * the last operation at a place, of the next one it is told anew.
+ */
+TEST_F(op, who_says_the_result_is_told)
+{
+	static const int32_t words[] = { -EPIPE, -ECANCELED, -ETIMEDOUT, 0 };
+	unsigned int lap, plain;
+	struct evering_completion c;
+	struct outcome o;
+	struct evering_op op;
+	uint64_t id;
+	void *p;
+
+	for (lap = 0; lap < 64; lap++) {
+		plain = lap & 1;
+		/* The peer says it, of one that the fast path has, and another. */
+		memset(&o, 0, sizeof(o));
+		op = asks(lap, NULL, 0, &o);
+		op.timeout_ns = plain ? 0 : PLENTY;
+		ASSERT_EQ(0, ask(A, &op, NULL));
+		pump(self->s);
+		ASSERT_EQ(0, evering_op_answer(B->ops, B->got[0].id,
+					       words[lap & 3], "x", lap & 1));
+		B->n_got = 0;
+		pump(self->s);
+		EXPECT_EQ(1u, o.times);
+		EXPECT_EQ(words[lap & 3], o.result);
+		EXPECT_EQ(EVERING_ANSWERED, o.flags);
+		op = asks(lap, NULL, 0, NULL);
+		ASSERT_EQ(0, ask(A, &op, &id));
+		pump(self->s);
+		ASSERT_EQ(0, evering_op_answer(B->ops, B->got[0].id,
+					       words[lap & 3], "x", lap & 1));
+		B->n_got = 0;
+		pump(self->s);
+		ASSERT_EQ(0, evering_op_done(A->ops, id, &c));
+		EXPECT_EQ(EVERING_ANSWERED, c.flags);
+		EXPECT_EQ(lap & 1, c.len);
+
+		/* The library says it. */
+		memset(&o, 0, sizeof(o));
+		op = asks(lap, NULL, 0, plain ? &o : NULL);
+		p = NULL;
+		if (lap & 2) {
+			p = evering_alloc(A->ev, 64, 0);
+			ASSERT_NE(NULL, p);
+			op.flags = EVERING_LEND;
+			op.buf = p;
+			op.buf_len = 64;
+		}
+		ASSERT_EQ(0, ask(A, &op, &id));
+		ASSERT_EQ(0, evering_op_cancel(A->ops, id,
+					       lap & 4 ? EVERING_CANCEL_DETACH :
+							 0));
+		pump(self->s);
+		ASSERT_EQ(0, evering_op_answer(B->ops, B->got[0].id, -EPIPE,
+					       "late", 4));
+		B->n_got = 0;
+		pump(self->s);
+		if (plain) {
+			EXPECT_EQ(1u, o.times);
+			EXPECT_EQ(-ECANCELED, o.result);
+			EXPECT_EQ(0u, o.flags);
+		} else {
+			ASSERT_EQ(0, evering_op_done(A->ops, id, &c));
+			EXPECT_EQ(-ECANCELED, c.result);
+			EXPECT_EQ(0u, c.flags);
+		}
+		if (p && !(lap & 4))
+			ASSERT_EQ(0, evering_free(A->ev, p));
+	}
+	memset(&o, 0, sizeof(o));
+	op = asks(lap, NULL, 0, &o);
+	ASSERT_EQ(0, ask(A, &op, NULL));
+	evering_close(self->ev[1]);
+	self->ev[1] = NULL;
+	EXPECT_EQ(A->ev, evering_ops_endpoint(A->ops));
+	EXPECT_EQ(-EPIPE, evering_ops_wait(A->ops, PLENTY));
+	EXPECT_EQ(1u, o.times);
+	EXPECT_EQ(-EPIPE, o.result);
+	EXPECT_EQ(0u, o.flags);
+}
+
 TEST_F(op, who_takes_longest_ends_last)
 {
 	static const int ms[] = { 5, 3, 8, 1, 4, 7, 2, 6 };

@@ -19,6 +19,7 @@ struct outcome {
 	uint64_t ext;
 	int32_t result;
 	uint32_t len;
+	uint32_t flags;
 	void *buf;
 	uint64_t buf_len;
 	unsigned char data[EVERING_MAX_SLOT];
@@ -42,6 +43,7 @@ static inline void note_done(struct evering_ops *ops,
 	o->ext = c->ext;
 	o->result = c->result;
 	o->len = c->len;
+	o->flags = c->flags;
 	o->buf = c->buf;
 	o->buf_len = c->buf_len;
 	if (c->len)

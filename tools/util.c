@@ -2,13 +2,19 @@
 /*
  * Helpers of evering(1); util.h says what each is for.
  */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <evering.h>
 
 #include "util.h"
 
@@ -219,6 +225,154 @@ char *format_time(char buf[FORMAT_LEN], uint64_t ns)
 	if (ns < 999500000)
 		return format_scaled(buf, (double)ns / 1e6, "ms");
 	return format_scaled(buf, (double)ns / 1e9, "s");
+}
+
+static bool parse_word(const char *text, const char *const *words,
+		       uint32_t count, uint32_t *value)
+{
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		if (!strcmp(text, words[i])) {
+			*value = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+bool parse_backend(const char *text, uint32_t *backend)
+{
+	static const char *const words[] = { "auto", "device", "memfd" };
+
+	return parse_word(text, words, 3, backend);
+}
+
+bool parse_policy(const char *text, uint32_t *policy)
+{
+	static const char *const words[] = { "adaptive", "block", "busy" };
+
+	return parse_word(text, words, 3, policy);
+}
+
+int wrong_option(int opt, char **argv)
+{
+	const char *last = printable(argv[optind - 1]);
+
+	/* optopt is a letter, or where a long option is in the table, or 0. */
+	if (opt == ':' && optopt && optopt < 256)
+		return usage_error("-%c: needs a value", optopt);
+	if (opt == ':')
+		return usage_error("%s: needs a value", last);
+	if (optopt && optopt < 256)
+		return usage_error("unknown option '-%c'", optopt);
+	if (optopt)
+		return usage_error("%s: takes no value", last);
+	return usage_error("unknown option '%s'", last);
+}
+
+void find_remedy_for(int err, char *buf, size_t size)
+{
+	static const struct {
+		int error;
+		const char *text;
+	} remedies[] = {
+		{ EDQUOT, "a quota of the evering module: raise it in "
+			  "/sys/module/evering/parameters, or use the backend "
+			  "memfd" },
+		{ ENFILE, "the whole system's limit: raise "
+			  "/proc/sys/fs/file-max" },
+		{ ENODEV, "/dev/evering is not there, or not for this user: "
+			  "'evering doctor' tells, or use the backend memfd" },
+		{ EINVAL, "is $EVERING_BACKEND memfd or device?" },
+		{ E2BIG, "the listening side accepts no channel as large" },
+		{ EADDRINUSE, "somebody listens there, or it is no socket: "
+			      "use another path" },
+		{ ENOENT, "nobody listens there, or the folder is missing" },
+		{ ECONNREFUSED, "nobody listens there: start the listening "
+				"side first" },
+		{ ENOTDIR, "part of the path is no folder" },
+		{ EACCES, "use a path that this user may use" },
+		{ EPERM, "use a path that this user may use" },
+		{ EROFS, "use a path in a folder that can be written to" },
+		{ ENAMETOOLONG, "use a path of at most 107 bytes" },
+		{ ENOMEM, "'evering doctor' tells what memory there is" },
+		{ EFBIG, "raise the limit with 'ulimit -f unlimited'" },
+		{ ETIMEDOUT, "the other side did not come, or is busy" },
+		{ EPROTONOSUPPORT, "the sides speak different versions of the "
+				   "ABI: is one of them an older build?" },
+		{ EPROTO, "what came back does not speak evering" },
+		{ ECONNRESET, "the other side went away" },
+	};
+	struct rlimit limit;
+	size_t i;
+
+	*buf = '\0';
+	if (err == -EMFILE && !getrlimit(RLIMIT_NOFILE, &limit)) {
+		snprintf(buf, size,
+			 "the limit is %llu: raise it with 'ulimit -n 64'",
+			 (unsigned long long)limit.rlim_cur);
+		return;
+	}
+	for (i = 0; i < sizeof(remedies) / sizeof(*remedies); i++)
+		if (remedies[i].error == -err)
+			snprintf(buf, size, "%s", remedies[i].text);
+}
+
+void complain_error(const char *what, const char *path, int err)
+{
+	char remedy[160];
+
+	find_remedy_for(err, remedy, sizeof(remedy));
+	complain("%s%s%s: %s%s%s%s", what, path ? " " : "",
+		 path ? printable(path) : "", strerror(-err),
+		 *remedy ? " (" : "", remedy, *remedy ? ")" : "");
+}
+
+volatile sig_atomic_t end_signal;
+
+static void note_end_signal(int sig)
+{
+	end_signal = sig;
+}
+
+void catch_end_signals(void)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction act = { .sa_handler = note_end_signal };
+	struct sigaction old;
+	size_t i;
+
+	/* Without SA_RESTART: whatever waits is to end. */
+	for (i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		if (!sigaction(signals[i], NULL, &old) &&
+		    old.sa_handler != SIG_IGN)
+			sigaction(signals[i], &act, NULL);
+}
+
+void print_json_string(FILE *out, const char *text)
+{
+	const unsigned char *c;
+
+	/* Bytes, not characters: a name need not be UTF-8, JSON must. */
+	putc('"', out);
+	for (c = (const unsigned char *)text; *c; c++) {
+		if (*c == '"' || *c == '\\')
+			fprintf(out, "\\%c", *c);
+		else if (*c < ' ' || *c >= 0x7f)
+			fprintf(out, "\\u%04x", *c);
+		else
+			putc(*c, out);
+	}
+	putc('"', out);
+}
+
+bool colour_wanted(FILE *out)
+{
+	const char *off = getenv("NO_COLOR"), *term = getenv("TERM");
+
+	return isatty(fileno(out)) && !(off && *off) && term &&
+	       strcmp(term, "dumb");
 }
 
 bool progress_wanted(void)

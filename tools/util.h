@@ -7,14 +7,21 @@
 #ifndef UTIL_H
 #define UTIL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* The commands: exit statuses are theirs to return. */
 int cmd_bench(int argc, char **argv);
+int cmd_cat(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+int cmd_ping(int argc, char **argv);
+int cmd_pipe(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 
 enum {
 	EXIT_USAGE = 2,
@@ -59,6 +66,33 @@ char *format_count(char buf[FORMAT_LEN], uint64_t n);
 char *format_bytes(char buf[FORMAT_LEN], uint64_t n);
 char *format_size(char buf[FORMAT_LEN], uint64_t n);
 char *format_time(char buf[FORMAT_LEN], uint64_t ns);
+
+/*
+ * Options that more than one command has.  wrong_option() is what to return when
+ * getopt_long(), whose options begin with ':', has returned '?' or ':'.
+ */
+bool parse_backend(const char *text, uint32_t *backend);
+bool parse_policy(const char *text, uint32_t *policy);
+int wrong_option(int opt, char **argv);
+
+/*
+ * Complains that @what, at the socket @path (or NULL), has failed with the negative
+ * errno @err of the library, and says what can be done about it.
+ */
+void complain_error(const char *what, const char *path, int err);
+/* That alone: what can be done; "" if nothing is known. */
+void find_remedy_for(int err, char *buf, size_t size);
+
+/* The signal that has ended the work, or 0, once catch_end_signals() was called. */
+extern volatile sig_atomic_t end_signal;
+/* SIGINT, SIGTERM and SIGHUP, unless ignored, end calls and set end_signal. */
+void catch_end_signals(void);
+
+/* Prints @text as a JSON string, whatever bytes it holds. */
+void print_json_string(FILE *out, const char *text);
+
+/* If what is printed to @out may be coloured: a terminal, and no $NO_COLOR. */
+bool colour_wanted(FILE *out);
 
 /* If there is somebody to look at a line that changes. */
 bool progress_wanted(void);
