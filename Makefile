@@ -279,9 +279,9 @@ vm_tests = $(if $(VM_TESTS),-- $(VM_TESTS))
 sum_up = @tools/sum-up $(MAKE)
 
 .PHONY: test
-test: ## run the selftests: natively, under ASan and UBSan, under TSan
-	@tools/setup run test
-	$(sum_up) test-native test-asan test-tsan
+test: ## run the selftests: natively, under ASan and UBSan, under TSan, in guests
+	@tools/setup run test vm
+	$(sum_up) test-native test-asan test-tsan test-vm
 
 .PHONY: test-native
 test-native: ## run the selftests natively
@@ -301,14 +301,20 @@ test-tsan: ## run the selftests under TSan
 	@$(MAKE) $(jobs) $(tsan) selftests
 	@tools/run-selftests $(BUILD)/tsan/selftests
 
-# What no test needs natively: the kernels' packages, QEMU, and time.
+# A guest keeps little more than one CPU busy: both at once.
 .PHONY: test-vm test-vm-6.12 test-vm-6.1
 test-vm: ## run the selftests in guests of 6.12 and 6.1 (VM_TESTS=names)
-	$(sum_up) test-vm-6.12 test-vm-6.1
+	@tools/setup run test vm
+	@$(MAKE) $(jobs) selftests
+	@tools/sum-up --together $(MAKE) guest-6.12 guest-6.1
 
 test-vm-6.12 test-vm-6.1: test-vm-%:
 	@tools/setup run test vm
 	@$(MAKE) $(jobs) selftests
+	@$(MAKE) guest-$*
+
+.PHONY: guest-6.12 guest-6.1
+guest-6.12 guest-6.1: guest-%:
 	@tools/vm test $* $(vm_tests)
 
 .PHONY: test-debug
