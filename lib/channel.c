@@ -181,6 +181,7 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	for (i = 0; i < 2; i++)
 		e->memfd.bell[i][0] = e->memfd.bell[i][1] = -1;
 	e->memfd.epoll = -1;
+	e->memfd.sleeper[0] = e->memfd.sleeper[1] = -1;
 	e->device.fd = e->device.peers = -1;
 	*ret = e;
 	return 0;

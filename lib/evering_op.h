@@ -285,7 +285,8 @@ EVERING_API void evering_ops_close(struct evering_ops *ops);
  * For callbacks, which are given the table: to allocate and free, and to ask who the
  * peer is.  Returns the endpoint, which stays its opener's.  Thread: any.
  */
-static inline struct evering *evering_ops_endpoint(const struct evering_ops *ops);
+static inline struct evering *
+evering_ops_endpoint(const struct evering_ops *ops);
 
 /**
  * evering_ops_poll - do what there is to do
@@ -675,7 +676,8 @@ static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
 	evering__stamp(tx, slot, n);
 }
 
-static inline struct evering *evering_ops_endpoint(const struct evering_ops *ops)
+static inline struct evering *
+evering_ops_endpoint(const struct evering_ops *ops)
 {
 	return ops->ev;
 }

@@ -100,6 +100,7 @@ struct spin {
  * @word: its armed word in the own half
  * @generation: what @word holds, without EVERING_ARMED
  * @external: armed by evering_arm(), so that a ring may be waiting to be drained
+ * @unread: a sleep may have heard rings without draining them
  * @idle: calls with EVERING_NOWAIT that found nothing, to ask now and then whether
  *	the peer still lives
  * @counted: entry number up to which the counters are brought up to date; the
@@ -115,6 +116,7 @@ struct role {
 	uint32_t *word;
 	uint32_t generation;
 	bool external;
+	bool unread;
 	uint32_t idle;
 	uint32_t counted;
 	struct spin spin;
@@ -140,6 +142,7 @@ struct memfd_state {
 	int region[EVERING_REGIONS]; /* until met */
 	int bell[2][2]; /* eventfds by endpoint, then 0 for RX and 1 for TX */
 	int epoll;	/* evering_fd(), made when first asked for */
+	int sleeper[2]; /* epoll sets, as bell[], made for the first sleep */
 };
 
 struct device_state {

@@ -354,9 +354,9 @@ static void disarm_external(struct endpoint *e, unsigned int what)
 		return;
 	disarm(e, armed, e->backend->drain(e, armed));
 	if (armed & EVERING_RX)
-		e->rx.external = false;
+		e->rx.external = e->rx.unread = false;
 	if (armed & EVERING_TX)
-		e->tx.external = false;
+		e->tx.external = e->tx.unread = false;
 }
 
 /*
@@ -599,6 +599,11 @@ int evering_arm(struct evering *ev, unsigned int what)
 	if (!what || (what & ~WAIT_MASK))
 		return -EINVAL;
 
+	/* What a sleep has heard is not to be told of again. */
+	if ((what & EVERING_RX) && e->rx.unread)
+		e->rx.external = true;
+	if ((what & EVERING_TX) && e->tx.unread)
+		e->tx.external = true;
 	disarm_external(e, what);
 	is = evering__arm(e, what, &owed);
 	ring_owed(e, what, &owed);

@@ -192,6 +192,71 @@ TEST_F(event_loop, waiting_and_arming_can_alternate)
 	}
 }
 
+struct late {
+	struct evering *ev;
+	unsigned int what;
+	struct evering_counters seen; /* while the other did not sleep yet */
+};
+
+/* Does, once the other sleeps, what it sleeps for. */
+static void *does_late(void *arg)
+{
+	struct late *l = arg;
+	struct evering_counters c;
+	uint32_t v;
+
+	do {
+		sleep_ns(100 * USEC);
+		evering_get_counters(l->ev, EVERING_PEERS, &c);
+	} while (c.rx_sleeps == l->seen.rx_sleeps &&
+		 c.tx_sleeps == l->seen.tx_sleeps);
+	/* It may not have got there yet, which is one more way to be woken. */
+	sleep_ns(MSEC);
+	if (l->what == EVERING_RX)
+		evering_send(l->ev, &v, 4, EVERING_NOWAIT);
+	else
+		evering_recv(l->ev, &v, 4, EVERING_NOWAIT);
+	return NULL;
+}
+
+/* What a sleep was woken by is not told again by the descriptor. */
+TEST_F(event_loop, after_a_sleep_arming_is_quiet)
+{
+	struct late l = { 0 };
+	unsigned int turn, what;
+	pthread_t t;
+	uint32_t v = 0;
+
+	ASSERT_EQ(0, evering_set_policy(self->a, EVERING_BLOCK, 0));
+	for (turn = 0; turn < 6; turn++) {
+		what = turn & 1 ? EVERING_TX : EVERING_RX;
+		while (what == EVERING_TX &&
+		       !evering_send(self->a, &v, 4, EVERING_NOWAIT))
+			;
+		l.ev = self->b;
+		l.what = what;
+		evering_get_counters(self->b, EVERING_PEERS, &l.seen);
+		ASSERT_EQ(0, pthread_create(&t, NULL, does_late, &l));
+		ASSERT_EQ((int)what, evering_wait(self->a, what, PLENTY));
+		pthread_join(t, NULL);
+		while (what == EVERING_RX ?
+			       !evering_recv(self->a, &v, 4, EVERING_NOWAIT) :
+			       !evering_send(self->a, &v, 4, EVERING_NOWAIT))
+			;
+		ASSERT_EQ(0, evering_arm(self->a, what));
+		EXPECT_FALSE(tells(self->a, what, QUIET));
+		ASSERT_EQ(0, what == EVERING_RX ?
+				     evering_send(self->b, &v, 4, 0) :
+				     evering_recv(self->b, &v, 4, 0));
+		EXPECT_TRUE(tells(self->a, what, SURELY));
+		evering_disarm(self->a, what);
+		while (!evering_recv(self->a, &v, 4, EVERING_NOWAIT))
+			;
+		while (!evering_recv(self->b, &v, 4, EVERING_NOWAIT))
+			;
+	}
+}
+
 TEST_F(event_loop, arming_again_and_again_leaks_nothing_and_rings_once)
 {
 	int n = short_run() ? 10000 : 100000;
