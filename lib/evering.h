@@ -29,8 +29,11 @@
  *			evering_wait and evering_arm with EVERING_RX
  *	both at once	evering_wait with EVERING_RX and EVERING_TX or EVERING_FLUSH
  *	arena		evering_alloc, _free: one thread at a time, any
- *	alone		evering_close
- *	any thread	the rest
+ *	listener	evering_accept, evering_listener_refused: one thread at a time
+ *	alone		evering_close, evering_listener_close; evering_set_policy
+ *			takes both roles
+ *	any thread	the rest; see evering_op.h for a table of operations, which
+ *			takes everything
  *
  * A process that was made by fork() has none of the memory of its parent's
  * channels: it must not use them, and may only exec or exit.
@@ -167,9 +170,10 @@ EVERING_API int evering_listen(const char *path, mode_t mode,
  * wrongly, asks for too much or runs out of time is turned away, counted, and does
  * not end this call.
  *
- * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL:
- * @limits; -EINTR; -EMFILE, -ENFILE, -ENOMEM: this side could not make its part.
- * One thread at a time.
+ * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
+ * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE, -ENOMEM: this side could not make
+ * its part; -EFBIG: that is beyond RLIMIT_FSIZE, and the peer is told -EPROTO.  One
+ * thread at a time.
  */
 EVERING_API int evering_accept(struct evering_listener *listener,
 			       const struct evering_params *limits,
@@ -192,6 +196,7 @@ EVERING_API int evering_listener_fd(const struct evering_listener *listener);
  * Of the reasons, -EPROTO: not a hello, or wrong descriptors with it;
  * -EPROTONOSUPPORT: another ABI version; -E2BIG: beyond the limits; -EINVAL:
  * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away.
+ * Thread: the one that accepts.
  */
 EVERING_API uint64_t
 evering_listener_refused(const struct evering_listener *listener, int *error);
@@ -201,7 +206,7 @@ evering_listener_refused(const struct evering_listener *listener, int *error);
  * @listener: from evering_listen(), or NULL
  *
  * Removes the socket file if it is still this listener's.  Channels that were
- * accepted live on.
+ * accepted live on.  Thread: alone.
  */
 EVERING_API void evering_listener_close(struct evering_listener *listener);
 
@@ -214,14 +219,14 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  *
  * The connecting side makes the channel and pays for it.
  *
- * Returns 0; -EINVAL: @params cannot be; -E2BIG: beyond EVERING_MAX_*, or beyond
- * what the listener accepts; -ENAMETOOLONG: over 107 bytes; -ENOENT, -ECONNREFUSED,
- * -EACCES: of connect(2); -EPROTONOSUPPORT: the listener speaks other versions of
- * the ABI; -EPROTO: it does not speak evering; -ECONNRESET: it went away;
- * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE,
- * -ENFILE, -ENOMEM, -EDQUOT: no descriptors, no memory, quota; -EFBIG: an arena
- * beyond RLIMIT_FSIZE, which counts for memfds; -ENODEV: the device was asked for
- * and is not there.  Any thread.
+ * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND cannot be; -E2BIG:
+ * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: over 107
+ * bytes; -ENOENT, -ECONNREFUSED, -EACCES: of connect(2); -EPROTONOSUPPORT: the
+ * listener speaks other versions of the ABI; -EPROTO: it does not speak evering, or
+ * has no memory for its part; -ECONNRESET: it went away; -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE, -ENFILE, -ENOMEM, -EDQUOT: no
+ * descriptors, no memory, quota; -EFBIG: an arena beyond RLIMIT_FSIZE, which counts
+ * for memfds; -ENODEV: the device was asked for and is not there.  Any thread.
  */
 EVERING_API int evering_connect(const char *path,
 				const struct evering_params *params,
@@ -255,8 +260,8 @@ EVERING_API int evering_accept_fd(int fd, const struct evering_params *limits,
  *
  * For two threads, and for tests.
  *
- * Returns 0; -EINVAL, -E2BIG: @params; -EMFILE, -ENFILE, -ENOMEM, -EDQUOT,
- * -ENODEV.  Any thread.
+ * Returns 0; -EINVAL, -E2BIG: @params, $EVERING_BACKEND; -EMFILE, -ENFILE, -ENOMEM,
+ * -EDQUOT, -EFBIG, -ENODEV: as evering_connect().  Any thread.
  */
 EVERING_API int evering_pair(const struct evering_params *params,
 			     struct evering *ev[2]);
@@ -267,7 +272,7 @@ EVERING_API int evering_pair(const struct evering_params *params,
  *
  * The peer can still receive what was sent, and is told that this side has closed
  * it (EVERING_PEER_CLOSED).  Unmaps everything: pointers into the rings and the
- * arenas are void.
+ * arenas are void.  Thread: alone.
  */
 EVERING_API void evering_close(struct evering *ev);
 
@@ -340,7 +345,9 @@ EVERING_API short evering_events(const struct evering *ev, unsigned int what);
  *			epoll_wait(epoll_fd, events, 1, -1);
  *	}
  *
- * Publishes what was released.  What was armed before need not be disarmed first.
+ * Publishes what was released; for EVERING_TX also flushes, since a full ring is not
+ * drained by a receiver that nobody has woken.  What was armed before need not be
+ * disarmed first.
  *
  * Returns 0: nothing is there, and the descriptor will tell; those of @what that
  * are ready, and then nothing is armed; -EPIPE, -EPROTO: as evering_wait();
@@ -480,7 +487,7 @@ EVERING_API int evering_get_geometry(const struct evering *ev,
 				     struct evering_geometry *geometry);
 
 /**
- * evering_counters - what one side has done
+ * evering_get_counters - what one side has done
  * @ev: endpoint
  * @whose: EVERING_MINE or EVERING_PEERS; the peer's are what the peer says
  * @counters: out

@@ -478,6 +478,8 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 	struct endpoint *e;
 	int ret;
 
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
 	ret = params_read(from, false, &params);
 	if (!ret)
 		ret = check_socket(fd);
@@ -496,6 +498,8 @@ int evering_accept_fd(int fd, const struct evering_params *from,
 	bool own;
 	int ret;
 
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
 	ret = params_read(from, true, &limits);
 	if (!ret)
 		ret = check_socket(fd);
@@ -579,6 +583,8 @@ int evering_connect(const char *path, const struct evering_params *from,
 	socklen_t len;
 	int ret, sock;
 
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
 	ret = params_read(from, false, &params);
 	if (!ret)
 		ret = make_address(path, &address, &len);
@@ -872,6 +878,8 @@ int evering_accept(struct evering_listener *l,
 	int ret, wait_ms;
 	int64_t left;
 
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
 	ret = params_read(from, true, &limits);
 	if (ret)
 		return ret;

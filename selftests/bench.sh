@@ -18,6 +18,10 @@ failed=0
 tmp=$(mktemp -d) || exit
 trap 'rm -rf "$tmp"' EXIT
 evering=${BUILD:-build}/evering
+if ((${EVERING_SLOW:-1} >= 100)); then
+	echo '1..0 # SKIP no clock is worth reading here'
+	exit 4
+fi
 if [[ ! -x $evering ]]; then
 	echo "Bail out! no $evering"
 	exit 1

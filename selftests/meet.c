@@ -602,6 +602,12 @@ TEST_F(meet, impossible_wishes_are_the_clients_own_fault)
 	p = self->p;
 	p.flags = 2;
 	EXPECT_EQ(-EINVAL, evering_connect(self->path, &p, SEC, &self->ev[0]));
+	EXPECT_EQ(-EINVAL, evering_connect(self->path, NULL, -2, &self->ev[0]));
+	EXPECT_EQ(-EINVAL,
+		  evering_connect_fd(-1, NULL, INT64_MIN, &self->ev[0]));
+	EXPECT_EQ(-EINVAL, evering_accept_fd(-1, NULL, -2, &self->ev[1]));
+	EXPECT_EQ(-EINVAL,
+		  evering_accept(self->listener, NULL, -2, &self->ev[1]));
 	/*
 	 * A channel is made before anybody is connected to: the listener, who
 	 * gives a second to say hello in, has not heard of any of these.
