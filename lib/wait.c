@@ -361,13 +361,16 @@ static void disarm_external(struct endpoint *e, unsigned int what)
 
 /*
  * After the peer has gone there may still be entries that it sent before.  They
- * were visible before its death was, so one more look is enough.
+ * were visible before its death was, so one more look is enough, by whichever thread
+ * the death was found: in this one, or in the other, that has put it into e->error.
+ * Acquire, for that is loaded without order.
  */
 static int peer_gone(struct endpoint *e, unsigned int what)
 {
 	unsigned int is;
 
 	channel_end(e, -EPIPE);
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	is = ready(e, what & EVERING_RX);
 	return is ? (int)is : channel_error(e);
 }
@@ -453,7 +456,7 @@ static int wait_nowait(struct endpoint *e, unsigned int what)
 	struct role *role = what & EVERING_RX ? &e->rx : &e->tx;
 
 	if (channel_error(e))
-		return channel_error(e);
+		return peer_gone(e, what);
 	/*
 	 * Who polls without ever sleeping still tells a producer that waits; to look
 	 * without a fence is enough for who looks again.
@@ -478,7 +481,7 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
 		if (is || channel_error(e)) {
 			disarm(e, what, 0);
 			ring_owed(e, what, &owed);
-			return is ? (int)is : channel_error(e);
+			return is ? (int)is : peer_gone(e, what);
 		}
 		if (what & EVERING_RX)
 			counter_add(&e->half->counters.rx_sleeps, 1);
@@ -523,7 +526,7 @@ int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
 		return is ? (int)is : wait_nowait(e, what);
 	}
 	if (channel_error(e))
-		return channel_error(e);
+		return peer_gone(e, what);
 
 	spin = what & EVERING_RX ? &e->rx.spin : &e->tx.spin;
 	switch (e->policy) {

@@ -501,6 +501,74 @@ TEST_F(death, wakes_both_threads)
 	EXPECT_LT(now_ns() - start, SEC);
 }
 
+/* A receiver that can be stopped anywhere, and is let go on by who stopped it. */
+static bool held, let_go;
+
+static void hold_still(int sig)
+{
+	(void)sig;
+	__atomic_store_n(&held, true, __ATOMIC_SEQ_CST);
+	while (!__atomic_load_n(&let_go, __ATOMIC_SEQ_CST))
+		;
+}
+
+struct receiver {
+	struct evering *ev;
+	unsigned int got;
+	int end;
+};
+
+static void *receiver_main(void *arg)
+{
+	struct receiver *r = arg;
+	uint32_t v;
+
+	for (;;) {
+		r->end = evering_recv(r->ev, &v, 4, EVERING_NOWAIT);
+		if (!r->end)
+			r->got++;
+		else if (r->end != -EAGAIN)
+			return NULL;
+	}
+}
+
+/*
+ * Wherever the receiver is, an entry comes, then the end, and another thread is the
+ * first to see it.
+ */
+TEST_F_TIMEOUT(death, found_by_another_thread_hides_no_entry, 60)
+{
+	unsigned int lap, laps = slow(1) > 1 || SANITIZED ? 100 : 400, lost = 0;
+	struct sigaction action = { .sa_handler = hold_still }, old;
+	struct receiver r;
+	struct evering *ev[2];
+	pthread_t thread;
+	uint32_t v = 0;
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &action, &old));
+	for (lap = 0; lap < laps; lap++) {
+		ASSERT_EQ(0, evering_pair(&self->p[0], ev));
+		held = let_go = false;
+		r = (struct receiver){ .ev = ev[0] };
+		ASSERT_EQ(0, pthread_create(&thread, NULL, receiver_main, &r));
+		sleep_ns(20 * USEC);
+		pthread_kill(thread, SIGUSR1);
+		while (!__atomic_load_n(&held, __ATOMIC_SEQ_CST))
+			sched_yield();
+		EXPECT_EQ(0, evering_send(ev[1], &v, 4, EVERING_NOWAIT));
+		evering_close(ev[1]);
+		while (evering_peer(ev[0]) == EVERING_PEER_ALIVE)
+			;
+		__atomic_store_n(&let_go, true, __ATOMIC_SEQ_CST);
+		pthread_join(thread, NULL);
+		EXPECT_EQ(-EPIPE, r.end);
+		lost += r.got != 1;
+		evering_close(ev[0]);
+	}
+	EXPECT_EQ(0u, lost);
+	sigaction(SIGUSR1, &old, NULL);
+}
+
 TEST_F(death, leaves_the_arena_of_the_dead_readable)
 {
 	const unsigned char *p;
