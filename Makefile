@@ -7,7 +7,7 @@
 # (tools/setup); the others only build, and need no more than a compiler and
 # OpenSSL's headers.
 #
-#	ARGS=...	for what `make run`, `make speed` and `make alloc` run
+#	ARGS=...	for what `make run`, `make speed`, `make alloc`, `make model` run
 #	TESTS=...	names of the selftests to run instead of all
 #	BUILD=dir	where to build instead of build
 #	CFLAGS=...	instead of -O2 -g
@@ -323,6 +323,11 @@ test-debug: ## run the selftests in a guest with KASAN, lockdep and fault inject
 	@$(MAKE) $(jobs) selftests
 	@tools/vm debug-kernel
 	@tools/vm test debug $(vm_tests)
+
+.PHONY: model
+model: ## check models of the protocol with spin, and that they can fail (ARGS=--full)
+	@tools/setup run model
+	@tools/model/check $(ARGS)
 
 .PHONY: vm
 vm: ## a shell in a guest with the module loaded

@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * doorbell: arm, look again, ring: nobody sleeps on what is there.
+ *
+ * One ring, its producer and its consumer asleep by turns, on the memory of memory.pml
+ * (-DTSO, -DWEAK) and with either backend's doorbell (-DDEVICE, -DMEMFD).
+ *
+ *	sender		evering_send(), evering_commit() in batches, evering_flush(),
+ *			and wait_asleep() for EVERING_TX with evering__arm(),
+ *			evering__credit(), evering__ring(), disarm()
+ *	receiver	evering_recv() with evering__released(), evering__publish(),
+ *			and wait_asleep() for EVERING_RX
+ *	stand_in	(-DTWO_RINGERS) the other thread of the receiver's endpoint,
+ *			that goes to sleep for EVERING_TX itself and so publishes
+ *			in the receiver's stead: publish_released(), ring_owed()
+ *			with its own memory of what it rang, space_rung
+ *
+ * The receiver sleeps, or spins and never does: -DBUSY, spin_for() with
+ * publish_awake(); with -DNOWAIT as well, wait_nowait(), which publishes only for a
+ * sender that it has seen armed.  The sender waits for ROOM + 1 free slots (endpoint.room).
+ *
+ * A sleep ends by a ring; -DDEADLINES: or, if it happened to have a deadline, at any
+ * time; or by evering_disarm(), at any time (evering_arm() and somebody else's poll).
+ * The sender may fall silent for ever after any flush; the receiver waits until then.
+ *
+ * DEVICE: RING is one atomic step that clears EVERING_ARMED if it is set; sleeping is
+ * until it is clear.  That the kernel's code does that is enter.pml's.  MEMFD: RING
+ * fills an eventfd, sleeping ends with its emptying, and the sleeper disarms itself.
+ *
+ * The stamps are one word, how many entries are stamped: each is a release store, so
+ * they appear in order, and what they are for otherwise is ring.pml's.
+ *
+ * Proved: no state without a next step but those where the sender has fallen silent
+ * and all that it sent was received; with weak fairness, no endless run in which
+ * nothing is received (non-progress, without DEADLINES, which may be endless); never
+ * more entries in flight than slots; and with MEMFD that no thread rings a generation
+ * twice.  The generation comes round again all the time: it has GENERATIONS values.
+ *
+ * Two things hold only until it has come round once, and are proved until then:
+ *	TWO_RINGERS	each ringer of armed_tx remembers for itself what it rang.  One
+ *			that has not rung for a whole round takes a generation for the
+ *			one that it did ring.
+ *	FAILED_ENTER	an ENTER that rings and then fails does not tell what it rang.
+ *			One that fails for a whole round, each time, does the same.
+ * 2^31 generations are taken to be more than that.  With -DWRAP as well, which lets it
+ * come round, both must fail.
+ *
+ * Each of these must fail:
+ *	NO_FENCE_FLUSH		no fence in evering__flush()
+ *	NO_FENCE_ARM		none in evering__arm()
+ *	NO_FENCE_PUBLISH	none in evering__publish() (WEAK, BUSY: on TSO the
+ *				compare-and-swap before it is one, and who sleeps fences
+ *				before he does)
+ *	NO_PUBLISH		who spins does not publish first (BUSY, ROOM 1)
+ *	NO_RECHECK		evering__arm() does not look again
+ *	NO_GENERATION		the generation never moves on
+ *	EAGER_GENERATION	it moves on at each disarm, rung or not (DEADLINES)
+ *	NO_RUNG			nobody remembers what he rang (MEMFD)
+ *	NOTE_ALWAYS		a doorbell counts as rung even if the kernel found it
+ *				disarmed (DEVICE)
+ *
+ * SLOTS: of the ring.  LAZY: released is published after so many entries at the latest.
+ * Numbers of entries count modulo NUMBERS.
+ */
+#ifndef SLOTS
+#define SLOTS		2
+#endif
+#ifndef LAZY
+#define LAZY		2
+#endif
+#ifndef ROOM
+#define ROOM		0
+#endif
+#ifndef GENERATIONS
+#define GENERATIONS	2
+#endif
+#ifdef TWO_RINGERS
+#define NUMBERS		(4 * SLOTS)
+#else
+#define NUMBERS		(2 * SLOTS)
+#endif
+
+#define SENDER		0
+#define RECEIVER	1
+#define STAND_IN	2
+#ifdef TWO_RINGERS
+#define THREADS		3
+#else
+#define THREADS		2
+#endif
+
+#define STAMPED		0	/* by the sender; entries, in number */
+#define RELEASED	1	/* by the receiver and the stand-in */
+#define ARMED_RX	2	/* by the receiver, and cleared by the kernel */
+#define ARMED_TX	3	/* by the sender, likewise */
+#ifdef TWO_RINGERS
+#define NEXT		4	/* evering_rx.next: by the receiver, for the stand-in */
+#define WORDS		5
+#else
+#define WORDS		4
+#endif
+#define READS(t, w) \
+	(((t) == SENDER && ((w) == RELEASED || (w) == ARMED_RX)) || \
+	 ((t) == RECEIVER && ((w) == STAMPED || (w) == RELEASED || \
+			      (w) == ARMED_TX)) || \
+	 ((t) == STAND_IN && ((w) == 4 || (w) == RELEASED || \
+			      (w) == ARMED_TX)))
+
+#include "memory.pml"
+
+#define ARMED		1
+#define MORE(n, k)	(((n) + (k)) % NUMBERS)
+#define LESS(n, k)	(((n) + NUMBERS - (k)) % NUMBERS)
+#define ROOMY(limit)	(LESS(limit, sent) > ROOM)
+#define AHEAD(n, old)	((n) != (old) && LESS(n, old) <= SLOTS)
+#define RX		0
+#define TX		1
+
+/* What there is but in memory: the eventfds, and what is said of the rest. */
+bit bell[2];
+byte sent, received;
+bit silent;
+
+#define OVER	(silent && received == sent)
+
+bit turn;
+
+/*
+ * What the stand-in holds between its load of evering_rx.next and its
+ * compare-and-swap.  If half of all numbers went by meanwhile it would take the old
+ * one for a newer one.  2^31 entries are taken to be more than go by.
+ */
+bit late;
+byte next;
+#define IN_TIME()	(!late || LESS(sent, next) < NUMBERS / 2)
+
+#if (defined(TWO_RINGERS) || defined(FAILED_ENTER)) && !defined(WRAP)
+/* Before it would come round the sender falls silent, and the receiver spins. */
+#define UNUSED(generation)	((generation) < GENERATIONS - 1)
+#else
+#define UNUSED(generation)	true
+#endif
+#ifdef BUSY
+#define SPINS(generation)	true
+#else
+#define SPINS(generation)	(!UNUSED(generation))
+#endif
+
+#ifdef NO_FENCE_FLUSH
+#define fence_flush(t)		skip
+#else
+#define fence_flush(t)		fence(t)
+#endif
+#ifdef NO_FENCE_ARM
+#define fence_arm(t)		skip
+#else
+#define fence_arm(t)		fence(t)
+#endif
+#ifdef NO_FENCE_PUBLISH
+#define fence_publish(t)	skip
+#else
+#define fence_publish(t)	fence(t)
+#endif
+#ifdef NO_RUNG
+#define RING_DUE(armed, rung)	((armed) & ARMED)
+#else
+#define RING_DUE(armed, rung)	(((armed) & ARMED) && (armed) != (rung))
+#endif
+
+/* Keeps what was seen only if it asks to be rung: 0 does not. */
+inline look(t, which, armed, rung)
+{
+	atomic {
+		armed = LOAD(t, ARMED_RX + which);
+		if
+		:: RING_DUE(armed, rung) -> skip
+		:: else -> armed = 0
+		fi
+	}
+}
+
+/*
+ * backend->ring() and note_*_rung().  A system call that writes an eventfd, or clears
+ * a bit, orders all that is before it (spin lock, atomic operation).
+ */
+#ifdef NOTE_ALWAYS
+#define FOUND(which)	true
+#else
+#define FOUND(which)	(memory[ARMED_RX + which] & ARMED)
+#endif
+
+inline ring_owed(t, which, armed, rung)
+{
+	if
+	:: armed ->
+		fence(t);
+		atomic {
+#ifdef MEMFD
+			assert(rung != armed);
+			bell[which] = 1;
+			rung = armed;
+#else
+			if
+			:: FOUND(which) -> rung = armed
+			:: else
+			fi;
+			memory[ARMED_RX + which] = 0;
+#endif
+			armed = 0
+		}
+	:: else
+	fi
+}
+
+/* What a sleeper waits for, and what it takes away. */
+#ifdef MEMFD
+#define RUNG(which)		bell[which]
+#define TAKE(which)		bell[which] = 0
+#else
+#define RUNG(which)		!(memory[ARMED_RX + which] & ARMED)
+#define TAKE(which)		skip
+#endif
+
+/*
+ * disarm_word(): @rung is what the backend says.  Relaxed, which on TSO orders all the
+ * same.  A word that is not armed is 0 here: nobody looks at its generation.
+ */
+#ifdef NO_GENERATION
+#define CONSUMED(which, rung)	false
+#elif defined(EAGER_GENERATION)
+#define CONSUMED(which, rung)	true
+#else
+#define CONSUMED(which, rung)	(rung || !(memory[ARMED_RX + which] & ARMED))
+#endif
+
+inline disarm(t, which, generation, rung)
+{
+	atomic {
+		LOCKED(t, ARMED_RX + which);
+		if
+		:: CONSUMED(which, rung) ->
+			generation = (generation + 1) % GENERATIONS
+		:: else
+		fi;
+		memory[ARMED_RX + which] = 0;
+		rung = 0;
+		UNLOCKED(t, ARMED_RX + which)
+	}
+}
+
+/* backend->sleep(); or evering_arm(), somebody else's poll and evering_disarm(). */
+inline sleep(t, which, rung)
+{
+	if
+	:: true ->
+		if
+		:: atomic { RUNG(which) -> TAKE(which); rung = 1 }
+		:: atomic { which == RX && OVER -> goto over }
+		fi
+#ifdef DEADLINES
+	:: true -> rung = 0 /* or a signal */
+#ifdef MEMFD
+	:: atomic { true -> rung = bell[which]; TAKE(which) }
+#endif
+#endif
+	fi
+}
+
+/* publish_released(); a compare-and-swap with release order, if there is anything. */
+inline publish(t, n)
+{
+	if
+	:: AHEAD(n, LOAD(t, RELEASED)) ->
+		atomic {
+			release(t);
+			LOCKED(t, RELEASED);
+			if
+			:: AHEAD(n, memory[RELEASED]) -> memory[RELEASED] = n
+			:: else
+			fi;
+			UNLOCKED(t, RELEASED)
+		}
+	:: else
+	fi
+}
+
+inline credit()
+{
+	atomic {
+		limit = MORE(LOAD(SENDER, RELEASED), SLOTS);
+		acquire(SENDER)
+	}
+}
+
+proctype sender()
+{
+	byte limit = SLOTS, rung_rx, generation, armed;
+	bit rung;
+#ifdef FAILED_ENTER
+	byte before;
+#endif
+
+go:	if
+	:: ROOMY(limit) -> skip
+	:: else ->
+		credit();
+		if
+		:: ROOMY(limit) -> skip
+		:: else -> goto wait
+		fi
+	fi;
+	atomic {
+		IN_TIME();
+		assert(LESS(sent, received) < SLOTS);
+		sent = MORE(sent, 1)
+	}
+	store_release(SENDER, STAMPED, sent);
+	if
+	:: goto go /* more of a batch */
+	:: skip
+	fi;
+flush:	fence_flush(SENDER);
+	look(SENDER, RX, armed, rung_rx);
+	ring_owed(SENDER, RX, armed, rung_rx);
+	if
+	:: UNUSED(generation) -> goto go
+	:: goto over
+	fi;
+
+wait:	if
+	:: UNUSED(generation) -> skip
+	:: else -> goto flush
+	fi;
+	store(SENDER, ARMED_TX, 2 * generation + ARMED);
+#ifdef TWO_RINGERS
+	turn = 1;
+#endif
+	fence_arm(SENDER);
+	look(SENDER, RX, armed, rung_rx);
+#ifndef NO_RECHECK
+	credit();
+	if
+	:: ROOMY(limit) ->
+		disarm(SENDER, TX, generation, rung);
+		ring_owed(SENDER, RX, armed, rung_rx);
+		goto go
+	:: else
+	fi;
+#endif
+#ifdef FAILED_ENTER
+	before = rung_rx;
+#endif
+	ring_owed(SENDER, RX, armed, rung_rx);
+	sleep(SENDER, TX, rung);
+#ifdef FAILED_ENTER
+	if
+	:: rung == 0 -> rung_rx = before
+	:: else
+	fi;
+	before = 0;
+#endif
+	disarm(SENDER, TX, generation, rung);
+	goto go;
+
+over:	silent = 1
+}
+
+/* evering__publish() */
+inline publish_and_look(t)
+{
+	counted = received;
+	publish(t, received);
+	fence_publish(t);
+	look(t, TX, armed, rung_tx);
+	ring_owed(t, TX, armed, rung_tx)
+}
+
+proctype receiver()
+{
+	byte counted, rung_tx, generation, armed;
+	bit rung;
+#ifdef FAILED_ENTER
+	byte before;
+#endif
+
+go:	if
+	:: LOAD(RECEIVER, STAMPED) != received ->
+		acquire(RECEIVER);
+progress:	received = MORE(received, 1);
+#ifdef TWO_RINGERS
+		store_release(RECEIVER, NEXT, received);
+#endif
+		if
+		:: LESS(received, counted) >= LAZY ||
+		   (LOAD(RECEIVER, ARMED_TX) & ARMED) ->
+			publish_and_look(RECEIVER)
+		:: else
+		fi;
+		goto go
+	:: else
+	fi;
+
+	if
+	:: !SPINS(generation) -> skip
+	:: else ->
+#ifndef NO_PUBLISH
+		if
+#ifdef NOWAIT
+		:: received != counted && (LOAD(RECEIVER, ARMED_TX) & ARMED) ->
+			publish_and_look(RECEIVER)
+#else
+		:: received != counted -> publish_and_look(RECEIVER)
+#endif
+		:: else
+		fi;
+#endif
+		if
+		:: LOAD(RECEIVER, STAMPED) != received -> goto go
+#ifdef NOWAIT
+		:: received != counted && (LOAD(RECEIVER, ARMED_TX) & ARMED) -> goto go
+#endif
+		:: OVER -> goto over
+		fi
+	fi;
+	if
+	:: received != counted -> counted = received; publish(RECEIVER, received)
+	:: else
+	fi;
+	store(RECEIVER, ARMED_RX, 2 * generation + ARMED);
+	fence_arm(RECEIVER);
+	look(RECEIVER, TX, armed, rung_tx);
+#ifndef NO_RECHECK
+	if
+	:: LOAD(RECEIVER, STAMPED) != received ->
+		disarm(RECEIVER, RX, generation, rung);
+		ring_owed(RECEIVER, TX, armed, rung_tx);
+		goto go
+	:: else
+	fi;
+#endif
+#ifdef FAILED_ENTER
+	before = rung_tx;
+#endif
+	ring_owed(RECEIVER, TX, armed, rung_tx);
+	sleep(RECEIVER, RX, rung);
+#ifdef FAILED_ENTER
+	if
+	:: rung == 0 -> rung_tx = before
+	:: else
+	fi;
+	before = 0;
+#endif
+	disarm(RECEIVER, RX, generation, rung);
+	goto go;
+over:	skip
+}
+
+#ifdef TWO_RINGERS
+/* Once for each time that the sender arms, at any time from then on. */
+proctype stand_in()
+{
+	byte space_rung, armed;
+
+end:	do
+	:: atomic {
+			turn -> turn = 0;
+			acquire(STAND_IN);
+			next = LOAD(STAND_IN, NEXT);
+			late = 1
+		}
+		publish(STAND_IN, next);
+		late = 0;
+		next = 0;
+		fence_arm(STAND_IN);
+		look(STAND_IN, TX, armed, space_rung);
+		ring_owed(STAND_IN, TX, armed, space_rung)
+	od
+}
+#endif
+
+init {
+	atomic {
+		run sender();
+		run receiver();
+		run cpu(SENDER);
+		run cpu(RECEIVER);
+#ifdef TWO_RINGERS
+		run stand_in();
+		run cpu(STAND_IN);
+#endif
+	}
+}
