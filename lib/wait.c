@@ -499,6 +499,9 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
 			return peer_gone(e, what);
 		if (ret < 0)
 			return ret;
+		/* A peer that rings for nothing, again and again, keeps nobody. */
+		if (deadline != INT64_MAX && now_ns() >= deadline)
+			return -ETIMEDOUT;
 		what &= ~EVERING_FLUSH;
 	}
 }
