@@ -258,6 +258,8 @@ int evering_op_answer_buffer(struct evering_ops *table, uint64_t id,
 	}
 	if (ret)
 		return ret;
+	if (header.flags == EVERING_OP_BACK)
+		loan_end(ops, buf);
 	ops_send(ops, &header, NULL, &name);
 	held_end(ops, held);
 	return 0;

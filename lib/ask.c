@@ -476,8 +476,10 @@ static void op_start(struct ops *ops, struct evering__place *place)
 		header.flags = EVERING_OP_GIVEN;
 		arena_give(&ops_endpoint(ops)->arena, place->granule);
 	}
-	if (place->state & OP_RETURNS)
+	if (place->state & OP_RETURNS) {
 		header.flags = EVERING_OP_BACK;
+		loan_end(ops, place->buf);
+	}
 	ops_send(ops, &header, place->c.data, &name);
 	ops->prepared--;
 	place->state &= ~(OP_PREPARED | OP_GIVES | OP_RETURNS);

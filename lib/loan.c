@@ -84,7 +84,7 @@ int loan_arrived(struct ops *ops, struct arrival *arrival)
 	}
 }
 
-/* The request that it was lent with is answered. */
+/* The request that it was lent with is answered; or it has been given back. */
 void loan_end(struct ops *ops, const void *buf)
 {
 	loan_at(ops, buf)->hold = LOAN_NONE;
@@ -106,7 +106,8 @@ int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		return -EINVAL;
 	*granule = (uint32_t)(loan - ops->loans);
 	*generation = loan->hold >> LOAN_BITS;
-	loan->hold = LOAN_NONE;
+	/* Until it is sent the peer has no business with it. */
+	loan->hold |= LOAN_HOMEBOUND;
 	return 0;
 }
 
