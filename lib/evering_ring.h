@@ -456,16 +456,14 @@ static inline int evering_recv_bulk(struct evering *ev, void *entries,
 		return -EMSGSIZE;
 	if (EVERING_UNLIKELY(count - 1 >= 0x7fffffffu))
 		return -EINVAL;
-	while (EVERING_UNLIKELY(!evering_peek(ev))) {
+	while (EVERING_UNLIKELY(!(slot = evering_peek(ev)))) {
 		ret = evering__wait_entry(ev, timeout_ns);
 		if (ret < 0)
 			return ret;
 	}
-	for (i = 0; i < count; i++) {
-		slot = evering_peek(ev);
-		if (!slot)
-			break;
-		evering__copy(entry + i * len, slot, len);
+	/* It was seen once, and a hostile peer need not show it twice. */
+	for (i = 0; slot; slot = i < count ? evering_peek(ev) : NULL) {
+		evering__copy(entry + i++ * len, slot, len);
 		evering_release(ev);
 	}
 	return (int)i;
