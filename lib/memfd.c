@@ -15,8 +15,10 @@
  * it hears each ring once, and need not empty the eventfd.
  *
  * What only the module can do: a process that holds an endpoint and a fork of it look
- * like one until both are gone, and a peer that makes its eventfd blocking and fills
- * it can keep who rings it waiting.
+ * like one until both are gone; a peer that makes its eventfd blocking and fills it
+ * can keep who rings it waiting; and of arenas that both may write
+ * (EVERING_SHARED_ARENA) either can free the pages, which are then others when they
+ * are touched again, for there is no seal against that alone.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -241,7 +243,14 @@ static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 		return -EPROTO;
 	if (fstat(fd, &st) || fstatfs(fd, &fs))
 		return -EPROTO;
-	if (fs.f_type != TMPFS_MAGIC || st.st_size != (off_t)size ||
+	if (fs.f_type != TMPFS_MAGIC || st.st_size != (off_t)size)
+		return -EPROTO;
+	/*
+	 * To the size that it has: takes away pages behind its end, which st_blocks
+	 * would count for pages that are not there, and fails if it is not open for
+	 * writing.
+	 */
+	if (ftruncate(fd, (off_t)size) || fstat(fd, &st) ||
 	    (uint64_t)st.st_blocks * 512 < size)
 		return -EPROTO;
 	return 0;
@@ -287,6 +296,9 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 					   endpoint_shares(e, regions[i]) ?
 						   PROT_READ | PROT_WRITE :
 						   PROT_READ);
+		/* It cannot be mapped so: not what belongs to a channel. */
+		if (ret == -EACCES || ret == -EPERM)
+			ret = -EPROTO;
 	}
 	for (i = 0; i < 2 && !ret; i++)
 		ret = check_bell(e, e->memfd.bell[peer][i]);
