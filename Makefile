@@ -29,6 +29,7 @@ BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
+COMPLETION ?= $(PREFIX)/share/bash-completion/completions
 CFLAGS ?= -O2 -g
 OBJCOPY ?= objcopy
 ifeq ($(origin CC),default)
@@ -363,6 +364,7 @@ install: library tools ## install headers, library, pkg-config file and program
 		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 		lib/evering.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/evering.pc
 	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
+	install -D -m 644 tools/completion/evering $(DESTDIR)$(COMPLETION)/evering
 	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
 		$(DESTDIR)$(MANDIR)/$$page || exit; done
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
@@ -374,7 +376,7 @@ uninstall: ## remove what `make install` put there
 			$(notdir $(shared)) pkgconfig/evering.pc) \
 		$(addprefix $(INCLUDEDIR)/,evering.h evering_ring.h \
 			evering_op.h linux/evering.h) \
-		$(addprefix $(MANDIR)/,$(man_pages)))
+		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering)
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: clean

@@ -20,6 +20,11 @@ static const struct command {
 } commands[] = {
 	{ "run", cmd_run, "hash a directory in another process, and time it" },
 	{ "bench", cmd_bench, "time channels beside other ways, and compare" },
+	{ "ping", cmd_ping, "time round trips to another process" },
+	{ "pipe", cmd_pipe, "standard input to another process, and back" },
+	{ "top", cmd_top, "show the channels of this machine at work" },
+	{ "doctor", cmd_doctor, "say what this machine offers, and lacks" },
+	{ "cat", cmd_cat, NULL }, /* pipe --one-way */
 	{ "serve", cmd_serve, NULL },
 };
 

@@ -257,18 +257,17 @@ bool parse_policy(const char *text, uint32_t *policy)
 
 int wrong_option(int opt, char **argv)
 {
-	const char *last = printable(argv[optind - 1]);
+	const char *word = argv[optind - 1];
+	const char *last = printable(word);
 
-	/* optopt is a letter, or where a long option is in the table, or 0. */
-	if (opt == ':' && optopt && optopt < 256)
-		return usage_error("-%c: needs a value", optopt);
+	/* optopt is a letter, or what a long option stands for, or 0. */
+	if (!strncmp(word, "--", 2) || !optopt || optopt > 255)
+		return opt == ':' ? usage_error("%s: needs a value", last) :
+		       optopt	  ? usage_error("%s: takes no value", last) :
+				    usage_error("unknown option '%s'", last);
 	if (opt == ':')
-		return usage_error("%s: needs a value", last);
-	if (optopt && optopt < 256)
-		return usage_error("unknown option '-%c'", optopt);
-	if (optopt)
-		return usage_error("%s: takes no value", last);
-	return usage_error("unknown option '%s'", last);
+		return usage_error("-%c: needs a value", optopt);
+	return usage_error("unknown option '-%c'", optopt);
 }
 
 void find_remedy_for(int err, char *buf, size_t size)
@@ -336,18 +335,44 @@ static void note_end_signal(int sig)
 	end_signal = sig;
 }
 
-void catch_end_signals(void)
+static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
+
+/* Those that are not ignored. */
+static void set_end_handler(void (*handler)(int))
 {
-	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction act = { .sa_handler = note_end_signal };
+	struct sigaction act = { .sa_handler = handler };
 	struct sigaction old;
 	size_t i;
 
 	/* Without SA_RESTART: whatever waits is to end. */
-	for (i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-		if (!sigaction(signals[i], NULL, &old) &&
+	for (i = 0; i < sizeof(end_signals) / sizeof(*end_signals); i++)
+		if (!sigaction(end_signals[i], NULL, &old) &&
 		    old.sa_handler != SIG_IGN)
-			sigaction(signals[i], &act, NULL);
+			sigaction(end_signals[i], &act, NULL);
+}
+
+void catch_end_signals(void)
+{
+	set_end_handler(note_end_signal);
+}
+
+void block_end_signals(sigset_t *old)
+{
+	sigset_t set;
+	size_t i;
+
+	sigemptyset(&set);
+	for (i = 0; i < sizeof(end_signals) / sizeof(*end_signals); i++)
+		sigaddset(&set, end_signals[i]);
+	sigprocmask(SIG_BLOCK, &set, old);
+}
+
+void uncatch_end_signals(void)
+{
+	set_end_handler(SIG_DFL);
+	/* One that came meanwhile. */
+	if (end_signal)
+		raise(end_signal);
 }
 
 void print_json_string(FILE *out, const char *text)

@@ -87,6 +87,10 @@ void find_remedy_for(int err, char *buf, size_t size);
 extern volatile sig_atomic_t end_signal;
 /* SIGINT, SIGTERM and SIGHUP, unless ignored, end calls and set end_signal. */
 void catch_end_signals(void);
+/* Keeps them from coming but in a ppoll(2) that is given *@old. */
+void block_end_signals(sigset_t *old);
+/* They end the process again. */
+void uncatch_end_signals(void);
 
 /* Prints @text as a JSON string, whatever bytes it holds. */
 void print_json_string(FILE *out, const char *text);

@@ -1,0 +1,830 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Tests of `evering ping`, `pipe`, `cat`, `top` and `doctor`: what they do, what they
+# say and how they exit when something goes wrong, and that they leave nothing behind.
+# TAP.
+#
+#	BUILD=dir		where `evering` lies (build)
+#	EVERING_BACKEND=name	on this one alone, instead of on each that is here
+#	EVERING_SHORT=1		less of what is the same in every build
+#	EVERING_SLOW=n		so many times as long where time is bounded
+#
+# Nothing here hangs on how long anything takes: whatever is waited for is a
+# condition, and `soon` bounds the wait.
+
+set -u
+export LC_ALL=C
+short=${EVERING_SHORT:-}
+slow=${EVERING_SLOW:-1}
+number=0
+failed=0
+completion=$PWD/tools/completion/evering
+
+tmp=$(mktemp -d) || exit
+trap 'rm -rf "$tmp"' EXIT
+# A copy, so that its processes can be told from everybody else's.
+evering=$tmp/evering
+if ! cp "${BUILD:-build}/evering" "$evering"; then
+	echo "Bail out! no ${BUILD:-build}/evering"
+	exit 1
+fi
+head -c 3000001 /dev/urandom >"$tmp/there"
+head -c 2000003 /dev/urandom >"$tmp/back"
+
+# ------------------------------------------------------------------ machinery
+
+# check NAME FUNCTION [ARGUMENT...]: the function runs in a shell of its own, in an
+# empty folder, and passes by returning 0; what it prints explains a failure.  What
+# it has started and left is ended, and is a failure.
+check() {
+	local name=$1 output status
+	shift
+	mkdir "$tmp/work"
+	output=$(cd "$tmp/work" && "$@" 2>&1 && soon nobody_left)
+	status=$?
+	((status == 0 || status == 4)) || end_all
+	rm -rf "$tmp/work"
+	((number++))
+	case $status in
+	0) echo "ok $number $name" ;;
+	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
+	*)
+		((failed++))
+		echo "not ok $number $name"
+		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
+		;;
+	esac
+}
+
+skip() {
+	echo "$1"
+	exit 4
+}
+
+# soon COMMAND...: the command succeeds within a minute, or five where all is slow.
+soon() {
+	local end=$((SECONDS + (slow > 1 ? 300 : 60)))
+	while ((SECONDS < end)); do
+		"$@" && return
+		sleep 0.02
+	done
+	echo "in vain: $*"
+	return 1
+}
+
+# run STATUS ARGUMENT...: evering ends with this status; its standard output and
+# error go to the files out and err.
+run() {
+	local want=$1 status
+	shift
+	timeout -k 5 120 "$evering" "$@" >out 2>err
+	status=$?
+	((status == want)) && return
+	echo "evering $*: status $status, not $want"
+	cat err
+	return 1
+}
+
+# says TEXT [FILE]: the error output, or this file, has it.
+says() {
+	grep -qF -- "$1" "${2:-err}" && return
+	echo "nothing about '$1' in ${2:-err}:"
+	cat "${2:-err}"
+	return 1
+}
+
+ours() {
+	local exe
+	for exe in /proc/[0-9]*/exe; do
+		[[ $exe -ef $evering ]] || continue
+		exe=${exe%/exe}
+		echo "${exe#/proc/}"
+	done
+}
+
+nobody_left() {
+	[[ ! $(ours) ]]
+}
+
+end_all() {
+	local pid
+	for pid in $(ours); do
+		kill -KILL "$pid"
+	done
+}
+
+gone() {
+	local stat=
+	{ read -rd '' stat <"/proc/$1/stat" || [[ $stat ]]; } 2>/dev/null || return 0
+	[[ ${stat##*) } == Z* ]]
+}
+
+# ticks PID...: sets $ticks to the CPU time that they have used.
+ticks() {
+	local pid stat fields
+	ticks=0
+	for pid; do
+		read -rd '' stat <"/proc/$pid/stat"
+		read -ra fields <<<"${stat##*) }"
+		((ticks += fields[11] + fields[12]))
+	done
+}
+
+signals=$(env --default-signal=INT,HUP,TERM echo yes 2>/dev/null)
+
+# start ARGUMENT...: evering in the background, with the signals that a shell takes
+# from background processes; sets $pid.  Its output goes where this function's does.
+start() {
+	[[ $signals ]] || skip 'env(1) has no --default-signal'
+	# With the standard input of this function, which a shell would take from what
+	# it starts, but not with the ends of fifos that a test holds.
+	env --default-signal=INT,HUP,TERM "$evering" "$@" <&0 7<&- 8<&- &
+	pid=$!
+}
+
+# ended PID STATUS: it ends, so.
+ended() {
+	local status
+	soon gone "$1" || return
+	wait "$1"
+	status=$?
+	((status == $2)) && return
+	echo "status $status, not $2"
+	cat err* 2>/dev/null
+	return 1
+}
+
+has() {
+	grep -qE -- "$1" "$2" 2>/dev/null
+}
+
+same() {
+	cmp "$1" "$2"
+}
+
+# json FILE: every line is an object, if there is somebody to ask.
+json() {
+	if [[ ! -s $1 ]] || grep -qvE '^\{.*\}$' "$1"; then
+		echo "no objects, one a line:"
+		cat "$1"
+		return 1
+	fi
+	command -v python3 >/dev/null || return 0
+	python3 -c 'import json, sys
+for line in sys.stdin: json.loads(line)' <"$1"
+}
+
+# ----------------------------------------------------------------------- ping
+
+pings() {
+	run 0 ping -c 3 -i 0.01 || return
+	says 'PING pid ' out && says '56 bytes from pid ' out &&
+		says ': seq=3 time=' out && says '3 answered, 0 lost (0 %)' out &&
+		says 'p99.9 ' out && has '^ *[0-9.]+ [num]?s \.\. .* [1-3] #+$' out &&
+		[[ $(grep -c ': seq=' out) == 3 && ! -s err ]]
+}
+
+ping_json() {
+	run 0 ping -c 2 -i 0.01 --json && json out && says '"seq": 2,' out &&
+		says '"sent": 2, "received": 2, "lost": 0,' out &&
+		says '"histogram": [{"from_ns": ' out && [[ $(wc -l <out) == 3 ]]
+}
+
+# Around what fits into slots, and through the arenas.
+ping_sizes() {
+	local size
+	for size in 4 12 13 60 252 253 65536 65537 1M; do
+		run 0 ping -c 20 -i 0 -s $size --wait="$1" &&
+			says '20 answered, 0 lost' out || return
+	done
+}
+
+ping_deadline() {
+	run 0 ping -i 0.01 -w 0.1 -q && says ' 0 lost' out && [[ ! -s err ]]
+}
+
+ping_two() {
+	local server
+	start ping --listen=here >heard 2>err
+	server=$pid
+	soon test -S here || return
+	[[ $(stat -c %a here) == 600 ]] || return
+	# The file is there a moment before anybody may connect.
+	soon run 0 ping --connect=here -c 2 -i 0.01 && says "from pid $server: seq=2" out &&
+		run 0 ping --connect=here -c 100 -i 0 -s 100K || return
+	kill -INT "$server"
+	ended "$server" 0 && [[ ! -e here && $(grep -c 'has come' heard) == 2 ]]
+}
+
+ping_interrupted() {
+	start ping -i 0 -q --wait="$1" >out 2>err
+	soon child_of "$pid" >/dev/null || return
+	kill "-$2" "$pid"
+	ended "$pid" "$3" || return
+	# Before it has met its child there is nothing to sum up.
+	[[ ! -s out ]] || says ' 0 lost' out
+}
+
+# child_of PID: prints a child that answers pings.
+child_of() {
+	local file stat
+	for file in /proc/[0-9]*/stat; do
+		read -rd '' stat 2>/dev/null <"$file"
+		[[ $stat == *" (evering-pong) "?" $1 "* ]] || continue
+		echo "${stat%% *}"
+		return
+	done
+	return 1
+}
+
+ping_answerer_dies() {
+	local child
+	start ping -i 0.01 >out 2>err
+	soon has 'seq=2 ' out && child=$(child_of "$pid") || return
+	kill -KILL "$child"
+	ended "$pid" 1 && says "pid $child has died" && says 'answered' out
+}
+
+ping_answerer_stops() {
+	local child
+	start ping -i 0.05 >out 2>err
+	soon has 'seq=2 ' out && child=$(child_of "$pid") || return
+	kill -STOP "$child"
+	soon has 'no answer yet' out || return
+	kill -INT "$pid"
+	ended "$pid" 1 && says 'is it stopped?' && says ' 1 lost' out
+}
+
+# ----------------------------------------------------------------------- pipe
+
+# listen COMMAND ARGUMENT...: starts the listening side, its input being descriptor 0; sets
+# $listener.
+listen() {
+	start "$1" --listen=here "${@:2}" 2>err.listen
+	listener=$pid
+	soon test -S here
+}
+
+both_ways() {
+	listen pipe --wait="$1" <"$tmp/back" >there || return
+	"$evering" pipe --connect=here --timeout=60 --wait="$1" --json <"$tmp/there" >back 2>err ||
+		return
+	ended "$listener" 0 && same "$tmp/there" there && same "$tmp/back" back &&
+		[[ ! -e here && ! -s err.listen ]] && json err &&
+		says '"sent_bytes": 3000001, "received_bytes": 2000003' &&
+		says '"status": 0'
+}
+
+nothing() {
+	listen pipe </dev/null >there || return
+	run 0 pipe --connect=here --timeout=60 </dev/null && ended "$listener" 0 &&
+		[[ ! -s there && ! -s out && ! -s err ]]
+}
+
+# The listening side answers when it has heard all.
+half_close() {
+	mkfifo answer
+	listen pipe <answer >question &
+	{
+		soon has '^last$' question
+		tr '[:lower:]' '[:upper:]' <question
+	} >answer &
+	soon test -S here || return
+	printf 'first\nlast\n' | timeout -k 5 60 "$evering" pipe --connect=here --timeout=60 >out || return
+	printf 'FIRST\nLAST\n' | same - out
+	wait
+}
+
+# Its input is somebody else's.
+one_way() {
+	printf 'untouched\n' >input
+	exec 7<input
+	listen cat <&7 >there || return
+	"$evering" cat --connect=here --timeout=60 <"$tmp/there" >out || return
+	ended "$listener" 0 && same "$tmp/there" there && [[ ! -s out ]] || return
+	read -r line <&7
+	[[ $line == untouched ]]
+}
+
+# Bytes as they come, not only at the end.
+by_and_by() {
+	mkfifo fifo
+	listen pipe </dev/null >there || return
+	"$evering" pipe --connect=here --timeout=60 <fifo &
+	pid=$!
+	exec 8>fifo
+	echo one >&8
+	soon has '^one$' there || return
+	echo two >&8
+	soon has '^two$' there || return
+	exec 8>&-
+	wait "$pid" && ended "$listener" 0
+}
+
+# Nobody reads: everything stands still, and uses no CPU; then it goes on.
+backpressure() {
+	local before sender
+	mkfifo fifo
+	exec 8<>fifo
+	listen pipe </dev/null >fifo || return
+	start pipe --connect=here --timeout=60 </dev/zero >out 2>err
+	sender=$pid
+	soon stands_still "$listener" "$sender" || return
+	ticks "$listener" "$sender"
+	before=$ticks
+	sleep 1
+	ticks "$listener" "$sender"
+	if ((ticks - before > 5)); then
+		echo "$((ticks - before)) ticks in a second"
+		return 1
+	fi
+	# 2 MiB are more than can be under way.
+	timeout -k 5 60 head -c 2097152 <&8 | wc -c >count
+	[[ $(<count) == 2097152 ]] || return
+	kill -KILL "$sender"
+	cat <&8 >/dev/null &
+	ended "$listener" 4
+	kill "$!"
+}
+
+stands_still() {
+	local was
+	ticks "$@"
+	was=$ticks
+	sleep 0.3
+	ticks "$@"
+	((ticks > 0 || slow == 1)) && ((ticks == was))
+}
+
+disk_full() {
+	[[ -w /dev/full ]] || skip 'no /dev/full'
+	listen pipe </dev/null >/dev/full || return
+	run 3 pipe --connect=here --timeout=60 </dev/zero && says 'closed the channel before' &&
+		ended "$listener" 1 &&
+		says 'standard output: No space left on device' err.listen
+}
+
+reader_goes() {
+	mkfifo fifo
+	exec 8<>fifo
+	listen pipe </dev/null >fifo || return
+	start pipe --connect=here --timeout=60 </dev/zero >out 2>err
+	head -c 10 <&8 >/dev/null
+	exec 8>&-
+	ended "$listener" 141 && [[ ! -s err.listen ]] && ended "$pid" 3 &&
+		says 'closed the channel before'
+}
+
+other_dies() {
+	local input
+	mkfifo fifo
+	exec 8<>fifo
+	# Waiting to read, and at work.
+	for input in fifo /dev/zero; do
+		listen pipe --wait="$1" <fifo >/dev/null || return
+		start pipe --wait="$1" --connect=here --timeout=60 <$input >out 2>err
+		soon test ! -e here || return
+		kill -KILL "$listener"
+		ended "$pid" 4 && says 'the other side died' || return
+		wait "$listener" 2>/dev/null
+	done
+	return 0
+}
+
+no_input() {
+	listen pipe </dev/null >there || return
+	run 1 pipe --connect=here --timeout=60 </ && says 'standard input: Is a directory' &&
+		ended "$listener" 3 && says 'could not read' err.listen
+}
+
+pipe_signal() {
+	start pipe --listen=here </dev/null >out 2>err
+	soon test -S here || return
+	kill "-$1" "$pid"
+	ended "$pid" "$2" && [[ ! -e here && ! -s err ]]
+}
+
+pipe_waits() {
+	start pipe --connect=here --timeout=100 <"$tmp/there" >out 2>err
+	listener=$pid
+	start pipe --listen=here </dev/null >there 2>err.listen
+	ended "$pid" 0 && ended "$listener" 0 && same "$tmp/there" there
+}
+
+nobody_comes() {
+	run 1 pipe --listen=here --timeout=0.05 </dev/null && says 'nobody came to here' &&
+		[[ ! -e here ]] && run 1 pipe --connect=here </dev/null &&
+		says 'here' && says 'nobody listens there'
+}
+
+# Who speaks something else is turned away, and the right one served.
+strangers() {
+	listen pipe </dev/null >there || return
+	run 1 ping --connect=here -c 1 -s 100 && says 'cannot connect to here' || return
+	[[ -S here ]] && "$evering" pipe --connect=here --timeout=60 <"$tmp/there" &&
+		ended "$listener" 0 && same "$tmp/there" there || return
+
+	start ping --listen=there.sock >heard 2>err
+	soon test -S there.sock || return
+	timeout -k 5 60 "$evering" pipe --connect=there.sock </dev/null 2>err.pipe
+	case $? in
+	1 | 3) ;;
+	*) return 1 ;;
+	esac
+	soon run 0 ping --connect=there.sock -c 1 || return
+	kill -TERM "$pid"
+	ended "$pid" 143 && [[ ! -e there.sock ]]
+}
+
+few_descriptors() {
+	local n status
+	for n in 8 10 12 14 16; do
+		(
+			ulimit -n "$n"
+			exec timeout -k 5 60 "$evering" "$@"
+		) >out 2>err </dev/null
+		status=$?
+		((status == 0)) && continue
+		((status == 1)) && says 'Too many open files' && says 'ulimit -n' || return
+	done
+	((status == 0))
+}
+
+in_terminal() {
+	command -v script >/dev/null || skip 'no script(1)'
+	script -qec true /dev/null >/dev/null 2>&1 </dev/null ||
+		skip 'no terminals here: is /dev/pts mounted?'
+}
+
+# A keyboard's input ends with the other side's.
+terminal_ends() {
+	in_terminal
+	# script(1) passes on an end of its own input: there must be none.
+	mkfifo keys
+	exec 8<>keys
+	SHELL=/bin/sh script -qfc "'$evering' pipe --listen=here" typescript <keys >/dev/null 2>&1 &
+	soon test -S here || return
+	echo hello | timeout -k 5 60 "$evering" pipe --connect=here --timeout=60 >out || return
+	soon nobody_left && says hello typescript
+	exec 8>&-
+	wait
+}
+
+# ------------------------------------------------------------------------ top
+
+# A channel that is busy, or as $@ says; sets $pid and $child.
+busy() {
+	start ping -q -i 0 "$@" >out.ping 2>err.ping
+	soon child_of "$pid" >child && child=$(<child)
+}
+
+# seen: top finds it in its first table.
+seen() {
+	run 0 top -n 1 -d 0.1 --json && has "\"pid\": $pid, .*\"pid\": $child, .*" out
+}
+
+# The objects of one channel, A's and B's, a line each.
+line_of() {
+	tr '{' '\n' <out | grep -A1 -F "\"pid\": $1," | head -n 2
+}
+
+top_json() {
+	busy -s 100 || return
+	soon seen || return
+	soon rates_seen || return
+	json out && line_of "$pid" >lines && says '"command": "evering"' lines &&
+		says '"command": "evering-pong"' lines && has '"sent": [1-9]' lines &&
+		has '"fill": [0-9]+, "rings": [0-9]+, "sleeps": [0-9]+' lines &&
+		has '"slot": 128, "ring": 16' out && says "\"backend\": \"$1\"" out || return
+	kill -INT "$pid"
+	ended "$pid" 0
+}
+
+rates_seen() {
+	seen && line_of "$pid" | grep -qE '"messages_per_second": [0-9]*[1-9]'
+}
+
+top_table() {
+	busy || return
+	soon seen || return
+	run 0 top -b -n 2 -d 0.1 && [[ $(grep -c '^CHANNEL ' out) == 2 ]] &&
+		has "^[dm][0-9]+ +A +$pid evering +16x64 " out &&
+		has "^ +B +$child evering-pong +16x64 " out || return
+	! grep -q $'\e' out || return
+	kill -INT "$pid"
+	ended "$pid" 0
+}
+
+# What two processes have between them is told apart by who writes what.
+top_many() {
+	local i pids=()
+	for i in 1 2 3 4; do
+		start ping -q -i 100 >/dev/null 2>&1
+		pids+=("$pid")
+	done
+	for pid in "${pids[@]}"; do
+		soon child_of "$pid" >child || return
+		child=$(<child)
+		soon seen || return
+	done
+	kill -INT "${pids[@]}"
+	wait
+}
+
+# Who pings is held, so that it does not go, and who answers goes.
+top_gone() {
+	busy -i 0.01 || return
+	soon seen || return
+	kill -STOP "$pid"
+	kill -KILL "$child"
+	soon sees_gone
+	i=$?
+	kill -KILL "$pid"
+	wait "$pid" 2>/dev/null
+	return $i
+}
+
+sees_gone() {
+	run 0 top -n 1 -d 0.05 --json &&
+		line_of "$pid" | tail -n 1 | grep -qE '"state": "(gone|unknown|closed|detached)"'
+}
+
+# Other users see what is theirs; and their own.
+top_unprivileged() {
+	((EUID == 0)) || skip 'is what the other tests do'
+	setpriv --reuid=65534 --clear-groups true 2>/dev/null || skip 'no setpriv(1)'
+	[[ $1 != device || $(stat -c %a /dev/evering) == 666 ]] || skip 'not for all'
+	chmod 711 "$tmp"
+	setpriv --reuid=65534 --clear-groups "$evering" ping -q -i 0 >/dev/null 2>&1 &
+	pid=$!
+	soon child_of "$pid" >child || return
+	child=$(<child)
+	soon seen_as_nobody
+	i=$?
+	kill -TERM "$pid"
+	wait "$pid" 2>/dev/null
+	return $i
+}
+
+seen_as_nobody() {
+	setpriv --reuid=65534 --clear-groups "$evering" top -n 1 -d 0.1 --json >out &&
+		line_of "$pid" | grep -qE '"sent": [1-9]'
+}
+
+# A process that calls its memory as evering does, and takes it away.
+top_hostile() {
+	command -v python3 >/dev/null || skip 'no python3'
+	python3 -c 'import os' -c 'os.memfd_create' 2>/dev/null || skip 'no python3'
+	python3 - >ready <<-'END' &
+		import mmap, os, time
+		keep = []
+		for shrink in True, False:
+		    for name in "status", "half-a", "half-b":
+		        fd = os.memfd_create("evering-" + name)
+		        os.ftruncate(fd, 8192)
+		        os.pwrite(fd, b"\1evering" + b"\xff" * 4000, 0)
+		        keep.append(mmap.mmap(fd, 8192))
+		        keep.append(mmap.mmap(fd, 8192, prot=mmap.PROT_READ))
+		        if shrink:
+		            os.ftruncate(fd, 0)
+		print("ready", flush=True)
+		time.sleep(300)
+	END
+	pid=$!
+	soon has ready ready
+	run 0 top -n 1 -d 0.05 && run 0 top -n 1 -d 0.05 --json && json out
+	i=$?
+	has '"command": "python3?' out || i=1
+	kill "$pid"
+	wait "$pid" 2>/dev/null
+	return $i
+}
+
+top_terminal() {
+	in_terminal
+	mkfifo keys
+	exec 8<>keys
+	SHELL=/bin/sh TERM=xterm script -qfc "stty rows 10 cols 60 2>/dev/null; stty -g >before
+		\"$evering\" top -d 0.1; echo \$? >status; stty -g >after" typescript <keys >/dev/null 2>&1 &
+	soon has 'CHANNEL ' typescript || return
+	if [[ $1 == q ]]; then
+		printf q >&8
+	else
+		kill "-$1" "$(ours)"
+	fi
+	soon test -s after || return
+	exec 8>&-
+	wait
+	[[ $(<status) == "$2" ]] && same before after &&
+		has $'\e\\[\\?1049h' typescript && has $'\e\\[\\?25h\e\\[\\?1049l' typescript
+}
+
+# colours COMMAND: on a terminal, unless one does not want them.
+colours() {
+	in_terminal
+	SHELL=/bin/sh TERM=xterm script -qfc "$evering $1" typescript </dev/null >/dev/null 2>&1
+	has $'\e\\[[37]' typescript || return
+	SHELL=/bin/sh TERM=xterm NO_COLOR=1 script -qfc "$evering $1" typescript </dev/null \
+		>/dev/null 2>&1
+	! has $'\e\\[[37]' typescript
+}
+
+# --------------------------------------------------------------------- doctor
+
+doctor() {
+	"$evering" doctor >out 2>err
+	case $? in
+	0) ! grep -q '^bad ' out ;;
+	1) grep -q '^bad ' out ;;
+	*) false ;;
+	esac && says 'kernel ' out && says ' module ' out && says 'descriptors ' out &&
+		says ' backend ' out && [[ ! -s err ]]
+}
+
+doctor_json() {
+	"$evering" doctor --json >out 2>err
+	json out && says '{"check": "kernel", "result": "' out &&
+		says '{"check": "backend", "result": "ok"' out
+}
+
+doctor_finds() {
+	(
+		ulimit -n 12
+		exec "$evering" doctor
+	) >out 2>err
+	(($? == 1)) && has '^bad +descriptors ' out && says '-> raise it: ulimit -n' out || return
+	EVERING_BACKEND=pigeon run 1 doctor && has '^bad +backend .*pigeon' out &&
+		says '-> unset EVERING_BACKEND' out
+}
+
+doctor_chooses() {
+	run 0 doctor
+	has "^ok +backend +$1[,;]" out || {
+		cat out
+		return 1
+	}
+}
+
+# ------------------------------------------------------------------------ all
+
+# refuses TEXT ARGUMENT...: status 2, and what is at fault and where to find help.
+refuses() {
+	run 2 "${@:2}" </dev/null && says "$1" && says '--help'
+}
+
+bad_options() {
+	local command
+	for command in ping pipe cat top doctor; do
+		refuses "unknown option '--nonsense'" $command --nonsense &&
+			refuses "unknown option '-Z'" $command -Z &&
+			refuses '--json=1: takes no value' $command --json=1 &&
+			refuses "'one' is one" $command --json one || return
+	done
+	refuses '--count=0' ping --count=0 && refuses '-c: needs a value' ping -c &&
+		refuses '--interval=-1' ping -i -1 && refuses '--size=3' ping -s 3 &&
+		refuses '--size=17M' ping -s 17M && refuses '--deadline=0' ping -w 0 &&
+		refuses '--wait=lazy' ping --wait=lazy &&
+		refuses '--backend=pigeon' ping --backend=pigeon &&
+		refuses 'not both' ping --listen=a --connect=b &&
+		refuses '--listen or --connect' pipe &&
+		refuses '--listen or --connect' pipe --listen=a --connect=b &&
+		refuses '--timeout=x' pipe --listen=a --timeout=x &&
+		refuses '--wait=lazy' pipe --wait=lazy &&
+		refuses '--backend=pigeon' cat --backend=pigeon &&
+		refuses '--delay=0' top -d 0 && refuses '--iterations=0' top -n 0
+}
+
+helps() {
+	local command
+	for command in ping pipe cat top doctor; do
+		run 0 $command --help && says 'Usage: evering ' out && says --json out &&
+			says 'Exits with' out && [[ ! -s err ]] || return
+	done
+}
+
+bad_places() {
+	local path
+	printf -v path 'x%.0s' {1..200}
+	run 1 ping --listen="$path" && says 'at most 107 bytes' &&
+		run 1 pipe --connect="$path" </dev/null && says 'at most 107 bytes' &&
+		run 1 ping --listen=none/here && says none/here && says 'folder is missing' &&
+		echo file >file && run 1 pipe --listen=file </dev/null && says 'another path' &&
+		[[ -f file ]] && run 1 ping --connect=nobody -c 1 && says nobody
+}
+
+no_device() {
+	[[ ! -e /dev/evering ]] || skip 'there is one'
+	run 1 ping -c 1 --backend=device && says /dev/evering && says 'evering doctor' || return
+	EVERING_BACKEND=pigeon run 1 ping -c 1 && says EVERING_BACKEND
+}
+
+output_full() {
+	local command
+	[[ -w /dev/full ]] || skip 'no /dev/full'
+	for command in 'ping -c 1' 'top -n 1 -d 0.05' doctor; do
+		# shellcheck disable=SC2086 # words
+		timeout -k 5 60 "$evering" $command >/dev/full 2>err
+		(($? == 1)) && says 'No space left on device' || return
+	done
+}
+
+# complete WORD...: what bash would offer for the last one.
+complete_words() {
+	COMP_WORDS=("$evering" "$@")
+	COMP_CWORD=$#
+	_evering "$evering"
+	echo "${COMPREPLY[*]}"
+}
+
+completes() {
+	[[ -e $completion ]] || skip "no $completion"
+	# shellcheck source=/dev/null
+	source "$completion"
+	[[ $(complete_words p) == 'ping pipe' && $(complete_words help d) == doctor &&
+	$(complete_words ping --wa) == '--wait=' &&
+	$(complete_words ping --wait = b) == 'block busy' &&
+	$(complete_words pipe --one) == --one-way &&
+	$(complete_words top --d) == '--delay=' ]]
+}
+
+# on BACKEND: what the backend has a part in.
+on() {
+	local policy
+	export EVERING_BACKEND=$1
+
+	check "$1: ping" pings
+	check "$1: ping in JSON" ping_json
+	for policy in adaptive block busy; do
+		check "$1: pings of all sizes, $policy" ping_sizes $policy
+		check "$1: ping interrupted, $policy" ping_interrupted $policy INT 0
+		check "$1: pipe both ways, $policy" both_ways $policy
+		check "$1: pipe, other side dies, $policy" other_dies $policy
+	done
+	check "$1: ping between two" ping_two
+	check "$1: ping, who answers dies" ping_answerer_dies
+	check "$1: ping, who answers stops" ping_answerer_stops
+	check "$1: pipe of nothing" nothing
+	check "$1: pipe, one answers when the other has ended" half_close
+	check "$1: cat" one_way
+	check "$1: pipe, bytes come as they go" by_and_by
+	check "$1: pipe, nobody reads" backpressure
+	check "$1: pipe and strangers" strangers
+	check "$1: few descriptors" few_descriptors ping -c 1
+	check "$1: top in JSON" top_json "$1"
+	check "$1: top as a table" top_table
+	check "$1: top, several channels" top_many
+	check "$1: top, one end is gone" top_gone
+	check "$1: top, as somebody" top_unprivileged "$1"
+	check "$1: doctor chooses" doctor_chooses "$1"
+	unset EVERING_BACKEND
+}
+
+on_any() {
+	check 'wrong options' bad_options
+	check 'help' helps
+	check 'wrong places' bad_places
+	check 'no device' no_device
+	check 'no space for what is printed' output_full
+	check 'ping until a deadline' ping_deadline
+	check 'ping, SIGTERM' ping_interrupted adaptive TERM 143
+	check 'pipe, disk full' disk_full
+	check 'pipe, reader goes' reader_goes
+	check 'pipe, no input' no_input
+	check 'pipe, SIGINT while it listens' pipe_signal INT 130
+	check 'pipe, SIGTERM while it listens' pipe_signal TERM 143
+	check 'pipe waits for who listens' pipe_waits
+	check 'pipe, nobody comes' nobody_comes
+	check 'pipe, a terminal ends with the other side' terminal_ends
+	check 'top and a liar' top_hostile
+	check 'top on a terminal, q' top_terminal q 0
+	check 'top on a terminal, SIGHUP' top_terminal HUP 129
+	check 'top on a terminal, SIGTERM' top_terminal TERM 143
+	check 'colours of top' colours 'top -b -n 1 -d 0.05'
+	check 'colours of doctor' colours doctor
+	check 'doctor' doctor
+	check 'doctor in JSON' doctor_json
+	check 'doctor finds what is wrong' doctor_finds
+	check 'completion' completes
+}
+
+echo 'TAP version 13'
+if [[ ${EVERING_BACKEND:-} ]]; then
+	backends=("$EVERING_BACKEND")
+elif [[ -c /dev/evering && -r /dev/evering && -w /dev/evering ]]; then
+	backends=(memfd device)
+else
+	backends=(memfd)
+fi
+# A debug kernel is there for the module, and takes ten times as long.
+if ((slow < 100)) && [[ ! $short || ${BUILD:-} != *tsan* ]]; then
+	on_any
+else
+	check 'what no backend has a part in' skip "is the same everywhere"
+fi
+for backend in "${backends[@]}"; do
+	on "$backend"
+done
+
+echo "1..$number"
+((!failed))

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: MIT
+/*
+ * evering doctor: what this machine has of what channels need, a line for each, and
+ * what to do about what is missing.  It changes nothing, and tries what can be tried
+ * rather than look up what is said about it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <evering.h>
+
+#include "util.h"
+
+#define DEVICE "/dev/evering"
+
+enum verdict {
+	OK,
+	WARN,
+	BAD,
+};
+
+struct doctor {
+	bool json;
+	bool colour;
+	bool module; /* is there */
+	bool device; /* can be used */
+	unsigned int warnings;
+	unsigned int bad;
+	struct utsname kernel;
+};
+
+/* One line; @remedy is NULL where there is nothing to do. */
+static void report(struct doctor *d, enum verdict verdict, const char *check,
+		   const char *remedy, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
+
+static void report(struct doctor *d, enum verdict verdict, const char *check,
+		   const char *remedy, const char *fmt, ...)
+{
+	static const char *const words[] = { "ok", "warn", "bad" };
+	static const char *const colours[] = { "\033[32m", "\033[33m",
+					       "\033[31m" };
+	char text[256];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	d->warnings += verdict == WARN;
+	d->bad += verdict == BAD;
+	if (d->json) {
+		printf("{\"check\": \"%s\", \"result\": \"%s\", \"text\": ",
+		       check, words[verdict]);
+		print_json_string(stdout, text);
+		fputs(", \"remedy\": ", stdout);
+		if (remedy)
+			print_json_string(stdout, remedy);
+		else
+			fputs("null", stdout);
+		puts("}");
+		return;
+	}
+	printf("%s%-4s%s  %-12s %s\n", d->colour ? colours[verdict] : "",
+	       words[verdict], d->colour ? "\033[0m" : "", check, text);
+	if (remedy)
+		printf("%20s%s\n", "-> ", remedy);
+}
+
+/* The first line of a small file; false if there is none. */
+static bool read_line(const char *path, char *line, size_t size)
+{
+	FILE *file = fopen(path, "re");
+	bool got;
+
+	if (!file)
+		return false;
+	got = fgets(line, (int)size, file);
+	fclose(file);
+	if (got)
+		line[strcspn(line, "\n")] = '\0';
+	return got;
+}
+
+static void check_kernel(struct doctor *d)
+{
+	unsigned int major = 0, minor = 0;
+	const char *remedy = NULL;
+	enum verdict verdict = OK;
+
+	sscanf(d->kernel.release, "%u.%u", &major, &minor);
+	if (major < 5 || (major == 5 && minor < 1)) {
+		verdict = BAD;
+		remedy = "use Linux 5.1 or later: memfds cannot be sealed "
+			 "against later writers before that";
+	} else if (major < 6 || (major == 6 && minor < 1)) {
+		verdict = WARN;
+		remedy = "the module needs Linux 6.1 or later; the backend "
+			 "memfd works";
+	}
+	report(d, verdict, "kernel", remedy, "Linux %s %s", d->kernel.release,
+	       d->kernel.machine);
+}
+
+static void check_module(struct doctor *d)
+{
+	char version[64];
+
+	d->module = !access("/sys/module/evering", F_OK) ||
+		    !access(DEVICE, F_OK);
+	if (!d->module) {
+		report(d, WARN, "module",
+		       "for the backend 'device': make modules && "
+		       "sudo insmod evering.ko",
+		       "evering.ko is not loaded");
+		return;
+	}
+	if (!read_line("/sys/module/evering/version", version, sizeof(version)))
+		*version = '\0';
+	report(d, OK, "module", NULL, "evering.ko is loaded%s%s",
+	       *version ? ", version " : "", version);
+}
+
+static void check_headers(struct doctor *d)
+{
+	char path[sizeof(d->kernel.release) + 64], remedy[sizeof(path) + 64];
+
+	snprintf(path, sizeof(path), "/lib/modules/%s/build/Makefile",
+		 d->kernel.release);
+	if (!access(path, R_OK)) {
+		report(d, OK, "headers", NULL, "%.*s",
+		       (int)(strlen(path) - strlen("/Makefile")), path);
+		return;
+	}
+	snprintf(remedy, sizeof(remedy),
+		 "to build the module: apt install linux-headers-%s, or "
+		 "make modules KDIR=...",
+		 d->kernel.release);
+	/* Who has the module needs them no more. */
+	report(d, d->module ? OK : WARN, "headers", d->module ? NULL : remedy,
+	       "no kernel headers at /lib/modules/%s/build", d->kernel.release);
+}
+
+static void check_info(struct doctor *d, int fd)
+{
+	struct evering_info info = { .size = sizeof(info) };
+	char a[FORMAT_LEN], b[FORMAT_LEN], c[FORMAT_LEN];
+
+	if (ioctl(fd, EVERING_IOC_INFO, &info)) {
+		report(d, BAD, "device",
+		       "remove what lies there, and reload "
+		       "the module: sudo rmmod evering; sudo "
+		       "insmod evering.ko",
+		       DEVICE " is not evering's: %s", strerror(errno));
+		return;
+	}
+	if (info.abi != EVERING_ABI_VERSION) {
+		report(d, BAD, "device",
+		       "build the module and the library from one source: make "
+		       "&& sudo rmmod evering && sudo insmod evering.ko",
+		       "the module speaks version %u of the ABI, this program %u",
+		       info.abi, EVERING_ABI_VERSION);
+		return;
+	}
+	d->device = true;
+	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI",
+	       info.abi);
+	report(d, info.max_channel_bytes >> 22 ? OK : WARN, "quota",
+	       info.max_channel_bytes >> 22 ?
+		       NULL :
+		       "as root: echo 1024 "
+		       ">/sys/module/evering/parameters/max_channel_mib",
+	       "%s a channel, %s and %u channels a user, %s in all",
+	       format_size(a, info.max_channel_bytes),
+	       format_bytes(b, info.max_user_bytes), info.max_user_channels,
+	       format_bytes(c, info.max_total_bytes));
+}
+
+static void check_device(struct doctor *d)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct stat st;
+
+	if (fd >= 0) {
+		check_info(d, fd);
+		close(fd);
+	} else if (errno == ENOENT && !d->module) {
+		report(d, OK, "device", NULL,
+		       "no " DEVICE ", as there is no module");
+	} else if (errno == EACCES || errno == EPERM) {
+		if (stat(DEVICE, &st))
+			st.st_mode = 0;
+		report(d, BAD, "device",
+		       "sudo chmod 666 " DEVICE
+		       "; if a udev rule made it so, change "
+		       "that; a container has to allow it",
+		       DEVICE " has mode %04o, and user %u may not use it",
+		       (unsigned int)st.st_mode & 07777,
+		       (unsigned int)geteuid());
+	} else {
+		report(d, BAD, "device",
+		       "mount devtmpfs at /dev, or make the device by hand: see "
+		       "/sys/class/misc/evering/dev",
+		       DEVICE ": %s", strerror(errno));
+	}
+}
+
+static void check_memfd(struct doctor *d)
+{
+	int fd, err = 0;
+
+	fd = memfd_create("evering-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE))
+		err = errno;
+	if (fd >= 0)
+		close(fd);
+	if (err)
+		report(d, BAD, "memfd",
+		       "use Linux 5.1 or later, outside of what forbids "
+		       "memfd_create(2)",
+		       "no memfd that can be sealed: %s", strerror(err));
+	else
+		report(d, OK, "memfd", NULL, "memfds can be sealed");
+}
+
+static void check_descriptors(struct doctor *d)
+{
+	struct rlimit limit;
+	enum verdict verdict;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	verdict = limit.rlim_cur < 16 ? BAD : limit.rlim_cur < 256 ? WARN : OK;
+	report(d, verdict, "descriptors",
+	       verdict == OK ? NULL :
+			       "raise it: ulimit -n 1024, or LimitNOFILE= of "
+			       "the service",
+	       "RLIMIT_NOFILE is %llu; an endpoint takes %u",
+	       (unsigned long long)limit.rlim_cur, d->device ? 1u : 6u);
+}
+
+static void check_file_size(struct doctor *d)
+{
+	char size[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_FSIZE, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY)
+		return;
+	report(d, limit.rlim_cur < (1u << 20) ? BAD : WARN, "file size",
+	       "raise it: ulimit -f unlimited",
+	       "RLIMIT_FSIZE lets no arena of a memfd be larger than %s",
+	       format_bytes(size, limit.rlim_cur));
+}
+
+static void check_address_space(struct doctor *d)
+{
+	char size[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_AS, &limit);
+	if (limit.rlim_cur != RLIM_INFINITY)
+		report(d, WARN, "addresses", "raise it: ulimit -v unlimited",
+		       "RLIMIT_AS leaves %s for all mappings",
+		       format_bytes(size, limit.rlim_cur));
+}
+
+static void check_memory(struct doctor *d)
+{
+	unsigned long long kib = 0;
+	char line[128], size[FORMAT_LEN];
+	bool known = false;
+	FILE *file;
+
+	file = fopen("/proc/meminfo", "re");
+	while (file && !known && fgets(line, sizeof(line), file))
+		known = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
+	if (file)
+		fclose(file);
+	if (!known)
+		report(d, WARN, "memory", "mount proc at /proc",
+		       "/proc/meminfo cannot be read");
+	else
+		report(d, kib < 65536 ? WARN : OK, "memory",
+		       kib < 65536 ? "use small arenas, or free some" : NULL,
+		       "%s available", format_bytes(size, kib * 1024));
+}
+
+static void check_cpus(struct doctor *d)
+{
+	cpu_set_t set;
+	int count = 0;
+
+	if (!sched_getaffinity(0, sizeof(set), &set))
+		count = CPU_COUNT(&set);
+	if (!count)
+		count = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	report(d, count < 2 ? WARN : OK, "CPUs",
+	       count < 2 ?
+		       "two processes cannot both run: wait with the policy "
+		       "'block', never with 'busy'" :
+		       NULL,
+	       "%d for this process", count);
+}
+
+static void check_ptrace(struct doctor *d)
+{
+	char scope[16];
+
+	if (!read_line("/proc/sys/kernel/yama/ptrace_scope", scope,
+		       sizeof(scope)) ||
+	    !strcmp(scope, "0"))
+		return;
+	if (geteuid())
+		report(d, WARN, "ptrace",
+		       "to see them all: sudo evering top; or "
+		       "sysctl kernel.yama.ptrace_scope=0",
+		       "kernel.yama.ptrace_scope is %s: 'evering top' sees no "
+		       "counters of memfd channels",
+		       scope);
+}
+
+/* A channel that is really made, and used. */
+static int try_backend(uint32_t backend, const char **name)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	struct evering *ev[2];
+	char word[5] = "";
+	int ret;
+
+	params.backend = backend;
+	ret = evering_pair(&params, ev);
+	if (ret)
+		return ret;
+	*name = !strcmp(evering_backend_name(ev[0]), "device") ? "device" :
+								 "memfd";
+	ret = evering_send(ev[0], "ping", 5, 1000000000);
+	if (!ret)
+		ret = evering_recv(ev[1], word, 5, 1000000000);
+	if (!ret && strcmp(word, "ping") != 0)
+		ret = -EPROTO;
+	evering_close(ev[0]);
+	evering_close(ev[1]);
+	return ret;
+}
+
+static void check_backend(struct doctor *d)
+{
+	const char *wanted = getenv("EVERING_BACKEND");
+	const char *name = "";
+	char remedy[160];
+	int ret;
+
+	if (wanted && *wanted && strcmp(wanted, "memfd") != 0 &&
+	    strcmp(wanted, "device") != 0) {
+		report(d, BAD, "backend",
+		       "unset EVERING_BACKEND, or set it to memfd or device",
+		       "$EVERING_BACKEND is '%s'", printable(wanted));
+		return;
+	}
+	ret = try_backend(EVERING_BACKEND_AUTO, &name);
+	if (ret) {
+		find_remedy_for(ret, remedy, sizeof(remedy));
+		report(d, BAD, "backend", *remedy ? remedy : NULL,
+		       "no channel can be made: %s", strerror(-ret));
+	} else {
+		report(d, OK, "backend", NULL,
+		       "%s%s; a channel was made, and works", name,
+		       wanted && *wanted ? ", as $EVERING_BACKEND says" : "");
+	}
+	/* The other one may be asked for, too. */
+	if (d->device && strcmp(name, "device") != 0 &&
+	    (ret = try_backend(EVERING_BACKEND_DEVICE, &name))) {
+		find_remedy_for(ret, remedy, sizeof(remedy));
+		report(d, BAD, "device", *remedy ? remedy : NULL,
+		       "no channel can be made of it: %s", strerror(-ret));
+	}
+}
+
+static void summarize(const struct doctor *d)
+{
+	if (d->json)
+		return;
+	if (d->bad)
+		printf("\n%u bad, %u to know of\n", d->bad, d->warnings);
+	else if (d->warnings)
+		printf("\nchannels work; %u to know of\n", d->warnings);
+	else
+		printf("\nall is well\n");
+}
+
+static const struct option long_options[] = {
+	{ "json", no_argument, NULL, 'j' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static void print_help(void)
+{
+	fputs("Usage: evering doctor [--json]\n"
+	      "\n"
+	      "Says what this machine has of what channels need, a line for each: ok, warn\n"
+	      "or bad, and what to do about what is missing.  It changes nothing.\n"
+	      "\n"
+	      "      --json  JSON, an object a line: check, result, text, remedy\n"
+	      "  -h, --help  this\n"
+	      "\n"
+	      "Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
+	      "no sense.\n",
+	      stdout);
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+	struct doctor d = { .colour = colour_wanted(stdout) };
+	int opt;
+
+	set_command("evering doctor");
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, ":h", long_options, NULL)) !=
+	       -1) {
+		if (opt == '?' || opt == ':')
+			return wrong_option(opt, argv);
+		if (opt == 'h') {
+			print_help();
+			return EXIT_SUCCESS;
+		}
+		d.json = true;
+	}
+	if (optind < argc)
+		return usage_error("'%s' is one argument too many",
+				   printable(argv[optind]));
+	uname(&d.kernel);
+	check_kernel(&d);
+	check_module(&d);
+	check_headers(&d);
+	check_device(&d);
+	check_memfd(&d);
+	check_descriptors(&d);
+	check_file_size(&d);
+	check_address_space(&d);
+	check_memory(&d);
+	check_cpus(&d);
+	check_ptrace(&d);
+	check_backend(&d);
+	summarize(&d);
+	return d.bad ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,928 @@
+// SPDX-License-Identifier: MIT
+/*
+ * evering ping: how long a message takes to another process and back, for people,
+ * as ping(8) does for machines.
+ *
+ * The other process is a child that answers, or, with --connect, whoever runs
+ * `evering ping --listen`.  A ping that fits into an entry is one; a larger one lies
+ * in the arena, is copied by the other side into its own, and the entry says where.
+ * A channel loses nothing and changes no order, so one ping at a time is under way,
+ * and one that has no answer by the end is lost because the other side is dead, or
+ * stopped.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <evering.h>
+
+#include "hist.h"
+#include "util.h"
+
+#define MIN_SIZE 4u
+#define MAX_SIZE (16u << 20)
+#define MAX_INLINE (EVERING_MAX_SLOT - EVERING_STAMP_SIZE)
+#define ENTRIES 16u
+#define PAGE (64u << 10) /* of any machine; arenas are multiples of it */
+
+/* What an entry begins with, and is, where the data lies in the arena. */
+struct header {
+	uint32_t seq;
+	uint32_t len;
+	uint64_t offset;
+};
+
+/*
+ * A signal may come before a wait, which then does not end; so waits are no longer
+ * than this.
+ */
+#define TICK_NS 100000000ll
+
+/* How long an answer may still take when everything else is over. */
+#define GRACE_NS 1000000000ll
+
+struct ping_options {
+	struct evering_params params;
+	const char *listen;
+	const char *connect;
+	uint64_t count; /* 0: no end */
+	int64_t interval_ns;
+	int64_t deadline_ns; /* 0: none */
+	uint32_t size;
+	bool json;
+	bool quiet;
+};
+
+struct pinger {
+	const struct ping_options *o;
+	struct evering *ev;
+	pid_t child;
+	int child_sock;
+	pid_t pid; /* who answers */
+	unsigned char *
+		data; /* what is sent; in the arena if the entry cannot hold it */
+	uint64_t offset;
+	bool progress;
+	int64_t draw_ns;
+
+	int64_t start_ns;
+	int64_t end_ns;
+	uint64_t sent;
+	uint64_t min;
+	struct hist hist;
+};
+
+static bool in_arena(uint32_t size)
+{
+	return size > MAX_INLINE;
+}
+
+/* Answering -------------------------------------------------------------- */
+
+/* Copies what the peer's arena holds; 0, or -EPROTO: it does not. */
+static int answer_from_arena(struct evering *ev, struct header *header,
+			     unsigned char *own, uint64_t own_size)
+{
+	const void *data;
+
+	if (header->len > own_size)
+		return -EPROTO;
+	data = evering_peer_buffer(ev, header->offset, header->len);
+	if (!data)
+		return -EPROTO;
+	memcpy(own, data, header->len);
+	header->offset = 0;
+	return 0;
+}
+
+/* Answers until the peer goes (-EPIPE), or a signal comes (-EINTR). */
+static int answer(struct evering *ev)
+{
+	unsigned char entry[MAX_INLINE];
+	size_t len = evering_payload(ev);
+	uint64_t own_size;
+	unsigned char *own = evering_arena(ev, &own_size);
+	struct header header;
+	int ret;
+
+	while (!end_signal) {
+		ret = evering_recv(ev, entry, len, TICK_NS);
+		if (ret == -EINTR || ret == -ETIMEDOUT)
+			continue;
+		if (!ret && own) {
+			memcpy(&header, entry, sizeof(header));
+			ret = answer_from_arena(ev, &header, own, own_size);
+			memcpy(entry, &header, sizeof(header));
+		}
+		if (!ret)
+			ret = evering_send(ev, entry, len, TICK_NS);
+		/* One answer for each ping: there is room, or it is no pinger. */
+		if (ret)
+			return ret == -ETIMEDOUT ? -EPROTO : ret;
+	}
+	return -EINTR;
+}
+
+static const char *policy_name(uint32_t policy)
+{
+	static const char *const names[] = { "adaptive", "block", "busy" };
+
+	return names[policy];
+}
+
+static void set_limits(const struct ping_options *o,
+		       struct evering_params *limits)
+{
+	*limits = (struct evering_params)EVERING_LIMITS_INIT;
+	/* Entries that a header fits into. */
+	limits->flags = 0;
+	limits->arena_size[0] = limits->arena_size[1] = MAX_SIZE;
+	limits->policy = o->params.policy;
+}
+
+/* The child: answers its parent, and ends with it. */
+static int child_main(const struct ping_options *o, int sock, pid_t parent)
+{
+	struct evering_params limits;
+	struct evering *ev;
+	int ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "evering-pong");
+	if (getppid() != parent)
+		return EXIT_FAILURE;
+	/* The keyboard's signals are for the parent, whose end ends this. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	set_limits(o, &limits);
+	ret = evering_accept_fd(sock, &limits, 10000000000, &ev);
+	if (ret)
+		return EXIT_FAILURE; /* the parent was told why */
+	ret = answer(ev);
+	evering_close(ev);
+	return ret == -EPIPE ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+static void say_peer(const struct ping_options *o, struct evering *ev,
+		     int ended)
+{
+	pid_t pid = 0;
+	uid_t uid = 0;
+	gid_t gid = 0;
+
+	evering_peer_cred(ev, &pid, &uid, &gid);
+	if (o->quiet)
+		return;
+	if (o->json)
+		printf("{\"event\": \"%s\", \"pid\": %d, \"uid\": %u, \"backend\": \"%s\"}\n",
+		       ended ? "gone" : "come", pid, uid,
+		       evering_backend_name(ev));
+	else if (ended == -EPIPE || ended == -EINTR)
+		printf("pid %d has gone\n", pid);
+	else if (ended)
+		printf("pid %d is dropped: %s\n", pid, strerror(-ended));
+	else
+		printf("pid %d, uid %u, has come; %s\n", pid, uid,
+		       evering_backend_name(ev));
+	fflush(stdout);
+}
+
+/* Answers one after another, until a signal. */
+static int serve(const struct ping_options *o)
+{
+	struct evering_listener *listener;
+	struct evering_params limits;
+	struct pollfd fd = { .events = POLLIN };
+	struct evering *ev;
+	sigset_t old;
+	int ret;
+
+	catch_end_signals();
+	set_limits(o, &limits);
+	ret = evering_listen(o->listen, 0600, &listener);
+	if (ret) {
+		complain_error("cannot listen at", o->listen, ret);
+		return EXIT_FAILURE;
+	}
+	fd.fd = evering_listener_fd(listener);
+	while (!end_signal) {
+		block_end_signals(&old);
+		if (!end_signal)
+			ppoll(&fd, 1, NULL, &old);
+		sigprocmask(SIG_SETMASK, &old, NULL);
+		ret = evering_accept(listener, &limits, EVERING_NOWAIT, &ev);
+		if (ret == -EAGAIN || ret == -EINTR)
+			continue;
+		if (ret) {
+			complain_error("cannot take a peer at", o->listen, ret);
+			break;
+		}
+		say_peer(o, ev, 0);
+		ret = answer(ev);
+		say_peer(o, ev, ret);
+		evering_close(ev);
+		ret = 0;
+	}
+	evering_listener_close(listener);
+	if (end_signal && end_signal != SIGINT)
+		return 128 + end_signal;
+	return end_signal ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* Meeting ---------------------------------------------------------------- */
+
+static int start_child(struct pinger *p)
+{
+	pid_t parent = getpid();
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
+		complain_error("cannot start a process that answers", NULL,
+			       -errno);
+		return -1;
+	}
+	fflush(stdout);
+	p->child = fork();
+	if (!p->child) {
+		close(pair[0]);
+		_exit(child_main(p->o, pair[1], parent));
+	}
+	close(pair[1]);
+	if (p->child < 0) {
+		complain("cannot start a process that answers: %s",
+			 strerror(errno));
+		p->child = 0;
+		close(pair[0]);
+		return -1;
+	}
+	p->child_sock = pair[0];
+	return 0;
+}
+
+static int meet(struct pinger *p)
+{
+	const struct ping_options *o = p->o;
+	int64_t timeout = 10000000000;
+	uid_t uid;
+	gid_t gid;
+	int ret;
+
+	if (o->connect) {
+		ret = evering_connect(o->connect, &o->params, timeout, &p->ev);
+		if (ret && !end_signal)
+			complain_error("cannot connect to", o->connect, ret);
+	} else {
+		if (start_child(p))
+			return -1;
+		ret = evering_connect_fd(p->child_sock, &o->params, timeout,
+					 &p->ev);
+		if (ret)
+			close(p->child_sock);
+		if (ret && !end_signal)
+			complain_error("cannot make a channel", NULL, ret);
+	}
+	if (ret)
+		return -1;
+	evering_peer_cred(p->ev, &p->pid, &uid, &gid);
+	/* Over a socketpair that is who made it. */
+	if (p->child)
+		p->pid = p->child;
+	return 0;
+}
+
+/* A child that answers no more, because it is stopped, say, does not keep us. */
+static void reap_child(struct pinger *p)
+{
+	int status;
+
+	if (!p->child)
+		return;
+	kill(p->child, SIGKILL);
+	while (waitpid(p->child, &status, 0) < 0 && errno == EINTR)
+		;
+}
+
+/* Pinging ---------------------------------------------------------------- */
+
+static void fill(unsigned char *data, uint32_t size)
+{
+	uint32_t i;
+
+	for (i = 0; i < size; i++)
+		data[i] = (unsigned char)i;
+}
+
+static int prepare(struct pinger *p)
+{
+	uint32_t size = p->o->size;
+
+	if (in_arena(size)) {
+		p->data = evering_alloc(p->ev, size, 0);
+		if (p->data)
+			p->offset = evering_offset(p->ev, p->data);
+	} else {
+		p->data = malloc(size);
+	}
+	if (!p->data) {
+		complain("no memory for %u bytes: use a smaller --size", size);
+		return -1;
+	}
+	fill(p->data, size);
+	return 0;
+}
+
+static int send_ping(struct pinger *p, uint32_t seq)
+{
+	struct header header = { seq, p->o->size, p->offset };
+
+	memcpy(p->data, &seq, sizeof(seq));
+	if (in_arena(p->o->size))
+		return evering_send(p->ev, &header, sizeof(header), TICK_NS);
+	return evering_send(p->ev, p->data, p->o->size, TICK_NS);
+}
+
+/* What has come is what was sent, or -EPROTO. */
+static int check_answer(struct pinger *p, const unsigned char *entry)
+{
+	const void *data = entry;
+	struct header header;
+
+	if (in_arena(p->o->size)) {
+		memcpy(&header, entry, sizeof(header));
+		data = evering_peer_buffer(p->ev, header.offset, p->o->size);
+		if (!data || header.len != p->o->size)
+			return -EPROTO;
+	}
+	return memcmp(data, p->data, p->o->size) ? -EPROTO : 0;
+}
+
+static int64_t part_of(int64_t until, int64_t now)
+{
+	if (until <= now)
+		return EVERING_NOWAIT;
+	return until - now < TICK_NS ? until - now : TICK_NS;
+}
+
+/* A line that changes, where each ping has none of its own. */
+static void progress(struct pinger *p, int64_t now)
+{
+	char count[FORMAT_LEN], p50[FORMAT_LEN], text[96];
+	double part = -1;
+
+	if (!p->progress || now < p->draw_ns)
+		return;
+	if (p->o->count)
+		part = (double)p->hist.count / (double)p->o->count;
+	snprintf(text, sizeof(text), "%s round trips, half within %s",
+		 format_count(count, p->hist.count),
+		 format_time(p50, hist_percentile(&p->hist, 50)));
+	progress_draw(part, text);
+	p->draw_ns = now + TICK_NS;
+}
+
+static void say_answer(const struct pinger *p, uint32_t seq, int64_t took)
+{
+	char time[FORMAT_LEN];
+
+	if (p->o->quiet || !p->o->interval_ns)
+		return;
+	if (p->o->json)
+		printf("{\"seq\": %u, \"bytes\": %u, \"pid\": %d, \"ns\": %lld}\n",
+		       seq, p->o->size, p->pid, (long long)took);
+	else
+		printf("%u bytes from pid %d: seq=%u time=%s\n", p->o->size,
+		       p->pid, seq, format_time(time, (uint64_t)took));
+	fflush(stdout);
+}
+
+static void say_late(const struct pinger *p, uint32_t seq)
+{
+	if (p->o->quiet || !p->o->interval_ns)
+		return;
+	if (p->o->json)
+		printf("{\"seq\": %u, \"pid\": %d, \"late\": true}\n", seq,
+		       p->pid);
+	else
+		printf("no answer yet from pid %d: seq=%u\n", p->pid, seq);
+	fflush(stdout);
+}
+
+static void count_answer(struct pinger *p, int64_t took)
+{
+	if (!p->hist.count || (uint64_t)took < p->min)
+		p->min = (uint64_t)took;
+	hist_add(&p->hist, (uint64_t)took);
+}
+
+/* Has the time come to leave an answer waiting?  After a signal it has a grace. */
+static bool enough(const struct pinger *p, int64_t now, int64_t *grace)
+{
+	bool over = end_signal || (p->o->deadline_ns &&
+				   now >= p->start_ns + p->o->deadline_ns);
+
+	if (!over)
+		return false;
+	if (!*grace)
+		*grace = now + GRACE_NS;
+	return now >= *grace;
+}
+
+/*
+ * Waits for the answer, and says at every interval that there is none.  0;
+ * -ETIMEDOUT: the time for all is over; or another negative errno.
+ */
+static int await_answer(struct pinger *p, uint32_t seq, int64_t sent,
+			unsigned char *entry)
+{
+	int64_t now = sent, late = sent + p->o->interval_ns, grace = 0;
+	size_t len = evering_payload(p->ev);
+	int ret;
+
+	for (;;) {
+		ret = evering_recv(p->ev, entry, len, TICK_NS);
+		if (ret != -ETIMEDOUT && ret != -EINTR)
+			return ret;
+		now = clock_ns();
+		if (enough(p, now, &grace))
+			return -ETIMEDOUT;
+		if (now >= late) {
+			say_late(p, seq);
+			late += p->o->interval_ns;
+		}
+		progress(p, now);
+	}
+}
+
+static int ping_once(struct pinger *p, uint32_t seq)
+{
+	unsigned char entry[MAX_INLINE];
+	int64_t sent = clock_ns(), took;
+	int ret;
+
+	ret = send_ping(p, seq);
+	if (ret)
+		return ret;
+	p->sent++;
+	ret = await_answer(p, seq, sent, entry);
+	if (ret)
+		return ret;
+	took = clock_ns() - sent;
+	if (check_answer(p, entry))
+		return -EPROTO;
+	count_answer(p, took);
+	say_answer(p, seq, took);
+	progress(p, sent + took);
+	return 0;
+}
+
+/* Until @until, a signal, or something that should not come: 0 or an error. */
+static int rest(struct pinger *p, int64_t until)
+{
+	int64_t now;
+	int ret;
+
+	while (!end_signal && (now = clock_ns()) < until) {
+		ret = evering_wait(p->ev, EVERING_RX, part_of(until, now));
+		if (ret > 0)
+			return -EPROTO;
+		if (ret < 0 && ret != -ETIMEDOUT && ret != -EINTR)
+			return ret;
+	}
+	return 0;
+}
+
+static bool more(const struct pinger *p, int64_t now)
+{
+	if (end_signal || (p->o->count && p->sent >= p->o->count))
+		return false;
+	return !p->o->deadline_ns || now < p->start_ns + p->o->deadline_ns;
+}
+
+/* 0 or a negative errno. */
+static int ping_all(struct pinger *p)
+{
+	int64_t next = p->start_ns, end;
+	uint32_t seq = 1;
+	int ret;
+
+	end = p->o->deadline_ns ? p->start_ns + p->o->deadline_ns : INT64_MAX;
+	for (; more(p, next); seq++) {
+		ret = ping_once(p, seq);
+		if (ret)
+			return ret;
+		next = clock_ns();
+		if (!p->o->interval_ns || !more(p, next))
+			continue;
+		next = p->start_ns + (int64_t)seq * p->o->interval_ns;
+		ret = rest(p, next < end ? next : end);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* Summary ---------------------------------------------------------------- */
+
+/* As engineers number series (R10), so that rows look equally wide to the eye. */
+static const unsigned int fine_steps[] = { 100, 125, 160, 200, 250,
+					   315, 400, 500, 630, 800 };
+static const unsigned int coarse_steps[] = { 100, 200, 500 };
+
+#define MAX_ROWS 24u
+#define ALL_ROWS 256u
+
+struct row {
+	uint64_t from;
+	uint64_t to;
+	uint64_t count;
+};
+
+/* Rows of a series that cover @min..@max; their number, 0 if there are too many. */
+static unsigned int make_rows(struct row rows[ALL_ROWS], uint64_t min,
+			      uint64_t max, const unsigned int *steps,
+			      unsigned int step_count)
+{
+	uint64_t decade = 1, from = 0, to;
+	unsigned int count = 0, i;
+
+	for (;; decade *= 10) {
+		for (i = 0; i < step_count; i++) {
+			to = steps[i] * decade;
+			if (to > min && count == MAX_ROWS)
+				return 0;
+			if (to > min)
+				rows[count++] = (struct row){ from, to, 0 };
+			if (to > max)
+				return count;
+			from = to;
+		}
+		/* 30 years. */
+		if (decade > UINT64_MAX / 100000)
+			return 0;
+	}
+}
+
+static unsigned int fill_rows(const struct pinger *p, struct row rows[ALL_ROWS])
+{
+	unsigned int count, i, row = 0;
+	uint64_t value;
+
+	count = make_rows(rows, p->min, p->hist.max, fine_steps, 10);
+	if (!count)
+		count = make_rows(rows, p->min, p->hist.max, coarse_steps, 3);
+	for (i = 0; count && i < HIST_BUCKETS; i++) {
+		if (!p->hist.bucket[i])
+			continue;
+		value = hist_bucket_max(i);
+		while (row + 1 < count && value >= rows[row].to)
+			row++;
+		rows[row].count += p->hist.bucket[i];
+	}
+	return count;
+}
+
+static int output_width(void)
+{
+	struct winsize size;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col < 40)
+		return 80;
+	return size.ws_col;
+}
+
+static void print_histogram(const struct pinger *p)
+{
+	const char *on = colour_wanted(stdout) ? "\033[32m" : "";
+	const char *off = *on ? "\033[0m" : "";
+	char from[FORMAT_LEN], to[FORMAT_LEN], number[FORMAT_LEN];
+	int width = output_width() - 40, full;
+	struct row rows[ALL_ROWS];
+	unsigned int count, i;
+	uint64_t most = 1;
+
+	count = fill_rows(p, rows);
+	for (i = 0; i < count; i++)
+		if (rows[i].count > most)
+			most = rows[i].count;
+	for (i = 0; i < count; i++) {
+		full = (int)((double)rows[i].count / (double)most * width);
+		if (rows[i].count && !full)
+			full = 1;
+		printf("%8s .. %-8s %12s %s", format_time(from, rows[i].from),
+		       format_time(to, rows[i].to),
+		       format_count(number, rows[i].count), on);
+		while (full--)
+			putchar('#');
+		printf("%s\n", off);
+	}
+}
+
+static void print_summary(const struct pinger *p)
+{
+	const struct hist *h = &p->hist;
+	char a[FORMAT_LEN], b[FORMAT_LEN], c[FORMAT_LEN], d[FORMAT_LEN],
+		e[FORMAT_LEN], f[FORMAT_LEN];
+	uint64_t lost = p->sent - h->count;
+
+	printf("%s--- pid %d, %s, %s ---\n", p->o->interval_ns ? "\n" : "",
+	       p->pid, evering_backend_name(p->ev),
+	       policy_name(p->o->params.policy));
+	printf("%s pings of %u bytes, %s answered, %s lost (%.3g %%), %.3f s\n",
+	       format_count(a, p->sent), p->o->size, format_count(b, h->count),
+	       format_count(c, lost),
+	       p->sent ? 100.0 * (double)lost / (double)p->sent : 0,
+	       (double)(p->end_ns - p->start_ns) / 1e9);
+	if (!h->count)
+		return;
+	printf("round trip min/avg/max %s / %s / %s, p50 %s, p99 %s, p99.9 %s\n",
+	       format_time(a, p->min), format_time(b, h->sum / h->count),
+	       format_time(c, h->max), format_time(d, hist_percentile(h, 50)),
+	       format_time(e, hist_percentile(h, 99)),
+	       format_time(f, hist_percentile(h, 99.9)));
+	print_histogram(p);
+}
+
+static void print_json_summary(const struct pinger *p)
+{
+	const struct hist *h = &p->hist;
+	struct row rows[ALL_ROWS];
+	unsigned int count = 0, i;
+
+	printf("{\"pid\": %d, \"backend\": \"%s\", \"policy\": \"%s\", \"bytes\": %u, \"seconds\": %.9f, \"sent\": %llu, \"received\": %llu, \"lost\": %llu, ",
+	       p->pid, evering_backend_name(p->ev),
+	       policy_name(p->o->params.policy), p->o->size,
+	       (double)(p->end_ns - p->start_ns) / 1e9,
+	       (unsigned long long)p->sent, (unsigned long long)h->count,
+	       (unsigned long long)(p->sent - h->count));
+	printf("\"min_ns\": %llu, \"avg_ns\": %llu, \"max_ns\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"p99.9_ns\": %llu, \"histogram\": [",
+	       (unsigned long long)p->min,
+	       (unsigned long long)(h->count ? h->sum / h->count : 0),
+	       (unsigned long long)h->max,
+	       (unsigned long long)hist_percentile(h, 50),
+	       (unsigned long long)hist_percentile(h, 99),
+	       (unsigned long long)hist_percentile(h, 99.9));
+	if (h->count)
+		count = fill_rows(p, rows);
+	for (i = 0; i < count; i++)
+		printf("%s{\"from_ns\": %llu, \"to_ns\": %llu, \"count\": %llu}",
+		       i ? ", " : "", (unsigned long long)rows[i].from,
+		       (unsigned long long)rows[i].to,
+		       (unsigned long long)rows[i].count);
+	printf("]}\n");
+}
+
+/* The whole -------------------------------------------------------------- */
+
+static int end_of(struct pinger *p, int err)
+{
+	if (err == -EPIPE)
+		complain("pid %d %s", p->pid,
+			 evering_peer(p->ev) == EVERING_PEER_DIED ?
+				 "has died" :
+				 "has closed the channel");
+	else if (err == -ETIMEDOUT)
+		complain("pid %d does not answer: is it stopped?", p->pid);
+	else if (err == -EPROTO)
+		complain("pid %d gave a wrong answer: is it 'evering ping'?",
+			 p->pid);
+	else if (err)
+		complain_error("the channel", NULL, err);
+	if (end_signal && end_signal != SIGINT)
+		return 128 + end_signal;
+	return err || p->hist.count < p->sent ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int ping(struct pinger *p)
+{
+	int ret;
+
+	if (meet(p))
+		return end_signal ? 128 + end_signal : EXIT_FAILURE;
+	if (prepare(p))
+		return EXIT_FAILURE;
+	if (!p->o->quiet && !p->o->json)
+		printf("PING pid %d: %u bytes, %s, %s\n", p->pid, p->o->size,
+		       evering_backend_name(p->ev),
+		       policy_name(p->o->params.policy));
+	fflush(stdout);
+	p->progress = !p->o->quiet && !p->o->interval_ns && progress_wanted();
+	p->start_ns = clock_ns();
+	p->draw_ns = p->start_ns + TICK_NS;
+	ret = ping_all(p);
+	p->end_ns = clock_ns();
+	progress_erase();
+	if (p->o->json)
+		print_json_summary(p);
+	else
+		print_summary(p);
+	fflush(stdout);
+	return end_of(p, ret);
+}
+
+enum {
+	OPT_LISTEN = 256,
+	OPT_CONNECT,
+	OPT_POLICY,
+	OPT_BACKEND,
+	OPT_JSON,
+};
+
+static const struct option long_options[] = {
+	{ "count", required_argument, NULL, 'c' },
+	{ "interval", required_argument, NULL, 'i' },
+	{ "size", required_argument, NULL, 's' },
+	{ "deadline", required_argument, NULL, 'w' },
+	{ "listen", required_argument, NULL, OPT_LISTEN },
+	{ "connect", required_argument, NULL, OPT_CONNECT },
+	{ "wait", required_argument, NULL, OPT_POLICY },
+	{ "backend", required_argument, NULL, OPT_BACKEND },
+	{ "json", no_argument, NULL, OPT_JSON },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static void print_help(void)
+{
+	fputs("Usage: evering ping [OPTIONS]\n"
+	      "       evering ping --listen=PATH [OPTIONS]\n"
+	      "       evering ping --connect=PATH [OPTIONS]\n"
+	      "\n"
+	      "Sends messages to another process, which sends them back, and prints how long\n"
+	      "each took, and at the end, or when interrupted, a summary with a histogram.\n"
+	      "The other process is a child, or `evering ping --listen`, which answers one\n"
+	      "peer after another until it is interrupted.\n"
+	      "\n"
+	      "  -c, --count=N          pings to send, 1 or more                  [no end]\n"
+	      "  -i, --interval=SECONDS from one to the next, 0..3600; 0: as fast as they\n"
+	      "                         are answered, without a line for each          [1]\n"
+	      "  -s, --size=BYTES       of a message, 4..16M; over 252 it goes through the\n"
+	      "                         arenas                                        [56]\n"
+	      "  -w, --deadline=SECONDS end then, 0.001..86400                    [no end]\n"
+	      "      --listen=PATH      answer who comes to this Unix socket, @NAME for an\n"
+	      "                         abstract one\n"
+	      "      --connect=PATH     ping who listens there\n"
+	      "      --wait=POLICY    how to wait: adaptive: spin, then sleep; block:\n"
+	      "                         sleep at once; busy: never sleep         [adaptive]\n"
+	      "      --backend=NAME     auto, memfd or device                        [auto]\n"
+	      "      --json             JSON, an object a line\n"
+	      "  -q, --quiet            nothing but the summary\n"
+	      "  -h, --help             this\n"
+	      "\n"
+	      "Exits with 0 if every ping was answered, 1 if one was not or something went\n"
+	      "wrong, 2 if the command line makes no sense, 128 + n after signal n.  SIGINT\n"
+	      "is the usual way to end it, and no failure.\n",
+	      stdout);
+}
+
+static int parse_option(struct ping_options *o, int opt, const char *text)
+{
+	uint64_t n;
+
+	switch (opt) {
+	case 'c':
+		if (parse_number(text, &o->count) && o->count)
+			return 0;
+		return usage_error("--count=%s: must be 1 or more",
+				   printable(text));
+	case 'i':
+		if (parse_seconds(text, &o->interval_ns) &&
+		    o->interval_ns <= 3600 * 1000000000ll)
+			return 0;
+		return usage_error("--interval=%s: must be 0..3600 seconds",
+				   printable(text));
+	case 's':
+		if (!parse_size(text, &n) || n < MIN_SIZE || n > MAX_SIZE)
+			return usage_error("--size=%s: must be 4..16M",
+					   printable(text));
+		o->size = (uint32_t)n;
+		return 0;
+	case 'w':
+		if (parse_seconds(text, &o->deadline_ns) &&
+		    o->deadline_ns >= 1000000 &&
+		    o->deadline_ns <= 86400 * 1000000000ll)
+			return 0;
+		return usage_error(
+			"--deadline=%s: must be 0.001..86400 seconds",
+			printable(text));
+	case OPT_LISTEN:
+		o->listen = text;
+		return 0;
+	case OPT_CONNECT:
+		o->connect = text;
+		return 0;
+	case OPT_POLICY:
+		if (parse_policy(text, &o->params.policy))
+			return 0;
+		return usage_error("--wait=%s: must be adaptive, block or busy",
+				   printable(text));
+	case OPT_BACKEND:
+		if (parse_backend(text, &o->params.backend))
+			return 0;
+		return usage_error(
+			"--backend=%s: must be auto, memfd or device",
+			printable(text));
+	case OPT_JSON:
+		o->json = true;
+		return 0;
+	default:
+		o->quiet = true;
+		return 0;
+	}
+}
+
+/* 0: go on; else exit with *@status. */
+static int parse_command_line(struct ping_options *o, int argc, char **argv,
+			      int *status)
+{
+	int opt;
+
+	opterr = 0;
+	optind = 1;
+	*status = EXIT_USAGE;
+	while ((opt = getopt_long(argc, argv, ":c:i:s:w:qh", long_options,
+				  NULL)) != -1) {
+		if (opt == '?' || opt == ':') {
+			wrong_option(opt, argv);
+			return -1;
+		}
+		if (opt == 'h') {
+			print_help();
+			*status = EXIT_SUCCESS;
+			return -1;
+		}
+		if (parse_option(o, opt, optarg))
+			return -1;
+	}
+	if (optind < argc)
+		usage_error("'%s' is one argument too many",
+			    printable(argv[optind]));
+	else if (o->listen && o->connect)
+		usage_error("either --listen or --connect, not both");
+	else
+		return 0;
+	return -1;
+}
+
+/* The least slot that does, and arenas if none does. */
+static void settle(struct ping_options *o)
+{
+	uint32_t slot = EVERING_MIN_SLOT;
+	uint64_t arena = 0;
+
+	if (in_arena(o->size)) {
+		slot = 32;
+		arena = (o->size + PAGE - 1) / PAGE * PAGE;
+	}
+	while (!arena && slot - EVERING_STAMP_SIZE < o->size)
+		slot *= 2;
+	o->params.slot_size = slot;
+	o->params.entries = ENTRIES;
+	o->params.arena_size[EVERING_MINE] = arena;
+	o->params.arena_size[EVERING_PEERS] = arena;
+}
+
+int cmd_ping(int argc, char **argv)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	struct ping_options o = {
+		.params = params,
+		.interval_ns = 1000000000,
+		.size = 56,
+	};
+	struct pinger *p;
+	int status;
+
+	set_command("evering ping");
+	if (parse_command_line(&o, argc, argv, &status))
+		return status;
+	settle(&o);
+	if (o.listen)
+		return serve(&o);
+	p = calloc(1, sizeof(*p));
+	if (!p) {
+		complain("no memory");
+		return EXIT_FAILURE;
+	}
+	p->o = &o;
+	catch_end_signals();
+	status = ping(p);
+	if (!in_arena(o.size))
+		free(p->data);
+	evering_close(p->ev);
+	reap_child(p);
+	free(p);
+	return status;
+}

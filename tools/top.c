@@ -1,0 +1,1191 @@
+// SPDX-License-Identifier: MIT
+/*
+ * evering top: the channels of this machine at work.
+ *
+ * A channel of the device is found by its descriptors, and fdinfo tells of it.  One
+ * of memfds is found in /proc/PID/maps: each half is a memfd that one process maps for
+ * writing and the other for reading, so who writes whose half says who talks to whom.
+ * The processes have closed the descriptors by then, so what is in the halves is read
+ * with process_vm_readv(2), which takes the rights of a debugger: one's own
+ * processes', or with root's rights all.
+ *
+ * Nothing that is read is trusted: it is copied, and checked as a copy; what is
+ * wrong shows as unknown, or as a wrong number.  Nothing is mapped, so that nobody can
+ * take memory away from under this program.
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <evering.h>
+
+#include "util.h"
+
+#define COMM_LEN 16
+
+enum end_state {
+	UNKNOWN,
+	AWAKE,
+	ASLEEP, /* for entries, or for space */
+	NEW,
+	DETACHED,
+	CLOSED,
+	GONE,
+	END_STATES,
+};
+
+static const char *const state_names[END_STATES] = {
+	"?", "awake", "asleep", "new", "detached", "closed", "gone",
+};
+
+/* A mapping of a memfd of evering's. */
+struct map {
+	pid_t pid;
+	unsigned int region;
+	bool writable;
+	bool taken; /* by a channel */
+	uint64_t inode;
+	uint64_t start;
+	uint64_t len;
+};
+
+/* What one end says of itself, and what its ring looks like. */
+struct end {
+	pid_t pid; /* 0: nobody that can be seen */
+	unsigned int holders; /* processes that have it */
+	char comm[COMM_LEN + 1];
+	enum end_state state;
+	bool counted; /* the numbers below are there */
+	uint64_t sent; /* entries */
+	uint64_t fill; /* entries sent and not yet released */
+	uint64_t rings;
+	uint64_t sleeps;
+	uint64_t syscalls;
+	/* a second, since the last look */
+	double sent_rate;
+	double rings_rate;
+	double sleeps_rate;
+	double quiet; /* part of the entries that rang nobody */
+};
+
+struct channel {
+	bool device;
+	uint64_t id;
+	bool measured; /* the geometry is known */
+	struct evering_geometry geometry;
+	struct end end[2];
+	double rate;
+};
+
+/* Of the device, both in one: what fdinfo has by end. */
+struct fdinfo {
+	uint64_t channel;
+	unsigned int end;
+	unsigned int state[2];
+	struct evering_geometry geometry;
+	struct evering_counters counters[2];
+};
+
+struct list {
+	void *items;
+	size_t count;
+	size_t room;
+};
+
+struct look {
+	int64_t at;
+	struct list channels;
+	struct list maps;
+	unsigned int processes; /* that have channels */
+	unsigned int hidden; /* that may not be looked into */
+	unsigned int unread; /* ends whose memory may not be read */
+};
+
+struct top_options {
+	int64_t delay_ns;
+	uint64_t count; /* 0: no end */
+	bool batch;
+	bool json;
+};
+
+struct top {
+	struct top_options o;
+	bool screen;
+	bool colour;
+	struct termios saved;
+	bool raw;
+	struct look look[2]; /* the present one and the one before */
+};
+
+/* @size bytes more, zeroed; NULL: no memory, and whatever it was is left out. */
+static void *add(struct list *list, size_t size)
+{
+	size_t room = list->room ? 2 * list->room : 16;
+	void *items;
+
+	if (list->count == list->room) {
+		items = realloc(list->items, room * size);
+		if (!items)
+			return NULL;
+		list->items = items;
+		list->room = room;
+	}
+	return memset((char *)list->items + list->count++ * size, 0, size);
+}
+
+static void read_comm(pid_t pid, char comm[COMM_LEN + 1])
+{
+	char path[64], *c;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	file = fopen(path, "re");
+	if (!file || !fgets(comm, COMM_LEN + 1, file))
+		strcpy(comm, "?");
+	if (file)
+		fclose(file);
+	comm[strcspn(comm, "\n")] = '\0';
+	/* It may hold anything, and is for a terminal. */
+	for (c = comm; *c; c++)
+		if (!isprint((unsigned char)*c))
+			*c = '?';
+}
+
+/* An end that @pid has, and maybe others too. */
+static void set_holder(struct end *end, pid_t pid)
+{
+	end->holders++;
+	if (end->pid)
+		return;
+	end->pid = pid;
+	read_comm(pid, end->comm);
+}
+
+/* The device ------------------------------------------------------------- */
+
+static unsigned int state_of(const char *name)
+{
+	static const char *const names[] = { "new", "attached", "detached",
+					     "closed" };
+	unsigned int i;
+
+	for (i = 0; i < 4; i++)
+		if (!strcmp(name, names[i]))
+			break;
+	return i;
+}
+
+/* Takes one line of fdinfo. */
+static void read_info_line(struct fdinfo *info, const char *line)
+{
+	static const char *const counters[] = {
+		"tx_entries", "tx_rings", "tx_sleeps", "tx_syscalls",
+		"rx_entries", "rx_rings", "rx_sleeps", "rx_syscalls",
+	};
+	unsigned long long a, b;
+	char key[32], left[32], right[32];
+	size_t i;
+	int got;
+
+	got = sscanf(line, "%31[^:]:\t%31s %31s", key, left, right);
+	if (got < 2)
+		return;
+	a = strtoull(left, NULL, 0);
+	b = got > 2 ? strtoull(right, NULL, 0) : 0;
+	if (!strcmp(key, "channel"))
+		info->channel = a;
+	else if (!strcmp(key, "end"))
+		info->end = *left == 'B';
+	else if (!strcmp(key, "slot_size"))
+		info->geometry.slot_size = (uint32_t)a;
+	else if (!strcmp(key, "entries"))
+		info->geometry.entries = (uint32_t)a;
+	else if (!strcmp(key, "flags") && got == 2 && !strncmp(left, "0x", 2))
+		info->geometry.flags = (uint32_t)a;
+	else if (!strcmp(key, "arena_size")) {
+		info->geometry.arena_size[0] = a;
+		info->geometry.arena_size[1] = b;
+	} else if (!strcmp(key, "state") && got == 3) {
+		info->state[0] = state_of(left);
+		info->state[1] = state_of(right);
+	}
+	for (i = 0; i < 8; i++) {
+		if (strcmp(key, counters[i]) != 0)
+			continue;
+		((__u64 *)&info->counters[0])[i] = a;
+		((__u64 *)&info->counters[1])[i] = b;
+	}
+}
+
+static void set_device_end(struct channel *c, unsigned int i,
+			   const struct fdinfo *info)
+{
+	static const enum end_state states[] = { NEW, AWAKE, DETACHED, CLOSED,
+						 UNKNOWN };
+	const struct evering_counters *own = &info->counters[i];
+	const struct evering_counters *peer = &info->counters[!i];
+	struct end *end = &c->end[i];
+
+	end->state = states[info->state[i]];
+	end->counted = true;
+	/* Both lag behind, each at its own times. */
+	end->sent = own->tx_entries > peer->rx_entries ? own->tx_entries :
+							 peer->rx_entries;
+	end->fill = end->sent - peer->rx_entries;
+	if (end->fill > info->geometry.entries)
+		end->fill = info->geometry.entries;
+	end->rings = own->tx_rings + own->rx_rings;
+	end->sleeps = own->tx_sleeps + own->rx_sleeps;
+	end->syscalls = own->tx_syscalls + own->rx_syscalls;
+}
+
+static struct channel *device_channel(struct look *look, uint64_t id)
+{
+	struct channel *c = look->channels.items;
+	size_t i;
+
+	for (i = 0; i < look->channels.count; i++)
+		if (c[i].device && c[i].id == id)
+			return &c[i];
+	c = add(&look->channels, sizeof(*c));
+	if (c) {
+		c->device = true;
+		c->id = id;
+	}
+	return c;
+}
+
+static bool take_fdinfo(struct look *look, pid_t pid, const char *fd)
+{
+	struct fdinfo info = { 0 };
+	char path[320], line[256];
+	struct channel *c;
+	struct end *end;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%s", pid, fd);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof(line), file))
+		read_info_line(&info, line);
+	fclose(file);
+	c = info.channel ? device_channel(look, info.channel) : NULL;
+	if (!c || !info.geometry.entries)
+		return false;
+	c->measured = true;
+	c->geometry = info.geometry;
+	set_device_end(c, 0, &info);
+	set_device_end(c, 1, &info);
+	end = &c->end[info.end];
+	/* A copy of the same descriptor in one process is no second holder. */
+	if (end->pid != pid)
+		set_holder(end, pid);
+	return true;
+}
+
+/* Do descriptors of @pid have channels of the device?  -1: may not be looked at. */
+static int scan_fds(struct look *look, pid_t pid)
+{
+	static const char name[] = "anon_inode:[evering]";
+	char path[64], target[sizeof(name) + 1];
+	struct dirent *entry;
+	int found = 0;
+	ssize_t len;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	dir = opendir(path);
+	if (!dir)
+		return errno == ENOENT ? 0 : -1;
+	while ((entry = readdir(dir))) {
+		len = readlinkat(dirfd(dir), entry->d_name, target,
+				 sizeof(target));
+		if (len == sizeof(name) - 1 && !memcmp(target, name, len) &&
+		    take_fdinfo(look, pid, entry->d_name))
+			found = 1;
+	}
+	closedir(dir);
+	return found;
+}
+
+/* Memfds ----------------------------------------------------------------- */
+
+static int region_of(const char *name)
+{
+	static const char *const names[EVERING_REGIONS] = {
+		"status", "half-a", "half-b", "arena-a", "arena-b",
+	};
+	size_t len = strcspn(name, " \n");
+	unsigned int i;
+
+	for (i = 0; i < EVERING_REGIONS; i++)
+		if (len == strlen(names[i]) && !strncmp(name, names[i], len))
+			return (int)i;
+	return -1;
+}
+
+/* Takes one line of maps; 1 if it is of interest. */
+static int take_map(struct look *look, pid_t pid, const char *line)
+{
+	static const char prefix[] = "/memfd:evering-";
+	unsigned long long start, end, offset, inode;
+	const char *name;
+	struct map *map;
+	char perms[8];
+	int region;
+
+	name = strstr(line, prefix);
+	if (!name)
+		return 0;
+	region = region_of(name + strlen(prefix));
+	if (region < 0 || region > EVERING_REGION_HALF_B ||
+	    sscanf(line, "%llx-%llx %7s %llx %*s %llu", &start, &end, perms,
+		   &offset, &inode) != 5 ||
+	    offset || end <= start)
+		return 0;
+	map = add(&look->maps, sizeof(*map));
+	if (!map)
+		return 0;
+	map->pid = pid;
+	map->region = (unsigned int)region;
+	map->writable = perms[1] == 'w';
+	map->inode = inode;
+	map->start = start;
+	map->len = end - start;
+	return 1;
+}
+
+static int scan_maps(struct look *look, pid_t pid)
+{
+	char path[64], *line = NULL;
+	size_t room = 0;
+	int found = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return errno == ENOENT ? 0 : -1;
+	while (getline(&line, &room, file) > 0)
+		found |= take_map(look, pid, line);
+	free(line);
+	fclose(file);
+	return found;
+}
+
+/* @len bytes at @at of the mapping; false: not all of them, or not allowed. */
+static bool read_map(const struct map *map, uint64_t at, void *to, size_t len)
+{
+	struct iovec local = { to, len };
+	struct iovec remote = { (void *)(uintptr_t)(map->start + at), len };
+
+	if (!map->len || at > map->len || len > map->len - at)
+		return false;
+	return process_vm_readv(map->pid, &local, 1, &remote, 1, 0) ==
+	       (ssize_t)len;
+}
+
+static bool power_of_two(uint32_t n, uint32_t min, uint32_t max)
+{
+	return n >= min && n <= max && !(n & (n - 1));
+}
+
+/* The geometry that a STATUS tells, if it goes with halves of @half_len bytes. */
+static bool read_geometry(const struct map *map, uint64_t half_len,
+			  struct evering_geometry *geometry)
+{
+	struct evering_status s;
+
+	if (!read_map(map, 0, &s, sizeof(s)) || s.magic != EVERING_MAGIC ||
+	    s.half_size != half_len)
+		return false;
+	*geometry = s.geometry;
+	return power_of_two(s.geometry.slot_size, EVERING_MIN_SLOT,
+			    EVERING_MAX_SLOT) &&
+	       power_of_two(s.geometry.entries, EVERING_MIN_ENTRIES,
+			    EVERING_MAX_ENTRIES) &&
+	       half_len >=
+		       EVERING_SLOTS_OFFSET + (uint64_t)s.geometry.slot_size *
+						      s.geometry.entries;
+}
+
+/*
+ * How many entries from @released on are in the ring that lies in @half: the stamps
+ * are there up to the last one and not beyond, so a few of them tell.
+ */
+static uint32_t ring_fill(const struct map *half,
+			  const struct evering_geometry *g, uint32_t released)
+{
+	uint32_t low = 0, high = g->entries, middle, n, stamp;
+
+	while (low < high) {
+		middle = (low + high) / 2;
+		n = released + middle;
+		if (!read_map(half,
+			      EVERING_SLOTS_OFFSET +
+				      (uint64_t)(n & (g->entries - 1)) *
+					      g->slot_size +
+				      g->slot_size - EVERING_STAMP_SIZE,
+			      &stamp, sizeof(stamp)))
+			return 0;
+		/* Or of a later lap, if it was released meanwhile. */
+		if ((int32_t)(stamp - (n + 1)) >= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static uint64_t distance(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : b - a;
+}
+
+/* Of memfds, before anything is read: who maps which half how. */
+struct duo {
+	const struct map *writer[2]; /* of HALF_A, of HALF_B */
+	const struct map *reader[2];
+};
+
+static pid_t pid_of(const struct map *map)
+{
+	return map ? map->pid : 0;
+}
+
+/* Is @b's half the other one of the channel that @a's half belongs to? */
+static bool fits(const struct map *wa, const struct map *ra,
+		 const struct map *wb, const struct map *rb)
+{
+	const struct map *a = wa ? wa : ra, *b = wb ? wb : rb;
+
+	if (!a || !b || a->len != b->len)
+		return false;
+	/* Who cannot be seen may be anybody. */
+	if (wa && rb && pid_of(wa) != pid_of(rb))
+		return false;
+	if (ra && wb && pid_of(ra) != pid_of(wb))
+		return false;
+	return (wa && rb) || (ra && wb);
+}
+
+/* The first mapping of @inode, or where it would be: they are sorted. */
+static size_t first_of(const struct look *look, uint64_t inode)
+{
+	const struct map *map = look->maps.items;
+	size_t low = 0, high = look->maps.count, middle;
+
+	while (low < high) {
+		middle = (low + high) / 2;
+		if (map[middle].inode < inode)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static const struct map *mapping(const struct look *look, uint64_t inode,
+				 unsigned int region, bool writable)
+{
+	const struct map *map = look->maps.items;
+	size_t i;
+
+	for (i = first_of(look, inode);
+	     i < look->maps.count && map[i].inode == inode; i++)
+		if (map[i].region == region && map[i].writable == writable)
+			return &map[i];
+	return NULL;
+}
+
+static void take(struct look *look, uint64_t inode)
+{
+	struct map *map = look->maps.items;
+	size_t i;
+
+	for (i = first_of(look, inode);
+	     i < look->maps.count && map[i].inode == inode; i++)
+		map[i].taken = true;
+}
+
+/* The inode of the HALF_B that goes with this HALF_A, or 0. */
+static uint64_t find_other(const struct look *look, struct duo *duo)
+{
+	const struct map *wa = duo->writer[0], *ra = duo->reader[0], *wb, *rb;
+	const struct map *map = look->maps.items;
+	uint64_t inode = wa ? wa->inode : ra->inode, best = 0;
+	size_t i;
+
+	for (i = 0; i < look->maps.count; i++) {
+		if (map[i].region != EVERING_REGION_HALF_B || map[i].taken)
+			continue;
+		wb = mapping(look, map[i].inode, EVERING_REGION_HALF_B, true);
+		rb = mapping(look, map[i].inode, EVERING_REGION_HALF_B, false);
+		/*
+		 * Where two processes have several channels they were most
+		 * likely made one after another.
+		 */
+		if (fits(wa, ra, wb, rb) &&
+		    (!best ||
+		     distance(map[i].inode, inode) < distance(best, inode))) {
+			best = map[i].inode;
+			duo->writer[1] = wb;
+			duo->reader[1] = rb;
+		}
+	}
+	return best;
+}
+
+/* The nearest STATUS that @pid maps and that goes with the halves. */
+static void find_geometry(const struct look *look, struct channel *c,
+			  const struct map *half)
+{
+	const struct map *map = look->maps.items;
+	struct evering_geometry geometry;
+	uint64_t best = UINT64_MAX, away;
+	size_t i;
+
+	for (i = 0; i < look->maps.count; i++) {
+		if (map[i].region != EVERING_REGION_STATUS ||
+		    map[i].pid != half->pid)
+			continue;
+		away = distance(map[i].inode, half->inode);
+		if (away < best &&
+		    read_geometry(&map[i], half->len, &geometry)) {
+			best = away;
+			c->geometry = geometry;
+			c->measured = true;
+		}
+	}
+}
+
+static enum end_state memfd_state(const struct look *look,
+				  const struct evering_half *half, pid_t pid)
+{
+	if (half->closed)
+		return CLOSED;
+	/* If there are processes that cannot be looked into it may be one of them. */
+	if (!pid)
+		return look->hidden ? UNKNOWN : GONE;
+	return (half->armed_rx | half->armed_tx) & EVERING_ARMED ? ASLEEP :
+								   AWAKE;
+}
+
+/* Fills in what end @i sends; @half and @peer are copies of the control lines. */
+static void set_memfd_end(const struct look *look, struct channel *c,
+			  unsigned int i, const struct map *ring,
+			  const struct evering_half *half,
+			  const struct evering_half *peer)
+{
+	struct end *end = &c->end[i];
+	uint32_t next, lag;
+
+	end->state = memfd_state(look, half, end->pid);
+	end->counted = true;
+	end->fill = ring_fill(ring, &c->geometry, peer->released);
+	/* The counter lags behind by less than a ring, and the ring does not. */
+	next = peer->released + (uint32_t)end->fill;
+	lag = next - (uint32_t)half->counters.tx_entries;
+	end->sent = half->counters.tx_entries +
+		    (lag <= c->geometry.entries ? lag : 0);
+	end->rings = half->counters.tx_rings + half->counters.rx_rings;
+	end->sleeps = half->counters.tx_sleeps + half->counters.rx_sleeps;
+	end->syscalls = half->counters.tx_syscalls + half->counters.rx_syscalls;
+}
+
+static void read_halves(struct look *look, struct channel *c,
+			const struct duo *duo)
+{
+	struct evering_half copy[2];
+	const struct map *from[2];
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		from[i] = duo->writer[i];
+		if (!from[i] ||
+		    !read_map(from[i], 0, &copy[i], sizeof(copy[i])))
+			from[i] = duo->reader[i];
+		if (!from[i] ||
+		    !read_map(from[i], 0, &copy[i], sizeof(copy[i]))) {
+			look->unread++;
+			return;
+		}
+	}
+	find_geometry(look, c, from[0]);
+	if (!c->measured)
+		find_geometry(look, c, from[1]);
+	if (!c->measured)
+		return;
+	for (i = 0; i < 2; i++)
+		set_memfd_end(look, c, i, from[i], &copy[i], &copy[!i]);
+}
+
+static void add_memfd_channel(struct look *look, const struct map *a)
+{
+	struct duo duo = { 0 };
+	struct channel *c;
+	uint64_t inode;
+	unsigned int i;
+	pid_t pid;
+
+	duo.writer[0] = mapping(look, a->inode, EVERING_REGION_HALF_A, true);
+	duo.reader[0] = mapping(look, a->inode, EVERING_REGION_HALF_A, false);
+	inode = find_other(look, &duo);
+	/* While two processes are meeting there is one half only. */
+	if (!inode)
+		return;
+	take(look, inode);
+	c = add(&look->channels, sizeof(*c));
+	if (!c)
+		return;
+	c->id = a->inode;
+	for (i = 0; i < 2; i++) {
+		pid = pid_of(duo.writer[i] ? duo.writer[i] : duo.reader[!i]);
+		if (pid)
+			set_holder(&c->end[i], pid);
+		else
+			strcpy(c->end[i].comm, "?");
+		c->end[i].state = c->end[i].pid ? UNKNOWN :
+				  look->hidden	? UNKNOWN :
+						  GONE;
+	}
+	read_halves(look, c, &duo);
+}
+
+static int by_inode(const void *a, const void *b)
+{
+	const struct map *x = a, *y = b;
+
+	return x->inode < y->inode ? -1 : x->inode > y->inode;
+}
+
+static void pair_memfds(struct look *look)
+{
+	struct map *map = look->maps.items;
+	uint64_t last = 0;
+	size_t i;
+
+	if (look->maps.count)
+		qsort(map, look->maps.count, sizeof(*map), by_inode);
+	for (i = 0; i < look->maps.count; i++) {
+		if (map[i].region != EVERING_REGION_HALF_A ||
+		    map[i].inode == last)
+			continue;
+		last = map[i].inode;
+		add_memfd_channel(look, &map[i]);
+	}
+}
+
+/* Looking ---------------------------------------------------------------- */
+
+static void look_at_process(struct look *look, pid_t pid)
+{
+	int maps = scan_maps(look, pid);
+	int fds = scan_fds(look, pid);
+
+	if (maps > 0 || fds > 0)
+		look->processes++;
+	else if (maps < 0 || fds < 0)
+		look->hidden++;
+}
+
+/* Rates, since the look before. */
+static void compare(struct channel *c, const struct channel *old,
+		    double seconds)
+{
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		struct end *end = &c->end[i];
+		const struct end *was = &old->end[i];
+		double sent, rings;
+
+		if (!end->counted || !was->counted || seconds <= 0)
+			continue;
+		/* Forwards: they are the processes' own words. */
+		sent = end->sent > was->sent ? (double)(end->sent - was->sent) :
+					       0;
+		rings = end->rings > was->rings ?
+				(double)(end->rings - was->rings) :
+				0;
+		end->sent_rate = sent / seconds;
+		end->rings_rate = rings / seconds;
+		end->sleeps_rate =
+			end->sleeps > was->sleeps ?
+				(double)(end->sleeps - was->sleeps) / seconds :
+				0;
+		end->quiet = sent > 0 && sent > rings ? 1 - rings / sent : 0;
+	}
+	c->rate = c->end[0].sent_rate + c->end[1].sent_rate;
+}
+
+static int by_rate(const void *a, const void *b)
+{
+	const struct channel *x = a, *y = b;
+
+	if (x->rate != y->rate)
+		return x->rate > y->rate ? -1 : 1;
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static int take_look(struct top *t)
+{
+	struct look *look = &t->look[0], *old = &t->look[1], swap = *old;
+	struct channel *c, *was;
+	struct dirent *entry;
+	size_t i, j;
+	DIR *proc;
+	pid_t pid;
+
+	*old = *look;
+	*look = swap;
+	look->channels.count = look->maps.count = 0;
+	look->processes = look->hidden = look->unread = 0;
+	proc = opendir("/proc");
+	if (!proc) {
+		complain("/proc: %s (mount proc there)", strerror(errno));
+		return -1;
+	}
+	look->at = clock_ns();
+	while ((entry = readdir(proc))) {
+		pid = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (pid > 0)
+			look_at_process(look, pid);
+	}
+	closedir(proc);
+	pair_memfds(look);
+
+	c = look->channels.items;
+	was = old->channels.items;
+	for (i = 0; i < look->channels.count; i++)
+		for (j = 0; j < old->channels.count; j++)
+			if (c[i].device == was[j].device &&
+			    c[i].id == was[j].id)
+				compare(&c[i], &was[j],
+					(double)(look->at - old->at) / 1e9);
+	if (look->channels.count)
+		qsort(c, look->channels.count, sizeof(*c), by_rate);
+	return 0;
+}
+
+/* Showing ---------------------------------------------------------------- */
+
+#define MAX_WIDTH 256
+
+/* Where lines go, and how many there is room for. */
+struct page {
+	const struct top *t;
+	int width;
+	int left;
+};
+
+/* What is longer than the terminal is wide is cut off there. */
+static void put_line(struct page *page, const char *colour, const char *text)
+{
+	if (!page->left)
+		return;
+	if (page->left > 0)
+		page->left--;
+	printf("%s%.*s%s%s%s", page->t->colour ? colour : "", page->width, text,
+	       page->t->colour && *colour ? "\033[0m" : "",
+	       page->t->screen ? "\033[K" : "",
+	       page->t->screen && !page->left ? "" : "\n");
+}
+
+static void put_end(struct page *page, const struct channel *c, unsigned int i)
+{
+	char id[24] = "", pid[16] = "-", fill[16] = "-", quiet[16] = "-";
+	char sent[FORMAT_LEN] = "-", rings[FORMAT_LEN] = "-";
+	char sleeps[FORMAT_LEN] = "-", arena[FORMAT_LEN] = "-", ring[32] = "-";
+	const struct end *end = &c->end[i];
+	const char *colour = "";
+	char line[MAX_WIDTH];
+
+	if (!i)
+		snprintf(id, sizeof(id), "%c%llu", c->device ? 'd' : 'm',
+			 (unsigned long long)c->id);
+	if (end->pid)
+		snprintf(pid, sizeof(pid), "%d", end->pid);
+	if (c->measured) {
+		snprintf(ring, sizeof(ring), "%ux%u", c->geometry.entries,
+			 c->geometry.slot_size);
+		format_size(arena, c->geometry.arena_size[i]);
+	}
+	if (end->counted) {
+		snprintf(fill, sizeof(fill), "%3.0f%%",
+			 100.0 * (double)end->fill /
+				 (double)c->geometry.entries);
+		format_count(sent, (uint64_t)(end->sent_rate + .5));
+		format_count(rings, (uint64_t)(end->rings_rate + .5));
+		format_count(sleeps, (uint64_t)(end->sleeps_rate + .5));
+		if (end->sent_rate > 0)
+			snprintf(quiet, sizeof(quiet), "%3.0f%%",
+				 100 * end->quiet);
+	}
+	if (end->state >= DETACHED)
+		colour = "\033[31m";
+	else if (end->sent_rate > 0)
+		colour = "\033[32m";
+	snprintf(line, sizeof(line),
+		 "%-10s %c %7s %-15s %9s %8s %5s %11s %9s %5s %9s %s", id,
+		 'A' + (int)i, pid, end->comm, ring, arena, fill, sent, rings,
+		 quiet, sleeps, state_names[end->state]);
+	put_line(page, colour, line);
+}
+
+static void put_table(struct page *page, const struct look *look)
+{
+	const struct channel *c = look->channels.items;
+	char line[MAX_WIDTH], count[FORMAT_LEN], now[16];
+	time_t seconds = time(NULL);
+	struct tm local;
+	double rate = 0;
+	size_t i;
+
+	for (i = 0; i < look->channels.count; i++)
+		rate += c[i].rate;
+	strftime(now, sizeof(now), "%H:%M:%S", localtime_r(&seconds, &local));
+	snprintf(line, sizeof(line),
+		 "evering top  %s  %zu channels, %u processes, %s messages/s",
+		 now, look->channels.count, look->processes,
+		 format_count(count, (uint64_t)(rate + .5)));
+	put_line(page, "", line);
+	if (look->unread)
+		snprintf(
+			line, sizeof(line),
+			"%u channels of memfds may not be read: see 'evering doctor', or be root",
+			look->unread);
+	else if (look->hidden)
+		snprintf(
+			line, sizeof(line),
+			"%u processes of others are not looked at: be root to see all",
+			look->hidden);
+	else
+		*line = '\0';
+	put_line(page, "", line);
+	snprintf(line, sizeof(line),
+		 "%-10s %c %7s %-15s %9s %8s %5s %11s %9s %5s %9s %s",
+		 "CHANNEL", 'E', "PID", "COMMAND", "RING", "ARENA", "FILL",
+		 "MESSAGES/S", "RINGS/S", "QUIET", "SLEEPS/S", "STATE");
+	put_line(page, "\033[7m", line);
+	for (i = 0; i < look->channels.count; i++) {
+		put_end(page, &c[i], 0);
+		put_end(page, &c[i], 1);
+	}
+}
+
+static void show_table(const struct top *t)
+{
+	struct page page = { .t = t, .width = MAX_WIDTH, .left = -1 };
+	struct winsize size;
+
+	if (t->screen) {
+		page.width = 80;
+		page.left = 24;
+		if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col &&
+		    size.ws_row) {
+			page.width = size.ws_col;
+			page.left = size.ws_row;
+		}
+		fputs("\033[H", stdout);
+	}
+	put_table(&page, &t->look[0]);
+	fputs(t->screen ? "\033[J" : "\n", stdout);
+}
+
+static void show_json_end(const struct channel *c, unsigned int i)
+{
+	const struct end *end = &c->end[i];
+	uint64_t quiet = end->sent > end->rings ? end->sent - end->rings : 0;
+
+	printf("{\"pid\": %d, \"holders\": %u, \"command\": ", end->pid,
+	       end->holders);
+	print_json_string(stdout, end->comm);
+	printf(", \"state\": \"%s\"",
+	       end->state == UNKNOWN ? "unknown" : state_names[end->state]);
+	if (c->measured)
+		printf(", \"arena\": %llu",
+		       (unsigned long long)c->geometry.arena_size[i]);
+	if (end->counted)
+		printf(", \"sent\": %llu, \"fill\": %llu, \"rings\": %llu, \"sleeps\": %llu, \"system_calls\": %llu, \"wakeups_suppressed\": %llu, \"messages_per_second\": %.3f, \"rings_per_second\": %.3f, \"sleeps_per_second\": %.3f",
+		       (unsigned long long)end->sent,
+		       (unsigned long long)end->fill,
+		       (unsigned long long)end->rings,
+		       (unsigned long long)end->sleeps,
+		       (unsigned long long)end->syscalls,
+		       (unsigned long long)quiet, end->sent_rate,
+		       end->rings_rate, end->sleeps_rate);
+	putchar('}');
+}
+
+static void show_json(const struct look *look)
+{
+	const struct channel *c = look->channels.items;
+	size_t i;
+
+	printf("{\"time\": %lld, \"processes\": %u, \"hidden_processes\": %u, \"channels\": [",
+	       (long long)time(NULL), look->processes, look->hidden);
+	for (i = 0; i < look->channels.count; i++) {
+		printf("%s{\"backend\": \"%s\", \"id\": %llu", i ? ", " : "",
+		       c[i].device ? "device" : "memfd",
+		       (unsigned long long)c[i].id);
+		if (c[i].measured)
+			printf(", \"slot\": %u, \"ring\": %u",
+			       c[i].geometry.slot_size, c[i].geometry.entries);
+		fputs(", \"a\": ", stdout);
+		show_json_end(&c[i], 0);
+		fputs(", \"b\": ", stdout);
+		show_json_end(&c[i], 1);
+		putchar('}');
+	}
+	puts("]}");
+}
+
+/* The terminal ----------------------------------------------------------- */
+
+static volatile sig_atomic_t stop_asked;
+
+static void note_signal(int sig)
+{
+	if (sig == SIGTSTP)
+		stop_asked = 1;
+}
+
+/* To be stopped in good order, and to draw anew when the size has changed. */
+static void catch_screen_signals(void)
+{
+	struct sigaction act = { .sa_handler = note_signal };
+
+	sigaction(SIGTSTP, &act, NULL);
+	sigaction(SIGWINCH, &act, NULL);
+}
+
+/* Another screen without a cursor, and keys at once and unseen. */
+static void enter_screen(struct top *t)
+{
+	struct termios raw;
+
+	fputs("\033[?1049h\033[?25l", stdout);
+	fflush(stdout);
+	t->raw = isatty(STDIN_FILENO) && !tcgetattr(STDIN_FILENO, &t->saved);
+	if (!t->raw)
+		return;
+	raw = t->saved;
+	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+	tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+}
+
+static void leave_screen(struct top *t)
+{
+	fputs("\033[?25h\033[?1049l", stdout);
+	fflush(stdout);
+	if (t->raw)
+		tcsetattr(STDIN_FILENO, TCSADRAIN, &t->saved);
+}
+
+/* Stops as others do, with the terminal as it was. */
+static void stop_here(struct top *t)
+{
+	stop_asked = 0;
+	leave_screen(t);
+	signal(SIGTSTP, SIG_DFL);
+	raise(SIGTSTP);
+	catch_screen_signals();
+	enter_screen(t);
+}
+
+/* A key, if one came: false to leave. */
+static bool handle_key(void)
+{
+	char key;
+
+	return read(STDIN_FILENO, &key, 1) == 1 && key != 'q';
+}
+
+/*
+ * Until @until; false: to leave.  The signals that end it come here and nowhere else,
+ * so none is missed.
+ */
+static bool rest(struct top *t, int64_t until)
+{
+	struct pollfd key = { .fd = t->raw ? STDIN_FILENO : -1,
+			      .events = POLLIN };
+	struct timespec timeout;
+	bool go_on = true;
+	sigset_t old;
+	int64_t left;
+	int ret;
+
+	block_end_signals(&old);
+	while (go_on && !end_signal && (left = until - clock_ns()) > 0) {
+		timeout.tv_sec = left / 1000000000;
+		timeout.tv_nsec = left % 1000000000;
+		ret = ppoll(&key, 1, &timeout, &old);
+		if (ret > 0)
+			go_on = handle_key();
+		if (stop_asked)
+			stop_here(t);
+		/* Resized, or back from a stop. */
+		if (ret < 0 && t->screen && !end_signal) {
+			show_table(t);
+			fflush(stdout);
+		}
+	}
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	return go_on && !end_signal;
+}
+
+/* The whole -------------------------------------------------------------- */
+
+/* How long before the first table, so that it has rates. */
+#define FIRST_NS 250000000ll
+
+static int watch(struct top *t)
+{
+	uint64_t shown = 0;
+
+	if (take_look(t))
+		return EXIT_FAILURE;
+	if (!rest(t, clock_ns() + (t->o.delay_ns < FIRST_NS ? t->o.delay_ns :
+							      FIRST_NS)))
+		return EXIT_SUCCESS;
+	for (;;) {
+		if (take_look(t))
+			return EXIT_FAILURE;
+		if (t->o.json)
+			show_json(&t->look[0]);
+		else
+			show_table(t);
+		/* The dispatcher says what is wrong with standard output. */
+		if (fflush(stdout))
+			return EXIT_FAILURE;
+		if (++shown == t->o.count)
+			return EXIT_SUCCESS;
+		if (!rest(t, t->look[0].at + t->o.delay_ns))
+			return EXIT_SUCCESS;
+	}
+}
+
+static const struct option long_options[] = {
+	{ "delay", required_argument, NULL, 'd' },
+	{ "iterations", required_argument, NULL, 'n' },
+	{ "batch", no_argument, NULL, 'b' },
+	{ "json", no_argument, NULL, 'j' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static void print_help(void)
+{
+	fputs("Usage: evering top [OPTIONS]\n"
+	      "\n"
+	      "Shows the channels of this machine at work, the busiest first: who has them,\n"
+	      "what they measure, how full each ring is, messages, rings of a doorbell and\n"
+	      "sleeps a second, and what part of the messages woke nobody.  Of the processes\n"
+	      "of others only root sees the channels.  On a terminal, q or Ctrl-C ends it.\n"
+	      "\n"
+	      "  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
+	      "  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
+	      "  -b, --batch          one table after another, as is usual where\n"
+	      "                       standard output is no terminal\n"
+	      "      --json           JSON, an object a line for each table\n"
+	      "  -h, --help           this\n"
+	      "\n"
+	      "Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
+	      "the command line makes no sense, 128 + n after another signal n.\n",
+	      stdout);
+}
+
+static int parse_option(struct top_options *o, int opt, const char *text)
+{
+	switch (opt) {
+	case 'd':
+		if (parse_seconds(text, &o->delay_ns) &&
+		    o->delay_ns >= 10000000 &&
+		    o->delay_ns <= 3600 * 1000000000ll)
+			return 0;
+		return usage_error("--delay=%s: must be 0.01..3600 seconds",
+				   printable(text));
+	case 'n':
+		if (parse_number(text, &o->count) && o->count)
+			return 0;
+		return usage_error("--iterations=%s: must be 1 or more",
+				   printable(text));
+	case 'b':
+		o->batch = true;
+		return 0;
+	default:
+		o->json = true;
+		return 0;
+	}
+}
+
+/* 0: go on; else exit with *@status. */
+static int parse_command_line(struct top_options *o, int argc, char **argv,
+			      int *status)
+{
+	int opt;
+
+	opterr = 0;
+	optind = 1;
+	*status = EXIT_USAGE;
+	while ((opt = getopt_long(argc, argv, ":d:n:bh", long_options, NULL)) !=
+	       -1) {
+		if (opt == '?' || opt == ':') {
+			wrong_option(opt, argv);
+			return -1;
+		}
+		if (opt == 'h') {
+			print_help();
+			*status = EXIT_SUCCESS;
+			return -1;
+		}
+		if (parse_option(o, opt, optarg))
+			return -1;
+	}
+	if (optind == argc)
+		return 0;
+	usage_error("'%s' is one argument too many", printable(argv[optind]));
+	return -1;
+}
+
+int cmd_top(int argc, char **argv)
+{
+	struct top t = { .o.delay_ns = 1000000000 };
+	int status;
+
+	set_command("evering top");
+	if (parse_command_line(&t.o, argc, argv, &status))
+		return status;
+	t.screen = !t.o.batch && !t.o.json && isatty(STDOUT_FILENO);
+	t.colour = colour_wanted(stdout);
+	catch_end_signals();
+	if (t.screen) {
+		catch_screen_signals();
+		enter_screen(&t);
+	}
+	status = watch(&t);
+	if (t.screen)
+		leave_screen(&t);
+	free(t.look[0].channels.items);
+	free(t.look[0].maps.items);
+	free(t.look[1].channels.items);
+	free(t.look[1].maps.items);
+	if (end_signal && end_signal != SIGINT)
+		return 128 + end_signal;
+	return status;
+}
