@@ -330,6 +330,11 @@ model: ## check models of the protocol with spin, and that they can fail (ARGS=-
 	@tools/setup run model
 	@tools/model/check $(ARGS)
 
+.PHONY: fuzz
+fuzz: ## fuzz the receiving paths with a hostile peer, a minute each (ARGS=--seconds=N)
+	@tools/setup run fuzz
+	@BUILD=$(BUILD) tools/fuzz/run $(ARGS)
+
 .PHONY: vm
 vm: ## a shell in a guest with the module loaded
 	@tools/setup run test vm

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+/*
+ * fuzz.c: what makes a wrong access, or a leak, visible.
+ *
+ * The library's memory is mapped, so AddressSanitizer knows nothing of its ends.
+ * Therefore each mapping gets a page without access on both sides (the linker hands
+ * its mmap() and munmap() to the functions here: --wrap), the rest of the last page
+ * of a half is poisoned, and after a run no mapping and no descriptor may be left.
+ *
+ * Its sleeps come here as well: a peer that does something right before each sleep
+ * of the victim's has the worst of all timings, and has it every time.
+ */
+#include <dirent.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fuzz.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAVE_ASAN 1
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define HAVE_ASAN 1
+#endif
+#ifdef HAVE_ASAN
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(at, size) ((void)(at), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(at, size) ((void)(at), (void)(size))
+#endif
+
+#define PAGE 4096u
+#define MAPPINGS 64
+
+static struct mapping {
+	unsigned char *at;
+	size_t size;
+} mappings[MAPPINGS];
+static bool guarding;
+
+/* Every so many runs the descriptors are counted, which takes a while. */
+unsigned int fuzz_look_every = 16;
+
+void *__real_mmap(void *at, size_t size, int prot, int flags, int fd,
+		  off_t offset);
+int __real_munmap(void *at, size_t size);
+void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd,
+		  off_t offset);
+int __wrap_munmap(void *at, size_t size);
+int __real_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *left,
+		 const sigset_t *mask);
+int __wrap_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *left,
+		 const sigset_t *mask);
+
+int __real_epoll_wait(int fd, struct epoll_event *events, int most, int ms);
+int __wrap_epoll_wait(int fd, struct epoll_event *events, int most, int ms);
+int __real_epoll_pwait2(int fd, struct epoll_event *events, int most,
+			const struct timespec *left, const sigset_t *mask);
+int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int most,
+			const struct timespec *left, const sigset_t *mask);
+
+void fuzz_failed(const char *what, const char *file, int line)
+{
+	fprintf(stderr, "%s:%d: must hold, and does not: %s\n", file, line,
+		what);
+	abort();
+}
+
+static size_t whole_pages(size_t size)
+{
+	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+}
+
+/* What is mapped over a reservation has its neighbours already. */
+void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd,
+		  off_t offset)
+{
+	size_t pages = whole_pages(size);
+	unsigned char *all, *map;
+	int i;
+
+	if (!guarding || at || prot == PROT_NONE)
+		return __real_mmap(at, size, prot, flags, fd, offset);
+	for (i = 0; i < MAPPINGS && mappings[i].at; i++)
+		;
+	MUST(i < MAPPINGS);
+	all = __real_mmap(NULL, pages + 2 * PAGE, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (all == MAP_FAILED)
+		return MAP_FAILED;
+	map = __real_mmap(all + PAGE, size, prot, flags | MAP_FIXED, fd,
+			  offset);
+	if (map == MAP_FAILED) {
+		__real_munmap(all, pages + 2 * PAGE);
+		return MAP_FAILED;
+	}
+	mappings[i].at = map;
+	mappings[i].size = size;
+	return map;
+}
+
+int __wrap_munmap(void *at, size_t size)
+{
+	unsigned char *map = at;
+	int i;
+
+	for (i = 0; i < MAPPINGS; i++) {
+		if (!map || mappings[i].at != map)
+			continue;
+		MUST(mappings[i].size == size);
+		mappings[i].at = NULL;
+		return __real_munmap(map - PAGE, whole_pages(size) + 2 * PAGE);
+	}
+	return __real_munmap(at, size);
+}
+
+static void (*before_sleep)(void *arg);
+static void *before_sleep_arg;
+
+void fuzz_before_sleep(void (*function)(void *arg), void *arg)
+{
+	before_sleep = function;
+	before_sleep_arg = arg;
+}
+
+int __wrap_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *left,
+		 const sigset_t *mask)
+{
+	if (before_sleep)
+		before_sleep(before_sleep_arg);
+	return __real_ppoll(fds, count, left, mask);
+}
+
+int __wrap_epoll_wait(int fd, struct epoll_event *events, int most, int ms)
+{
+	if (before_sleep)
+		before_sleep(before_sleep_arg);
+	return __real_epoll_wait(fd, events, most, ms);
+}
+
+int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int most,
+			const struct timespec *left, const sigset_t *mask)
+{
+	if (before_sleep)
+		before_sleep(before_sleep_arg);
+	return __real_epoll_pwait2(fd, events, most, left, mask);
+}
+
+/* Of the two halves that this endpoint maps, what lies behind the last slot. */
+void fuzz_poison(struct evering *ev, bool poison)
+{
+	const struct endpoint *e = to_endpoint(ev);
+	size_t used = EVERING_SLOTS_OFFSET +
+		      (size_t)e->geometry.slot_size * e->geometry.entries;
+	unsigned int end;
+
+	for (end = 0; end < 2; end++) {
+		unsigned int region = EVERING_REGION_HALF(end);
+		unsigned char *slack = e->map[region];
+		size_t size = e->map_size[region] - used;
+
+		slack += used;
+		if (poison)
+			ASAN_POISON_MEMORY_REGION(slack, size);
+		else
+			ASAN_UNPOISON_MEMORY_REGION(slack, size);
+	}
+}
+
+static int count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int n = 0;
+
+	if (!dir)
+		return -1;
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+void fuzz_begin(struct fuzz_run *run)
+{
+	static unsigned int runs;
+
+	run->fds = runs++ % fuzz_look_every ? -1 : count_fds();
+	guarding = true;
+}
+
+void fuzz_end(struct fuzz_run *run)
+{
+	int i;
+
+	guarding = false;
+	before_sleep = NULL;
+	for (i = 0; i < MAPPINGS; i++)
+		MUST(!mappings[i].at);
+	if (run->fds >= 0)
+		MUST(count_fds() == run->fds);
+}
+
+/* A channel in one process, measuring what the input says.  0: there is one. */
+int fuzz_pair(struct input *in, uint32_t min_slot, struct evering *ev[2])
+{
+	static const uint32_t arena[] = { 65536, 4096, 8192, 0 };
+	struct evering_params params = EVERING_PARAMS_INIT;
+	uint8_t first = in8(in), second = in8(in);
+
+	params.backend = EVERING_BACKEND_MEMFD;
+	params.slot_size = EVERING_MAX_SLOT >> first % 5;
+	if (params.slot_size < min_slot)
+		params.slot_size = min_slot;
+	params.entries = EVERING_MIN_ENTRIES << (first >> 4) % 5;
+	params.arena_size[0] = arena[second & 3];
+	params.arena_size[1] = arena[second >> 2 & 3];
+	params.policy = (second >> 4) % 3;
+	params.spin_ns = 2 * MICROSECOND;
+	if (second & 0x80)
+		params.flags = EVERING_SHARED_ARENA;
+	return evering_pair(&params, ev);
+}

@@ -1,0 +1,596 @@
+// SPDX-License-Identifier: MIT
+/*
+ * fuzz_hello.c: meeting a stranger, who says hello or welcome with whatever bytes and
+ * descriptors the input chooses, to evering_accept_fd(), evering_connect_fd() or a
+ * listener.  What is taken for a channel is then used to its ends, while the stranger,
+ * who still has its descriptors, tries to take the memory away.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "fuzz.h"
+
+/* As lib/meet.c has them, where they are private; a forger looks. */
+#define HELLO_MAGIC 0x6f6c6c6568766501ull
+#define WELCOME_MAGIC 0x6d6f636c65777601ull
+
+struct hello {
+	uint64_t magic;
+	uint32_t size;
+	uint32_t abi;
+	uint32_t backend;
+	uint32_t fds;
+	struct evering_geometry geometry;
+};
+
+struct welcome {
+	uint64_t magic;
+	uint32_t size;
+	int32_t error;
+	uint32_t abi_min;
+	uint32_t abi_max;
+	uint32_t fds;
+	uint32_t reserved;
+};
+
+#define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
+#define SEALS_OWN (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
+#define SEALS_STATUS (SEALS_SIZE | F_SEAL_WRITE)
+
+#define PAGE 4096u
+#define MAX_FDS 12u
+#define MOST_MEMORY (1u << 18)
+
+/**
+ * struct stranger - what is sent, and by whom
+ * @sock: its own end
+ * @others: the end that the library has
+ * @geometry: which the descriptors are made for
+ * @fd, @count: the descriptors
+ * @honest: each is what it should be
+ */
+struct stranger {
+	int sock;
+	int others;
+	struct evering_geometry geometry;
+	int fd[MAX_FDS];
+	unsigned int count;
+	bool honest;
+};
+
+/* ----------------------------------------------------------------- descriptors */
+
+static size_t half_bytes(const struct evering_geometry *g)
+{
+	size_t size = EVERING_SLOTS_OFFSET + (size_t)g->slot_size * g->entries;
+
+	size = (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+	return size < MOST_MEMORY ? size : MOST_MEMORY;
+}
+
+static size_t arena_bytes(uint64_t size)
+{
+	return size < MOST_MEMORY ? (size_t)size : MOST_MEMORY;
+}
+
+static int memory(size_t size, bool allocated, int seals)
+{
+	int fd =
+		memfd_create("evering-forged", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return -1;
+	if (ftruncate(fd, (off_t)size) ||
+	    (allocated && size && fallocate(fd, 0, 0, (off_t)size)) ||
+	    fcntl(fd, F_ADD_SEALS, seals)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int status(const struct evering_geometry *g, struct input *in,
+		  bool honest)
+{
+	struct evering_status s = {
+		.magic = EVERING_MAGIC,
+		.abi = EVERING_ABI_VERSION,
+		.size = sizeof(s),
+		.geometry = *g,
+		.half_size = half_bytes(g),
+		.end = { { .state = EVERING_STATE_ATTACHED, .epoch = 1 },
+			 { .state = EVERING_STATE_ATTACHED, .epoch = 1 } },
+	};
+	int fd = memory(PAGE, false, 0);
+
+	if (!honest)
+		((unsigned char *)&s)[in8(in) % 64] ^= in8(in);
+	if (fd >= 0 && (pwrite(fd, &s, sizeof(s), 0) != sizeof(s) ||
+			fcntl(fd, F_ADD_SEALS, SEALS_STATUS))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* As many pages as it has bytes, but behind its end instead of where they belong. */
+static int memory_elsewhere(size_t size, int seals)
+{
+	int fd = memory(size, false, 0);
+
+	if (fd >= 0 && (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)size,
+				  (off_t)size + PAGE) ||
+			fcntl(fd, F_ADD_SEALS, seals))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int read_only(int fd)
+{
+	char path[64];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDONLY | O_CLOEXEC);
+	close(fd);
+	return again;
+}
+
+static int half_of(int fd[2])
+{
+	close(fd[1]);
+	return fd[0];
+}
+
+/* Something else than it should be: of the size @size, if it has one. */
+static int odd(struct stranger *s, struct input *in, size_t size, int seals)
+{
+	uint8_t what = in8(in);
+	int pair[2];
+
+	switch (what % 22) {
+	case 0:
+		return memory(size + PAGE, true, seals);
+	case 1:
+		return memory(size > PAGE ? size - PAGE : 0, true, seals);
+	case 2:
+		return memory(size - 1, true, seals);
+	case 3:
+		return memory(0, false, seals);
+	case 4:
+		return memory(size, false, seals);
+	case 5:
+		return memory(size, true, in8(in) & 31);
+	case 6:
+		return memory_elsewhere(size, seals);
+	case 7:
+		return read_only(memory(size, true, seals));
+	case 8: /* huge pages, if there are any */
+		return memfd_create("evering-huge", MFD_CLOEXEC |
+							    MFD_ALLOW_SEALING |
+							    MFD_HUGETLB);
+	case 9:
+		return eventfd(in8(in), EFD_CLOEXEC);
+	case 10:
+		return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+	case 11:
+		return epoll_create1(EPOLL_CLOEXEC);
+	case 12:
+		return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	case 13:
+		return inotify_init1(IN_CLOEXEC);
+	case 14:
+		return pipe2(pair, O_CLOEXEC | O_NONBLOCK) ? -1 : half_of(pair);
+	case 15:
+		return open("/dev/null", O_RDWR | O_CLOEXEC);
+	case 16:
+		return open("/dev/zero", O_RDWR | O_CLOEXEC);
+	case 17:
+		return open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	case 18:
+		return open("/dev/zero", O_PATH | O_CLOEXEC);
+	case 19:
+		return fcntl(s->sock, F_DUPFD_CLOEXEC, 0);
+	case 20:
+		return fcntl(s->others, F_DUPFD_CLOEXEC, 0);
+	default: /* one of those that are there already, once more */
+		return s->count ? fcntl(s->fd[in8(in) % s->count],
+					F_DUPFD_CLOEXEC, 0) :
+				  -1;
+	}
+}
+
+static void add(struct stranger *s, int fd)
+{
+	if (fd < 0)
+		s->honest = false;
+	else if (s->count == MAX_FDS)
+		close(fd);
+	else
+		s->fd[s->count++] = fd;
+}
+
+/* What belongs to an offer of @end's, with as many mistakes as the input makes. */
+static void make_offer(struct stranger *s, struct input *in, unsigned int end)
+{
+	bool shared = s->geometry.flags & EVERING_SHARED_ARENA;
+	size_t half = half_bytes(&s->geometry);
+	size_t arena = arena_bytes(s->geometry.arena_size[end]);
+	int arena_seals = shared ? SEALS_SIZE : SEALS_OWN;
+	uint8_t wrong = in8(in);
+
+	if (wrong & 0x1f)
+		s->honest = false;
+	if (end == EVERING_A)
+		add(s, wrong & 1 ? odd(s, in, PAGE, SEALS_STATUS) :
+				   status(&s->geometry, in, !(wrong & 2)));
+	add(s, wrong & 4 ? odd(s, in, half, SEALS_OWN) :
+			   memory(half, true, SEALS_OWN));
+	if (arena)
+		add(s, wrong & 8 ? odd(s, in, arena, arena_seals) :
+				   memory(arena, true, arena_seals));
+	add(s, wrong & 16 ? odd(s, in, PAGE, 0) :
+			    eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	add(s, wrong & 32 ? odd(s, in, PAGE, 0) :
+			    eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	if (wrong & 32)
+		s->honest = false;
+	if ((wrong & 0xc0) == 0x40) {
+		add(s, odd(s, in, PAGE, SEALS_OWN));
+		s->honest = false;
+	}
+	if ((wrong & 0xc0) == 0x80 && s->count) {
+		close(s->fd[--s->count]);
+		s->honest = false;
+	}
+}
+
+static void make_geometry(struct input *in, struct evering_geometry *g)
+{
+	uint8_t what = in8(in);
+
+	*g = (struct evering_geometry){
+		.slot_size = EVERING_MIN_SLOT << (what & 3),
+		.entries = EVERING_MIN_ENTRIES << (what >> 2 & 3),
+		.arena_size = { what & 16 ? 2 * PAGE : PAGE,
+				what & 32 ? 0 : 2 * PAGE },
+		.flags = what & 64 ? EVERING_SHARED_ARENA : 0,
+	};
+}
+
+/* --------------------------------------------------------------------- packets */
+
+static void say(struct stranger *s, const void *packet, size_t size,
+		unsigned int fds)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)packet, size };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct cmsghdr *c;
+	ssize_t ignored;
+
+	if (fds) {
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(fds * sizeof(int));
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(fds * sizeof(int));
+		memcpy(CMSG_DATA(c), s->fd, fds * sizeof(int));
+	}
+	ignored = sendmsg(s->sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	(void)ignored;
+}
+
+/* As it should be but for what the input changes; true: nothing. */
+static bool garble(struct input *in, unsigned char *packet, size_t *size,
+		   size_t room)
+{
+	uint8_t changes = in8(in) & 7, at;
+	bool right = true;
+
+	/* Four bytes each, so that other numbers come of it. */
+	for (; changes; changes--) {
+		at = in8(in);
+		if (at == 0xff)
+			*size = in8(in) % (room + 1);
+		else
+			packet[at % *size] = in8(in);
+		right = false;
+		if (!*size)
+			break;
+	}
+	return right;
+}
+
+static bool say_hello(struct stranger *s, struct input *in)
+{
+	unsigned char packet[sizeof(struct hello) + 64] = { 0 };
+	size_t size = sizeof(struct hello);
+	struct hello hello = {
+		.magic = HELLO_MAGIC,
+		.size = sizeof(hello),
+		.abi = EVERING_ABI_VERSION,
+		.backend = EVERING_BACKEND_MEMFD,
+	};
+	bool right;
+
+	make_geometry(in, &s->geometry);
+	make_offer(s, in, EVERING_A);
+	hello.geometry = s->geometry;
+	hello.fds = s->count;
+	memcpy(packet, &hello, sizeof(hello));
+	right = garble(in, packet, &size, sizeof(packet));
+	say(s, packet, size, s->count);
+	return right && s->honest;
+}
+
+static bool say_welcome(struct stranger *s, struct input *in)
+{
+	unsigned char packet[sizeof(struct welcome) + 64] = { 0 };
+	size_t size = sizeof(struct welcome);
+	struct welcome welcome = {
+		.magic = WELCOME_MAGIC,
+		.size = sizeof(welcome),
+		.abi_min = EVERING_ABI_VERSION,
+		.abi_max = EVERING_ABI_VERSION,
+	};
+	bool right;
+
+	make_offer(s, in, EVERING_B);
+	welcome.fds = s->count;
+	if (in8(in) & 1) {
+		welcome.error = -in8(in);
+		s->honest = false;
+	}
+	memcpy(packet, &welcome, sizeof(welcome));
+	right = garble(in, packet, &size, sizeof(packet));
+	say(s, packet, size, s->count);
+	return right && s->honest;
+}
+
+/* ------------------------------------------------------------------- afterwards */
+
+static uint64_t blocks_of(const struct stranger *s)
+{
+	uint64_t sum = 0;
+	struct stat st;
+	unsigned int i;
+
+	for (i = 0; i < s->count; i++)
+		if (!fstat(s->fd[i], &st))
+			sum += (uint64_t)st.st_blocks;
+	return sum;
+}
+
+/* It was offered, and taken: now the stranger wants it back. */
+static void take_away(const struct stranger *s, struct input *in)
+{
+	uint8_t what = in8(in);
+	const uint64_t many = UINT64_MAX - 1;
+	unsigned int i;
+	int flags, ret;
+
+	for (i = 0; i < s->count; i++) {
+		flags = fcntl(s->fd[i], F_GET_SEALS);
+		if (flags >= 0) {
+			ret = ftruncate(s->fd[i], 0);
+			ret |= ftruncate(s->fd[i], 1 << 20);
+			if (what & 1)
+				ret |= fallocate(s->fd[i],
+						 FALLOC_FL_PUNCH_HOLE |
+							 FALLOC_FL_KEEP_SIZE,
+						 0, 1 << 20);
+		} else {
+			/* Full, so that whoever rings finds it so. */
+			flags = fcntl(s->fd[i], F_GETFL);
+			fcntl(s->fd[i], F_SETFL, flags | O_NONBLOCK);
+			ret = (int)write(s->fd[i], &many, sizeof(many));
+		}
+		(void)ret;
+	}
+	if (what & 2)
+		shutdown(s->sock, SHUT_RDWR);
+}
+
+/* Each page, from end to end, through the library and as it has them mapped. */
+static void use(struct evering *ev)
+{
+	const struct endpoint *e = to_endpoint(ev);
+	unsigned char entry[EVERING_MAX_SLOT] = { 0 };
+	struct evering_counters counters;
+	size_t at, len = evering_payload(ev);
+	const unsigned char *bytes;
+	unsigned int region, i;
+	struct pollfd fd;
+
+	for (region = 0; region < EVERING_REGIONS; region++) {
+		bytes = e->map[region];
+		for (at = 0; at < e->map_size[region]; at += PAGE)
+			fuzz_touch(bytes + at, 1);
+	}
+	evering_get_counters(ev, EVERING_PEERS, &counters);
+	for (i = 0; i < 2 * e->geometry.entries; i++) {
+		evering_send(ev, entry, len, EVERING_NOWAIT);
+		evering_recv(ev, entry, len, EVERING_NOWAIT);
+	}
+	fd.fd = evering_fd(ev);
+	fd.events = POLLIN;
+	if (fd.fd >= 0 && evering_arm(ev, EVERING_RX | EVERING_TX) >= 0)
+		poll(&fd, 1, 0);
+	evering_wait(ev, EVERING_RX | EVERING_FLUSH, 20 * MICROSECOND);
+	MUST(evering_peer(ev) >= 0);
+}
+
+static bool is_refusal(int ret)
+{
+	switch (ret) {
+	case -EPROTO:
+	case -EPROTONOSUPPORT:
+	case -E2BIG:
+	case -EINVAL:
+	case -ECONNRESET:
+	case -EAGAIN:
+	case -ETIMEDOUT:
+	case -EINTR: /* libFuzzer has an alarm of its own */
+	/* Whose bytes the stranger may choose in a welcome. */
+	case -EMFILE:
+	case -ENFILE:
+	case -ENOMEM:
+	case -EDQUOT:
+	case -ENODEV:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* ------------------------------------------------------------------------- ways */
+
+static void limits_of(struct evering_params *limits)
+{
+	const struct evering_params most = EVERING_LIMITS_INIT;
+
+	*limits = most;
+	limits->arena_size[EVERING_MINE] = MOST_MEMORY;
+	limits->arena_size[EVERING_PEERS] = MOST_MEMORY;
+}
+
+static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
+{
+	struct evering_params limits;
+	bool right;
+	int ret;
+
+	limits_of(&limits);
+	right = say_hello(s, in);
+	if (in8(in) & 1)
+		shutdown(s->sock, SHUT_WR);
+	ret = evering_accept_fd(s->others, &limits, EVERING_NOWAIT, ev);
+	MUST(!right || !ret);
+	return ret;
+}
+
+static int by_connect(struct stranger *s, struct input *in, struct evering **ev)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	bool right;
+	int ret;
+
+	make_geometry(in, &s->geometry);
+	params.backend = EVERING_BACKEND_MEMFD;
+	params.flags = s->geometry.flags;
+	params.slot_size = s->geometry.slot_size;
+	params.entries = s->geometry.entries;
+	params.arena_size[EVERING_MINE] = s->geometry.arena_size[EVERING_A];
+	params.arena_size[EVERING_PEERS] = s->geometry.arena_size[EVERING_B];
+	right = say_welcome(s, in);
+	ret = evering_connect_fd(s->others, &params, EVERING_NOWAIT, ev);
+	MUST(!right || !ret);
+	return ret;
+}
+
+/* Behind some who say nothing, or too much, or are gone. */
+static int by_listener(struct stranger *s, struct input *in,
+		       struct evering **ev)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct evering_listener *listener;
+	struct evering_params limits;
+	unsigned int n = in8(in) & 3, i;
+	int crowd[3], error, ret;
+	bool right;
+	char name[64];
+	socklen_t len;
+
+	snprintf(name, sizeof(name), "@evering-fuzz-%d", (int)getpid());
+	MUST(!evering_listen(name, 0, &listener));
+	memcpy(address.sun_path + 1, name + 1, strlen(name) - 1);
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) +
+			  strlen(name));
+	for (i = 0; i < n; i++) {
+		crowd[i] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+		MUST(!connect(crowd[i], (struct sockaddr *)&address, len));
+		if (in8(in) & 1)
+			shutdown(crowd[i], SHUT_WR);
+		else
+			send(crowd[i], name, in8(in) % sizeof(name),
+			     MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
+	close(s->sock);
+	s->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	MUST(!connect(s->sock, (struct sockaddr *)&address, len));
+	right = say_hello(s, in);
+	limits_of(&limits);
+	ret = evering_accept(listener, &limits, EVERING_NOWAIT, ev);
+	MUST(!ret || ret == -EAGAIN);
+	MUST(!right || !ret);
+	MUST(evering_listener_refused(listener, &error) <= n + 1);
+	MUST(!error || is_refusal(error));
+	for (i = 0; i < n; i++)
+		close(crowd[i]);
+	evering_listener_close(listener);
+	return ret;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct input in = { data, data + size };
+	struct stranger s = { .honest = true };
+	struct evering *ev = NULL;
+	struct fuzz_run run;
+	int socks[2], ret;
+	unsigned int i;
+	uint64_t blocks;
+	bool shared;
+
+	fuzz_begin(&run);
+	MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks));
+	s.sock = socks[0];
+	s.others = socks[1];
+	switch (in8(&in) % 3) {
+	case 0:
+		ret = by_accept(&s, &in, &ev);
+		break;
+	case 1:
+		ret = by_connect(&s, &in, &ev);
+		break;
+	default:
+		ret = by_listener(&s, &in, &ev);
+		close(s.others);
+		s.others = -1;
+	}
+	MUST(!ret == !!ev);
+	if (ev) {
+		shared = to_endpoint(ev)->geometry.flags & EVERING_SHARED_ARENA;
+		take_away(&s, &in);
+		blocks = blocks_of(&s);
+		use(ev);
+		/* Every page was there: else one that is not is a SIGBUS. */
+		MUST(shared || blocks_of(&s) == blocks);
+		evering_close(ev);
+	} else {
+		MUST(is_refusal(ret));
+		if (s.others >= 0)
+			close(s.others);
+	}
+	close(s.sock);
+	for (i = 0; i < s.count; i++)
+		close(s.fd[i]);
+	fuzz_end(&run);
+	return 0;
+}

@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: MIT
+/*
+ * peer.c: the hostile peer.  It writes whatever it likes wherever it may: its half,
+ * its arena (both if they are shared), the doorbells, the socket.  So that more comes
+ * of it than garbage in the first entry, much of what it does is almost right: it
+ * knows where the victim is, and what it has been sent.
+ *
+ * May run beside the victim in a thread of its own: what it reads of it, it reads
+ * atomically.
+ */
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fuzz.h"
+
+void peer_init(struct peer *p, struct evering *ev, struct evering *victim)
+{
+	memset(p, 0, sizeof(*p));
+	p->ev = to_endpoint(ev);
+	p->victim = to_endpoint(victim);
+}
+
+void peer_leave(struct peer *p)
+{
+	if (p->ev)
+		evering_close(&p->ev->ev);
+	p->ev = NULL;
+}
+
+static void store32(void *at, uint32_t value)
+{
+	__atomic_store_n((uint32_t *)at, value, __ATOMIC_RELEASE);
+}
+
+/* Where the victim is: the entry that it takes next, and the one it sends next. */
+static uint32_t takes_next(const struct peer *p)
+{
+	return __atomic_load_n(&p->victim->ev.rx.next, __ATOMIC_RELAXED);
+}
+
+static uint32_t sends_next(const struct peer *p)
+{
+	return __atomic_load_n(&p->victim->ev.tx.next, __ATOMIC_RELAXED);
+}
+
+static unsigned char *slot_of(const struct peer *p, uint32_t n)
+{
+	return evering__tx_slot(&p->ev->ev.tx, n);
+}
+
+static void stamp(const struct peer *p, uint32_t n, uint32_t value)
+{
+	store32(slot_of(p, n) + p->ev->ev.tx.payload, value);
+}
+
+/* Its next entry, in a slot that the victim has done with; NULL: there is none. */
+static unsigned char *next_slot(struct peer *p)
+{
+	uint32_t taken = takes_next(p);
+
+	if ((int32_t)(p->next - taken) < 0)
+		p->next = taken;
+	return p->next - taken < p->ev->geometry.entries ? slot_of(p, p->next) :
+							   NULL;
+}
+
+static void put(struct peer *p, const void *entry)
+{
+	unsigned char *slot = next_slot(p);
+
+	if (!slot)
+		return;
+	memcpy(slot, entry, p->ev->ev.tx.payload);
+	stamp(p, p->next, p->next + 1);
+	p->next++;
+}
+
+/* A number near @base, or any. */
+static uint32_t near(struct input *in, uint32_t base)
+{
+	uint8_t how = in8(in);
+
+	if (how == 0xff)
+		return in32(in);
+	return base + (uint32_t)(int8_t)how;
+}
+
+static void write_bell(int fd, uint64_t value)
+{
+	ssize_t ignored = write(fd, &value, sizeof(value));
+
+	(void)ignored;
+}
+
+static void read_bell(int fd)
+{
+	uint64_t value;
+	ssize_t ignored = read(fd, &value, sizeof(value));
+
+	(void)ignored;
+}
+
+/* The eventfds of both sides are open here, all of them non-blocking. */
+static void do_bells(struct peer *p, struct input *in)
+{
+	uint8_t what = in8(in);
+	int fd = p->ev->memfd.bell[what & 1][what >> 1 & 1];
+
+	p->rings = what & 16;
+	switch (what >> 2 & 3) {
+	case 0:
+	case 1:
+		write_bell(fd, 1);
+		break;
+	case 2:
+		write_bell(fd, UINT64_MAX - 1);
+		break;
+	case 3:
+		read_bell(fd);
+		break;
+	}
+}
+
+/* More sleeps than any timeout of the victim's has room for. */
+#define MOST_SLEEPS 20000u
+
+void peer_before_sleep(void *arg)
+{
+	struct peer *p = arg;
+
+	MUST(p->sleeps++ < MOST_SLEEPS);
+	if (!p->rings || !p->ev)
+		return;
+	write_bell(p->ev->memfd.bell[!p->ev->end][0], 1);
+	write_bell(p->ev->memfd.bell[!p->ev->end][1], 1);
+}
+
+static void do_socket(struct peer *p, struct input *in)
+{
+	uint8_t what = in8(in);
+	char bytes[256];
+
+	switch (what & 7) {
+	case 0:
+		shutdown(p->ev->sock, SHUT_WR);
+		break;
+	case 1:
+		shutdown(p->ev->sock, SHUT_RD);
+		break;
+	default:
+		in_bytes(in, bytes, 8);
+		send(p->ev->sock, bytes, 1u + what,
+		     MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
+}
+
+static void do_arena(struct peer *p, struct input *in)
+{
+	unsigned int end = p->ev->end;
+	uint8_t what = in8(in);
+	unsigned int region;
+
+	if ((what & 1) && (p->ev->geometry.flags & EVERING_SHARED_ARENA))
+		end = !end;
+	region = EVERING_REGION_ARENA(end);
+	if (p->ev->map_size[region])
+		store32((unsigned char *)p->ev->map[region] +
+				in16(in) * 4u % p->ev->map_size[region],
+			in32(in));
+}
+
+void peer_ring_step(struct peer *p, struct input *in)
+{
+	unsigned char entry[EVERING_MAX_SLOT];
+	struct evering_half *half;
+	uint32_t n;
+	uint8_t op;
+
+	if (!p->ev)
+		return;
+	half = p->ev->half;
+	op = in8(in) % 16;
+	switch (op) {
+	case 0:
+	case 1:
+	case 2:
+	case 3: /* some right entries */
+		memset(entry, in8(in), sizeof(entry));
+		for (n = 0; n < 1u << 2 * op; n++)
+			put(p, entry);
+		break;
+	case 4: /* a stamp, almost right */
+		n = near(in, takes_next(p));
+		stamp(p, n, near(in, n + 1));
+		break;
+	case 5:
+		n = near(in, takes_next(p));
+		in_bytes(in, slot_of(p, n), p->ev->ev.tx.payload);
+		break;
+	case 6: /* has taken everything, or almost, or what cannot be */
+		store32(&half->released, near(in, sends_next(p)));
+		break;
+	case 7:
+		store32(&half->released,
+			near(in, sends_next(p) - p->ev->geometry.entries));
+		break;
+	case 8:
+		store32(&half->armed_rx, half->armed_rx + in8(in));
+		break;
+	case 9:
+		store32(&half->armed_tx, half->armed_tx + in8(in));
+		break;
+	case 10:
+		store32(in8(in) & 1 ? &half->armed_rx : &half->armed_tx,
+			in32(in));
+		break;
+	case 11: /* anything anywhere */
+		store32((unsigned char *)half +
+				in16(in) * 4u %
+					p->ev->map_size[EVERING_REGION_HALF(
+						p->ev->end)],
+			in32(in));
+		break;
+	case 12:
+		do_bells(p, in);
+		break;
+	case 13:
+		if (in8(in) < 32)
+			do_socket(p, in);
+		break;
+	case 14:
+		do_arena(p, in);
+		break;
+	case 15:
+		p->next += (uint32_t)(int8_t)in8(in);
+		break;
+	}
+}
+
+/* ------------------------------------------------------------------ operations */
+
+/* Looks at what the victim has sent, to have names that are almost right. */
+static void harvest(struct peer *p)
+{
+	const struct evering_rx *rx = &p->ev->ev.rx;
+	const unsigned char *slot;
+	unsigned int looks, at;
+
+	for (looks = 0; looks <= rx->mask; looks++) {
+		slot = evering__rx_slot(rx, p->seen);
+		if (evering_load_acquire(
+			    (const uint32_t *)(slot + rx->payload)) !=
+		    p->seen + 1)
+			return;
+		at = p->n_heads++ % PEER_SEEN;
+		memcpy(&p->heads[at], slot, sizeof(p->heads[at]));
+		memcpy(&p->names[at], slot + rx->payload - sizeof(p->names[at]),
+		       sizeof(p->names[at]));
+		p->seen++;
+	}
+}
+
+static uint64_t some_id(struct peer *p, struct input *in)
+{
+	uint8_t what = in8(in);
+
+	switch (what >> 6) {
+	case 0: /* one of the victim's */
+		return p->heads[what % PEER_SEEN].id;
+	case 1: /* a new one */
+		p->asked += (uint64_t)1 << EVERING_OP_INDEX_BITS;
+		p->asked &= ~(uint64_t)63;
+		p->asked |= what & 63;
+		return p->asked;
+	case 2:
+		return p->asked;
+	default:
+		return what & 32 ? in64(in) : what & 31;
+	}
+}
+
+static struct evering_op_buffer some_buffer(const struct peer *p,
+					    struct input *in)
+{
+	struct evering_op_buffer name = { 0 };
+	uint8_t what = in8(in);
+
+	switch (what >> 6) {
+	case 0: /* one of the victim's */
+		return p->names[what % PEER_SEEN];
+	case 1: /* one of its own, right at the start of its arena */
+		name.granule = what & 15;
+		name.generation = what & 16 ? 1 : 0;
+		name.len_low = 64;
+		return name;
+	case 2: /* the same, and as long as may be */
+		name.granule = what & 63;
+		name.len_low = in16(in);
+		return name;
+	default:
+		in_bytes(in, &name, sizeof(name));
+		return name;
+	}
+}
+
+static void put_op(struct peer *p, struct input *in)
+{
+	uint32_t payload = p->ev->ev.tx.payload, from, to = payload;
+	struct evering_op_buffer name;
+	unsigned char entry[EVERING_MAX_SLOT];
+	uint8_t what = in8(in), len = in8(in), homes;
+	struct evering_op_header h = { 0 };
+
+	memset(entry, len, sizeof(entry));
+	h.type = what & 7;
+	h.id = some_id(p, in);
+	h.flags = in8(in);
+	h.code = h.type == EVERING_OP_OPEN ? EVERING_OPS_VERSION : in8(in);
+	h.len = len < 0xf0 ? len % (payload - sizeof(h)) : len;
+	if (len == 0xff)
+		h.len = in16(in);
+	if (what & 8) /* no buffer, nothing home */
+		h.flags = 0;
+	if (what & 16)
+		h.flags &= EVERING_OP_BUFFER;
+	if (what & 32)
+		h.code = in32(in);
+	homes = h.flags >> EVERING_OP_HOME_SHIFT;
+	if (h.flags & EVERING_OP_BUFFER) {
+		name = some_buffer(p, in);
+		to -= (uint32_t)sizeof(name);
+		memcpy(entry + to, &name, sizeof(name));
+	}
+	while (homes-- && to >= 8 + sizeof(h)) {
+		name = some_buffer(p, in);
+		to -= 8;
+		memcpy(entry + to, &name, 8);
+	}
+	/* Not so long that it cannot be, unless it is meant to be. */
+	from = (uint32_t)sizeof(h);
+	if (len < 0xf0 && h.len > to - from)
+		h.len = (uint16_t)(to - from);
+	memcpy(entry, &h, sizeof(h));
+	put(p, entry);
+}
+
+void peer_open(struct peer *p, uint32_t depth, uint32_t serve)
+{
+	const struct evering_op_header h = {
+		.type = EVERING_OP_OPEN,
+		.len = sizeof(struct evering_op_open),
+		.code = EVERING_OPS_VERSION,
+	};
+	const struct evering_op_open open = { depth, serve };
+	unsigned char entry[EVERING_MAX_SLOT] = { 0 };
+
+	memcpy(entry, &h, sizeof(h));
+	memcpy(entry + sizeof(h), &open, sizeof(open));
+	put(p, entry);
+}
+
+/* Answers the @k-th of what it has seen lately. */
+static void answer(struct peer *p, uint32_t k, struct input *in)
+{
+	struct evering_op_header h = p->heads[k % PEER_SEEN];
+	unsigned char entry[EVERING_MAX_SLOT];
+	uint32_t payload = p->ev->ev.tx.payload;
+
+	memset(entry, 1, sizeof(entry));
+	h.type = EVERING_OP_ANSWER;
+	/* What was lent comes back in its place, what was given comes back. */
+	if ((h.flags & EVERING_OP_BUFFER) == EVERING_OP_LENT)
+		h.flags = in8(in) & 1 ? EVERING_OP_IN_PLACE : 0;
+	else if ((h.flags & EVERING_OP_BUFFER) == EVERING_OP_GIVEN)
+		h.flags = EVERING_OP_BACK;
+	else
+		h.flags = 0;
+	h.len = h.flags ? 0 : 4;
+	memcpy(entry, &h, sizeof(h));
+	memcpy(entry + payload - sizeof(p->names[0]), &p->names[k % PEER_SEEN],
+	       sizeof(p->names[0]));
+	put(p, entry);
+}
+
+void peer_op_step(struct peer *p, struct input *in)
+{
+	struct evering_op_header h = { .type = EVERING_OP_REQUEST, .len = 4 };
+	unsigned char entry[EVERING_MAX_SLOT];
+	uint8_t op;
+
+	if (!p->ev)
+		return;
+	harvest(p);
+	op = in8(in);
+	switch (op >> 5) {
+	case 0:
+		peer_ring_step(p, in);
+		break;
+	case 1: /* has taken everything, as a peer should */
+		store32(&p->ev->half->released, p->seen);
+		break;
+	case 2:
+		answer(p, op, in);
+		break;
+	case 3: /* a plain request */
+		p->asked += (uint64_t)1 << EVERING_OP_INDEX_BITS;
+		p->asked = (p->asked & ~(uint64_t)31) | (op & 31);
+		memset(entry, op, sizeof(entry));
+		h.id = p->asked;
+		memcpy(entry, &h, sizeof(h));
+		put(p, entry);
+		break;
+	case 4:
+		peer_open(p, in8(in), in8(in));
+		break;
+	default:
+		put_op(p, in);
+	}
+}
