@@ -8,6 +8,7 @@
 #	BUILD=dir		where examples/ lies (build)
 #	EVERING_SHORT=1		fewer requests
 #	EVERING_GUEST=1		what kernel or backend have a part in
+#	EVERING_SLOW=100	of that, a few
 #
 # Nothing here hangs on how long anything takes: whatever is waited for is a
 # condition, and `soon` bounds the wait.
@@ -665,8 +666,24 @@ if [[ ${EVERING_GUEST:-} ]]; then
 else
 	on_any
 fi
+# on_slow BACKEND: a debug kernel takes five times as long again.
+on_slow() {
+	export EVERING_BACKEND=$1
+	check 'echo: texts come back' echoes
+	check 'cancel: late, unwanted, never' cancels
+	check 'privsep: worker killed' worker_killed
+	check 'kv: four workers, two clients' kv_bench 4 2 TERM
+	check 'kv: large values, two workers' kv_large 2
+	check 'kv: clients killed' kv_clients_killed
+	check 'kv: server killed' kv_server_killed KILL 137
+}
+
 for backend in "${backends[@]}"; do
-	on "$backend"
+	if ((${EVERING_SLOW:-1} >= 100)); then
+		on_slow "$backend"
+	else
+		on "$backend"
+	fi
 done
 
 echo "1..$number"
