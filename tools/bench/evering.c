@@ -2,12 +2,15 @@
 /*
  * Arms: evering on each backend.
  *
- * original and fair: the payload is in the arenas, the rings carry where.  Each
- * logical client has a buffer for its requests, in the client's arena, and one for
- * the responses to them, in the server's; it asks again only when it has read the
- * response, so the server may write the next one to the same place.  The server
- * reads requests in place and copies the response from private memory, the client
- * reads responses in place.
+ * original and fair: the payload is in the arenas, the rings carry where.  A request
+ * takes a place until its response has been read, and the response is written to
+ * the place of the same number in the server's arena: who asks from it anew has read
+ * what was there.  There are as many places as clients, but of large payloads no more
+ * than a cache holds, and the place given back last is taken first; the other
+ * clients wait for one, as they wait for room in a socket's buffer in other arms.
+ * In MODE_ORIGINAL, where a request is written once, each client has its own buffer.
+ * The server reads requests in place and copies the response from private memory,
+ * the client reads responses in place.
  *
  * rtt and stream: the message is the entry up to the largest slot, beyond that in
  * the arena.  There rtt has one buffer on each side, free when the answer has come,
@@ -33,17 +36,25 @@
 /* Messages of a stream between two flushes. */
 #define FLUSH_MESSAGES 16u
 
+/* Bytes of payload on their way in one direction, of original and fair. */
+#define WINDOW_BYTES (512u << 10)
+#define WINDOW_LEAST 4u
+
 struct entry {
-	uint32_t client;
+	uint16_t client;
+	uint16_t slot; /* the place */
 	uint32_t word; /* PING or PONG */
-	uint32_t place; /* in the sender's arena, in units of 64 bytes */
+	uint32_t at; /* in the sender's arena, in units of 64 bytes */
 	uint32_t length;
 };
 
 struct channel {
 	struct evering *ev;
-	unsigned char *buf[MAX_DEPTH]; /* by client, or by slot */
+	unsigned char *buf[MAX_DEPTH]; /* by place; or by client, or by slot */
 	uint64_t left[MAX_DEPTH];
+	uint16_t free[MAX_DEPTH]; /* places, of which the last is taken first */
+	uint16_t waiting[MAX_DEPTH]; /* clients, first come, first served */
+	uint32_t frees, first, waits;
 	uint64_t unflushed;
 	uint32_t number; /* of messages sent or received, rtt and stream */
 };
@@ -70,14 +81,26 @@ static uint32_t ring_entries(const struct job *job)
 							       RING_ENTRIES;
 }
 
-static uint32_t buffers(const struct job *job)
+/* Places of original and fair. */
+static uint32_t places(const struct job *job)
+{
+	uint64_t n = WINDOW_BYTES / job->size;
+
+	if (n < WINDOW_LEAST)
+		n = WINDOW_LEAST;
+	return n < job->depth ? (uint32_t)n : job->depth;
+}
+
+static uint32_t buffers(const struct job *job, bool server)
 {
 	if (job->mode == MODE_RTT)
 		return 1;
-	return job->mode < MODE_RTT ? job->depth : FAR_ENTRIES;
+	if (job->mode == MODE_STREAM)
+		return FAR_ENTRIES;
+	return job->mode == MODE_ORIGINAL && !server ? job->depth : places(job);
 }
 
-static uint64_t arena_size(const struct job *job)
+static uint64_t arena_size(const struct job *job, bool server)
 {
 	uint64_t each = (job->size + UNIT - 1) / UNIT * UNIT;
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -85,7 +108,7 @@ static uint64_t arena_size(const struct job *job)
 	if (!by_reference(job))
 		return 0;
 	/* An allocator of size classes may leave up to 1/32 of a buffer unused. */
-	each = (each + each / 16) * buffers(job) + (64u << 10);
+	each = (each + each / 16) * buffers(job, server) + (64u << 10);
 	return (each + page - 1) / page * page;
 }
 
@@ -107,9 +130,10 @@ static void open_channel(struct side *s, uint32_t backend)
 		params.backend = backend;
 		params.slot_size = slot_size(s->job);
 		params.entries = ring_entries(s->job);
-		params.arena_size[EVERING_MINE] = arena_size(s->job);
+		params.arena_size[EVERING_MINE] = arena_size(s->job, false);
 		params.arena_size[EVERING_PEERS] =
-			s->job->mode == MODE_STREAM ? 0 : arena_size(s->job);
+			s->job->mode == MODE_STREAM ? 0 :
+						      arena_size(s->job, true);
 		ret = evering_connect_fd(s->sock, &params, WAIT_NS, &c->ev);
 	}
 	if (ret < 0)
@@ -152,21 +176,22 @@ static void wait_for(struct side *s, unsigned int what)
 		c->unflushed = 0;
 }
 
-static void put(struct side *s, uint32_t client, uint32_t word,
+static void put(struct side *s, uint32_t client, uint32_t slot, uint32_t word,
 		const unsigned char *buf)
 {
 	struct channel *c = s->state;
 	struct entry e = {
-		.client = client,
+		.client = (uint16_t)client,
+		.slot = (uint16_t)slot,
 		.word = htonl(word),
-		.place = (uint32_t)(evering_offset(c->ev, buf) / UNIT),
+		.at = (uint32_t)(evering_offset(c->ev, buf) / UNIT),
 		.length = (uint32_t)s->job->size,
 	};
-	void *slot;
+	void *entry;
 
-	while (!(slot = evering_reserve(c->ev)))
+	while (!(entry = evering_reserve(c->ev)))
 		wait_for(s, EVERING_TX | EVERING_FLUSH);
-	memcpy(slot, &e, sizeof(e));
+	memcpy(entry, &e, sizeof(e));
 	evering_commit(c->ev);
 	c->unflushed += s->job->size;
 	if (c->unflushed >= FLUSH_BYTES) {
@@ -186,43 +211,59 @@ static const unsigned char *get(struct side *s, uint32_t word, struct entry *e)
 		wait_for(s, EVERING_RX | EVERING_FLUSH);
 	memcpy(e, slot, sizeof(*e));
 	evering_release(c->ev);
-	buf = evering_peer_buffer(c->ev, (uint64_t)e->place * UNIT, e->length);
-	if (!buf || ntohl(e->word) != word || e->client >= buffers(s->job) ||
-	    e->length != s->job->size)
+	buf = evering_peer_buffer(c->ev, (uint64_t)e->at * UNIT, e->length);
+	if (!buf || ntohl(e->word) != word || e->client >= s->job->depth ||
+	    e->slot >= places(s->job) || e->length != s->job->size)
 		fail(s, "an entry that nobody sent");
 	return buf;
 }
 
-static void ask(struct side *s, uint32_t client)
+static void wait_for_place(struct channel *c, uint32_t client)
 {
-	unsigned char *buf = buffer(s, client);
+	c->waiting[(c->first + c->waits++) % MAX_DEPTH] = (uint16_t)client;
+}
 
-	if (s->job->mode == MODE_FAIR)
-		memcpy(buf, s->source, s->job->size);
-	put(s, client, PING, buf);
+/* Those who wait ask, as long as there are places. */
+static void ask(struct side *s)
+{
+	struct channel *c = s->state;
+	uint32_t client, slot;
+	unsigned char *buf;
+
+	while (c->waits && c->frees) {
+		client = c->waiting[c->first++ % MAX_DEPTH];
+		c->waits--;
+		slot = c->free[--c->frees];
+		buf = buffer(s, s->job->mode == MODE_FAIR ? slot : client);
+		if (s->job->mode == MODE_FAIR)
+			memcpy(buf, s->source, s->job->size);
+		put(s, client, slot, PING, buf);
+	}
 }
 
 static void load_client(struct side *s, uint64_t ops)
 {
 	struct channel *c = s->state;
-	uint32_t i, in_flight = 0;
 	struct entry e;
+	uint32_t i;
 
+	c->frees = places(s->job);
+	for (i = 0; i < c->frees; i++)
+		c->free[i] = (uint16_t)i;
 	for (i = 0; i < s->job->depth; i++) {
 		c->left[i] = message_ops(s->job, ops, i);
-		if (c->left[i]) {
-			ask(s, i);
-			in_flight++;
-		}
+		if (c->left[i])
+			wait_for_place(c, i);
 	}
-	while (in_flight) {
+	ask(s);
+	while (c->frees < places(s->job)) {
 		check_payload(s, get(s, PONG, &e));
 		if (!c->left[e.client])
 			fail(s, "a response without a request");
+		c->free[c->frees++] = e.slot;
 		if (--c->left[e.client])
-			ask(s, e.client);
-		else
-			in_flight--;
+			wait_for_place(c, e.client);
+		ask(s);
 	}
 }
 
@@ -234,9 +275,9 @@ static void load_server(struct side *s, uint64_t ops)
 
 	for (; ops; ops--) {
 		check_payload(s, get(s, PING, &e));
-		buf = buffer(s, e.client);
+		buf = buffer(s, e.slot);
 		memcpy(buf, s->source, s->job->size);
-		put(s, e.client, PONG, buf);
+		put(s, e.client, e.slot, PONG, buf);
 	}
 	evering_flush(c->ev);
 }
@@ -244,7 +285,7 @@ static void load_server(struct side *s, uint64_t ops)
 /* rtt and stream, the payload in the arena. */
 static void send_far(struct side *s, uint32_t number)
 {
-	uint32_t i = number % buffers(s->job);
+	uint32_t i = number % buffers(s->job, s->server);
 	struct channel *c = s->state;
 	unsigned char *buf;
 
@@ -252,7 +293,7 @@ static void send_far(struct side *s, uint32_t number)
 		wait_for(s, EVERING_TX | EVERING_FLUSH);
 	buf = buffer(s, i);
 	write_message(s, buf, message_size(s->job), number);
-	put(s, i, PING, buf);
+	put(s, i, 0, PING, buf);
 }
 
 static void recv_far(struct side *s, uint32_t number)
@@ -265,7 +306,7 @@ static void recv_far(struct side *s, uint32_t number)
 	while (!(slot = evering_peek(c->ev)))
 		wait_for(s, EVERING_RX | EVERING_FLUSH);
 	memcpy(&e, slot, sizeof(e));
-	buf = evering_peer_buffer(c->ev, (uint64_t)e.place * UNIT, e.length);
+	buf = evering_peer_buffer(c->ev, (uint64_t)e.at * UNIT, e.length);
 	if (!buf || e.length != s->job->size)
 		fail(s, "an entry that nobody sent");
 	check_message(s, buf, message_size(s->job), number);
