@@ -23,7 +23,8 @@
 struct loop {
 	int epoll;
 	uint32_t count;
-	uint64_t done; /* operations of this call of work() */
+	uint64_t done; /* operations of this call of work(), of so many */
+	uint64_t ops;
 	struct conn conns[MAX_DEPTH];
 	struct mux mux;
 	int fd; /* rtt good, stream */
@@ -113,7 +114,8 @@ static void conn_step(struct side *s, struct loop *l, struct conn *c)
 	bool reads, *ready;
 	size_t n;
 
-	while (!c->idle) {
+	/* After the last one there is nothing to be read, or the other side's end. */
+	while (!c->idle && l->done < l->ops) {
 		reads = conn_reads(c);
 		ready = reads ? &c->readable : &c->writable;
 		if (!*ready)
@@ -153,6 +155,7 @@ static void conns_work(struct side *s, uint64_t ops)
 	int n;
 
 	l->done = 0;
+	l->ops = ops;
 	for (i = 0; i < l->count; i++) {
 		if (!s->server)
 			conn_load(s, &l->conns[i], message_ops(s->job, ops, i));

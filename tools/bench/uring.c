@@ -190,6 +190,9 @@ static void conns_work(struct side *s, uint64_t ops)
 		seen = 0;
 		io_uring_for_each_cqe(&r->uring, head, cqe)
 		{
+			/* What comes now is for the next call, or the end. */
+			if (done == ops)
+				break;
 			seen++;
 			c = io_uring_cqe_get_data(cqe);
 			if (conn_done(s, c, result(s, cqe))) {
@@ -247,6 +250,8 @@ static void mux_work(struct side *s, uint64_t ops)
 		seen = 0;
 		io_uring_for_each_cqe(&r->uring, head, cqe)
 		{
+			if (!mux_busy(s, &r->mux))
+				break;
 			seen++;
 			if (io_uring_cqe_get_data64(cqe) == TAG_WRITE) {
 				r->writing = false;
