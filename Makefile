@@ -13,6 +13,7 @@
 #	CFLAGS=...	instead of -O2 -g
 #	KDIR=dir	headers of the kernel that the module is for
 #	PREFIX=dir	where to install instead of /usr/local; DESTDIR=dir before it
+#	SOURCEDIR=dir	what `evering run` sends if not told, instead of here
 #	SANITIZE=...	for -fsanitize=; with another BUILD
 #	VM_TESTS=...	as TESTS, in guests alone
 #	V=1		show whole commands
@@ -30,6 +31,9 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
 COMPLETION ?= $(PREFIX)/share/bash-completion/completions
+UDEVRULES ?= $(PREFIX)/lib/udev/rules.d
+MODULESLOAD ?= $(PREFIX)/lib/modules-load.d
+SOURCEDIR ?= $(CURDIR)
 CFLAGS ?= -O2 -g
 OBJCOPY ?= objcopy
 ifeq ($(origin CC),default)
@@ -69,6 +73,7 @@ example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
 test_names := $(basename $(notdir $(wildcard selftests/*.c)))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
+headers := $(notdir $(wildcard lib/evering*.h))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
 test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
 
@@ -112,7 +117,7 @@ $(lib_objs) $(tool_objs) $(obj)/tools/speed.o $(obj)/tools/alloc.o: $(obj)/%.o: 
 	$(Q)$(compile) $(extra) -c -o $@ $<
 
 $(lib_objs): private extra := -fPIC -fno-semantic-interposition
-$(tool_objs): private extra := -DEVERING_SOURCE_DIR="\"$(CURDIR)\""
+$(tool_objs): private extra := -DEVERING_SOURCE_DIR="\"$(SOURCEDIR)\""
 
 # One object whose hidden symbols are local, so that the static library takes no
 # names from who links it but its own, evering_*.
@@ -354,22 +359,30 @@ lint: ## check style, headers, scripts and warnings
 
 # ----------------------------------------------------------------- installing
 
+# So that pkg-config follows when the prefix as a whole has moved.
+below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$1)
+
 .PHONY: install
-install: library tools ## install headers, library, pkg-config file and program
+install: library tools ## install all but the module, which DKMS or `make modules` brings
 	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
 		$(INCLUDEDIR)/linux)
-	install -m 644 lib/evering.h lib/evering_ring.h lib/evering_op.h \
-		$(DESTDIR)$(INCLUDEDIR)
+	install -m 644 $(addprefix lib/,$(headers)) $(DESTDIR)$(INCLUDEDIR)
 	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
 	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
 	install -m 755 $(shared) $(DESTDIR)$(LIBDIR)
 	ln -sf $(notdir $(shared)) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libevering.so
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
-		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-		lib/evering.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/evering.pc
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
+		-e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
+		-e 's|@INCLUDEDIR@|$(call below_prefix,$(INCLUDEDIR))|' \
+		lib/evering.pc.in | install -m 644 /dev/stdin \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/evering.pc
 	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
 	install -D -m 644 tools/completion/evering $(DESTDIR)$(COMPLETION)/evering
+	install -D -m 644 tools/packaging/60-evering.rules \
+		$(DESTDIR)$(UDEVRULES)/60-evering.rules
+	install -D -m 644 tools/packaging/evering.conf \
+		$(DESTDIR)$(MODULESLOAD)/evering.conf
 	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
 		$(DESTDIR)$(MANDIR)/$$page || exit; done
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
@@ -379,10 +392,20 @@ uninstall: ## remove what `make install` put there
 	rm -f $(addprefix $(DESTDIR),$(BINDIR)/evering \
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
 			$(notdir $(shared)) pkgconfig/evering.pc) \
-		$(addprefix $(INCLUDEDIR)/,evering.h evering_ring.h \
-			evering_op.h linux/evering.h) \
-		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering)
+		$(addprefix $(INCLUDEDIR)/,$(headers) linux/evering.h) \
+		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering \
+		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf)
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
+
+.PHONY: deb
+deb: ## build Debian packages into build/deb, and have lintian look at them
+	@tools/setup run deb
+	@tools/packaging/deb $(BUILD)/deb
+
+.PHONY: test-deb
+test-deb: deb ## install, use and remove the packages in a chroot of Debian 12 (as root)
+	@tools/setup test-deb
+	@tools/packaging/test $(BUILD)/deb
 
 .PHONY: clean
 clean: ## remove everything that was built
