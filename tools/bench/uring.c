@@ -190,9 +190,6 @@ static void conns_work(struct side *s, uint64_t ops)
 		seen = 0;
 		io_uring_for_each_cqe(&r->uring, head, cqe)
 		{
-			/* What comes now is for the next call, or the end. */
-			if (done == ops)
-				break;
 			seen++;
 			c = io_uring_cqe_get_data(cqe);
 			if (conn_done(s, c, result(s, cqe))) {
@@ -201,6 +198,9 @@ static void conns_work(struct side *s, uint64_t ops)
 			}
 			if (!c->idle)
 				conn_submit(s, r, c);
+			/* What comes now is for the next call, or the end. */
+			if (done == ops)
+				break;
 		}
 		io_uring_cq_advance(&r->uring, seen);
 	}
