@@ -1328,8 +1328,12 @@ FIXTURE_SETUP(kill)
 	const char *tmp = getenv("TMPDIR");
 
 	REQUIRE_BACKEND(variant->backend);
-	if (slow(1) >= 100)
-		SKIP(return, "stepping takes ten minutes here");
+	/*
+	 * A hardware breakpoint has the kernel patch its own code, and QEMU's
+	 * translator has been seen to run the old half of it (an Oops: int3).
+	 */
+	if (getenv("EVERING_GUEST"))
+		SKIP(return, "breakpoints are not for emulated CPUs");
 	memset(&s, 0, sizeof(s));
 	s.backend = variant->backend;
 	s.p = params_sized(variant->backend, SLOT, ENTRIES, ARENA);
