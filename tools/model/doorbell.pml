@@ -25,7 +25,12 @@
  *
  * DEVICE: RING is one atomic step that clears EVERING_ARMED if it is set; sleeping is
  * until it is clear.  That the kernel's code does that is enter.pml's.  MEMFD: RING
- * fills an eventfd, sleeping ends with its emptying, and the sleeper disarms itself.
+ * writes an eventfd, and the sleeper disarms itself.  A sleep ends when epoll tells of
+ * a write, once for each, which leaves the eventfd full (sleep_on_edge()).  Or, with
+ * -DLEVEL, when the eventfd is full, which empties it: evering_arm(), somebody else's
+ * poll, and evering_disarm() (memfd_drain()).  With -DMIXED either way, by turns: what
+ * one has heard the other may hear once more, so generations move on without rings, up
+ * to five before who rings looks again.  With five in all, he takes it for his old one.
  *
  * The stamps are one word, how many entries are stamped: each is a release store, so
  * they appear in order, and what they are for otherwise is ring.pml's.
@@ -56,6 +61,8 @@
  *	NO_GENERATION		the generation never moves on
  *	EAGER_GENERATION	it moves on at each disarm, rung or not (DEADLINES)
  *	NO_RUNG			nobody remembers what he rang (MEMFD)
+ *	FIRST_EDGE		epoll tells only of what is written to an empty eventfd
+ *				(MEMFD)
  *	NOTE_ALWAYS		a doorbell counts as rung even if the kernel found it
  *				disarmed (DEVICE)
  *
@@ -117,7 +124,10 @@
 #define TX		1
 
 /* What there is but in memory: the eventfds, and what is said of the rest. */
-bit bell[2];
+bit bell[2]; /* not empty */
+#ifdef MEMFD
+bit edge[2]; /* written since epoll has told of it */
+#endif
 byte sent, received;
 bit silent;
 
@@ -161,6 +171,11 @@ byte next;
 #else
 #define fence_publish(t)	fence(t)
 #endif
+#ifdef FIRST_EDGE
+#define WRITE_TELLS(which)	!bell[which]
+#else
+#define WRITE_TELLS(which)	1
+#endif
 #ifdef NO_RUNG
 #define RING_DUE(armed, rung)	((armed) & ARMED)
 #else
@@ -197,6 +212,7 @@ inline ring_owed(t, which, armed, rung)
 		atomic {
 #ifdef MEMFD
 			assert(rung != armed);
+			edge[which] = edge[which] || WRITE_TELLS(which);
 			bell[which] = 1;
 			rung = armed;
 #else
@@ -216,6 +232,9 @@ inline ring_owed(t, which, armed, rung)
 #ifdef MEMFD
 #define RUNG(which)		bell[which]
 #define TAKE(which)		bell[which] = 0
+/* It looks once more before it tells: at an empty one it has nothing to tell. */
+#define TOLD(which)		(edge[which] && bell[which])
+#define HEAR(which)		edge[which] = 0
 #else
 #define RUNG(which)		!(memory[ARMED_RX + which] & ARMED)
 #define TAKE(which)		skip
@@ -252,15 +271,24 @@ inline disarm(t, which, generation, rung)
 inline sleep(t, which, rung)
 {
 	if
+#if !defined(MEMFD) || defined(LEVEL) || defined(MIXED)
 	:: true ->
 		if
 		:: atomic { RUNG(which) -> TAKE(which); rung = 1 }
 		:: atomic { which == RX && OVER -> goto over }
 		fi
+#endif
+#if defined(MEMFD) && !defined(LEVEL)
+	:: true ->
+		if
+		:: atomic { TOLD(which) -> HEAR(which); rung = 1 }
+		:: atomic { which == RX && OVER -> goto over }
+		fi
+#endif
 #ifdef DEADLINES
 	:: true -> rung = 0 /* or a signal */
-#ifdef MEMFD
-	:: atomic { true -> rung = bell[which]; TAKE(which) }
+#if defined(LEVEL) || defined(MIXED)
+	:: atomic { true -> rung = bell[which]; TAKE(which) } /* evering_disarm() */
 #endif
 #endif
 	fi
