@@ -11,6 +11,11 @@
 #define EVR_COMPAT_H
 
 #include <linux/eventfd.h>
+#if __has_include(<linux/io_uring/cmd.h>)
+#include <linux/io_uring/cmd.h>
+#else
+#include <linux/io_uring.h>
+#endif
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
@@ -39,6 +44,16 @@ static inline void evr_eventfd_signal(struct eventfd_ctx *ctx)
 	eventfd_signal(ctx, 1);
 #else
 	eventfd_signal(ctx);
+#endif
+}
+
+/* sqe->cmd, which user space can write at any time. */
+static inline const void *evr_uring_cmd_data(const struct io_uring_cmd *cmd)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+	return cmd->cmd;
+#else
+	return cmd->sqe->cmd;
 #endif
 }
 

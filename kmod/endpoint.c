@@ -62,18 +62,23 @@ static const struct evr_ioctl evr_endpoint_ioctls[] = {
 	  evr_peer_cred },
 };
 
-static long evr_endpoint_ioctl(struct file *file, unsigned int cmd,
-			       unsigned long arg)
+static int evr_ring_peer(struct file *file, unsigned long bells)
 {
 	struct evr_endpoint *ep = file->private_data;
 
+	if (!bells || bells > (EVERING_RX | EVERING_TX))
+		return -EINVAL;
+	return evr_ring(ep->peer, bells, false);
+}
+
+static long evr_endpoint_ioctl(struct file *file, unsigned int cmd,
+			       unsigned long arg)
+{
 	switch (cmd) {
 	case EVERING_IOC_ENTER:
 		return evr_enter(file, (void __user *)arg);
 	case EVERING_IOC_RING:
-		if (!arg || arg > (EVERING_RX | EVERING_TX))
-			return -EINVAL;
-		return evr_ring(ep->peer, arg, false);
+		return evr_ring_peer(file, arg);
 	default:
 		return evr_ioctl(file, evr_endpoint_ioctls,
 				 ARRAY_SIZE(evr_endpoint_ioctls), cmd, arg);
@@ -87,6 +92,22 @@ static long evr_endpoint_compat_ioctl(struct file *file, unsigned int cmd,
 	if (cmd != EVERING_IOC_RING)
 		arg = (unsigned long)compat_ptr(arg);
 	return evr_endpoint_ioctl(file, cmd, arg);
+}
+
+/* RING alone; it never waits, and so completes at once. */
+static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
+				  unsigned int issue_flags)
+{
+	const struct evering_uring_ring *ring = evr_uring_cmd_data(cmd);
+
+	if (issue_flags & IO_URING_F_IOPOLL)
+		return -EOPNOTSUPP;
+	if (cmd->cmd_op != EVERING_IOC_RING)
+		return -ENOTTY;
+	if (READ_ONCE(ring->reserved[0]) | READ_ONCE(ring->reserved[1]) |
+	    READ_ONCE(ring->reserved[2]))
+		return -EINVAL;
+	return evr_ring_peer(cmd->file, READ_ONCE(ring->bells));
 }
 
 /*
@@ -177,6 +198,7 @@ const struct file_operations evr_endpoint_fops = {
 	.release = evr_endpoint_release,
 	.unlocked_ioctl = evr_endpoint_ioctl,
 	.compat_ioctl = evr_endpoint_compat_ioctl,
+	.uring_cmd = evr_endpoint_uring_cmd,
 	.mmap = evr_mmap,
 	.poll = evr_endpoint_poll,
 	.show_fdinfo = evr_endpoint_show_fdinfo,

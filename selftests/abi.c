@@ -17,6 +17,7 @@ TEST(structs_measure_what_version_1_measures)
 	EXPECT_EQ(56u, sizeof(struct evering_create));
 	EXPECT_EQ(24u, sizeof(struct evering_enter));
 	EXPECT_EQ(16u, sizeof(struct evering_set_eventfd));
+	EXPECT_EQ(16u, sizeof(struct evering_uring_ring));
 	EXPECT_EQ(24u, sizeof(struct evering_peer_cred));
 	EXPECT_EQ(48u, sizeof(struct evering_params));
 }

@@ -4,7 +4,7 @@
  * written from them, with O_DIRECT where a file system has it, by
  * process_vm_readv, vmsplice and io_uring's fixed buffers.  What a process
  * cannot write, the kernel does not write for it; pages that I/O still holds
- * outlive the channel.
+ * outlive the channel.  And RING as an io_uring command.
  */
 #include "dev.h"
 
@@ -335,6 +335,83 @@ TEST_F(io, uring_read_into_an_arena)
 	EXPECT_EQ(0, memcmp(self->expected, self->theirs, LEN));
 	EXPECT_EQ(-EFAULT,
 		  fixed_io(&u, IORING_OP_READ, file, self->theirs, LEN));
+	uring_close(&u);
+}
+
+/* The result of an io_uring command on @fd with what sqe->cmd begins with. */
+static int uring_command(struct uring *u, int fd, uint32_t op,
+			 const struct evering_uring_ring *ring)
+{
+	struct io_uring_sqe sqe = {
+		.opcode = IORING_OP_URING_CMD,
+		.fd = fd,
+		.cmd_op = op,
+	};
+	struct io_uring_cqe cqe = { .res = -ETIMEDOUT };
+
+	memcpy((char *)&sqe + offsetof(struct io_uring_sqe, cmd), ring,
+	       sizeof(*ring));
+	if (uring_submit(u, &sqe) != 1)
+		return -EIO;
+	if (!EVENTUALLY(uring_reap(u, &cqe)))
+		return -ETIMEDOUT;
+	return cqe.res;
+}
+
+TEST_F(io, uring_command_rings)
+{
+	static const struct evering_uring_ring rx = { .bells = EVERING_RX };
+	static const struct evering_uring_ring both = {
+		.bells = EVERING_RX | EVERING_TX
+	};
+	struct evering_half *half;
+	struct uring u;
+
+	REQUIRE_URING(&u);
+	half = map_region(&geometry, self->fd[1], EVERING_REGION_HALF_B,
+			  PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, (void *)half);
+	/* Nobody is armed. */
+	EXPECT_EQ(0, uring_command(&u, self->fd[0], EVERING_IOC_RING, &both));
+	half->armed_rx = half->armed_tx = EVERING_ARMED;
+	EXPECT_EQ(0, poll_now(self->fd[1], POLLIN | POLLOUT));
+	EXPECT_EQ(EVERING_RX,
+		  uring_command(&u, self->fd[0], EVERING_IOC_RING, &rx));
+	EXPECT_EQ(POLLIN, poll_now(self->fd[1], POLLIN | POLLOUT));
+	EXPECT_EQ(EVERING_TX,
+		  uring_command(&u, self->fd[0], EVERING_IOC_RING, &both));
+	EXPECT_EQ(0, half->armed_rx | half->armed_tx);
+	uring_close(&u);
+}
+
+TEST_F(io, uring_command_refuses_what_it_does_not_know)
+{
+	static const struct evering_uring_ring none, more = { .bells = 4 };
+	struct evering_uring_ring ring = { .bells = EVERING_RX };
+	struct evering_half *half;
+	struct uring u;
+	int i;
+
+	REQUIRE_URING(&u);
+	half = map_region(&geometry, self->fd[1], EVERING_REGION_HALF_B,
+			  PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, (void *)half);
+	half->armed_rx = EVERING_ARMED;
+	EXPECT_EQ(-EINVAL,
+		  uring_command(&u, self->fd[0], EVERING_IOC_RING, &none));
+	EXPECT_EQ(-EINVAL,
+		  uring_command(&u, self->fd[0], EVERING_IOC_RING, &more));
+	EXPECT_EQ(-ENOTTY,
+		  uring_command(&u, self->fd[0], EVERING_IOC_ENTER, &ring));
+	for (i = 0; i < 3; i++) {
+		ring.reserved[i] = 1u << (31 - i);
+		EXPECT_EQ(-EINVAL, uring_command(&u, self->fd[0],
+						 EVERING_IOC_RING, &ring));
+		ring.reserved[i] = 0;
+	}
+	EXPECT_EQ(EVERING_ARMED, half->armed_rx);
+	EXPECT_EQ(-EOPNOTSUPP,
+		  uring_command(&u, self->dev, EVERING_IOC_RING, &ring));
 	uring_close(&u);
 }
 

@@ -380,7 +380,22 @@ struct evering_create {
  * EVERING_IOC_RING: wake the peer.  The argument itself is EVERING_RX (there is an
  * entry: clear EVERING_ARMED in the peer's armed_rx), EVERING_TX (there is space:
  * armed_tx) or both.  Returns which of them were armed, and so were rung.
+ *
+ * Also as an io_uring command, so that one io_uring_enter(2) rings many channels:
+ * IORING_OP_URING_CMD on an endpoint, cmd_op EVERING_IOC_RING, and in sqe->cmd a
+ * struct evering_uring_ring.  The same in res; never on a ring with
+ * IORING_SETUP_IOPOLL (-EOPNOTSUPP).
  */
+
+/**
+ * struct evering_uring_ring - EVERING_IOC_RING as an io_uring command
+ * @bells: the argument of the ioctl
+ * @reserved: 0
+ */
+struct evering_uring_ring {
+	__u32 bells;
+	__u32 reserved[3];
+};
 
 /*
  * evering_enter.flags: any signal handler that runs ends the wait with -EINTR, as
