@@ -160,6 +160,33 @@ static unsigned int device_ring(struct endpoint *e, unsigned int what)
 	return ret < 0 ? 0 : (unsigned int)ret;
 }
 
+/* What is not armed polls ready, so one must not ask for it. */
+static short device_events(unsigned int what)
+{
+	return (short)((what & EVERING_RX ? POLLIN : 0) |
+		       (what & EVERING_TX ? POLLOUT : 0));
+}
+
+/*
+ * Somebody made the descriptor non-blocking, as libuv does with what it is given to
+ * poll, and so ENTER does not wait.
+ */
+static int sleep_in_poll(struct endpoint *e, unsigned int what, int64_t deadline)
+{
+	struct pollfd fd = { .fd = e->device.fd, .events = device_events(what) };
+	struct timespec left;
+	int ret;
+
+	fd.events |= POLLRDHUP;
+	ret = ppoll(&fd, 1, time_left(deadline, &left), NULL);
+	if (ret < 0)
+		return -errno;
+	if (ret == 0)
+		return -ETIMEDOUT;
+	/* What was rung is not armed any more, which who disarms sees. */
+	return fd.revents & (POLLRDHUP | POLLHUP) ? -EPIPE : 0;
+}
+
 static int device_sleep(struct endpoint *e, unsigned int what,
 			unsigned int ring, int64_t deadline, unsigned int *rang)
 {
@@ -177,6 +204,8 @@ static int device_sleep(struct endpoint *e, unsigned int what,
 					&e->half->counters.tx_syscalls,
 		    1);
 	ret = ioctl(e->device.fd, EVERING_IOC_ENTER, &enter);
+	if (ret < 0 && errno == EAGAIN)
+		return sleep_in_poll(e, what, deadline);
 	if (ret < 0)
 		return -errno;
 	*rang = (unsigned int)ret / EVERING_RANG_RX;
@@ -202,13 +231,6 @@ static bool device_gone(struct endpoint *e)
 static int device_fd(struct endpoint *e)
 {
 	return e->device.fd;
-}
-
-/* What is not armed polls ready, so one must not ask for it. */
-static short device_events(unsigned int what)
-{
-	return (short)((what & EVERING_RX ? POLLIN : 0) |
-		       (what & EVERING_TX ? POLLOUT : 0));
 }
 
 const struct backend device_backend = {

@@ -470,6 +470,53 @@ TEST_F_TIMEOUT(event_loop, the_documented_loop_loses_nothing, 60)
 	}
 }
 
+/* Answers each entry with the same, and closes after one of 0. */
+static int echo(struct evering *ev, void *arg)
+{
+	uint32_t v = 1;
+	int ret = 0;
+
+	(void)arg;
+	while (!ret && v) {
+		ret = evering_recv(ev, &v, 4, PLENTY);
+		if (!ret)
+			ret = evering_send(ev, &v, 4, PLENTY);
+	}
+	evering_close(ev);
+	return ret ? 1 : 0;
+}
+
+/* libuv makes whatever it polls non-blocking; waits are none the shorter for it. */
+TEST_F(event_loop, a_wait_sleeps_on_a_descriptor_that_was_made_nonblocking)
+{
+	const struct evering_params p[2] = { self->p, self->p };
+	const uint32_t rounds = 500;
+	uint32_t v = 0, i;
+	int64_t before;
+	int fd;
+
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, evering_set_policy(self->ev[i], EVERING_BLOCK, 0));
+	fd = evering_fd(self->b);
+	ASSERT_EQ(0, fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK));
+	before = now_ns();
+	EXPECT_EQ(-ETIMEDOUT, evering_recv(self->b, &v, 4, 20 * MSEC));
+	EXPECT_LE(20 * MSEC, now_ns() - before);
+
+	ASSERT_EQ(0, duo_start(&self->duo, true, p, echo, NULL));
+	ASSERT_EQ(0, evering_set_policy(self->duo.ev, EVERING_BLOCK, 0));
+	fd = evering_fd(self->duo.ev);
+	ASSERT_EQ(0, fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK));
+	for (i = rounds; i + 1; i--) {
+		ASSERT_EQ(0, evering_send(self->duo.ev, &i, 4, PLENTY));
+		ASSERT_EQ(0, evering_recv(self->duo.ev, &v, 4, PLENTY));
+		ASSERT_EQ(i, v);
+	}
+	EXPECT_EQ(-EPIPE, evering_recv(self->duo.ev, &v, 4, PLENTY));
+	EXPECT_EQ(0, reap(self->duo.pid));
+	self->duo.pid = 0;
+}
+
 static int wait_to_be_killed(struct evering *ev, void *arg)
 {
 	(void)ev;
