@@ -9,6 +9,9 @@
 #include <linux/tracepoint.h>
 #include "evering_kmod.h"
 
+/* Not %c, which perf does not know. */
+#define evr_show_end(end)	__print_symbolic(end, { 0, "A" }, { 1, "B" })
+
 TRACE_EVENT(evr_create,
 	TP_PROTO(const struct evr_channel *channel), TP_ARGS(channel),
 	TP_STRUCT__entry(
@@ -42,8 +45,8 @@ DECLARE_EVENT_CLASS(evr_state,
 		__entry->state = ep->state;
 		__entry->epoch = ep->status->epoch;
 	),
-	TP_printk("channel=%llu end=%c state=%u epoch=%u", __entry->channel,
-		  'A' + __entry->end, __entry->state, __entry->epoch)
+	TP_printk("channel=%llu end=%s state=%u epoch=%u", __entry->channel,
+		  evr_show_end(__entry->end), __entry->state, __entry->epoch)
 );
 
 DEFINE_EVENT(evr_state, evr_attach,
@@ -70,8 +73,8 @@ DECLARE_EVENT_CLASS(evr_doorbell,
 		__entry->bells = bells;
 		__entry->which = which;
 	),
-	TP_printk("channel=%llu end=%c bells=%#x which=%#x", __entry->channel,
-		  'A' + __entry->end, __entry->bells, __entry->which)
+	TP_printk("channel=%llu end=%s bells=%#x which=%#x", __entry->channel,
+		  evr_show_end(__entry->end), __entry->bells, __entry->which)
 );
 
 DEFINE_EVENT(evr_doorbell, evr_ring,
