@@ -9,67 +9,17 @@
 #	EVERING_SHORT=1		evering's own arms and the sockets only
 #	EVERING_GUEST=1		what kernel or backend have a part in
 
-set -u
-export LC_ALL=C
-short=${EVERING_SHORT:-}
-number=0
-failed=0
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+((slow < 100)) || skip_all 'no clock is worth reading here'
+evering=$build/evering
+[[ -x $evering ]] || bail_out "no $evering"
+limit=250
 
-tmp=$(mktemp -d) || exit
-trap 'rm -rf "$tmp"' EXIT
-evering=${BUILD:-build}/evering
-if ((${EVERING_SLOW:-1} >= 100)); then
-	echo '1..0 # SKIP no clock is worth reading here'
-	exit 4
-fi
-if [[ ! -x $evering ]]; then
-	echo "Bail out! no $evering"
-	exit 1
-fi
-cd "$(dirname "$evering")" || exit
-evering=$PWD/evering
-cd "$tmp" || exit
-
-# check NAME FUNCTION [ARGUMENT...]: passes by returning 0, skips by 4; what the
-# function prints explains it.
-check() {
-	local name=$1 output status
-	shift
-	output=$("$@" 2>&1)
-	status=$?
-	((number++))
-	case $status in
-	0) echo "ok $number $name" ;;
-	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
-	*)
-		((failed++))
-		echo "not ok $number $name"
-		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
-		;;
-	esac
-}
-
-skip() {
-	echo "$1"
-	return 4
-}
-
-# bench STATUS ARGUMENT...: it ends so; output and error go to the files out and err.
+# bench STATUS ARGUMENT...: evering bench ends with this status.
 bench() {
-	local want=$1 status
-	shift
-	timeout -k 5 250 "$evering" bench -q "$@" >out 2>err </dev/null
-	status=$?
-	((status == want)) && return
-	echo "evering bench $*: status $status, not $want"
-	cat err out
-	return 1
-}
-
-says() {
-	grep -qF -- "$1" err && return
-	echo "nothing about '$1' in:"
-	cat err
+	exits "$1" "$evering" bench -q "${@:2}" </dev/null && return
+	cat out
 	return 1
 }
 
@@ -99,7 +49,7 @@ every() {
 	[[ $short ]] && arms=evering,uds
 	[[ $arms ]] || return 0
 	bench 0 "${quick[@]}" --modes="$1" --sizes=64 --arms="$arms" --json &&
-		valid out && cp out "$1.jsonl"
+		valid out
 }
 
 # Requests larger than a socket's buffer, and a number of them that the logical
@@ -121,7 +71,7 @@ listed() {
 }
 
 json_parses() {
-	command -v python3 >/dev/null || skip 'no python3' || return
+	need python3
 	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --json || return
 	python3 -c 'import json, sys
 for line in sys.stdin: json.loads(line)' <out
@@ -147,7 +97,7 @@ compares() {
 }
 
 draws() {
-	command -v gnuplot >/dev/null || skip 'no gnuplot' || return
+	need gnuplot
 	bench 0 "${quick[@]}" --modes=fair,rtt --sizes=8,16,32,64,128 --depth=3 \
 		--arms=evering-memfd,eventfd --plot=plots || return
 	local name
@@ -174,26 +124,21 @@ no_arm() {
 }
 
 missing_peers() {
-	mkdir -p empty
+	mkdir empty
 	bench 0 --peers=empty --list && grep -q '^shmipc .*not built' out || return
 	bench 1 --peers=empty --arms=shmipc && says 'not built'
 }
 
 echo 'TAP version 13'
-skip_guest() {
-	echo EVERING_GUEST
-	return 4
-}
-
 check 'every arm is listed, or why it is missing' listed
 for mode in original fair rtt stream; do
 	check "$mode: every arm does it right" every "$mode"
 done
 check 'requests larger than a socket buffer' large
-if [[ ${EVERING_GUEST:-} ]]; then
-	check 'what no backend has a part in' skip_guest
-	echo "1..$number"
-	exit $((failed > 0))
+if [[ $guest ]]; then
+	check 'what no backend has a part in' skip EVERING_GUEST
+	plan
+	exit
 fi
 check 'the JSON is JSON' json_parses
 check 'results are read as they were written' reads_again
@@ -210,5 +155,4 @@ check 'arguments are named' bad extra "'extra'"
 check 'a file that is none is named' no_file
 check 'an arm that is none is named' no_arm
 check 'peers that are not built are said to be' missing_peers
-echo "1..$number"
-((!failed))
+plan

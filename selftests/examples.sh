@@ -9,126 +9,30 @@
 #	EVERING_SHORT=1		fewer requests
 #	EVERING_GUEST=1		what kernel or backend have a part in
 #	EVERING_SLOW=100	of that, a few
-#
-# Nothing here hangs on how long anything takes: whatever is waited for is a
-# condition, and `soon` bounds the wait.
 
-set -u
-export LC_ALL=C
-short=${EVERING_SHORT:-}
-number=0
-failed=0
-
-tmp=$(mktemp -d) || exit
-trap 'rm -rf "$tmp"' EXIT
-# Copies, so that their processes can be told from everybody else's.
-bin=$tmp/bin
-if ! cp -r "${BUILD:-build}/examples" "$bin"; then
-	echo "Bail out! no ${BUILD:-build}/examples"
-	exit 1
-fi
+# All that are here, whatever is asked for.
+unset EVERING_BACKEND
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+cp "$build"/examples/* "$bin" || bail_out "no $build/examples"
 # For who is not root.
-chmod 755 "$tmp"
+chmod 755 "$tmp" "$bin"
 
 # ------------------------------------------------------------------ machinery
 
-# check NAME FUNCTION [ARGUMENT...]: the function runs in a shell of its own, in an
-# empty folder, and passes by returning 0 and leaving no process and no socket; what
-# it prints explains a failure.
-check() {
-	local name="$1, $EVERING_BACKEND" output status
-	shift
-	mkdir "$tmp/work"
-	output=$(cd "$tmp/work" && "$@" 2>&1 && nothing_left 2>&1)
-	status=$?
-	end_all
-	rm -rf "$tmp/work"
-	((number++))
-	case $status in
-	0) echo "ok $number $name" ;;
-	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
-	*)
-		((failed++))
-		echo "not ok $number $name"
-		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
-		;;
-	esac
+# try NAME FUNCTION [ARGUMENT...]: a check on $EVERING_BACKEND.
+try() {
+	check "$1, $EVERING_BACKEND" "${@:2}"
 }
 
-skip() {
-	echo "$1"
-	exit 4
-}
-
-# soon COMMAND...: the command succeeds within a minute.
-soon() {
-	local i
-	for ((i = 0; i < 3000; i++)); do
-		"$@" && return
-		sleep 0.02
-	done
-	echo "in vain: $*"
-	return 1
-}
-
-# ours: the processes that run one of the examples.
-ours() {
-	local exe program pid
-	for exe in /proc/[0-9]*/exe; do
-		for program in "$bin"/*; do
-			[[ $exe -ef $program ]] || continue
-			pid=${exe#/proc/}
-			echo "${pid%/exe}"
-		done
-	done
-}
-
-nobody_left() {
-	[[ ! $(ours) ]]
-}
-
-end_all() {
-	local pids
-	pids=$(ours)
-	# shellcheck disable=SC2086 # a list
-	[[ ! $pids ]] || kill -KILL $pids
-}
-
-nothing_left() {
-	local sockets
-	soon nobody_left || return
-	sockets=$(find . -type s)
-	[[ ! $sockets ]] && return
-	echo "left behind: $sockets"
-	return 1
-}
-
-# run STATUS PROGRAM ARGUMENT...: it ends with this status; its standard output and
-# error go to the files out and err.
+# run STATUS PROGRAM ARGUMENT...: an example ends with this status.
 run() {
-	local want=$1 program=$2 status
-	shift 2
-	timeout -k 5 120 "$bin/$program" "$@" >out 2>err
-	status=$?
-	((status == want)) && return
-	echo "$program $*: status $status, not $want"
-	cat err
-	return 1
+	exits "$1" "$bin/$2" "${@:3}"
 }
 
-# says TEXT: the error output has it; prints TEXT: the standard output.
-says() {
-	grep -qF -- "$1" err && return
-	echo "nothing about '$1' in:"
-	cat err
-	return 1
-}
-
+# prints TEXT: the standard output has it.
 prints() {
-	grep -qF -- "$1" out && return
-	echo "no '$1' in:"
-	cat out
-	return 1
+	says "$1" out
 }
 
 # serve PROGRAM ARGUMENT...: in the background, until it listens; it is $server.
@@ -359,11 +263,10 @@ links() {
 # The worker is another user, and so could not have read this.
 privileges() {
 	((!EUID)) || skip 'not root'
-	setpriv --reuid=65534 --clear-groups true 2>/dev/null ||
-		skip 'setpriv(1) cannot'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'setpriv(1) cannot'
 	files
 	chmod 600 dir/small
-	! setpriv --reuid=65534 --clear-groups cat dir/small 2>/dev/null ||
+	! "${as_nobody[@]}" cat dir/small 2>/dev/null ||
 		skip 'everything can be read here'
 	run 0 privsep dir small && says 'as user 65534' &&
 		printf 'small\n' | cmp - out || return
@@ -372,7 +275,7 @@ privileges() {
 
 unprivileged() {
 	local as=()
-	((EUID)) || as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+	((EUID)) || as=("${as_nobody[@]}" --regid=65534)
 	"${as[@]}" true 2>/dev/null || skip 'setpriv(1) cannot'
 	"${as[@]}" test -x "$bin/privsep" || skip 'the folder is not for everybody'
 	[[ $EVERING_BACKEND != device ]] || "${as[@]}" test -w /dev/evering ||
@@ -607,86 +510,81 @@ readme() {
 
 # ------------------------------------------------------------------------- all
 
-top=$PWD
-echo 'TAP version 13'
-backends=(memfd)
-[[ -c /dev/evering ]] && backends+=(device)
-
 # What the backend has no part in, nor the kernel: in guests it is not run again.
 on_any() {
 	export EVERING_BACKEND=memfd
-	check 'wrong options' options
-	check 'no server' no_server
-	check 'no such backend' no_backend
-	check 'no device' no_device
-	check 'privsep: contents without links' contents_by_steps
-	check 'privsep: what is outside is refused' refusals
-	check 'privsep: what is outside is refused, without links' refusals --no-links
-	check 'privsep: links inside' links
-	check 'privsep: a kernel without openat2' no_openat2
-	check 'privsep: wrong folders' bad_dirs
-	check 'kv: put, get, delete' kv_commands
-	check 'kv: full' kv_full
-	check 'README: the code is that of echo' readme
+	try 'wrong options' options
+	try 'no server' no_server
+	try 'no such backend' no_backend
+	try 'no device' no_device
+	try 'privsep: contents without links' contents_by_steps
+	try 'privsep: what is outside is refused' refusals
+	try 'privsep: what is outside is refused, without links' refusals --no-links
+	try 'privsep: links inside' links
+	try 'privsep: a kernel without openat2' no_openat2
+	try 'privsep: wrong folders' bad_dirs
+	try 'kv: put, get, delete' kv_commands
+	try 'kv: full' kv_full
+	try 'README: the code is that of echo' readme
 }
 
 # on BACKEND
 on() {
 	export EVERING_BACKEND=$1
-	check 'echo: texts come back' echoes
-	check 'echo: other sockets' echo_socket
-	check 'echo: server killed' echo_server_killed
-	check 'echo: clients killed' echo_client_killed
+	try 'echo: texts come back' echoes
+	try 'echo: other sockets' echo_socket
+	try 'echo: server killed' echo_server_killed
+	try 'echo: clients killed' echo_client_killed
 
-	check 'cancel: late, unwanted, never' cancels
-	check 'cancel: killed' cancel_killed
+	try 'cancel: late, unwanted, never' cancels
+	try 'cancel: killed' cancel_killed
 
-	check 'privsep: contents' contents
-	check 'privsep: the worker has no privileges' privileges
-	check 'privsep: without privileges' unprivileged
-	check 'privsep: worker killed' worker_killed
-	check 'privsep: helper killed' helper_killed
+	try 'privsep: contents' contents
+	try 'privsep: the worker has no privileges' privileges
+	try 'privsep: without privileges' unprivileged
+	try 'privsep: worker killed' worker_killed
+	try 'privsep: helper killed' helper_killed
 
-	check 'kv: one worker, one client' kv_bench 1 1 TERM
-	check 'kv: one worker, four clients' kv_bench 1 4 INT
-	check 'kv: four workers, two clients' kv_bench 4 2 TERM
-	check 'kv: large values, one worker' kv_large 1
-	check 'kv: large values, two workers' kv_large 2
-	check 'kv: pinned' kv_pinned
-	check 'kv: clients killed' kv_clients_killed
-	check 'kv: server killed' kv_server_killed KILL 137
-	check 'kv: server terminated at work' kv_server_killed TERM 0
-	check 'kv: server stopped for a while' kv_server_stopped
-	check 'kv: socket in use' kv_in_use
-	check 'kv: strangers' kv_strangers
+	try 'kv: one worker, one client' kv_bench 1 1 TERM
+	try 'kv: one worker, four clients' kv_bench 1 4 INT
+	try 'kv: four workers, two clients' kv_bench 4 2 TERM
+	try 'kv: large values, one worker' kv_large 1
+	try 'kv: large values, two workers' kv_large 2
+	try 'kv: pinned' kv_pinned
+	try 'kv: clients killed' kv_clients_killed
+	try 'kv: server killed' kv_server_killed KILL 137
+	try 'kv: server terminated at work' kv_server_killed TERM 0
+	try 'kv: server stopped for a while' kv_server_stopped
+	try 'kv: socket in use' kv_in_use
+	try 'kv: strangers' kv_strangers
 }
 
-if [[ ${EVERING_GUEST:-} ]]; then
-	EVERING_BACKEND=any check 'what no backend has a part in' skip EVERING_GUEST
-else
-	on_any
-fi
 # on_slow BACKEND: a few, for a debug kernel, which takes five times as long again;
 # and for what a guest is not there for.
 on_slow() {
 	export EVERING_BACKEND=$1
-	check 'echo: texts come back' echoes
-	check 'cancel: late, unwanted, never' cancels
-	check 'privsep: worker killed' worker_killed
-	check 'kv: four workers, two clients' kv_bench 4 2 TERM
-	check 'kv: large values, two workers' kv_large 2
-	check 'kv: clients killed' kv_clients_killed
-	check 'kv: server killed' kv_server_killed KILL 137
+	try 'echo: texts come back' echoes
+	try 'cancel: late, unwanted, never' cancels
+	try 'privsep: worker killed' worker_killed
+	try 'kv: four workers, two clients' kv_bench 4 2 TERM
+	try 'kv: large values, two workers' kv_large 2
+	try 'kv: clients killed' kv_clients_killed
+	try 'kv: server killed' kv_server_killed KILL 137
 }
 
+echo 'TAP version 13'
+if [[ $guest ]]; then
+	EVERING_BACKEND=any try 'what no backend has a part in' skip EVERING_GUEST
+else
+	on_any
+fi
 for backend in "${backends[@]}"; do
-	if ((${EVERING_SLOW:-1} >= 100)) ||
-		[[ ${EVERING_GUEST:-} && $backend == memfd ]]; then
+	if ((slow >= 100)) ||
+		[[ $guest && $backend == memfd ]]; then
 		on_slow "$backend"
 	else
 		on "$backend"
 	fi
 done
 
-echo "1..$number"
-((!failed))
+plan

@@ -9,38 +9,19 @@
 #	BUILD=dir	where libevering.a lies (build)
 #	CC=compiler	(gcc)
 
-set -u
-export LC_ALL=C
-build=${BUILD:-build}
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
 export CC=${CC:-gcc}
-
-if [[ ! -x tools/fuzz/run ]]; then
-	echo "1..0 # SKIP no fuzzer and no corpus here"
-	exit 4
-fi
-if ! command -v "$CC" >/dev/null; then
-	echo "1..0 # SKIP no $CC; CC= names another compiler"
-	exit 4
-fi
 export LIBRARY=$build/libevering.a
-if [[ ! -e $LIBRARY ]]; then
-	echo "Bail out! no $LIBRARY"
-	exit 1
-fi
-tmp=$(mktemp -d) || exit
-trap 'rm -rf "$tmp"' EXIT
+[[ -x tools/fuzz/run ]] || skip_all 'no fuzzer and no corpus here'
+command -v "$CC" >/dev/null || skip_all "no $CC; CC= names another compiler"
+[[ -e $LIBRARY ]] || bail_out "no $LIBRARY"
 
-symbols=$(nm -u "$LIBRARY" 2>/dev/null)
-export SANITIZE=none CFLAGS='-O1 -g'
+SANITIZE=$(sanitizers "$LIBRARY")
+export SANITIZE=${SANITIZE:-none} CFLAGS='-O1 -g'
+grep -q __gcov_ "$LIBRARY" && CFLAGS+=' --coverage'
 targets=(ring op hello race)
-case $symbols in
-*__asan_*) SANITIZE=address,undefined ;;
-*__tsan_*)
-	SANITIZE=thread
-	# Its peer races with the victim: that is what it is for.
-	targets=(ring op hello)
-	;;
-esac
-[[ $symbols == *__gcov_* ]] && CFLAGS+=' --coverage'
+# Its peer races with the victim: that is what it is for.
+[[ $SANITIZE == thread ]] && targets=(ring op hello)
 
 BUILD=$tmp tools/fuzz/run --replay "${targets[@]}"

@@ -9,62 +9,25 @@
 #
 # Needs no root, installs below a temporary folder only, and builds nothing in BUILD.
 
-set -u
-export LC_ALL=C
-build=$(realpath "${BUILD:-build}")
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+# In the sources.
+place=$top
 cc=${CC:-cc}
 cxx=${CXX:-c++}
-number=0
-failed=0
 # Nothing of a make above, nor of what it was told, has a say in this one.
 unset BUILD KDIR PREFIX DESTDIR BINDIR LIBDIR INCLUDEDIR MANDIR COMPLETION \
 	UDEVRULES MODULESLOAD MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES \
 	PKG_CONFIG_PATH PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR LD_LIBRARY_PATH
 
-skip_all() {
-	echo "1..0 # SKIP $1"
-	exit 4
-}
-
 [[ -e Makefile && -d lib/man ]] || skip_all 'no Makefile and sources here'
 [[ -e $build/libevering.so ]] || skip_all "no library in $build"
-! grep -qE '__(asan|tsan)_init' "$build/libevering.so" ||
+[[ ! $(sanitizers "$build/libevering.so") ]] ||
 	skip_all 'nobody installs a library with a sanitizer'
 command -v make >/dev/null || skip_all 'no make'
-
-tmp=$(mktemp -d) || exit
-trap 'rm -rf "$tmp"' EXIT
 version=$(sed -n 's/^VERSION := //p' Makefile)
 
 # ------------------------------------------------------------------ machinery
-
-# check NAME FUNCTION [ARGUMENT...]: the function runs in a shell of its own and
-# passes by returning 0; what it prints explains a failure.
-check() {
-	local name=$1 output status
-	shift
-	output=$("$@" 2>&1)
-	status=$?
-	((number++))
-	case $status in
-	0) echo "ok $number $name" ;;
-	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
-	*)
-		((failed++))
-		echo "not ok $number $name"
-		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
-		;;
-	esac
-}
-
-skip() {
-	echo "$1"
-	exit 4
-}
-
-need() {
-	command -v "$1" >/dev/null || skip "no $1"
-}
 
 # make_ TARGET DESTDIR [NAME=VALUE...]: what was built is installed as it is, whatever
 # happens to the sources meanwhile.
@@ -305,5 +268,4 @@ check 'a program with the static library' static
 check 'pkg-config: a tree that was moved' moved
 check 'uninstall leaves nothing' uninstalls
 check 'uninstall leaves what is not ours' leaves_others
-echo "1..$number"
-((!failed))
+plan

@@ -14,59 +14,34 @@
 #
 # Linted by mandoc, if it is there, and by groff.
 
-set -u
-export LC_ALL=C
-build=${BUILD:-build}
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+# In the sources.
+place=$top
 cc=${CC:-cc}
-short=${EVERING_SHORT:-}
 man=lib/man
 headers=(lib/evering.h lib/evering_ring.h lib/evering_op.h)
-number=0
-failed=0
-
-if [[ ! -e ${headers[0]} || ! -d $man ]]; then
-	echo "1..0 # SKIP no headers and man pages here"
-	exit 4
-fi
-tmp=$(mktemp -d) || exit
-trap 'rm -rf "$tmp"' EXIT
+[[ -e ${headers[0]} && -d $man ]] || skip_all 'no headers and man pages here'
 
 # ------------------------------------------------------------------ machinery
 
-# check NAME COMMAND [ARGUMENT...]: passes if it returns 0 and says nothing.
-check() {
-	local name=$1 output status
-	shift
+# silent COMMAND...: it succeeds, and says nothing.
+silent() {
+	local output status
 	output=$("$@" 2>&1)
 	status=$?
-	((number++))
-	if ((status == 4)); then
-		echo "ok $number $name # SKIP ${output##*$'\n'}"
-	elif ((status)) || [[ $output ]]; then
-		((failed++))
-		echo "not ok $number $name"
-		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
-	else
-		echo "ok $number $name"
-	fi
+	((!status)) && [[ ! $output ]] && return
+	echo "$output"
+	return $((status ? status : 1))
 }
 
-# text_check NAME COMMAND...: as check, of what is the same in every build.
+# text_check NAME COMMAND...: a check of what is the same in every build.
 text_check() {
 	if [[ $short ]]; then
 		check "$1" skip 'is the same in every build'
 	else
-		check "$@"
+		check "$1" silent "${@:2}"
 	fi
-}
-
-skip() {
-	echo "$1"
-	exit 4
-}
-
-have() {
-	command -v "$1" >/dev/null
 }
 
 # Pages, and aliases: pages that are nothing but a .so request.
@@ -164,7 +139,7 @@ functions_have_pages() {
 symbols_have_pages() {
 	local name library=$build/libevering.so
 	[[ -e $library ]] || skip "no $library"
-	have nm || skip 'no nm'
+	need nm
 	nm -D --defined-only "$library" | sed -n 's/@.*//; s/.* T \(evering_\)/\1/p' |
 		grep -v '^evering__' |
 		while read -r name; do
@@ -237,7 +212,7 @@ references_lead_to_pages() {
 # Those to pages of others, where the usual ones are installed.
 others_exist() {
 	local file name number
-	have man || skip 'no man'
+	need man
 	for name in '2 poll' '3 malloc' '7 unix'; do
 		# shellcheck disable=SC2086 # a section and a name
 		man -w $name >/dev/null 2>&1 || skip 'no manpages-dev'
@@ -257,7 +232,7 @@ others_exist() {
 # Each prototype of a SYNOPSIS, after the header: a compiler sees what differs.
 prototypes_are_right() {
 	local file
-	have "$cc" || skip "no $cc"
+	need "$cc"
 	for file in "$man"/man3/*.3; do
 		[[ " ${aliases[*]} " == *" $file "* ]] && continue
 		functions | grep -qxf <(names "$file") || continue
@@ -338,13 +313,13 @@ commands_have_pages() {
 # ------------------------------------------------------------------- layout
 
 mandoc_likes() {
-	have mandoc || skip 'no mandoc'
+	need mandoc
 	mandoc -Tlint -W warning "${pages[@]}"
 }
 
 groff_likes() {
 	local file
-	have groff || skip 'no groff'
+	need groff
 	for file in "${pages[@]}"; do
 		groff -man -ww -z "$file" 2>&1 | sed "s|^|$file: |"
 	done
@@ -353,19 +328,11 @@ groff_likes() {
 # ----------------------------------------------------------------- programs
 
 # As $build/libevering.a was, or it does not link.
-sanitizers=()
-for name in address undefined thread; do
-	case $name in
-	address) symbol=__asan_ ;;
-	undefined) symbol=__ubsan_ ;;
-	thread) symbol=__tsan_ ;;
-	esac
-	if grep -q "$symbol" "$build/libevering.a" 2>/dev/null; then
-		sanitizers+=("-fsanitize=$name" -fno-sanitize-recover=all)
-		# Its warning about fences, which only gcc has.
-		[[ $name == thread ]] && sanitizers+=(-Wno-unknown-warning-option -Wno-tsan)
-	fi
-done
+sanitize=()
+list=$(sanitizers "$build/libevering.a")
+[[ $list ]] && sanitize=("-fsanitize=$list" -fno-sanitize-recover=all)
+# Its warning about fences, which only gcc has.
+[[ $list == *thread* ]] && sanitize+=(-Wno-unknown-warning-option -Wno-tsan)
 
 # extract FILE PROGRAM: as its reader sees it.
 extract() {
@@ -378,10 +345,10 @@ programs() {
 
 compiles() {
 	[[ -e $build/libevering.a ]] || skip "no $build/libevering.a"
-	have "$cc" || skip "no $cc"
+	need "$cc"
 	extract "$1" "$2.c" >"$tmp/$2.c"
 	[[ -s $tmp/$2.c ]] || echo 'nothing there'
-	"$cc" -Wall -Wextra -Werror "${sanitizers[@]}" -Iuapi -Ilib -pthread \
+	"$cc" -Wall -Wextra -Werror "${sanitize[@]}" -Iuapi -Ilib -pthread \
 		-o "$tmp/$2" "$tmp/$2.c" "$build/libevering.a"
 }
 
@@ -397,14 +364,11 @@ runs() {
 
 # The two of evering_listen(3) and evering_connect(3).
 meet() {
-	local i pid socket=$tmp/socket
+	local pid socket=$tmp/socket
 	[[ -x $tmp/listen && -x $tmp/connect ]] || skip 'were not compiled'
 	timeout -k 5 60 "$tmp/listen" "$socket" >"$tmp/heard" 2>&1 &
 	pid=$!
-	for ((i = 0; i < 1000; i++)); do
-		[[ -S $socket ]] && break
-		sleep 0.02
-	done
+	soon test -S "$socket" || return
 	timeout -k 5 60 "$tmp/connect" "$socket" one 'and two' || return
 	wait "$pid" || echo "listen: status $?"
 	printf 'one\nand two\n' | diff - "$tmp/heard"
@@ -427,10 +391,9 @@ text_check 'mandoc has nothing to say' mandoc_likes
 text_check 'groff has nothing to say' groff_likes
 for file in "${pages[@]}"; do
 	while read -r program run; do
-		check "${file##*/}: $program.c compiles" compiles "$file" "$program"
-		[[ $run ]] && check "${file##*/}: $program.c runs" runs "$program"
+		check "${file##*/}: $program.c compiles" silent compiles "$file" "$program"
+		[[ $run ]] && check "${file##*/}: $program.c runs" silent runs "$program"
 	done < <(programs "$file")
 done
-check 'the programs of evering_listen(3) and evering_connect(3) meet' meet
-echo "1..$number"
-((!failed))
+check 'the programs of evering_listen(3) and evering_connect(3) meet' silent meet
+plan

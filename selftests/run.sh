@@ -9,137 +9,23 @@
 #	EVERING_SHORT=1		fewer geometries and files
 #	EVERING_GUEST=1		what kernel or backend have a part in
 #	EVERING_SLOW=n		so many times as long where time is bounded
-#
-# Nothing here hangs on how long anything takes: whatever is waited for is a
-# condition, and `soon` bounds the wait.  Starting a process is what takes longest
-# in a guest: whatever runs often here makes do with bash.
 
-set -u
-export LC_ALL=C
-short=${EVERING_SHORT:-}
-guest=${EVERING_GUEST:-}
-slow=${EVERING_SLOW:-1}
-number=0
-failed=0
-
-tmp=$(mktemp -d) || exit
-trap 'chmod -R u+rwx "$tmp" 2>/dev/null; rm -rf "$tmp"' EXIT
-# A copy, so that its processes can be told from everybody else's.
-evering=$tmp/evering
-if ! cp "${BUILD:-build}/evering" "$evering"; then
-	echo "Bail out! no ${BUILD:-build}/evering"
-	exit 1
-fi
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+evering=$bin/evering
+cp "$build/evering" "$evering" || bail_out "no $build/evering"
 tree=$tmp/tree
 big=$tmp/sparse
 
 # ------------------------------------------------------------------ machinery
 
-# check NAME FUNCTION [ARGUMENT...]: the function runs in a shell of its own, in an
-# empty folder, and passes by returning 0; what it prints explains a failure.
-check() {
-	local name=$1 output status
-	shift
-	mkdir "$tmp/work"
-	output=$(cd "$tmp/work" && "$@" 2>&1)
-	status=$?
-	rm -rf "$tmp/work" 2>/dev/null || {
-		chmod -R u+rwx "$tmp/work"
-		rm -rf "$tmp/work"
-	}
-	((number++))
-	case $status in
-	0) echo "ok $number $name" ;;
-	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
-	*)
-		((failed++))
-		echo "not ok $number $name"
-		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
-		;;
-	esac
-}
-
-skip() {
-	echo "$1"
-	exit 4
-}
-
-# soon COMMAND...: the command succeeds within a minute, or five where all is slow.
-soon() {
-	local end=$((SECONDS + (slow > 1 ? 300 : 60)))
-	while ((SECONDS < end)); do
-		"$@" && return
-		sleep 0.02
-	done
-	echo "in vain: $*"
-	return 1
-}
-
-# run STATUS ARGUMENT...: evering run ends with this status; its standard output
-# and error go to the files out and err.
+# run STATUS ARGUMENT...: evering run ends with this status; command_line: evering.
 run() {
-	local want=$1 status
-	shift
-	timeout -k 5 120 "$evering" run "$@" >out 2>err
-	status=$?
-	((status == want)) && return
-	echo "evering run $*: status $status, not $want"
-	cat err
-	return 1
+	exits "$1" "$evering" run "${@:2}"
 }
 
-# says TEXT: the error output has it.
-says() {
-	local text
-	IFS= read -rd '' text <err
-	[[ $text == *"$1"* ]] && return
-	echo "nothing about '$1' in:"
-	cat err
-	return 1
-}
-
-same() {
-	diff "$1" "$2" | head -n 20
-	cmp "$1" "${2:-}"
-}
-
-sanitized() {
-	grep -qE '__(asan|tsan)_init' "$evering"
-}
-
-# stat_of FILE: sets $stat to the line of proc(5)'s stat, less the process's number;
-# fails if there is none.
-stat_of() {
-	stat=
-	{ read -rd '' stat <"$1" || [[ $stat ]]; } 2>/dev/null || return
-	stat=${stat#* }
-}
-
-gone() {
-	local stat
-	stat_of "/proc/$1/stat" || return 0
-	[[ ${stat##*) } == Z* ]]
-}
-
-# server_of PID: prints the server that the client PID has started and exec'ed.
-server_of() {
-	local stat file
-	for file in /proc/[0-9]*/stat; do
-		stat_of "$file" || continue
-		[[ $stat == "(evering-serve) "?" $1 "* ]] || continue
-		file=${file%/stat}
-		echo "${file#/proc/}"
-		return
-	done
-	return 1
-}
-
-# ticks PID: sets $ticks to the CPU time that it has used.
-ticks() {
-	local stat fields
-	stat_of "/proc/$1/stat" || return
-	read -ra fields <<<"${stat##*) }"
-	ticks=$((fields[11] + fields[12]))
+command_line() {
+	exits "$1" "$evering" "${@:2}"
 }
 
 # used PID TICKS: it has used that much.
@@ -157,35 +43,20 @@ has_open() {
 	return 1
 }
 
-nobody_left() {
-	local exe
-	for exe in /proc/[0-9]*/exe; do
-		[[ ! $exe -ef $evering ]] || return
-	done
-}
-
-signals=$(env --default-signal=INT,HUP,TERM echo yes 2>/dev/null)
-
-# start ARGUMENT...: evering run in the background, with the signals that a shell
-# takes from background processes; its process is $client.
+# start ARGUMENT...: evering run in the background; its process is $client.
 start() {
-	[[ $signals ]] || skip 'env(1) has no --default-signal'
-	env --default-signal=INT,HUP,TERM "$evering" run "$@" &
-	client=$!
+	background "$evering" run "$@"
+	client=$pid
 }
 
-# ended STATUS: the client ends, so, and nobody is left.
-ended() {
-	local status
-	soon gone "$client" || return
-	wait "$client"
-	status=$?
-	if ((status != $1)); then
-		echo "status $status, not $1"
-		cat err
-		return 1
-	fi
-	soon nobody_left
+# client_ended STATUS: it does, so, and nobody is left.
+client_ended() {
+	ended "$client" "$1" && soon nobody_left
+}
+
+# serving: prints the server that the client has started and exec'ed.
+serving() {
+	child_of "$client" evering-serve
 }
 
 # hold DIR ARGUMENT...: starts a client and holds it half-way, waiting to write
@@ -200,14 +71,11 @@ hold() {
 		cat err
 		return 1
 	}
-	soon server_of "$client" >server
+	soon serving >server
 }
 
 let_go() {
 	cat <&9 >sums &
-	reader=$!
-	# Not to outlive this test, however that ends.
-	trap 'kill $reader' EXIT
 }
 
 # many DIR: enough files that their sums fill any pipe.
@@ -407,17 +275,6 @@ usage_errors() {
 	return $bad
 }
 
-# command STATUS ARGUMENT...: as run, of evering itself.
-command_line() {
-	local want=$1 status
-	shift
-	"$evering" "$@" >out 2>err
-	status=$?
-	((status == want)) && return
-	echo "evering $*: status $status, not $want"
-	return 1
-}
-
 commands() {
 	command_line 0 --help && grep -q '^  run ' out && [[ ! -s err ]] &&
 		command_line 0 help && grep -q '^  run ' out &&
@@ -472,7 +329,7 @@ vanished() {
 	hold names || return
 	rm "$dir/1599"
 	let_go
-	ended 1 && says 'evering run: names/' &&
+	client_ended 1 && says 'evering run: names/' &&
 		says '/1599: No such file or directory' && says '599, '
 }
 
@@ -540,6 +397,7 @@ in_use() {
 		says 'another --socket' && [[ -S here ]]
 	status=$?
 	kill "$(<listening)"
+	rm here
 	return $status
 }
 
@@ -560,7 +418,7 @@ closed_when_met() {
 	hold --socket=here names || return
 	[[ ! -e here ]] || return
 	let_go
-	ended 0
+	client_ended 0
 }
 
 # meet CODE ARGUMENT...: starts a server by hand, and runs some perl in the place of
@@ -619,7 +477,7 @@ stranger() {
 busy() {
 	local ticks
 	start --socket=here "$@" "$big" >out 2>err
-	soon server_of "$client" >server && soon has_open "$client" "$big" &&
+	soon serving >server && soon has_open "$client" "$big" &&
 		ticks "$(<server)" && soon used "$(<server)" $((ticks + 5))
 }
 
@@ -628,32 +486,32 @@ server_killed_waiting() {
 	hold names || return
 	kill -KILL "$(<server)"
 	let_go
-	ended 1 && says 'the server is gone' && says 'killed by signal 9'
+	client_ended 1 && says 'the server is gone' && says 'killed by signal 9'
 }
 
 server_killed_busy() {
 	busy --wait="$1" || return
 	kill -KILL "$(<server)"
-	ended 1 && says 'the server is gone' && says 'killed by signal 9'
+	client_ended 1 && says 'the server is gone' && says 'killed by signal 9'
 }
 
 client_killed_waiting() {
 	many names >/dev/null
 	hold names || return
 	kill -KILL "$client"
-	soon gone "$(<server)" && ended 137
+	soon gone "$(<server)" && client_ended 137
 }
 
 client_killed_busy() {
 	busy --wait="$1" || return
 	kill -KILL "$client"
-	soon gone "$(<server)" && ended 137 && [[ ! -e here ]]
+	soon gone "$(<server)" && client_ended 137 && [[ ! -e here ]]
 }
 
 signal_busy() {
 	busy --wait="$2" || return
 	kill "-$1" "$client"
-	ended "$3" && says interrupted && says 'files  ' && says 'round trip' &&
+	client_ended "$3" && says interrupted && says 'files  ' && says 'round trip' &&
 		[[ ! -e here ]]
 }
 
@@ -661,7 +519,7 @@ signal_busy() {
 signal_to_both() {
 	busy || return
 	kill "-$1" "$client" "$(<server)"
-	ended "$2" && says interrupted && ! grep -q 'server' <(grep '^evering' err)
+	client_ended "$2" && says interrupted && ! grep -q 'server' <(grep '^evering' err)
 }
 
 # Waiting to write what nobody reads.
@@ -669,7 +527,7 @@ signal_held() {
 	many names >/dev/null
 	hold names || return
 	kill -INT "$client"
-	ended 130 && says interrupted
+	client_ended 130 && says interrupted
 }
 
 stopped_server() {
@@ -679,7 +537,7 @@ stopped_server() {
 	busy --timeout=$timeout || return
 	kill -STOP "$(<server)"
 	kill -INT "$client"
-	ended 130 && says 'is killed'
+	client_ended 130 && says 'is killed'
 }
 
 ignored_signal() {
@@ -694,7 +552,7 @@ ignored_signal() {
 	IFS= read -rd '' -N 1 -t 60 -u 9 _ || return
 	kill -INT "$client"
 	let_go
-	ended 0
+	client_ended 0
 }
 
 # -------------------------------------------------------------- standard output
@@ -747,7 +605,7 @@ few_descriptors() {
 }
 
 little_memory() {
-	! sanitized || skip 'a sanitizer needs it'
+	[[ ! $(sanitizers "$evering") ]] || skip 'a sanitizer needs it'
 	# Less than any quota of the module, so that it is memory that lacks.
 	(
 		ulimit -v 65536
@@ -764,7 +622,7 @@ quota() {
 }
 
 without_proc() {
-	! sanitized || skip 'a sanitizer needs /proc'
+	[[ ! $(sanitizers "$evering") ]] || skip 'a sanitizer needs /proc'
 	unshare --mount true 2>/dev/null || skip 'no mount namespaces'
 	# shellcheck disable=SC2016
 	unshare --mount --propagation private sh -c \
@@ -799,9 +657,7 @@ has_percentage() {
 }
 
 progress() {
-	command -v script >/dev/null || skip 'no script(1)'
-	script -qec true /dev/null >/dev/null 2>&1 </dev/null ||
-		skip 'no terminals here: is /dev/pts mounted?'
+	need_terminal
 	local pid
 	SHELL=/bin/sh TERM=xterm script -qfc "stty cols 100 2>/dev/null
 		echo \$\$ >pid; exec '$evering' run $1 '$big'" typescript \
@@ -810,7 +666,7 @@ progress() {
 	soon test -s pid
 	client=$(<pid)
 	if [[ $1 == --quiet ]]; then
-		soon server_of "$client" >server && soon used "$(<server)" 100
+		soon serving >server && soon used "$(<server)" 100
 	else
 		soon has_progress && soon has_percentage
 	fi || {
@@ -941,14 +797,6 @@ on_any() {
 
 echo 'TAP version 13'
 make_tree
-
-if [[ ${EVERING_BACKEND:-} ]]; then
-	backends=("$EVERING_BACKEND")
-elif [[ -c /dev/evering && -r /dev/evering && -w /dev/evering ]]; then
-	backends=(memfd device)
-else
-	backends=(memfd)
-fi
 # It has been run before a guest is started, and takes twenty times as long there.
 if [[ $guest ]]; then
 	check 'what no backend has a part in' skip EVERING_GUEST
@@ -959,5 +807,4 @@ for backend in "${backends[@]}"; do
 	on "$backend"
 done
 
-echo "1..$number"
-((!failed))
+plan

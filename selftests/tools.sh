@@ -10,159 +10,35 @@
 #	EVERING_SHORT=1		less of what is the same in every build
 #	EVERING_GUEST=1		what kernel or backend have a part in
 #	EVERING_SLOW=n		so many times as long where time is bounded
-#
-# Nothing here hangs on how long anything takes: whatever is waited for is a
-# condition, and `soon` bounds the wait.
 
-set -u
-export LC_ALL=C
-short=${EVERING_SHORT:-}
-guest=${EVERING_GUEST:-}
-slow=${EVERING_SLOW:-1}
-number=0
-failed=0
-completion=$PWD/tools/completion/evering
-
-tmp=$(mktemp -d) || exit
-trap 'rm -rf "$tmp"' EXIT
-# A copy, so that its processes can be told from everybody else's.
-evering=$tmp/evering
-if ! cp "${BUILD:-build}/evering" "$evering"; then
-	echo "Bail out! no ${BUILD:-build}/evering"
-	exit 1
-fi
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+completion=$top/tools/completion/evering
+evering=$bin/evering
+cp "$build/evering" "$evering" || bail_out "no $build/evering"
 head -c 3000001 /dev/urandom >"$tmp/there"
 head -c 2000003 /dev/urandom >"$tmp/back"
 
 # ------------------------------------------------------------------ machinery
 
-# check NAME FUNCTION [ARGUMENT...]: the function runs in a shell of its own, in an
-# empty folder, and passes by returning 0; what it prints explains a failure.  What
-# it has started and left is ended, and is a failure.
-check() {
-	local name=$1 output status
-	shift
-	mkdir "$tmp/work"
-	output=$(cd "$tmp/work" && "$@" 2>&1 && soon nobody_left)
-	status=$?
-	((status == 0 || status == 4)) || end_all
-	rm -rf "$tmp/work"
-	((number++))
-	case $status in
-	0) echo "ok $number $name" ;;
-	4) echo "ok $number $name # SKIP ${output##*$'\n'}" ;;
-	*)
-		((failed++))
-		echo "not ok $number $name"
-		printf '%s\n' "${output:-status $status}" | sed 's/^/# /'
-		;;
-	esac
-}
-
-skip() {
-	echo "$1"
-	exit 4
-}
-
-# soon COMMAND...: the command succeeds within a minute, or five where all is slow.
-soon() {
-	local end=$((SECONDS + (slow > 1 ? 300 : 60)))
-	while ((SECONDS < end)); do
-		"$@" && return
-		sleep 0.02
-	done
-	echo "in vain: $*"
-	return 1
-}
-
-# run STATUS ARGUMENT...: evering ends with this status; its standard output and
-# error go to the files out and err.
+# run STATUS ARGUMENT...: evering ends with this status.
 run() {
-	local want=$1 status
-	shift
-	timeout -k 5 120 "$evering" "$@" >out 2>err
-	status=$?
-	((status == want)) && return
-	echo "evering $*: status $status, not $want"
-	cat err
-	return 1
+	exits "$1" "$evering" "${@:2}"
 }
 
-# says TEXT [FILE]: the error output, or this file, has it.
-says() {
-	grep -qF -- "$1" "${2:-err}" && return
-	echo "nothing about '$1' in ${2:-err}:"
-	cat "${2:-err}"
-	return 1
-}
-
-ours() {
-	local exe
-	for exe in /proc/[0-9]*/exe; do
-		[[ $exe -ef $evering ]] || continue
-		exe=${exe%/exe}
-		echo "${exe#/proc/}"
-	done
-}
-
-nobody_left() {
-	[[ ! $(ours) ]]
-}
-
-end_all() {
-	local pid
-	for pid in $(ours); do
-		kill -KILL "$pid"
-	done
-}
-
-gone() {
-	local stat=
-	{ read -rd '' stat <"/proc/$1/stat" || [[ $stat ]]; } 2>/dev/null || return 0
-	[[ ${stat##*) } == Z* ]]
-}
-
-# ticks PID...: sets $ticks to the CPU time that they have used.
-ticks() {
-	local pid stat fields
-	ticks=0
-	for pid; do
-		read -rd '' stat <"/proc/$pid/stat"
-		read -ra fields <<<"${stat##*) }"
-		((ticks += fields[11] + fields[12]))
-	done
-}
-
-signals=$(env --default-signal=INT,HUP,TERM echo yes 2>/dev/null)
-
-# start ARGUMENT...: evering in the background, with the signals that a shell takes
-# from background processes; sets $pid.  Its output goes where this function's does.
+# start ARGUMENT...: evering in the background; its process is $pid.
 start() {
-	[[ $signals ]] || skip 'env(1) has no --default-signal'
-	# With the standard input of this function, which a shell would take from what
-	# it starts, but not with the ends of fifos that a test holds.
-	env --default-signal=INT,HUP,TERM "$evering" "$@" <&0 7<&- 8<&- &
-	pid=$!
+	background "$evering" "$@"
 }
 
-# ended PID STATUS: it ends, so.
-ended() {
-	local status
-	soon gone "$1" || return
-	wait "$1"
-	status=$?
-	((status == $2)) && return
-	echo "status $status, not $2"
-	cat err* 2>/dev/null
-	return 1
+# answerer PID: prints the child that answers its pings.
+answerer() {
+	child_of "$1" evering-pong
 }
 
+# has REGEX FILE
 has() {
 	grep -qE -- "$1" "$2" 2>/dev/null
-}
-
-same() {
-	cmp "$1" "$2"
 }
 
 # json FILE: every line is an object, if there is somebody to ask.
@@ -221,29 +97,17 @@ ping_two() {
 
 ping_interrupted() {
 	start ping -i 0 -q --wait="$1" >out 2>err
-	soon child_of "$pid" >/dev/null || return
+	soon answerer "$pid" >/dev/null || return
 	kill "-$2" "$pid"
 	ended "$pid" "$3" || return
 	# Before it has met its child there is nothing to sum up.
 	[[ ! -s out ]] || says ' 0 lost' out
 }
 
-# child_of PID: prints a child that answers pings.
-child_of() {
-	local file stat
-	for file in /proc/[0-9]*/stat; do
-		read -rd '' stat 2>/dev/null <"$file"
-		[[ $stat == *" (evering-pong) "?" $1 "* ]] || continue
-		echo "${stat%% *}"
-		return
-	done
-	return 1
-}
-
 ping_answerer_dies() {
 	local child
 	start ping -i 0.01 >out 2>err
-	soon has 'seq=2 ' out && child=$(child_of "$pid") || return
+	soon has 'seq=2 ' out && child=$(answerer "$pid") || return
 	kill -KILL "$child"
 	ended "$pid" 1 && says "pid $child has died" && says 'answered' out
 }
@@ -251,7 +115,7 @@ ping_answerer_dies() {
 ping_answerer_stops() {
 	local child
 	start ping -i 0.05 >out 2>err
-	soon has 'seq=2 ' out && child=$(child_of "$pid") || return
+	soon has 'seq=2 ' out && child=$(answerer "$pid") || return
 	kill -STOP "$child"
 	soon has 'no answer yet' out || return
 	kill -INT "$pid"
@@ -287,12 +151,12 @@ nothing() {
 # The listening side answers when it has heard all.
 half_close() {
 	mkfifo answer
-	listen pipe <answer >question &
+	# First, as opening a fifo waits for who opens the other end.
 	{
 		soon has '^last$' question
 		tr '[:lower:]' '[:upper:]' <question
 	} >answer &
-	soon test -S here || return
+	listen pipe <answer >question || return
 	printf 'first\nlast\n' | timeout -k 5 60 "$evering" pipe --connect=here --timeout=60 >out || return
 	printf 'FIRST\nLAST\n' | same - out
 	wait
@@ -453,15 +317,9 @@ few_descriptors() {
 	((status == 0))
 }
 
-in_terminal() {
-	command -v script >/dev/null || skip 'no script(1)'
-	script -qec true /dev/null >/dev/null 2>&1 </dev/null ||
-		skip 'no terminals here: is /dev/pts mounted?'
-}
-
 # A keyboard's input ends with the other side's.
 terminal_ends() {
-	in_terminal
+	need_terminal
 	# script(1) passes on an end of its own input: there must be none.
 	mkfifo keys
 	exec 8<>keys
@@ -478,7 +336,7 @@ terminal_ends() {
 # A channel that is busy, or as $@ says; sets $pid and $child.
 busy() {
 	start ping -q -i 0 "$@" >out.ping 2>err.ping
-	soon child_of "$pid" >child && child=$(<child)
+	soon answerer "$pid" >child && child=$(<child)
 }
 
 # seen: top finds it in its first table.
@@ -526,7 +384,7 @@ top_many() {
 		pids+=("$pid")
 	done
 	for pid in "${pids[@]}"; do
-		soon child_of "$pid" >child || return
+		soon answerer "$pid" >child || return
 		child=$(<child)
 		soon seen || return
 	done
@@ -555,12 +413,12 @@ sees_gone() {
 # Other users see what is theirs; and their own.
 top_unprivileged() {
 	((EUID == 0)) || skip 'is what the other tests do'
-	setpriv --reuid=65534 --clear-groups true 2>/dev/null || skip 'no setpriv(1)'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
 	[[ $1 != device || $(stat -c %a /dev/evering) == 666 ]] || skip 'not for all'
 	chmod 711 "$tmp"
-	setpriv --reuid=65534 --clear-groups "$evering" ping -q -i 0 >/dev/null 2>&1 &
+	"${as_nobody[@]}" "$evering" ping -q -i 0 >/dev/null 2>&1 &
 	pid=$!
-	soon child_of "$pid" >child || return
+	soon answerer "$pid" >child || return
 	child=$(<child)
 	soon seen_as_nobody
 	i=$?
@@ -570,13 +428,13 @@ top_unprivileged() {
 }
 
 seen_as_nobody() {
-	setpriv --reuid=65534 --clear-groups "$evering" top -n 1 -d 0.1 --json >out &&
+	"${as_nobody[@]}" "$evering" top -n 1 -d 0.1 --json >out &&
 		line_of "$pid" | grep -qE '"sent": [1-9]'
 }
 
 # A process that calls its memory as evering does, and takes it away.
 top_hostile() {
-	command -v python3 >/dev/null || skip 'no python3'
+	need python3
 	python3 -c 'import os' -c 'os.memfd_create' 2>/dev/null || skip 'no python3'
 	python3 - >ready <<-'END' &
 		import mmap, os, time
@@ -604,7 +462,7 @@ top_hostile() {
 }
 
 top_terminal() {
-	in_terminal
+	need_terminal
 	mkfifo keys
 	exec 8<>keys
 	SHELL=/bin/sh TERM=xterm script -qfc "stty rows 10 cols 60 2>/dev/null; stty -g >before
@@ -624,7 +482,7 @@ top_terminal() {
 
 # colours COMMAND: on a terminal, unless one does not want them.
 colours() {
-	in_terminal
+	need_terminal
 	SHELL=/bin/sh TERM=xterm script -qfc "$evering $1" typescript </dev/null >/dev/null 2>&1
 	has $'\e\\[[37]' typescript || return
 	SHELL=/bin/sh TERM=xterm NO_COLOR=1 script -qfc "$evering $1" typescript </dev/null \
@@ -812,13 +670,6 @@ on_any() {
 }
 
 echo 'TAP version 13'
-if [[ ${EVERING_BACKEND:-} ]]; then
-	backends=("$EVERING_BACKEND")
-elif [[ -c /dev/evering && -r /dev/evering && -w /dev/evering ]]; then
-	backends=(memfd device)
-else
-	backends=(memfd)
-fi
 # It has been run before a guest is started, and takes twenty times as long there.
 if [[ ! $guest && (! $short || ${BUILD:-} != *tsan*) ]]; then
 	on_any
@@ -829,5 +680,4 @@ for backend in "${backends[@]}"; do
 	on "$backend"
 done
 
-echo "1..$number"
-((!failed))
+plan
