@@ -7,7 +7,7 @@
 # (tools/setup); the others only build, and need no more than a compiler and
 # OpenSSL's headers.
 #
-#	ARGS=...	for what `make run`, `make speed`, `make alloc`, `make model` run
+#	ARGS=...	for what `make run`, speed, alloc, bench, model and fuzz run
 #	TESTS=...	names of the selftests to run instead of all
 #	BUILD=dir	where to build instead of build
 #	CFLAGS=...	instead of -O2 -g
@@ -21,6 +21,7 @@
 
 VERSION := 0.1.0
 SONAME := libevering.so.0
+FFI_SONAME := libevering-ffi.so.0
 
 BUILD ?= build
 KSELFTEST_DIR ?= build/kselftest
@@ -57,7 +58,7 @@ link = $(CC) -pthread $(sanitize) $(CFLAGS) $(LDFLAGS)
 obj := $(BUILD)/obj
 static := $(BUILD)/libevering.a
 shared := $(BUILD)/libevering.so.$(VERSION)
-map := $(wildcard lib/evering.map)
+ffi := $(BUILD)/libevering-ffi.so.$(VERSION)
 lib_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard lib/*.c))
 # All of tools/ is one program but for these, of which tools/vm builds icount.
 alone := tools/speed.c tools/alloc.c tools/icount.c
@@ -73,7 +74,7 @@ example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
 test_names := $(basename $(notdir $(wildcard selftests/*.c)))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
-headers := $(notdir $(wildcard lib/evering*.h))
+headers := $(notdir $(wildcard lib/evering*.h lib/evering*.hpp))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
 test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
 
@@ -103,20 +104,20 @@ help: ## list the targets
 # ------------------------------------------------------------------- building
 
 .PHONY: library
-library: $(static) $(BUILD)/libevering.so ## build the library, static and shared
+library: $(static) $(BUILD)/libevering.so $(BUILD)/libevering-ffi.so ## build the library, static and shared
 	@:
 
 .PHONY: tools
 tools: $(programs) ## build evering and the other programs
 	@:
 
-$(lib_objs) $(tool_objs) $(obj)/tools/speed.o $(obj)/tools/alloc.o: $(obj)/%.o: \
-		%.c Makefile
+$(lib_objs) $(obj)/lib/ffi/ffi.o $(tool_objs) $(obj)/tools/speed.o \
+		$(obj)/tools/alloc.o: $(obj)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(compile) $(extra) -c -o $@ $<
 
-$(lib_objs): private extra := -fPIC -fno-semantic-interposition
+$(lib_objs) $(obj)/lib/ffi/ffi.o: private extra := -fPIC -fno-semantic-interposition
 $(tool_objs): private extra := -DEVERING_SOURCE_DIR="\"$(SOURCEDIR)\""
 
 # One object whose hidden symbols are local, so that the static library takes no
@@ -128,16 +129,27 @@ $(static): $(lib_objs)
 	$(Q)$(OBJCOPY) --localize-hidden $(obj)/libevering.o
 	$(Q)rm -f $@ && $(AR) rcs $@ $(obj)/libevering.o
 
-$(shared): $(lib_objs) $(map)
+# shared_library SONAME MAP OPTIONS: of the objects among what the target needs.
+shared_library = $(link) -shared -Wl,-soname,$1 -Wl,--as-needed \
+	$(if $(sanitize),,-Wl,-z,defs) -Wl,--version-script=$2 $3 -o $@ \
+	$(filter %.o,$^)
+
+$(shared): $(lib_objs) lib/evering.map
 	@mkdir -p $(@D)
 	$(call say,LD $@)
-	$(Q)$(link) -shared -Wl,-soname,$(SONAME) -Wl,--as-needed \
-		$(if $(sanitize),,-Wl,-z,defs) \
-		$(addprefix -Wl$(comma)--version-script=,$(map)) -o $@ $(lib_objs)
+	$(Q)$(call shared_library,$(SONAME),lib/evering.map)
 
-$(BUILD)/libevering.so: $(shared)
-	$(Q)ln -sf $(<F) $(BUILD)/$(SONAME)
-	$(Q)ln -sf $(SONAME) $@
+# As the other, and what is inline in C; calls from one of its functions to another
+# stay in it, whatever else is in the program.
+$(ffi): $(lib_objs) $(obj)/lib/ffi/ffi.o lib/ffi/evering-ffi.map
+	@mkdir -p $(@D)
+	$(call say,LD $@)
+	$(Q)$(call shared_library,$(FFI_SONAME),lib/ffi/evering-ffi.map,-Wl$(comma)-Bsymbolic)
+
+$(BUILD)/libevering.so $(BUILD)/libevering-ffi.so: $(BUILD)/%.so: \
+		$(BUILD)/%.so.$(VERSION)
+	$(Q)ln -sf $(<F) $@.$(basename $(basename $(VERSION)))
+	$(Q)ln -sf $(@F).$(basename $(basename $(VERSION))) $@
 
 $(BUILD)/evering: $(tool_objs) $(static)
 	$(call say,LD $@)
@@ -369,14 +381,17 @@ install: library tools ## install all but the module, which DKMS or `make module
 	install -m 644 $(addprefix lib/,$(headers)) $(DESTDIR)$(INCLUDEDIR)
 	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
 	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
-	install -m 755 $(shared) $(DESTDIR)$(LIBDIR)
+	install -m 755 $(shared) $(ffi) $(DESTDIR)$(LIBDIR)
 	ln -sf $(notdir $(shared)) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libevering.so
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
+	ln -sf $(notdir $(ffi)) $(DESTDIR)$(LIBDIR)/$(FFI_SONAME)
+	ln -sf $(FFI_SONAME) $(DESTDIR)$(LIBDIR)/libevering-ffi.so
+	for name in evering evering-ffi; do sed -e "s|@NAME@|$$name|" \
+		-e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
 		-e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
 		-e 's|@INCLUDEDIR@|$(call below_prefix,$(INCLUDEDIR))|' \
 		lib/evering.pc.in | install -m 644 /dev/stdin \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/evering.pc
+		$(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc || exit; done
 	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
 	install -D -m 644 tools/completion/evering $(DESTDIR)$(COMPLETION)/evering
 	install -D -m 644 tools/packaging/60-evering.rules \
@@ -391,7 +406,9 @@ install: library tools ## install all but the module, which DKMS or `make module
 uninstall: ## remove what `make install` put there
 	rm -f $(addprefix $(DESTDIR),$(BINDIR)/evering \
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
-			$(notdir $(shared)) pkgconfig/evering.pc) \
+			$(notdir $(shared)) libevering-ffi.so $(FFI_SONAME) \
+			$(notdir $(ffi)) pkgconfig/evering.pc \
+			pkgconfig/evering-ffi.pc) \
 		$(addprefix $(INCLUDEDIR)/,$(headers) linux/evering.h) \
 		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering \
 		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf)
@@ -413,7 +430,7 @@ clean: ## remove everything that was built
 	rm -f *.o *.ko *.mod *.mod.c kmod/*.o kmod/*.o.d .*.cmd kmod/.*.cmd \
 		.*.d kmod/.*.d .*.o Module.symvers modules.order
 
--include $(lib_objs:.o=.d) $(tool_objs:.o=.d) $(obj)/tools/speed.d \
+-include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/speed.d \
 	$(obj)/tools/alloc.d \
 	$(example_programs:$(BUILD)/examples/%=$(obj)/tools/examples/%.d) \
 	$(test_names:%=$(obj)/selftests/%.d)

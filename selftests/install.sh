@@ -45,12 +45,12 @@ expected() {
 	local prefix=${1#/} libdir=${2#/} file
 	{
 		echo "$prefix/bin/evering"
-		for file in lib/evering*.h; do
+		for file in lib/evering*.h lib/evering.hpp; do
 			echo "$prefix/include/${file##*/}"
 		done
 		echo "$prefix/include/linux/evering.h"
-		printf "$libdir/%s\n" libevering.a libevering.so libevering.so.0 \
-			"libevering.so.$version" pkgconfig/evering.pc
+		printf "$libdir/%s\n" libevering.a \
+			libevering{,-ffi}.so{,.0,".$version"} pkgconfig/evering{,-ffi}.pc
 		for file in lib/man/man[1-9]/*; do
 			echo "$prefix/share/man/${file#lib/man/}"
 		done
@@ -89,8 +89,8 @@ modes() {
 	local wrong
 	(umask 077 && make_ install "$tmp/umask" PREFIX=/usr) || return
 	wrong=$(cd "$tmp/umask" && find usr \( -type d ! -perm 755 -o -type f ! -perm 644 \
-		! -name evering ! -name "libevering.so.$version" \) -printf '%m %p\n' \
-		-o -type f \( -path usr/bin/evering -o -name 'libevering.so.*' \) \
+		! -name evering ! -name "libevering*.so.$version" \) -printf '%m %p\n' \
+		-o -type f \( -path usr/bin/evering -o -name 'libevering*.so.*' \) \
 		! -perm 755 -printf '%m %p\n')
 	[[ ! $wrong ]] && return
 	echo "$wrong"

@@ -1,0 +1,1694 @@
+// SPDX-License-Identifier: MIT
+/*
+ * evering.hpp: channels in C++20.  Header only, over <evering.h>, for g++ 12 and
+ * later; with exceptions or without, which it never needs.
+ *
+ * The names are in namespace evr, for ::evering is C's struct.  There are
+ *
+ *	channel, listener, buffer	own what they are named after; move only
+ *	loop				coroutines on one thread, over epoll
+ *	task<T>				a coroutine, lazy, that one other awaits
+ *	async_channel			co_await receive() and send()
+ *	operations			co_await call() and next()
+ *	descriptor, acceptor		co_await any descriptor, and a peer
+ *
+ * and a worker that serves any number of channels is
+ *
+ *	evr::task<> serve(evr::loop &loop, evr::channel channel)
+ *	{
+ *		evr::operations ops(loop, std::move(channel));
+ *
+ *		while (auto request = co_await ops.next())
+ *			ops.reply(*request, 0, request->data());
+ *	}
+ *
+ *	evr::task<> work(evr::loop &loop, evr::listener &listener)
+ *	{
+ *		evr::acceptor acceptor(loop, listener);
+ *
+ *		while (auto channel = co_await acceptor.accept())
+ *			loop.spawn(serve(loop, std::move(*channel)));
+ *	}
+ *
+ *	loop.spawn(work(loop, listener));
+ *	loop.run();
+ *
+ * Errors are C's, negative errno, as an int or in a result<T>; times are
+ * std::chrono's, and a span of bytes is what is sent.
+ *
+ * Rules
+ *
+ * - What belongs to a loop is used by its thread alone, lives no longer than it, and
+ *   stays where it was made, so it is made where it is used: in a coroutine.
+ * - A buffer lives no longer than its channel.
+ * - To destroy a coroutine that waits is to lose interest in what it waits for: an
+ *   operation is cancelled and detached.
+ * - Nobody is resumed from within a callback of the library, and so a coroutine may do
+ *   anything, end its table too.
+ * - Who finds something every time it asks is made to wait for its turn after some
+ *   times, and so keeps nobody waiting.
+ */
+#ifndef EVERING_HPP
+#define EVERING_HPP
+
+#if !defined(__cplusplus) || __cplusplus < 202002L
+#error "evering.hpp takes C++20: compile with -std=c++20"
+#endif
+
+#include <chrono>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <map>
+#include <memory>
+#include <new>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <evering.h>
+
+namespace evr
+{
+
+using std::chrono::nanoseconds;
+using bytes = std::span<const std::byte>;
+using writable_bytes = std::span<std::byte>;
+
+inline constexpr nanoseconds nowait{ EVERING_NOWAIT };
+inline constexpr nanoseconds forever{ EVERING_WAIT_FOREVER };
+
+template <class T>
+concept plain = std::is_trivially_copyable_v<T> && !std::is_pointer_v<T>;
+
+/* The bytes of a value, for data to be sent. */
+template <plain T> bytes bytes_of(const T &value) noexcept
+{
+	return std::as_bytes(std::span<const T, 1>(&value, 1));
+}
+
+/* The value that some bytes are, if they are as many as it has. */
+template <plain T> std::optional<T> value_of(bytes from) noexcept
+{
+	T value;
+
+	if (from.size() != sizeof(value))
+		return std::nullopt;
+	std::memcpy(static_cast<void *>(&value), from.data(), sizeof(value));
+	return value;
+}
+
+/* A negative errno, on its way to a result. */
+struct failure {
+	int error;
+};
+
+/* A value, or a negative errno. */
+template <class T> class [[nodiscard]] result
+{
+    public:
+	result(T value) noexcept : value_(std::move(value))
+	{
+	}
+	result(failure why) noexcept : error_(why.error)
+	{
+	}
+	explicit operator bool() const noexcept
+	{
+		return value_.has_value();
+	}
+	/* 0: there is a value. */
+	int error() const noexcept
+	{
+		return error_;
+	}
+	T &operator*() noexcept
+	{
+		return *value_;
+	}
+	T *operator->() noexcept
+	{
+		return &*value_;
+	}
+	/* The value, or std::system_error; without exceptions, or std::abort(). */
+	T value() &&
+	{
+		if (!value_) {
+#ifdef __cpp_exceptions
+			throw std::system_error(-error_,
+						std::generic_category());
+#else
+			std::abort();
+#endif
+		}
+		return std::move(*value_);
+	}
+
+    private:
+	std::optional<T> value_;
+	int error_ = 0;
+};
+
+/* ---------------------------------------------------------------- channels */
+
+/* What a channel is to be; see struct evering_params. */
+struct params : ::evering_params {
+	params() noexcept : ::evering_params EVERING_PARAMS_INIT
+	{
+	}
+};
+
+/* The most that a peer may ask for. */
+struct limits : ::evering_params {
+	limits() noexcept : ::evering_params EVERING_LIMITS_INIT
+	{
+	}
+};
+
+/* A buffer of the own arena, or one that the peer has given; freed at the end. */
+class buffer
+{
+    public:
+	buffer() noexcept = default;
+	buffer(::evering *ev, void *at, std::size_t size) noexcept
+		: ev_(ev), at_(static_cast<std::byte *>(at)), size_(size)
+	{
+	}
+	buffer(buffer &&other) noexcept
+		: ev_(other.ev_), at_(std::exchange(other.at_, nullptr)),
+		  size_(std::exchange(other.size_, 0))
+	{
+	}
+	buffer &operator=(buffer &&other) noexcept
+	{
+		if (this != &other) {
+			reset();
+			ev_ = other.ev_;
+			size_ = std::exchange(other.size_, 0);
+			at_ = std::exchange(other.at_, nullptr);
+		}
+		return *this;
+	}
+	~buffer()
+	{
+		reset();
+	}
+	explicit operator bool() const noexcept
+	{
+		return at_ != nullptr;
+	}
+	/* A given one is not writable unless the channel has a shared arena. */
+	writable_bytes span() const noexcept
+	{
+		return { at_, size_ };
+	}
+	std::size_t size() const noexcept
+	{
+		return size_;
+	}
+	void reset() noexcept
+	{
+		if (at_)
+			(void)evering_free(ev_, at_);
+		at_ = nullptr;
+		size_ = 0;
+	}
+	/* It is somebody else's from now on. */
+	void *release() noexcept
+	{
+		size_ = 0;
+		return std::exchange(at_, nullptr);
+	}
+
+    private:
+	::evering *ev_ = nullptr;
+	std::byte *at_ = nullptr;
+	std::size_t size_ = 0;
+};
+
+/* An endpoint.  The threads are those of <evering.h>. */
+class channel
+{
+    public:
+	channel() noexcept = default;
+	explicit channel(::evering *ev) noexcept : ev_(ev)
+	{
+	}
+
+	static result<channel> connect(const char *path,
+				       const ::evering_params &wish = params(),
+				       nanoseconds timeout = forever) noexcept
+	{
+		::evering *ev;
+		int ret = evering_connect(path, &wish, timeout.count(), &ev);
+
+		return made(ret, ev);
+	}
+	/* @fd is the channel's if this succeeds. */
+	static result<channel>
+	connect_fd(int fd, const ::evering_params &wish = params(),
+		   nanoseconds timeout = forever) noexcept
+	{
+		::evering *ev;
+		int ret = evering_connect_fd(fd, &wish, timeout.count(), &ev);
+
+		return made(ret, ev);
+	}
+	static result<channel> accept_fd(int fd,
+					 const ::evering_params &most = limits(),
+					 nanoseconds timeout = forever) noexcept
+	{
+		::evering *ev;
+		int ret = evering_accept_fd(fd, &most, timeout.count(), &ev);
+
+		return made(ret, ev);
+	}
+	static result<std::pair<channel, channel>>
+	pair(const ::evering_params &wish = params()) noexcept
+	{
+		::evering *ev[2];
+		int ret = evering_pair(&wish, ev);
+
+		if (ret)
+			return failure{ ret };
+		return std::pair(channel(ev[0]), channel(ev[1]));
+	}
+
+	explicit operator bool() const noexcept
+	{
+		return ev_ != nullptr;
+	}
+	::evering *get() const noexcept
+	{
+		return ev_.get();
+	}
+	::evering *release() noexcept
+	{
+		return ev_.release();
+	}
+	void close() noexcept
+	{
+		ev_.reset();
+	}
+
+	/* Bytes of an entry. */
+	std::size_t payload() const noexcept
+	{
+		return evering_payload(get());
+	}
+	int send(bytes entry, nanoseconds timeout = forever) noexcept
+	{
+		return evering_send(get(), entry.data(), entry.size(),
+				    timeout.count());
+	}
+	int receive(writable_bytes entry, nanoseconds timeout = forever) noexcept
+	{
+		return evering_recv(get(), entry.data(), entry.size(),
+				    timeout.count());
+	}
+	template <plain T>
+	int send_value(const T &value, nanoseconds timeout = forever) noexcept
+	{
+		return send(bytes_of(value), timeout);
+	}
+	template <plain T>
+	int receive_value(T &value, nanoseconds timeout = forever) noexcept
+	{
+		return receive(std::as_writable_bytes(std::span(&value, 1)),
+			       timeout);
+	}
+
+	/* In place.  No entry, or no room: a span of no bytes. */
+	writable_bytes reserve(std::uint32_t k = 0) noexcept
+	{
+		void *slot = evering_reserve_at(get(), k);
+
+		return { static_cast<std::byte *>(slot), slot ? payload() : 0 };
+	}
+	void commit(std::uint32_t count = 1) noexcept
+	{
+		evering_commit_many(get(), count);
+	}
+	void flush() noexcept
+	{
+		evering_flush(get());
+	}
+	bytes peek(std::uint32_t k = 0) noexcept
+	{
+		const void *slot = evering_peek_at(get(), k);
+
+		return { static_cast<const std::byte *>(slot),
+			 slot ? payload() : 0 };
+	}
+	/* Of entries, not of the channel. */
+	void consume(std::uint32_t count = 1) noexcept
+	{
+		evering_release_many(get(), count);
+	}
+
+	int wait(unsigned int what, nanoseconds timeout = forever) noexcept
+	{
+		return evering_wait(get(), what, timeout.count());
+	}
+	/* EVERING_PEER_*. */
+	int peer() const noexcept
+	{
+		return evering_peer(get());
+	}
+	/* Empty: no room, or @align cannot be. */
+	buffer allocate(std::size_t size, std::size_t align = 0) noexcept
+	{
+		void *at = evering_alloc(get(), size, align);
+
+		return at ? buffer(get(), at, size) : buffer();
+	}
+
+    private:
+	struct closer {
+		void operator()(::evering *ev) const noexcept
+		{
+			evering_close(ev);
+		}
+	};
+
+	static result<channel> made(int ret, ::evering *ev) noexcept
+	{
+		if (ret)
+			return failure{ ret };
+		return channel(ev);
+	}
+
+	std::unique_ptr<::evering, closer> ev_;
+};
+
+class listener
+{
+    public:
+	static result<listener> listen(const char *path,
+				       mode_t mode = 0600) noexcept
+	{
+		::evering_listener *at;
+		int ret = evering_listen(path, mode, &at);
+
+		if (ret)
+			return failure{ ret };
+		return listener(at);
+	}
+	::evering_listener *get() const noexcept
+	{
+		return at_.get();
+	}
+	result<channel> accept(const ::evering_params &most = limits(),
+			       nanoseconds timeout = forever) noexcept
+	{
+		::evering *ev;
+		int ret = evering_accept(get(), &most, timeout.count(), &ev);
+
+		if (ret)
+			return failure{ ret };
+		return channel(ev);
+	}
+
+    private:
+	struct closer {
+		void operator()(::evering_listener *at) const noexcept
+		{
+			evering_listener_close(at);
+		}
+	};
+
+	explicit listener(::evering_listener *at) noexcept : at_(at)
+	{
+	}
+
+	std::unique_ptr<::evering_listener, closer> at_;
+};
+
+/* -------------------------------------------------------------- coroutines */
+
+namespace detail
+{
+
+/* How often somebody may go on at once before it has to wait for its turn. */
+inline constexpr unsigned int turn_length = 16;
+
+/* A place in a list that has no memory of its own, left when it is destroyed. */
+struct link {
+	link *before = this;
+	link *after = this;
+
+	link() noexcept = default;
+	link(const link &) = delete;
+	link &operator=(const link &) = delete;
+	~link()
+	{
+		unlink();
+	}
+	bool linked() const noexcept
+	{
+		return after != this;
+	}
+	void unlink() noexcept
+	{
+		before->after = after;
+		after->before = before;
+		before = after = this;
+	}
+	/* Into the list that @head is of, as the last. */
+	void append_to(link &head) noexcept
+	{
+		unlink();
+		before = head.before;
+		after = &head;
+		before->after = this;
+		head.before = this;
+	}
+	/* All of @other's, of a list that is empty. */
+	void take(link &other) noexcept
+	{
+		if (!other.linked())
+			return;
+		before = other.before;
+		after = other.after;
+		before->after = this;
+		after->before = this;
+		other.before = other.after = &other;
+	}
+};
+
+/* A coroutine that waits, for what it knows itself. */
+struct waiter : link {
+	std::coroutine_handle<> handle;
+};
+
+struct promise_base {
+	std::coroutine_handle<> parent;
+	bool starting = false; /* its parent is on the stack, and goes on itself */
+#ifdef __cpp_exceptions
+	std::exception_ptr exception;
+#endif
+
+	struct final_awaiter {
+		bool await_ready() const noexcept
+		{
+			return false;
+		}
+		template <class P>
+		void await_suspend(std::coroutine_handle<P> ended) const noexcept
+		{
+			if (!ended.promise().starting)
+				ended.promise().parent.resume();
+		}
+		void await_resume() const noexcept
+		{
+		}
+	};
+
+	std::suspend_always initial_suspend() const noexcept
+	{
+		return {};
+	}
+	final_awaiter final_suspend() const noexcept
+	{
+		return {};
+	}
+	void unhandled_exception() noexcept
+	{
+#ifdef __cpp_exceptions
+		exception = std::current_exception();
+#else
+		std::abort();
+#endif
+	}
+	void rethrow()
+	{
+#ifdef __cpp_exceptions
+		if (exception)
+			std::rethrow_exception(exception);
+#endif
+	}
+};
+
+} /* namespace detail */
+
+/*
+ * A coroutine that begins when it is awaited, or spawned, and is destroyed with this
+ * object, wherever it is by then.
+ */
+template <class T = void> class [[nodiscard]] task
+{
+    public:
+	struct promise_type : detail::promise_base {
+		std::optional<T> value;
+
+		task get_return_object() noexcept
+		{
+			return task(handle::from_promise(*this));
+		}
+		template <class U> void return_value(U &&returned)
+		{
+			value.emplace(std::forward<U>(returned));
+		}
+		T take()
+		{
+			rethrow();
+			return std::move(*value);
+		}
+	};
+	using handle = std::coroutine_handle<promise_type>;
+
+	task(task &&other) noexcept : h_(std::exchange(other.h_, nullptr))
+	{
+	}
+	task &operator=(task &&other) noexcept
+	{
+		std::swap(h_, other.h_);
+		return *this;
+	}
+	~task()
+	{
+		if (h_)
+			h_.destroy();
+	}
+	bool await_ready() const noexcept
+	{
+		return false;
+	}
+	/*
+	 * Not by symmetric transfer, which g++ makes a jump only where it optimizes:
+	 * else who awaits again and again what never waits runs out of stack.
+	 */
+	bool await_suspend(std::coroutine_handle<> parent)
+	{
+		h_.promise().parent = parent;
+		h_.promise().starting = true;
+		h_.resume();
+		h_.promise().starting = false;
+		return !h_.done();
+	}
+	T await_resume()
+	{
+		return h_.promise().take();
+	}
+
+    private:
+	explicit task(handle h) noexcept : h_(h)
+	{
+	}
+
+	handle h_;
+};
+
+template <> struct task<void>::promise_type : detail::promise_base {
+	task get_return_object() noexcept
+	{
+		return task(handle::from_promise(*this));
+	}
+	void return_void() const noexcept
+	{
+	}
+	void take()
+	{
+		rethrow();
+	}
+};
+
+namespace detail
+{
+
+/* A coroutine that nobody awaits: it is the loop's, and gone when it has ended. */
+struct root {
+	struct promise_type;
+	/* In the list of all that a loop has. */
+	struct root_link : link {
+		promise_type *promise;
+	};
+	struct promise_type {
+		waiter first;
+		root_link of_all;
+
+		root get_return_object() noexcept
+		{
+			of_all.promise = this;
+			return { this };
+		}
+		std::suspend_always initial_suspend() const noexcept
+		{
+			return {};
+		}
+		std::suspend_never final_suspend() const noexcept
+		{
+			return {};
+		}
+		void return_void() const noexcept
+		{
+		}
+		/* Nobody is there to catch it. */
+		void unhandled_exception() const noexcept
+		{
+			std::terminate();
+		}
+		std::coroutine_handle<> handle() noexcept
+		{
+			return std::coroutine_handle<
+				promise_type>::from_promise(*this);
+		}
+	};
+
+	promise_type *promise;
+
+	static root run(task<> t)
+	{
+		co_await t;
+	}
+};
+
+/* Something with a descriptor, that has turns. */
+struct source : link {
+	virtual ~source() = default;
+	/* Wakes who is to be woken; false: asleep, the descriptor will tell. */
+	virtual bool turn() noexcept = 0;
+	/* Its alarm has rung, and is forgotten. */
+	virtual void rung() noexcept
+	{
+	}
+};
+
+/* Edge-triggered, and all that may ever be armed: one system call for good. */
+inline std::uint32_t all_events(const ::evering *ev) noexcept
+{
+	return EPOLLET | static_cast<std::uint32_t>(evering_events(
+				 ev, EVERING_RX | EVERING_TX));
+}
+
+inline std::int64_t now_ns() noexcept
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * std::int64_t{ 1000000000 } + now.tv_nsec;
+}
+
+} /* namespace detail */
+
+/* Coroutines of one thread. */
+class loop
+{
+    public:
+	loop() noexcept : epoll_(epoll_create1(EPOLL_CLOEXEC))
+	{
+		if (epoll_ < 0)
+			error_ = -errno;
+	}
+	loop(const loop &) = delete;
+	loop &operator=(const loop &) = delete;
+	/* Whoever has not ended is destroyed, youngest first. */
+	~loop()
+	{
+		while (roots_.linked())
+			static_cast<detail::root::root_link *>(roots_.before)
+				->promise->handle()
+				.destroy();
+		if (epoll_ >= 0)
+			close(epoll_);
+	}
+
+	/* Begins a coroutine, when the loop runs. */
+	void spawn(task<> t)
+	{
+		detail::root r = detail::root::run(std::move(t));
+		auto *promise = r.promise;
+
+		promise->first.handle = promise->handle();
+		promise->of_all.append_to(roots_);
+		ready(promise->first);
+	}
+
+	/* Until all have ended (0), stop() (0), or negative errno. */
+	int run()
+	{
+		stop_ = false;
+		while (!error_ && !stop_ && roots_.linked()) {
+			resume_ready();
+			turn_sources();
+			if (!stop_ && roots_.linked())
+				sleep();
+		}
+		return error_;
+	}
+	/* Of the loop's thread. */
+	void stop() noexcept
+	{
+		stop_ = true;
+	}
+
+	/* co_await loop.sleep_for(1s) */
+	auto sleep_for(nanoseconds time) noexcept
+	{
+		return sleeper(*this, time.count());
+	}
+
+	/* For those below: something is to have a turn; somebody is to go on. */
+	void wake(detail::source &s) noexcept
+	{
+		if (!s.linked())
+			s.append_to(awake_);
+	}
+	void ready(detail::waiter &w) noexcept
+	{
+		w.append_to(ready_);
+	}
+	int watch(int op, int fd, std::uint32_t events,
+		  detail::source *s) noexcept
+	{
+		struct epoll_event event = {};
+
+		if (fd < 0)
+			return fd;
+		event.events = events;
+		event.data.ptr = s;
+		return epoll_ctl(epoll_, op, fd, &event) ? -errno : 0;
+	}
+	/* Either of them, at some time. */
+	struct alarm {
+		detail::waiter *w;
+		detail::source *s;
+	};
+	using alarms = std::multimap<std::int64_t, alarm>;
+	alarms::iterator set_alarm(std::int64_t at, alarm what)
+	{
+		return alarms_.emplace(at, what);
+	}
+	alarms::iterator no_alarm() noexcept
+	{
+		return alarms_.end();
+	}
+	void unset_alarm(alarms::iterator &it) noexcept
+	{
+		if (it != alarms_.end())
+			alarms_.erase(it);
+		it = alarms_.end();
+	}
+
+    private:
+	class sleeper : detail::waiter
+	{
+	    public:
+		sleeper(loop &l, std::int64_t ns) noexcept
+			: loop_(l), ns_(ns), it_(l.no_alarm())
+		{
+		}
+		~sleeper()
+		{
+			if (!rung_)
+				loop_.unset_alarm(it_);
+		}
+		bool await_ready() const noexcept
+		{
+			return ns_ <= 0;
+		}
+		void await_suspend(std::coroutine_handle<> h)
+		{
+			handle = h;
+			it_ = loop_.set_alarm(detail::now_ns() + ns_,
+					      { this, nullptr });
+			rung_ = false;
+		}
+		/* The loop has forgotten the alarm when it resumes. */
+		void await_resume() noexcept
+		{
+			rung_ = true;
+		}
+
+	    private:
+		friend class loop;
+		loop &loop_;
+		std::int64_t ns_;
+		alarms::iterator it_;
+		bool rung_ = true;
+	};
+
+	void resume_ready()
+	{
+		detail::link now;
+
+		/* Who gets ready meanwhile has its turn after the sources. */
+		now.take(ready_);
+		while (now.linked()) {
+			auto *w = static_cast<detail::waiter *>(now.after);
+
+			w->unlink();
+			w->handle.resume();
+		}
+	}
+	void turn_sources() noexcept
+	{
+		detail::link now;
+
+		now.take(awake_);
+		while (now.linked()) {
+			auto *s = static_cast<detail::source *>(now.after);
+
+			s->unlink();
+			if (s->turn())
+				wake(*s);
+		}
+	}
+	/* Alarms that are due are taken; how long until the next, in ms, or -1. */
+	int ring_alarms() noexcept
+	{
+		std::int64_t now, left;
+
+		if (alarms_.empty())
+			return -1;
+		now = detail::now_ns();
+		while (!alarms_.empty() && alarms_.begin()->first <= now) {
+			alarm a = alarms_.begin()->second;
+
+			if (a.w)
+				static_cast<sleeper *>(a.w)->rung_ = true;
+			alarms_.erase(alarms_.begin());
+			if (a.w)
+				ready(*a.w);
+			else
+				a.s->rung();
+		}
+		if (alarms_.empty())
+			return -1;
+		left = (alarms_.begin()->first - now + 999999) / 1000000;
+		return left > 3600000 ? 3600000 : static_cast<int>(left);
+	}
+	void sleep() noexcept
+	{
+		struct epoll_event events[64];
+		int n, timeout = ring_alarms();
+
+		if (ready_.linked() || awake_.linked())
+			timeout = 0;
+		n = epoll_wait(epoll_, events, 64, timeout);
+		if (n < 0 && errno != EINTR)
+			error_ = -errno;
+		for (int i = 0; i < n; i++)
+			wake(*static_cast<detail::source *>(
+				events[i].data.ptr));
+	}
+
+	int epoll_;
+	int error_ = 0;
+	bool stop_ = false;
+	detail::link ready_;
+	detail::link awake_;
+	detail::link roots_;
+	alarms alarms_;
+};
+
+/* Any descriptor that epoll takes; still the caller's.  One coroutine at a time. */
+class descriptor : detail::source
+{
+    public:
+	descriptor(loop &l, int fd) noexcept : loop_(l), fd_(fd)
+	{
+		error_ = l.watch(EPOLL_CTL_ADD, fd, EPOLLONESHOT, this);
+	}
+	descriptor(const descriptor &) = delete;
+	descriptor &operator=(const descriptor &) = delete;
+	~descriptor() override
+	{
+		if (!error_)
+			(void)loop_.watch(EPOLL_CTL_DEL, fd_, 0, nullptr);
+	}
+
+	/* co_await d.readable(): 0, or negative errno. */
+	auto readable() noexcept
+	{
+		return awaiter(*this);
+	}
+
+    private:
+	class awaiter : detail::waiter
+	{
+	    public:
+		explicit awaiter(descriptor &d) noexcept : d_(d)
+		{
+		}
+		~awaiter()
+		{
+			if (d_.waiting_ == this)
+				d_.waiting_ = nullptr;
+		}
+		bool await_ready() const noexcept
+		{
+			return d_.error_;
+		}
+		bool await_suspend(std::coroutine_handle<> h) noexcept
+		{
+			handle = h;
+			error_ = d_.loop_.watch(EPOLL_CTL_MOD, d_.fd_,
+						EPOLLIN | EPOLLONESHOT, &d_);
+			if (error_)
+				return false;
+			d_.waiting_ = this;
+			return true;
+		}
+		int await_resume() const noexcept
+		{
+			return d_.error_ ? d_.error_ : error_;
+		}
+
+	    private:
+		friend class descriptor;
+		descriptor &d_;
+		int error_ = 0;
+	};
+
+	bool turn() noexcept override
+	{
+		if (waiting_)
+			loop_.ready(*std::exchange(waiting_, nullptr));
+		return false;
+	}
+
+	loop &loop_;
+	int fd_;
+	int error_;
+	awaiter *waiting_ = nullptr;
+};
+
+/* A listener, which stays the caller's. */
+class acceptor
+{
+    public:
+	acceptor(loop &l, listener &from) noexcept
+		: listener_(from), fd_(l, evering_listener_fd(from.get()))
+	{
+	}
+
+	/* The next peer, or an error of evering_accept(). */
+	task<result<channel>> accept(::evering_params most = limits())
+	{
+		for (;;) {
+			result<channel> next = listener_.accept(most, nowait);
+			int ret;
+
+			if (next || (next.error() != -EAGAIN &&
+				     next.error() != -EINTR))
+				co_return next;
+			ret = co_await fd_.readable();
+			if (ret)
+				co_return failure{ ret };
+		}
+	}
+
+    private:
+	listener &listener_;
+	descriptor fd_;
+};
+
+/* A channel in a loop.  One coroutine may receive while another sends. */
+class async_channel : detail::source
+{
+    public:
+	async_channel(loop &l, channel c) noexcept
+		: loop_(l), channel_(std::move(c))
+	{
+		::evering *ev = channel_.get();
+
+		error_ = l.watch(EPOLL_CTL_ADD, evering_fd(ev),
+				 detail::all_events(ev), this);
+	}
+	async_channel(const async_channel &) = delete;
+	async_channel &operator=(const async_channel &) = delete;
+	~async_channel() override
+	{
+		if (!error_)
+			(void)loop_.watch(EPOLL_CTL_DEL,
+					  evering_fd(channel_.get()), 0,
+					  nullptr);
+	}
+	/* To look and to allocate; not to wait. */
+	channel &get() noexcept
+	{
+		return channel_;
+	}
+
+	/* co_await c.receive(bytes), c.send(bytes): as evering_recv(), _send() */
+	auto receive(writable_bytes entry) noexcept
+	{
+		return receiver(*this, entry);
+	}
+	auto send(bytes entry) noexcept
+	{
+		return sender(*this, entry);
+	}
+	template <plain T> auto receive_value(T &value) noexcept
+	{
+		return receive(std::as_writable_bytes(std::span(&value, 1)));
+	}
+	/* @value has to be there until this was awaited. */
+	template <plain T> auto send_value(const T &value) noexcept
+	{
+		return send(bytes_of(value));
+	}
+
+    private:
+	/* What both directions have in common: try, wait, try again. */
+	class awaiter : protected detail::waiter
+	{
+	    public:
+		awaiter(async_channel &c, unsigned int what) noexcept
+			: c_(c), what_(what)
+		{
+		}
+		~awaiter()
+		{
+			if (c_.waiting_[what_ == EVERING_TX] == this)
+				c_.waiting_[what_ == EVERING_TX] = nullptr;
+		}
+		void await_suspend(std::coroutine_handle<> h) noexcept
+		{
+			handle = h;
+			c_.waiting_[what_ == EVERING_TX] = this;
+			c_.loop_.wake(c_);
+		}
+
+	    protected:
+		friend class async_channel;
+		/* Whether to go on at once, with this. */
+		bool done(int ret) noexcept
+		{
+			ret_ = ret;
+			return ret != -EAGAIN;
+		}
+		bool may_try() noexcept
+		{
+			unsigned int &turn = c_.turn_[what_ == EVERING_TX];
+
+			if (c_.error_)
+				return true;
+			if (++turn < detail::turn_length)
+				return true;
+			turn = 0;
+			return false;
+		}
+
+		async_channel &c_;
+		unsigned int what_;
+		int ret_ = -EAGAIN;
+	};
+	class receiver : public awaiter
+	{
+	    public:
+		receiver(async_channel &c, writable_bytes entry) noexcept
+			: awaiter(c, EVERING_RX), entry_(entry)
+		{
+		}
+		bool await_ready() noexcept
+		{
+			return may_try() && done(attempt());
+		}
+		int await_resume() noexcept
+		{
+			return ret_ == -EAGAIN ? attempt() : ret_;
+		}
+
+	    private:
+		int attempt() noexcept
+		{
+			return c_.error_ ? c_.error_ :
+					   c_.channel_.receive(entry_, nowait);
+		}
+		writable_bytes entry_;
+	};
+	class sender : public awaiter
+	{
+	    public:
+		sender(async_channel &c, bytes entry) noexcept
+			: awaiter(c, EVERING_TX), entry_(entry)
+		{
+		}
+		bool await_ready() noexcept
+		{
+			return may_try() && done(attempt());
+		}
+		int await_resume() noexcept
+		{
+			return ret_ == -EAGAIN ? attempt() : ret_;
+		}
+
+	    private:
+		int attempt() noexcept
+		{
+			return c_.error_ ? c_.error_ :
+					   c_.channel_.send(entry_, nowait);
+		}
+		bytes entry_;
+	};
+
+	void resume(bool tx) noexcept
+	{
+		turn_[tx] = 0;
+		if (waiting_[tx])
+			loop_.ready(*std::exchange(waiting_[tx], nullptr));
+	}
+	bool turn() noexcept override
+	{
+		unsigned int what = (waiting_[0] ? EVERING_RX : 0) |
+				    (waiting_[1] ? EVERING_TX : 0);
+		int ret;
+
+		if (!what)
+			return false;
+		ret = evering_arm(channel_.get(), what);
+		if (ret < 0 || (ret & EVERING_RX))
+			resume(false);
+		if (ret < 0 || (ret & EVERING_TX))
+			resume(true);
+		/* The other one is still to be armed for. */
+		return ret > 0;
+	}
+
+	loop &loop_;
+	channel channel_;
+	int error_;
+	unsigned int turn_[2] = {};
+	awaiter *waiting_[2] = {}; /* to receive, to send */
+};
+
+/* -------------------------------------------------------------- operations */
+
+/* A request of the peer's.  Its data stay until it is answered. */
+class request
+{
+    public:
+	explicit request(const ::evering_request &r) noexcept : r_(r)
+	{
+	}
+	std::uint64_t id() const noexcept
+	{
+		return r_.id;
+	}
+	std::uint32_t opcode() const noexcept
+	{
+		return r_.opcode;
+	}
+	/* EVERING_LEND, EVERING_GIVE or 0. */
+	std::uint32_t flags() const noexcept
+	{
+		return r_.flags;
+	}
+	bytes data() const noexcept
+	{
+		return { static_cast<const std::byte *>(r_.data), r_.len };
+	}
+	/* Empty: there is none.  One that is given is still to be freed. */
+	bytes buf() const noexcept
+	{
+		return { static_cast<const std::byte *>(r_.buf),
+			 static_cast<std::size_t>(r_.buf_len) };
+	}
+	template <plain T> std::optional<T> as() const noexcept
+	{
+		return value_of<T>(data());
+	}
+
+    private:
+	::evering_request r_;
+};
+
+/* How an operation ended. */
+class answer
+{
+    public:
+	/* The peer's, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO, … */
+	int result = -ECANCELED;
+	/* The result is the peer's. */
+	bool answered = false;
+	/* What came with it, in the own buffer if that was lent and written. */
+	buffer buf;
+	/* The own buffer that was lent, back again, if it is not in @buf. */
+	buffer lent;
+
+	explicit operator bool() const noexcept
+	{
+		return answered && result >= 0;
+	}
+	bytes data() const noexcept
+	{
+		return { data_, len_ };
+	}
+	template <plain T> std::optional<T> as() const noexcept
+	{
+		return value_of<T>(data());
+	}
+
+    private:
+	friend class operations;
+	std::size_t len_ = 0;
+	std::byte data_[EVERING_MAX_SLOT];
+};
+
+/*
+ * A channel with a table of operations, in a loop.  One coroutine at a time takes the
+ * requests; any number make some.
+ */
+class operations : detail::source
+{
+    public:
+	class asked;
+
+	operations(loop &l, channel c, std::uint32_t depth = EVERING_OPS_DEFAULT,
+		   std::uint32_t serve = EVERING_OPS_DEFAULT) noexcept
+		: loop_(l), channel_(std::move(c)), alarm_(l.no_alarm())
+	{
+		::evering_ops_params wish = EVERING_OPS_PARAMS_INIT;
+		::evering *ev = channel_.get();
+
+		wish.depth = depth;
+		wish.serve = serve;
+		wish.request = on_request;
+		wish.context = this;
+		error_ = evering_ops_open(ev, &wish, &ops_);
+		if (error_)
+			return;
+		error_ = l.watch(EPOLL_CTL_ADD, evering_fd(ev),
+				 detail::all_events(ev), this);
+		watched_ = !error_;
+		l.wake(*this);
+	}
+	operations(const operations &) = delete;
+	operations &operator=(const operations &) = delete;
+	/* Calls under way end with -ECANCELED. */
+	~operations() override
+	{
+		closing_ = true;
+		end(-ECANCELED);
+		evering_ops_close(ops_);
+		if (watched_)
+			(void)loop_.watch(EPOLL_CTL_DEL,
+					  evering_fd(channel_.get()), 0,
+					  nullptr);
+		loop_.unset_alarm(alarm_);
+	}
+
+	/* 0; or why the channel has ended. */
+	int error() const noexcept
+	{
+		return error_;
+	}
+	/* To allocate, and to ask about the peer. */
+	channel &get() noexcept
+	{
+		return channel_;
+	}
+	::evering_ops *table() const noexcept
+	{
+		return ops_;
+	}
+
+	/* co_await ops.next(): result<request>; an error is the channel's end. */
+	auto next() noexcept
+	{
+		return next_awaiter(*this);
+	}
+	/* As evering_op_answer(). */
+	int reply(const request &r, std::int32_t code, bytes data = {}) noexcept
+	{
+		loop_.wake(*this);
+		return evering_op_answer(
+			ops_, r.id(), code, data.data(),
+			static_cast<std::uint32_t>(data.size()));
+	}
+	/* As evering_op_answer_buffer(); on error @b is as before. */
+	int reply(const request &r, std::int32_t code, buffer &b,
+		  std::size_t len) noexcept
+	{
+		int ret;
+
+		loop_.wake(*this);
+		ret = evering_op_answer_buffer(ops_, r.id(), code,
+					       b.span().data(), len);
+		if (!ret)
+			b.release();
+		return ret;
+	}
+	/* The buffer that came given with a request; empty: none did. */
+	buffer take(const request &r) noexcept
+	{
+		if (r.flags() != EVERING_GIVE)
+			return {};
+		return { channel_.get(),
+			 const_cast<std::byte *>(r.buf().data()),
+			 r.buf().size() };
+	}
+	/* Whether the peer has told that it needs no answer any more. */
+	bool cancelled(const request &r) const noexcept
+	{
+		return evering_op_cancelled(ops_, r.id()) == 1;
+	}
+
+	/*
+	 * co_await ops.call(opcode, data): answer.  Waits for room, too.  @data have
+	 * to be there until this was awaited.  With .timeout(t), .lend(buffer),
+	 * .give(buffer), .stop_by(token).
+	 */
+	asked call(std::uint32_t opcode, bytes data = {}) noexcept;
+
+    private:
+	class call_awaiter;
+	class next_awaiter : detail::waiter
+	{
+	    public:
+		explicit next_awaiter(operations &o) noexcept : o_(&o)
+		{
+		}
+		~next_awaiter()
+		{
+			if (o_ && o_->waiting_ == this)
+				o_->waiting_ = nullptr;
+		}
+		bool await_ready() noexcept
+		{
+			if (o_->error_)
+				return true;
+			return !o_->inbox_.empty() &&
+			       ++o_->turn_ < detail::turn_length;
+		}
+		void await_suspend(std::coroutine_handle<> h) noexcept
+		{
+			handle = h;
+			o_->turn_ = 0;
+			o_->waiting_ = this;
+			o_->loop_.wake(*o_);
+		}
+		result<request> await_resume() noexcept
+		{
+			if (gone_ || o_->error_)
+				return failure{ gone_ ? gone_ : o_->error_ };
+			request r = o_->inbox_.front();
+
+			o_->inbox_.pop_front();
+			return r;
+		}
+
+	    private:
+		friend class operations;
+		operations *o_;
+		int gone_ = 0; /* the channel's end, while this waited */
+	};
+
+	static void on_request(::evering_ops *, const ::evering_request *r,
+			       void *context)
+	{
+		/* Bounded: no more than the table serves are unanswered. */
+		static_cast<operations *>(context)->inbox_.emplace_back(*r);
+	}
+	void submit_queued() noexcept;
+	void end(int why) noexcept;
+	bool turn() noexcept override
+	{
+		std::int64_t left;
+		short events;
+		int n;
+
+		if (error_)
+			return false;
+		n = evering_ops_poll(ops_);
+		if (n >= 0)
+			submit_queued();
+		if (n == 0)
+			n = evering_ops_arm(ops_, &events);
+		if (n < 0)
+			end(n);
+		if (waiting_ && !inbox_.empty())
+			loop_.ready(*std::exchange(waiting_, nullptr));
+		if (n)
+			return n > 0;
+		loop_.unset_alarm(alarm_);
+		left = evering_ops_timeout(ops_);
+		if (left >= 0)
+			alarm_ = loop_.set_alarm(detail::now_ns() + left,
+						 { nullptr, this });
+		return false;
+	}
+	void rung() noexcept override
+	{
+		alarm_ = loop_.no_alarm();
+		loop_.wake(*this);
+	}
+
+	loop &loop_;
+	channel channel_;
+	::evering_ops *ops_ = nullptr;
+	int error_ = 0;
+	bool watched_ = false;
+	bool closing_ = false;
+	unsigned int turn_ = 0;
+	std::deque<request> inbox_;
+	next_awaiter *waiting_ = nullptr;
+	detail::link queued_; /* calls that wait for room */
+	loop::alarms::iterator alarm_;
+};
+
+/* What operations::call() gives to co_await, with what is to be said about it. */
+class operations::asked
+{
+    public:
+	asked(operations &o, std::uint32_t opcode, bytes data) noexcept : o_(&o)
+	{
+		op_.opcode = opcode;
+		op_.data = data.data();
+		op_.len = static_cast<std::uint32_t>(data.size());
+	}
+	/* From when it was sent; the outcome is then -ETIMEDOUT. */
+	asked &&timeout(nanoseconds time) && noexcept
+	{
+		op_.timeout_ns = time.count();
+		return std::move(*this);
+	}
+	/* Comes back with the answer, unless nobody waits for that any more. */
+	asked &&lend(buffer b) && noexcept
+	{
+		buf_ = std::move(b);
+		op_.flags = EVERING_LEND;
+		return std::move(*this);
+	}
+	/* Comes back if it could not be sent. */
+	asked &&give(buffer b) && noexcept
+	{
+		buf_ = std::move(b);
+		op_.flags = EVERING_GIVE;
+		return std::move(*this);
+	}
+	/*
+	 * Asked to stop, by the loop's thread, the call is cancelled and the peer
+	 * told; the outcome, -ECANCELED, comes when that has answered.
+	 */
+	asked &&stop_by(std::stop_token token) && noexcept
+	{
+		token_ = std::move(token);
+		return std::move(*this);
+	}
+	/*
+	 * The awaiter is another object, for g++ 12 copies one that a function
+	 * returns a reference to.
+	 */
+	call_awaiter operator co_await() && noexcept;
+
+    private:
+	friend class call_awaiter;
+	operations *o_;
+	::evering_op op_ = {};
+	buffer buf_;
+	std::stop_token token_;
+};
+
+class operations::call_awaiter : detail::waiter
+{
+    public:
+	explicit call_awaiter(asked &&what) noexcept
+		: o_(what.o_), op_(what.op_), buf_(std::move(what.buf_)),
+		  token_(std::move(what.token_))
+	{
+		op_.done = on_done;
+		op_.user = this;
+	}
+	call_awaiter(const call_awaiter &) = delete;
+	call_awaiter &operator=(const call_awaiter &) = delete;
+	~call_awaiter()
+	{
+		if (state_ != flying)
+			return;
+		state_ = orphan;
+		(void)evering_op_cancel(o_->ops_, id_,
+					EVERING_CANCEL_DETACH |
+						EVERING_CANCEL_TELL);
+		o_->loop_.wake(*o_);
+	}
+
+	bool await_ready() noexcept
+	{
+		int error = token_.stop_requested() ? -ECANCELED : o_->error_;
+
+		if (error)
+			refuse(error);
+		return error;
+	}
+	void await_suspend(std::coroutine_handle<> h) noexcept
+	{
+		handle = h;
+		op_.buf = buf_.span().data();
+		op_.buf_len = buf_.size();
+		state_ = queued;
+		append_to(o_->queued_);
+		o_->submit_queued();
+		o_->loop_.wake(*o_);
+		if (token_.stop_possible())
+			on_stop_.emplace(token_, stopper{ this });
+	}
+	answer await_resume() noexcept
+	{
+		on_stop_.reset();
+		return std::move(answer_);
+	}
+
+    private:
+	friend class operations;
+	enum { fresh, queued, flying, ended, orphan } state_ = fresh;
+
+	struct stopper {
+		call_awaiter *call;
+
+		void operator()() const noexcept
+		{
+			call->stop();
+		}
+	};
+
+	void stop() noexcept
+	{
+		if (state_ == queued) {
+			refuse(-ECANCELED);
+			o_->loop_.ready(*this);
+		} else if (state_ == flying) {
+			(void)evering_op_cancel(o_->ops_, id_,
+						EVERING_CANCEL_TELL);
+			o_->loop_.wake(*o_);
+		}
+	}
+	/* It was never sent. */
+	void refuse(int error) noexcept
+	{
+		state_ = ended;
+		answer_.result = error;
+		if (!o_->closing_)
+			answer_.lent = std::move(buf_);
+		else
+			buf_.release();
+	}
+	/* False: there is no room. */
+	bool submit() noexcept
+	{
+		int ret = evering_op_submit(o_->ops_, &op_, &id_,
+					    EVERING_NOWAIT);
+
+		if (ret == -EAGAIN)
+			return false;
+		unlink();
+		if (ret) {
+			refuse(ret);
+			o_->loop_.ready(*this);
+			return true;
+		}
+		state_ = flying;
+		buf_.release();
+		return true;
+	}
+	static void on_done(::evering_ops *,
+			    const ::evering_completion *completion)
+	{
+		static_cast<call_awaiter *>(completion->user)
+			->complete(*completion);
+	}
+	void complete(const ::evering_completion &c) noexcept
+	{
+		::evering *ev = o_->channel_.get();
+		/* Abandoned, and so freed by the table when the answer comes. */
+		bool lost = o_->closing_ ||
+			    (c.result == -ETIMEDOUT &&
+			     !(c.flags & EVERING_ANSWERED));
+
+		if (state_ != flying)
+			return;
+		state_ = ended;
+		answer_.result = c.result;
+		answer_.answered = c.flags & EVERING_ANSWERED;
+		answer_.len_ = c.len;
+		if (c.len)
+			std::memcpy(answer_.data_, c.data, c.len);
+		if (c.buf)
+			answer_.buf = buffer(ev, c.buf, c.buf_len);
+		if (op_.flags == EVERING_LEND && c.buf != op_.buf && !lost)
+			answer_.lent = buffer(ev, op_.buf, op_.buf_len);
+		o_->loop_.ready(*this);
+	}
+
+	operations *o_;
+	::evering_op op_;
+	std::uint64_t id_ = 0;
+	buffer buf_;
+	answer answer_;
+	std::stop_token token_;
+	std::optional<std::stop_callback<stopper>> on_stop_;
+};
+
+inline operations::call_awaiter
+operations::asked::operator co_await() && noexcept
+{
+	return call_awaiter(std::move(*this));
+}
+
+inline operations::asked operations::call(std::uint32_t opcode,
+					  bytes data) noexcept
+{
+	return asked(*this, opcode, data);
+}
+
+inline void operations::submit_queued() noexcept
+{
+	while (queued_.linked() &&
+	       static_cast<call_awaiter *>(queued_.after)->submit())
+		;
+}
+
+inline void operations::end(int why) noexcept
+{
+	if (!error_)
+		error_ = why;
+	while (queued_.linked()) {
+		auto *c = static_cast<call_awaiter *>(queued_.after);
+
+		c->unlink();
+		c->refuse(error_);
+		loop_.ready(*c);
+	}
+	if (waiting_) {
+		waiting_->gone_ = error_;
+		waiting_->o_ = nullptr;
+		loop_.ready(*std::exchange(waiting_, nullptr));
+	}
+}
+
+} /* namespace evr */
+
+#endif /* EVERING_HPP */

@@ -1,0 +1,870 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Tests of <evering.hpp>.  `wrapper` lists them, `wrapper NAME` runs one: 0 says that
+ * it passed.  cxx.sh builds and runs this.
+ *
+ * Nothing depends on how long anything takes; whoever hangs is ended by SIGALRM.
+ */
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <evering.hpp>
+
+using namespace std::chrono_literals;
+
+namespace
+{
+
+#define CHECK(what)                                                            \
+	do {                                                                   \
+		if (!(what)) {                                                 \
+			std::printf("line %d: %s\n", __LINE__, #what);         \
+			std::exit(1);                                          \
+		}                                                              \
+	} while (0)
+
+using u64 = std::uint64_t;
+
+struct ends {
+	evr::channel a, b;
+};
+
+ends make_pair(unsigned int entries = 256, u64 arena = 65536)
+{
+	evr::params wish;
+
+	wish.entries = entries;
+	wish.arena_size[0] = wish.arena_size[1] = arena;
+	auto made = evr::channel::pair(wish);
+
+	CHECK(made);
+	return { std::move(made->first), std::move(made->second) };
+}
+
+int descriptors()
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int n = 0;
+
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* Nothing is allocated in the arena, or locked. */
+bool arena_whole(evr::channel &c)
+{
+	u64 size;
+
+	return evering_arena(c.get(), &size) && c.allocate(size, 64);
+}
+
+// ----------------------------------------------------------------- no loop
+
+void owners()
+{
+	auto [a, b] = make_pair();
+	evr::channel c = std::move(a);
+	u64 value = 7, got = 0;
+
+	CHECK(!a && c);
+	CHECK(c.send_value(value) == 0 && b.receive_value(got) == 0);
+	CHECK(got == 7);
+	c = std::move(b); // closes what c was
+	CHECK(!b && c.peer() == EVERING_PEER_CLOSED);
+	CHECK(c.receive_value(got) == -EPIPE);
+	::evering *raw = c.release();
+	CHECK(!c && raw);
+	evr::channel again(raw);
+	CHECK(again.get() == raw);
+	again.close();
+	CHECK(!again);
+}
+
+void buffers()
+{
+	auto [a, b] = make_pair();
+	evr::buffer x = a.allocate(32768), y = a.allocate(16384);
+
+	CHECK(x && y && x.size() == 32768 && x.span().size() == 32768);
+	CHECK(!a.allocate(65536));
+	void *at = x.span().data();
+	evr::buffer z = std::move(x);
+	CHECK(!x && z.span().data() == at && x.span().empty());
+	z = std::move(y); // frees what z was
+	CHECK(z.size() == 16384 && !y);
+	x = a.allocate(32768);
+	CHECK(x);
+	void *raw = x.release();
+	CHECK(!x && evering_free(a.get(), raw) == 0);
+	z.reset();
+	z.reset();
+	CHECK(!z && arena_whole(a) && arena_whole(b));
+	CHECK(!a.allocate(1, 3));
+}
+
+void in_place()
+{
+	auto [a, b] = make_pair(4);
+	int i;
+
+	for (i = 0; !a.reserve(i).empty(); i++)
+		std::memset(a.reserve(i).data(), i, a.payload());
+	CHECK(i == 4);
+	a.commit(4);
+	a.flush();
+	CHECK(a.reserve().empty());
+	CHECK(a.send(a.peek(), evr::nowait) == -EAGAIN);
+	for (i = 0; !b.peek(i).empty() && i < 4; i++)
+		CHECK(b.peek(i)[b.payload() - 1] == std::byte(i));
+	CHECK(i == 4);
+	b.consume(4);
+	CHECK(b.peek().empty() && !a.reserve().empty());
+	CHECK(b.wait(EVERING_RX, 1ms) == -ETIMEDOUT);
+	CHECK(a.wait(EVERING_TX, evr::nowait) == EVERING_TX);
+}
+
+void results()
+{
+	auto none = evr::channel::connect("/nowhere/at/all");
+
+	CHECK(!none && none.error() == -ENOENT);
+	auto l = evr::listener::listen("");
+	CHECK(!l && l.error() == -EINVAL);
+	evr::params wish;
+	wish.slot_size = 17;
+	CHECK(evr::channel::pair(wish).error() == -EINVAL);
+#ifdef __cpp_exceptions
+	try {
+		(void)std::move(none).value();
+		CHECK(false);
+	} catch (const std::system_error &error) {
+		CHECK(error.code().value() == ENOENT);
+	}
+#endif
+	evr::result<u64> seven(7);
+	CHECK(seven && seven.error() == 0 && std::move(seven).value() == 7);
+	CHECK(evr::value_of<u64>(evr::bytes()) == std::nullopt);
+	CHECK(evr::value_of<u64>(evr::bytes_of(u64{ 5 })) == 5u);
+}
+
+// ------------------------------------------------------------------- tasks
+
+evr::task<int> add(int a, int b)
+{
+	co_return a + b;
+}
+
+evr::task<int> add_many(int n)
+{
+	int sum = 0;
+
+	for (int i = 0; i < n; i++)
+		sum = co_await add(sum, i);
+	co_return sum;
+}
+
+void tasks()
+{
+	evr::loop loop;
+	int got = 0;
+
+	// Deep enough that whoever resumes by recursion runs out of stack.
+	loop.spawn([](int &to) -> evr::task<> {
+		to = co_await add_many(50000);
+	}(got));
+	CHECK(got == 0); // lazy
+	CHECK(loop.run() == 0);
+	CHECK(got == 1249975000);
+	auto never = add(1, 2); // is destroyed without having begun
+	auto other = add(3, 4);
+	never = std::move(other);
+}
+
+#ifdef __cpp_exceptions
+evr::task<int> throws()
+{
+	throw 5;
+	co_return 0;
+}
+
+void exceptions()
+{
+	evr::loop loop;
+	int caught = 0;
+
+	loop.spawn([](int &to) -> evr::task<> {
+		try {
+			co_await throws();
+		} catch (int n) {
+			to = n;
+		}
+	}(caught));
+	CHECK(loop.run() == 0 && caught == 5);
+}
+#endif
+
+/* Says that it is destroyed. */
+struct witness {
+	int &n;
+	~witness()
+	{
+		n++;
+	}
+};
+
+void loop_destroyed()
+{
+	auto [a, b] = make_pair();
+	auto [c, d] = make_pair();
+	int gone = 0;
+	{
+		evr::loop loop;
+
+		loop.spawn([](evr::loop &l, evr::channel ch,
+			      int &n) -> evr::task<> {
+			witness w{ n };
+			evr::async_channel async(l, std::move(ch));
+			u64 value;
+
+			co_await async.receive_value(value);
+			CHECK(false);
+		}(loop, std::move(a), gone));
+		loop.spawn([](evr::loop &l, evr::channel ch,
+			      int &n) -> evr::task<> {
+			witness w{ n };
+			evr::operations ops(l, std::move(ch));
+			(void)co_await ops.next();
+			CHECK(false);
+		}(loop, std::move(c), gone));
+		loop.spawn([](evr::loop &l, int &n) -> evr::task<> {
+			witness w{ n };
+			co_await l.sleep_for(1h);
+			CHECK(false);
+		}(loop, gone));
+		loop.spawn([](evr::loop &l) -> evr::task<> {
+			co_await l.sleep_for(1ms);
+			l.stop();
+		}(loop));
+		CHECK(loop.run() == 0 && gone == 0);
+	}
+	CHECK(gone == 3);
+	CHECK(b.peer() == EVERING_PEER_CLOSED &&
+	      d.peer() == EVERING_PEER_CLOSED);
+}
+
+void sleeps()
+{
+	evr::loop loop;
+	std::vector<int> order;
+	auto sleeper = [](evr::loop &l, std::vector<int> &o,
+			  int n) -> evr::task<> {
+		co_await l.sleep_for(n * 1ms);
+		o.push_back(n);
+	};
+
+	for (int n : { 30, 0, 20, 10 })
+		loop.spawn(sleeper(loop, order, n));
+	CHECK(loop.run() == 0);
+	CHECK((order == std::vector<int>{ 0, 10, 20, 30 }));
+}
+
+// ---------------------------------------------------------------- entries
+
+evr::task<> send_many(evr::loop &l, evr::channel c, u64 n)
+{
+	evr::async_channel async(l, std::move(c));
+
+	for (u64 i = 0; i < n; i++)
+		CHECK(co_await async.send_value(i) == 0);
+}
+
+evr::task<> receive_many(evr::loop &l, evr::channel c, u64 &n)
+{
+	evr::async_channel async(l, std::move(c));
+	u64 got;
+	int ret;
+
+	while ((ret = co_await async.receive_value(got)) == 0)
+		CHECK(got == n++);
+	CHECK(ret == -EPIPE);
+}
+
+/* Over a ring of four, so that both wait for each other all the time. */
+void receive()
+{
+	for (unsigned int entries : { 4u, 256u }) {
+		auto [a, b] = make_pair(entries);
+		evr::loop loop;
+		u64 n = 0;
+
+		loop.spawn(receive_many(loop, std::move(b), n));
+		loop.spawn(send_many(loop, std::move(a), 5000));
+		CHECK(loop.run() == 0);
+		CHECK(n == 5000);
+	}
+}
+
+evr::task<> echo_entries(evr::loop &l, evr::channel c)
+{
+	evr::async_channel async(l, std::move(c));
+	u64 got;
+
+	while (co_await async.receive_value(got) == 0)
+		if (co_await async.send_value(++got))
+			break;
+}
+
+/* One coroutine waits to receive while another waits to send. */
+void both_ways()
+{
+	auto [a, b] = make_pair(4);
+	evr::loop loop;
+	u64 got = 0;
+
+	loop.spawn(echo_entries(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, u64 &n) -> evr::task<> {
+		evr::async_channel async(l, std::move(c));
+
+		l.spawn([](evr::async_channel &to) -> evr::task<> {
+			for (u64 i = 0; i < 1000; i++)
+				CHECK(co_await to.send_value(i) == 0);
+		}(async));
+		for (u64 value; n < 1000; n++) {
+			CHECK(co_await async.receive_value(value) == 0);
+			CHECK(value == n + 1);
+		}
+	}(loop, std::move(a), got));
+	CHECK(loop.run() == 0 && got == 1000);
+}
+
+/* Who has much to receive has it in turns with who else has. */
+void turns()
+{
+	auto [a, b] = make_pair();
+	auto [c, d] = make_pair();
+	std::vector<int> order;
+	evr::loop loop;
+	auto reader = [](evr::loop &l, evr::channel ch, std::vector<int> &o,
+			 int who) -> evr::task<> {
+		evr::async_channel async(l, std::move(ch));
+
+		for (u64 value, i = 0; i < 256; i++) {
+			CHECK(co_await async.receive_value(value) == 0);
+			o.push_back(who);
+		}
+	};
+
+	for (u64 i = 0; i < 256; i++)
+		CHECK(a.send_value(i) == 0 && c.send_value(i) == 0);
+	loop.spawn(reader(loop, std::move(b), order, 1));
+	loop.spawn(reader(loop, std::move(d), order, 2));
+	CHECK(loop.run() == 0);
+	CHECK(order.size() == 512);
+	for (unsigned int i = 0, row = 0; i < 512; i++) {
+		row = i && order[i] == order[i - 1] ? row + 1 : 1;
+		CHECK(row <= 2 * evr::detail::turn_length);
+	}
+}
+
+void idle()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	struct timespec cpu;
+
+	loop.spawn(echo_entries(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel &c) -> evr::task<> {
+		co_await l.sleep_for(300ms);
+		c.close();
+	}(loop, a));
+	CHECK(loop.run() == 0);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+	CHECK(cpu.tv_sec == 0 && cpu.tv_nsec < 150000000);
+}
+
+// -------------------------------------------------------------- operations
+
+enum { ECHO = 1, HOLD, GIVE_BACK, WRITE, KEEP };
+
+/* Answers; what is to be held until the peer cancels it, or for ever. */
+evr::task<> answer_all(evr::loop &l, evr::channel c, int *held = nullptr)
+{
+	evr::operations ops(l, std::move(c));
+	std::vector<evr::request> holding;
+
+	while (auto r = co_await ops.next()) {
+		switch (r->opcode()) {
+		case ECHO:
+			CHECK(ops.reply(*r, 3, r->data()) == 0);
+			break;
+		case HOLD:
+			if (held)
+				++*held;
+			// Polls, for there is nobody who tells of it.
+			while (!ops.cancelled(*r) && !ops.error())
+				co_await l.sleep_for(1ms);
+			if (!ops.error())
+				CHECK(ops.reply(*r, 0) == 0);
+			break;
+		case KEEP:
+			if (held)
+				++*held;
+			holding.push_back(*r);
+			break;
+		case GIVE_BACK: {
+			evr::buffer b = ops.take(*r);
+			std::size_t size = b.size();
+
+			CHECK(b);
+			CHECK(ops.reply(*r, 0, b, size) == 0 && !b);
+			break;
+		}
+		case WRITE: {
+			evr::buffer b = ops.get().allocate(r->buf().size());
+
+			CHECK(b && r->flags() == EVERING_LEND);
+			std::memcpy(b.span().data(), r->buf().data(),
+				    b.size());
+			CHECK(ops.reply(*r, 0, b, r->buf().size()) == 0);
+			break;
+		}
+		}
+		if (holding.size() == 2) { // late answers
+			for (const auto &h : holding)
+				CHECK(ops.reply(h, 0) == 0);
+			holding.clear();
+		}
+	}
+	CHECK(ops.error() == -EPIPE);
+}
+
+void calls()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		for (u64 i = 0; i < 300; i++) {
+			auto got = co_await ops.call(ECHO, evr::bytes_of(i));
+			CHECK(got && got.result == 3 && got.as<u64>() == i);
+			CHECK(!got.buf && !got.lent);
+			CHECK(!got.as<int>());
+		}
+		std::array<std::byte, 300> large = {};
+		auto no = co_await ops.call(ECHO, large);
+		CHECK(!no && no.result == -EMSGSIZE && !no.answered);
+
+		evr::buffer buf = ops.get().allocate(5000);
+		std::memset(buf.span().data(), 9, 5000);
+		auto wrote = co_await ops.call(WRITE).lend(std::move(buf));
+		CHECK(wrote && !buf && wrote.lent.size() == 5000);
+		CHECK(wrote.buf.size() == 5000 &&
+		      wrote.buf.span()[4999] == std::byte(9));
+		auto back = co_await ops.call(GIVE_BACK).give(
+			std::move(wrote.lent));
+		CHECK(back && back.buf.size() == 5000 && !back.lent);
+		back.buf.reset();
+		wrote.buf.reset();
+		CHECK(arena_whole(ops.get()));
+		// What could not be sent is still the caller's.
+		buf = ops.get().allocate(100);
+		auto refused = co_await ops.call(ECHO, large).give(
+			std::move(buf));
+		CHECK(refused.result == -EMSGSIZE && refused.lent);
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* More calls than may be in flight wait for room, and go in order. */
+void room()
+{
+	auto [a, b] = make_pair(8);
+	evr::loop loop;
+	std::vector<u64> order;
+
+	loop.spawn(answer_all(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c,
+		      std::vector<u64> &o) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		auto one = [](evr::operations &to, std::vector<u64> &oo,
+			      u64 i) -> evr::task<> {
+			auto got = co_await to.call(ECHO, evr::bytes_of(i));
+			CHECK(got.as<u64>() == i);
+			oo.push_back(i);
+		};
+
+		for (u64 i = 0; i < 100; i++)
+			l.spawn(one(ops, o, i));
+		while (o.size() < 100)
+			co_await l.sleep_for(1ms);
+	}(loop, std::move(a), order));
+	CHECK(loop.run() == 0 && order.size() == 100);
+	for (u64 i = 0; i < 100; i++)
+		CHECK(order[i] == i);
+}
+
+void cancel()
+{
+	auto [a, b] = make_pair(8);
+	evr::loop loop;
+	int held = 0;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b), &held));
+	loop.spawn([](evr::loop &l, evr::channel c, int &h,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c), 1);
+		std::stop_source before, flying, waiting;
+
+		// Never sent.
+		before.request_stop();
+		auto first = co_await ops.call(HOLD).stop_by(
+			before.get_token());
+		CHECK(first.result == -ECANCELED && !first.answered);
+		CHECK(h == 0);
+
+		// In flight, and behind it another that waits for room.
+		l.spawn([](evr::loop &ll, std::stop_source f,
+			   std::stop_source w, int &hh) -> evr::task<> {
+			while (!hh)
+				co_await ll.sleep_for(1ms);
+			w.request_stop();
+			co_await ll.sleep_for(5ms);
+			f.request_stop();
+		}(l, flying, waiting, h));
+		l.spawn([](evr::operations &o, std::stop_source w,
+			   int &hh) -> evr::task<> {
+			auto second = co_await o.call(ECHO).stop_by(
+				w.get_token());
+			CHECK(second.result == -ECANCELED && hh == 1);
+			hh = 100;
+		}(ops, waiting, h));
+		evr::buffer buf = ops.get().allocate(65536);
+		auto third = co_await ops.call(HOLD)
+				     .lend(std::move(buf))
+				     .stop_by(flying.get_token());
+		CHECK(third.result == -ECANCELED && h == 100);
+		CHECK(third.lent.size() == 65536);
+		// Too late to matter.
+		flying.request_stop();
+		auto last = co_await ops.call(ECHO);
+		CHECK(last);
+		d = true;
+	}(loop, std::move(a), held, done));
+	CHECK(loop.run() == 0 && done);
+}
+
+void timeout()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int held = 0;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b), &held));
+	loop.spawn([](evr::loop &l, evr::channel c, int &h,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		evr::buffer buf = ops.get().allocate(65536);
+		auto late = co_await ops.call(KEEP)
+				    .lend(std::move(buf))
+				    .timeout(20ms);
+
+		CHECK(late.result == -ETIMEDOUT && !late.answered);
+		CHECK(!late.lent && h == 1);
+		CHECK(!arena_whole(ops.get())); // it is still lent
+		// The second that it keeps makes it answer both.
+		auto kept = co_await ops.call(KEEP).timeout(1h);
+		CHECK(kept && arena_whole(ops.get()));
+		d = true;
+	}(loop, std::move(a), held, done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* A coroutine that is destroyed while its call is under way. */
+void destroyed()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int held = 0;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b), &held));
+	loop.spawn([](evr::loop &l, evr::channel c, int &h,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		auto first = co_await ops.call(ECHO);
+		CHECK(first);
+		{
+			evr::loop inner; // has the coroutine, not the table
+
+			inner.spawn([](evr::operations &o, evr::loop &i)
+					    -> evr::task<> {
+				i.stop();
+				evr::buffer buf = o.get().allocate(65536);
+				(void)co_await o.call(KEEP).lend(
+					std::move(buf));
+				CHECK(false);
+			}(ops, inner));
+			inner.run();
+		}
+		while (!h)
+			co_await l.sleep_for(1ms);
+		CHECK(!arena_whole(ops.get()));
+		auto kept = co_await ops.call(KEEP);
+		CHECK(kept && arena_whole(ops.get()));
+		d = true;
+	}(loop, std::move(a), held, done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* A table that is destroyed while others wait for it. */
+void table_destroyed()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int held = 0, ended = 0;
+
+	loop.spawn(answer_all(loop, std::move(b), &held));
+	loop.spawn([](evr::loop &l, evr::channel c, int &h,
+		      int &e) -> evr::task<> {
+		auto ops = std::make_unique<evr::operations>(
+			l, std::move(c), 1);
+		auto asks = [](evr::operations &o, int &ee) -> evr::task<> {
+			evr::buffer buf = o.get().allocate(64);
+			auto got = co_await o.call(KEEP).lend(std::move(buf));
+			CHECK(got.result == -ECANCELED && !got.answered);
+			ee++;
+		};
+
+		for (int i = 0; i < 3; i++)
+			l.spawn(asks(*ops, e));
+		l.spawn([](evr::operations &o, int &ee) -> evr::task<> {
+			auto r = co_await o.next();
+			CHECK(!r && r.error() == -ECANCELED);
+			ee++;
+		}(*ops, e));
+		while (!h)
+			co_await l.sleep_for(1ms);
+	}(loop, std::move(a), held, ended));
+	CHECK(loop.run() == 0 && ended == 4);
+}
+
+// ------------------------------------------------------------------- death
+
+/* The other side of @fd, a process of its own, which is to be killed. */
+template <class F> pid_t other_side(int fd[2], F &&f)
+{
+	pid_t pid;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd));
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid) {
+		close(fd[1]);
+		return pid;
+	}
+	close(fd[0]);
+	alarm(60);
+	auto c = evr::channel::accept_fd(fd[1]);
+	CHECK(c);
+	f(std::move(*c));
+	for (;;)
+		pause();
+}
+
+void kill_it(pid_t pid)
+{
+	CHECK(!kill(pid, SIGKILL) && waitpid(pid, nullptr, 0) == pid);
+}
+
+void death_receive()
+{
+	int fd[2];
+	pid_t pid = other_side(fd, [](evr::channel c) {
+		(void)c.send_value(u64{ 1 });
+		(void)c.release();
+	});
+	auto c = evr::channel::connect_fd(fd[0]);
+	evr::loop loop;
+	bool done = false;
+
+	CHECK(c);
+	loop.spawn([](evr::loop &l, evr::channel ch, pid_t p,
+		      bool &d) -> evr::task<> {
+		evr::async_channel async(l, std::move(ch));
+		u64 value = 0;
+
+		CHECK(co_await async.receive_value(value) == 0 && value == 1);
+		l.spawn([](evr::loop &ll, pid_t pp) -> evr::task<> {
+			co_await ll.sleep_for(5ms);
+			kill_it(pp);
+		}(l, p));
+		CHECK(co_await async.receive_value(value) == -EPIPE);
+		CHECK(co_await async.receive_value(value) == -EPIPE);
+		CHECK(async.get().peer() == EVERING_PEER_DIED);
+		d = true;
+	}(loop, std::move(*c), pid, done));
+	CHECK(loop.run() == 0 && done);
+}
+
+void death_call()
+{
+	int fd[2];
+	pid_t pid = other_side(fd, [](evr::channel c) {
+		evr::loop loop;
+
+		loop.spawn(answer_all(loop, std::move(c)));
+		loop.run();
+	});
+	auto c = evr::channel::connect_fd(fd[0]);
+	evr::loop loop;
+	int ended = 0;
+
+	CHECK(c);
+	loop.spawn([](evr::loop &l, evr::channel ch, pid_t p,
+		      int &e) -> evr::task<> {
+		evr::operations ops(l, std::move(ch));
+		auto asks = [](evr::operations &o, int &ee) -> evr::task<> {
+			evr::buffer buf = o.get().allocate(64);
+			auto got = co_await o.call(KEEP).lend(std::move(buf));
+			CHECK(got.result == -EPIPE && !got.answered);
+			CHECK(got.lent);
+			ee++;
+		};
+		auto first = co_await ops.call(ECHO);
+
+		CHECK(first);
+		l.spawn(asks(ops, e));
+		co_await l.sleep_for(5ms);
+		kill_it(p);
+		auto r = co_await ops.next();
+		CHECK(!r && r.error() == -EPIPE && ops.error() == -EPIPE);
+		auto last = co_await ops.call(ECHO);
+		CHECK(last.result == -EPIPE);
+		while (!e)
+			co_await l.sleep_for(1ms);
+		CHECK(arena_whole(ops.get()));
+	}(loop, std::move(*c), pid, ended));
+	CHECK(loop.run() == 0 && ended == 1);
+}
+
+/* The worker of the header's first comment, and its clients. */
+evr::task<> serve(evr::loop &loop, evr::channel channel)
+{
+	evr::operations ops(loop, std::move(channel));
+
+	while (auto request = co_await ops.next())
+		ops.reply(*request, 0, request->data());
+}
+
+evr::task<> work(evr::loop &loop, evr::listener &listener)
+{
+	evr::acceptor acceptor(loop, listener);
+
+	while (auto channel = co_await acceptor.accept())
+		loop.spawn(serve(loop, std::move(*channel)));
+}
+
+void worker()
+{
+	char name[64];
+
+	std::snprintf(name, sizeof(name), "@cxx-%d", getpid());
+	auto listener = evr::listener::listen(name);
+	CHECK(listener);
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(60);
+		for (u64 i = 0; i < 20; i++) {
+			auto c = evr::channel::connect(name);
+			evr::loop loop;
+
+			CHECK(c);
+			loop.spawn([](evr::loop &l, evr::channel ch,
+				      u64 n) -> evr::task<> {
+				evr::operations ops(l, std::move(ch));
+				auto got = co_await ops.call(
+					0, evr::bytes_of(n));
+				CHECK(got.as<u64>() == n);
+			}(loop, std::move(*c), i));
+			CHECK(loop.run() == 0);
+		}
+		_exit(0);
+	}
+	evr::loop loop;
+	int status = -1;
+
+	loop.spawn(work(loop, *listener));
+	loop.spawn([](evr::loop &l, pid_t p, int &s) -> evr::task<> {
+		while (waitpid(p, &s, WNOHANG) == 0)
+			co_await l.sleep_for(1ms);
+		l.stop();
+	}(loop, pid, status));
+	CHECK(loop.run() == 0 && status == 0);
+}
+
+const struct {
+	const char *name;
+	void (*run)();
+} tests[] = {
+	{ "owners", owners },
+	{ "buffers", buffers },
+	{ "in-place", in_place },
+	{ "results", results },
+	{ "tasks", tasks },
+#ifdef __cpp_exceptions
+	{ "exceptions", exceptions },
+#endif
+	{ "loop-destroyed", loop_destroyed },
+	{ "sleeps", sleeps },
+	{ "receive", receive },
+	{ "both-ways", both_ways },
+	{ "turns", turns },
+	{ "idle", idle },
+	{ "calls", calls },
+	{ "room", room },
+	{ "cancel", cancel },
+	{ "timeout", timeout },
+	{ "destroyed", destroyed },
+	{ "table-destroyed", table_destroyed },
+	{ "death-receive", death_receive },
+	{ "death-call", death_call },
+	{ "worker", worker },
+};
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+	std::setvbuf(stdout, nullptr, _IOLBF, 0);
+	for (const auto &test : tests) {
+		if (argc < 2) {
+			std::puts(test.name);
+			continue;
+		}
+		if (std::strcmp(argv[1], test.name))
+			continue;
+		int before = descriptors();
+
+		alarm(60);
+		test.run();
+		CHECK(descriptors() == before);
+		return 0;
+	}
+	return argc < 2 ? 0 : 2;
+}
