@@ -72,7 +72,8 @@ programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
 	$(BUILD)/alloc
 example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
-test_names := $(basename $(notdir $(wildcard selftests/*.c)))
+test_names := $(basename $(notdir $(filter-out $(if $(have_uring),, \
+	selftests/uring.c),$(wildcard selftests/*.c))))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
 headers := $(notdir $(wildcard lib/evering*.h lib/evering*.hpp))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
@@ -208,6 +209,8 @@ $(BUILD)/bench/rust-peers: $(wildcard $(peers)/src/*.rs) $(peers)/Cargo.toml \
 		--manifest-path $(peers)/Cargo.toml --target-dir $(BUILD)/bench/cargo
 	$(Q)cp $(BUILD)/bench/cargo/release/rust-peers $@
 
+$(BUILD)/selftests/uring: private libs := -l:liburing.a
+
 # The kernel's test harness is a system header, so that its warnings are not ours;
 # but what its macros define has no prototype, and parameters that nobody uses.
 $(test_programs): $(BUILD)/selftests/%: selftests/%.c $(static) Makefile \
@@ -215,7 +218,8 @@ $(test_programs): $(BUILD)/selftests/%: selftests/%.c $(static) Makefile \
 	@mkdir -p $(@D) $(obj)/selftests
 	$(call say,CC $<)
 	$(Q)$(compile) -MF $(obj)/selftests/$*.d -isystem $(KSELFTEST_DIR) \
-		-Wno-missing-prototypes -Wno-unused-parameter $(LDFLAGS) -o $@ $< $(static)
+		-Wno-missing-prototypes -Wno-unused-parameter $(LDFLAGS) -o $@ $< $(static) \
+		$(libs)
 
 $(KSELFTEST_DIR)/kselftest_harness.h:
 	@echo >&2 '$@ is missing: run `tools/setup test`, or' \

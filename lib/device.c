@@ -160,6 +160,14 @@ static unsigned int device_ring(struct endpoint *e, unsigned int what)
 	return ret < 0 ? 0 : (unsigned int)ret;
 }
 
+/* It counts as rung if it was armed when it was rung, and then it no longer is. */
+static unsigned int device_bell(struct endpoint *e, struct evering_bell *bell)
+{
+	bell->fd = e->device.fd;
+	bell->command = EVERING_IOC_RING;
+	return 0;
+}
+
 /* What is not armed polls ready, so one must not ask for it. */
 static short device_events(unsigned int what)
 {
@@ -171,9 +179,11 @@ static short device_events(unsigned int what)
  * Somebody made the descriptor non-blocking, as libuv does with what it is given to
  * poll, and so ENTER does not wait.
  */
-static int sleep_in_poll(struct endpoint *e, unsigned int what, int64_t deadline)
+static int sleep_in_poll(struct endpoint *e, unsigned int what,
+			 int64_t deadline)
 {
-	struct pollfd fd = { .fd = e->device.fd, .events = device_events(what) };
+	struct pollfd fd = { .fd = e->device.fd,
+			     .events = device_events(what) };
 	struct timespec left;
 	int ret;
 
@@ -243,6 +253,7 @@ const struct backend device_backend = {
 	.met = device_met,
 	.destroy = device_destroy,
 	.ring = device_ring,
+	.bell = device_bell,
 	.sleep = device_sleep,
 	.drain = device_drain,
 	.gone = device_gone,

@@ -366,6 +366,33 @@ EVERING_API int evering_arm(struct evering *ev, unsigned int what);
 EVERING_API void evering_disarm(struct evering *ev, unsigned int what);
 
 /**
+ * struct evering_bell - how to wake a peer
+ * @fd: the endpoint's, which keeps it open until evering_close()
+ * @command: EVERING_IOC_RING: by that ioctl of @fd with the argument EVERING_RX, or
+ *	by the io_uring command of the same name; 0: by writing the uint64_t 1 to
+ *	@fd, an eventfd
+ */
+struct evering_bell {
+	int fd;
+	uint32_t command;
+};
+
+/**
+ * evering_flush_begin - evering_flush(), with the system call left to the caller
+ * @ev: endpoint
+ * @bell: out, if 1 is returned
+ *
+ * For who has sent on many channels, and wants to wake all of their peers in one
+ * system call; <evering_uring.h> does, with io_uring.  From now on the peer counts as
+ * woken: whoever does not ring @bell, before it waits for anything itself, leaves it
+ * asleep.
+ *
+ * Returns 0: the peer is awake; 1: @bell is to be rung.  Thread: sending.
+ */
+EVERING_API int evering_flush_begin(struct evering *ev,
+				    struct evering_bell *bell);
+
+/**
  * evering_set_policy - change how this endpoint waits
  * @ev: endpoint
  * @policy: enum evering_policy

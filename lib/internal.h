@@ -47,6 +47,8 @@ struct timespec;
  * @met: both sides have everything: let go of what was for the hello only
  * @destroy: undo any of the above, whatever has been done of it
  * @ring: wake the peer's doorbells; returns those that were rung
+ * @bell: say how to ring the peer's EVERING_RX; returns it if it counts as rung from
+ *	now on, else 0
  * @sleep: ring the peer's doorbells @ring, then sleep until one of the own ones of
  *	@what is rung (returns which, and forgets it), the peer goes (-EPIPE), the
  *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR).  Which of @ring were
@@ -69,6 +71,7 @@ struct backend {
 	void (*met)(struct endpoint *e);
 	void (*destroy)(struct endpoint *e);
 	unsigned int (*ring)(struct endpoint *e, unsigned int what);
+	unsigned int (*bell)(struct endpoint *e, struct evering_bell *bell);
 	int (*sleep)(struct endpoint *e, unsigned int what, unsigned int ring,
 		     int64_t deadline, unsigned int *rang);
 	unsigned int (*drain)(struct endpoint *e, unsigned int what);

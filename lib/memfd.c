@@ -364,6 +364,13 @@ static unsigned int memfd_ring(struct endpoint *e, unsigned int what)
 	return what;
 }
 
+static unsigned int memfd_bell(struct endpoint *e, struct evering_bell *bell)
+{
+	bell->fd = e->memfd.bell[!e->end][BELL_RX];
+	bell->command = 0;
+	return EVERING_RX;
+}
+
 /*
  * Forgets rings of a bell; says whether there was one.  RWF_NOWAIT because the peer
  * has the same open file, and could have made it blocking and emptied it.
@@ -421,12 +428,12 @@ static int new_set(const struct endpoint *e, unsigned int bells, uint32_t flags)
  * A sleep on one bell.  Edge-triggered, what is written to an eventfd is heard once
  * and need not be read, which saves a system call in three.  -ENOSYS: not to be had.
  */
-static int sleep_on_edge(struct endpoint *e, struct role *role,
-			 unsigned int what, const struct timespec *left)
+static int sleep_on_edge(struct endpoint *e, unsigned int what,
+			 const struct timespec *left)
 {
+	struct role *role = what == EVERING_RX ? &e->rx : &e->tx;
 	int *set = &e->memfd.sleeper[what == EVERING_RX ? BELL_RX : BELL_TX];
 	struct epoll_event events[2];
-	bool gone = false;
 	int n;
 
 	if (*set < 0)
@@ -443,12 +450,10 @@ static int sleep_on_edge(struct endpoint *e, struct role *role,
 	if (n == 0)
 		return -ETIMEDOUT;
 	role->unread = true;
-	while (n--) {
+	while (n--)
 		if (events[n].data.u32)
 			return (int)what;
-		gone = true;
-	}
-	return gone ? -EPIPE : 0;
+	return -EPIPE;
 }
 
 static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
@@ -474,8 +479,7 @@ static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
 	}
 	counter_add(syscalls, 1);
 	if (what != (EVERING_RX | EVERING_TX)) {
-		ret = sleep_on_edge(e, what == EVERING_RX ? &e->rx : &e->tx,
-				    what, time_left(deadline, &left));
+		ret = sleep_on_edge(e, what, time_left(deadline, &left));
 		if (ret != -ENOSYS)
 			return ret;
 	}
@@ -537,6 +541,7 @@ const struct backend memfd_backend = {
 	.met = memfd_met,
 	.destroy = memfd_destroy,
 	.ring = memfd_ring,
+	.bell = memfd_bell,
 	.sleep = memfd_sleep,
 	.drain = memfd_drain,
 	.gone = memfd_gone,

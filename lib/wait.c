@@ -196,6 +196,19 @@ int evering__ring(struct evering *ev, uint32_t armed)
 	return 0;
 }
 
+int evering_flush_begin(struct evering *ev, struct evering_bell *bell)
+{
+	struct endpoint *e = to_endpoint(ev);
+	uint32_t armed;
+
+	evering_full_fence(); /* [D] */
+	armed = evering_load_relaxed(ev->tx.armed);
+	if (!ring_due(armed, ev->tx.rung))
+		return 0;
+	note_tx_rung(e, armed, e->backend->bell(e, bell));
+	return 1;
+}
+
 /* evering__publish - tell the peer what was released, and wake it if it waits */
 int evering__publish(struct evering *ev)
 {

@@ -361,9 +361,8 @@ static int uring_command(struct uring *u, int fd, uint32_t op,
 TEST_F(io, uring_command_rings)
 {
 	static const struct evering_uring_ring rx = { .bells = EVERING_RX };
-	static const struct evering_uring_ring both = {
-		.bells = EVERING_RX | EVERING_TX
-	};
+	static const struct evering_uring_ring both = { .bells = EVERING_RX |
+								 EVERING_TX };
 	struct evering_half *half;
 	struct uring u;
 

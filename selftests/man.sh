@@ -8,9 +8,11 @@
 #	BUILD=dir		where evering and the library lie (build)
 #	EVERING_SHORT=1		the programs in them only
 #	CC=compiler		for these (cc)
+#	CXX=compiler		for those in C++ (that of CC's kind)
 #
-# A program is what stands between a line `.\" PROGRAM name.c` and one `.\" END`;
-# with RUNS behind the name it is one that succeeds by itself.
+# A program is what stands between a line `.\" PROGRAM name.c`, or name.cpp, and one
+# `.\" END`; with RUNS behind the name it is one that succeeds by itself.  One that
+# includes <evering_uring.h> is linked with liburing, and skipped without.
 #
 # Linted by mandoc, if it is there, and by groff.
 
@@ -19,8 +21,12 @@
 # In the sources.
 place=$top
 cc=${CC:-cc}
+case $cc in
+*clang*) cxx=${CXX:-${cc/clang/clang++}} ;;
+*) cxx=${CXX:-c++} ;;
+esac
 man=lib/man
-headers=(lib/evering.h lib/evering_ring.h lib/evering_op.h)
+headers=(lib/evering.h lib/evering_ring.h lib/evering_op.h lib/evering_uring.h)
 [[ -e ${headers[0]} && -d $man ]] || skip_all 'no headers and man pages here'
 
 # ------------------------------------------------------------------ machinery
@@ -42,6 +48,11 @@ text_check() {
 	else
 		check "$1" silent "${@:2}"
 	fi
+}
+
+# has_liburing: whether what includes <evering_uring.h> compiles.
+has_liburing() {
+	"$cc" -x c -E -o /dev/null - <<<'#include <liburing.h>' 2>/dev/null
 }
 
 # Pages, and aliases: pages that are nothing but a .so request.
@@ -69,7 +80,7 @@ declarations() {
 
 functions() {
 	declarations | grep -E '(EVERING_API|static inline) ' |
-		grep -oE '\<evering_[a-z_]+\(' | sed 's/(//; /^evering__/d' | sort -u
+		grep -oE '\<evering_[a-z_]+\(' | sed 's/(//; /__/d' | sort -u
 }
 
 # names FILE: those of its NAME section.
@@ -204,7 +215,7 @@ references_lead_to_pages() {
 			[[ -e $man/man$number/$name.$number ]] ||
 				echo "$file: no page $name($number)"
 		done < <(sed 's/\\-/-/g' "$file" |
-			sed -nE 's/^\.BR (evering[a-z_-]*) \(([1-9])\).*/\1 \2/p' |
+			sed -nE 's/^\.BR (evering[a-z_.-]*) \(([1-9])\).*/\1 \2/p' |
 			sort -u)
 	done
 }
@@ -219,6 +230,9 @@ others_exist() {
 	done
 	for file in "${pages[@]}"; do
 		while read -r name number; do
+			# Those come with liburing, and some only with a later one.
+			[[ $name != io_uring* ]] ||
+				man -w 3 io_uring_submit >/dev/null 2>&1 || continue
 			man -w "$number" "$name" >/dev/null 2>&1 ||
 				echo "$file: no page $name($number)"
 		done < <(section 'SEE ALSO' "$file" |
@@ -237,6 +251,7 @@ prototypes_are_right() {
 		[[ " ${aliases[*]} " == *" $file "* ]] && continue
 		functions | grep -qxf <(names "$file") || continue
 		section SYNOPSIS "$file" | plain >"$tmp/synopsis.c"
+		grep -q 'evering_uring\.h' "$tmp/synopsis.c" && ! has_liburing && continue
 		"$cc" -x c -std=c11 -Wall -Werror -Iuapi -Ilib -fsyntax-only \
 			"$tmp/synopsis.c" || echo "$file: see above"
 	done
@@ -260,7 +275,7 @@ errors_are_told_of() {
 				print name, substr(text, RSTART + 1, RLENGTH - 1)
 				text = substr(text, RSTART + RLENGTH)
 			}
-		}' "${headers[@]}" | grep -v '^evering__' | sort -u >"$tmp/errors"
+		}' "${headers[@]}" | grep -v __ | sort -u >"$tmp/errors"
 	while read -r name error; do
 		file=$(page_of "$name")
 		[[ ! $file ]] || grep -q "\\\\-$error\>" "$file" ||
@@ -340,16 +355,22 @@ extract() {
 }
 
 programs() {
-	sed -nE 's/^\.\\" PROGRAM ([a-z_]+)\.c( RUNS)?$/\1\2/p' "$1"
+	sed -nE 's/^\.\\" PROGRAM ([a-z_]+\.(c|cpp))( RUNS)?$/\1\3/p' "$1"
 }
 
 compiles() {
+	local compiler=("$cc") libraries=("$build/libevering.a") source=$tmp/$2
 	[[ -e $build/libevering.a ]] || skip "no $build/libevering.a"
-	need "$cc"
-	extract "$1" "$2.c" >"$tmp/$2.c"
-	[[ -s $tmp/$2.c ]] || echo 'nothing there'
-	"$cc" -Wall -Wextra -Werror "${sanitize[@]}" -Iuapi -Ilib -pthread \
-		-o "$tmp/$2" "$tmp/$2.c" "$build/libevering.a"
+	[[ $2 == *.cpp ]] && compiler=("$cxx" -std=c++20)
+	need "${compiler[0]}"
+	extract "$1" "$2" >"$source"
+	[[ -s $source ]] || echo 'nothing there'
+	if grep -q '^#include <evering_uring\.h>' "$source"; then
+		has_liburing || skip 'no liburing.h'
+		libraries+=(-luring)
+	fi
+	"${compiler[@]}" -Wall -Wextra -Werror "${sanitize[@]}" -Iuapi -Ilib \
+		-pthread -o "${source%.*}" "$source" "${libraries[@]}"
 }
 
 runs() {
@@ -358,6 +379,8 @@ runs() {
 	output=$(timeout -k 5 60 "$tmp/$1" 2>&1)
 	status=$?
 	((!status)) && return
+	# Not in this kernel, or forbidden here.
+	[[ $output == io_uring:* ]] && skip "$output"
 	echo "status $status: $output"
 	return 1
 }
@@ -391,8 +414,8 @@ text_check 'mandoc has nothing to say' mandoc_likes
 text_check 'groff has nothing to say' groff_likes
 for file in "${pages[@]}"; do
 	while read -r program run; do
-		check "${file##*/}: $program.c compiles" silent compiles "$file" "$program"
-		[[ $run ]] && check "${file##*/}: $program.c runs" silent runs "$program"
+		check "${file##*/}: $program compiles" silent compiles "$file" "$program"
+		[[ $run ]] && check "${file##*/}: $program runs" silent runs "${program%.*}"
 	done < <(programs "$file")
 done
 check 'the programs of evering_listen(3) and evering_connect(3) meet' silent meet

@@ -8,6 +8,7 @@
 #include "common.h"
 
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 
 FIXTURE(event_loop)
 {
@@ -515,6 +516,49 @@ TEST_F(event_loop, a_wait_sleeps_on_a_descriptor_that_was_made_nonblocking)
 	EXPECT_EQ(-EPIPE, evering_recv(self->duo.ev, &v, 4, PLENTY));
 	EXPECT_EQ(0, reap(self->duo.pid));
 	self->duo.pid = 0;
+}
+
+/* As evering_bell says; no faster way is needed here. */
+static int ring_bell(const struct evering_bell *bell)
+{
+	const uint64_t one = 1;
+
+	if (bell->command)
+		return ioctl(bell->fd, bell->command,
+			     (unsigned long)EVERING_RX);
+	return write(bell->fd, &one, sizeof(one)) == sizeof(one) ? 0 : -errno;
+}
+
+TEST_F(event_loop, a_flush_that_was_begun_wakes_when_its_bell_is_rung)
+{
+	struct evering_bell bell;
+	uint32_t v, i;
+	void *slot;
+
+	ASSERT_EQ(0, evering_flush_begin(self->a, &bell));
+	for (i = 0; i < 100; i++) {
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		slot = evering_reserve(self->a);
+		ASSERT_NE(NULL, slot);
+		memcpy(slot, &i, 4);
+		evering_commit(self->a);
+		ASSERT_EQ(1, evering_flush_begin(self->a, &bell));
+		ASSERT_FALSE(tells(self->b, EVERING_RX, i < 3 ? QUIET : 0));
+		ASSERT_LE(0, ring_bell(&bell));
+		ASSERT_TRUE(tells(self->b, EVERING_RX, SURELY));
+		/* It is known to be awake, until it is armed again. */
+		ASSERT_EQ(0, evering_flush_begin(self->a, &bell));
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(i, v);
+	}
+	/* Disarmed between the two: the same ring is owed again when it is armed. */
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	ASSERT_EQ(1, evering_flush_begin(self->a, &bell));
+	evering_disarm(self->b, EVERING_RX);
+	ASSERT_LE(0, ring_bell(&bell));
+	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+	ASSERT_EQ(0, evering_send(self->a, &i, 4, EVERING_NOWAIT));
+	EXPECT_TRUE(tells(self->b, EVERING_RX, SURELY));
 }
 
 static int wait_to_be_killed(struct evering *ev, void *arg)

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+/*
+ * uring.c: <evering_uring.h>, channels in a loop of liburing: a watch from its first
+ * event to its last, many peers woken by one system call, and the arena as a fixed
+ * buffer.
+ */
+#include "common.h"
+
+#include <sys/epoll.h>
+
+#include <evering_uring.h>
+
+#define MANY 100
+#define TAG 77
+
+FIXTURE(uring)
+{
+	struct io_uring ring;
+	bool there;
+	struct evering_params p;
+	struct evering *ev[MANY][2];
+	struct evering *from[MANY];
+};
+
+BACKEND_VARIANTS(uring);
+
+FIXTURE_SETUP(uring)
+{
+	int ret;
+
+	REQUIRE_BACKEND(variant->backend);
+	ret = io_uring_queue_init(256, &self->ring, 0);
+	if (ret)
+		SKIP(return, "no io_uring: %s", strerror(-ret));
+	self->there = true;
+	self->p = params_sized(variant->backend, 64, 16, 1 << 16);
+	ASSERT_EQ(0, evering_pair(&self->p, self->ev[0]));
+}
+
+FIXTURE_TEARDOWN(uring)
+{
+	int i;
+
+	for (i = 0; i < MANY; i++)
+		close_pair(self->ev[i]);
+	if (self->there)
+		io_uring_queue_exit(&self->ring);
+}
+
+/* The next completion, as @watch takes it; -ETIMEDOUT if none comes. */
+static int next_event(struct io_uring *ring, struct evering_uring *watch,
+		      int64_t timeout_ns)
+{
+	struct io_uring_cqe *cqe;
+	int ret = evering_uring_wait(ring, timeout_ns, &cqe);
+
+	if (ret)
+		return ret;
+	ret = cqe->user_data == TAG ? evering_uring_event(watch, cqe) :
+				      -EBADMSG;
+	io_uring_cqe_seen(ring, cqe);
+	return ret;
+}
+
+TEST_F(uring, a_watch_tells_of_each_entry_and_is_submitted_once)
+{
+	struct evering *a = self->ev[0][0], *b = self->ev[0][1];
+	struct evering_uring watch;
+	uint32_t v, i;
+
+	evering_uring_init(&watch, b, EVERING_RX, TAG);
+	for (i = 0; i < 1000; i++) {
+		ASSERT_EQ(0,
+			  evering_uring_arm(&self->ring, &watch, EVERING_RX));
+		/* The first time: that it is there, before anybody rings. */
+		if (!i) {
+			ASSERT_EQ(1, io_uring_submit(&self->ring));
+			ASSERT_EQ(-EAGAIN, next_event(&self->ring, &watch,
+						      EVERING_NOWAIT));
+		}
+		ASSERT_EQ(0, io_uring_sq_ready(&self->ring));
+		ASSERT_EQ(0, evering_send(a, &i, 4, EVERING_NOWAIT));
+		ASSERT_EQ(1, next_event(&self->ring, &watch, PLENTY));
+		ASSERT_EQ(0, evering_recv(b, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(i, v);
+	}
+	ASSERT_EQ(1, evering_uring_stop(&self->ring, &watch, TAG + 1));
+	EXPECT_EQ(-ESHUTDOWN,
+		  evering_uring_arm(&self->ring, &watch, EVERING_RX));
+}
+
+TEST_F(uring, what_is_there_is_not_waited_for)
+{
+	struct evering_uring watch;
+	uint32_t v = 1;
+
+	evering_uring_init(&watch, self->ev[0][1], EVERING_RX, TAG);
+	ASSERT_EQ(0, evering_send(self->ev[0][0], &v, 4, EVERING_NOWAIT));
+	EXPECT_EQ(EVERING_RX,
+		  evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	EXPECT_EQ(0, io_uring_sq_ready(&self->ring));
+	EXPECT_EQ(0, evering_uring_stop(&self->ring, &watch, TAG + 1));
+}
+
+TEST_F(uring, the_end_is_told_and_a_watch_ends_with_its_last_completion)
+{
+	struct evering_uring watch;
+	struct io_uring_cqe *cqe;
+	int ret, last = 0;
+
+	evering_uring_init(&watch, self->ev[0][1], EVERING_RX, TAG);
+	ASSERT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	ASSERT_EQ(-ETIMEDOUT, next_event(&self->ring, &watch, MSEC));
+	evering_close(self->ev[0][0]);
+	self->ev[0][0] = NULL;
+	ASSERT_EQ(1, next_event(&self->ring, &watch, PLENTY));
+	EXPECT_EQ(-EPIPE, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	ret = evering_uring_stop(&self->ring, &watch, TAG + 1);
+	ASSERT_LE(0, ret);
+	while (ret && !last) {
+		ASSERT_EQ(0, evering_uring_wait(&self->ring, PLENTY, &cqe));
+		if (cqe->user_data == TAG)
+			last = !evering_uring_event(&watch, cqe);
+		io_uring_cqe_seen(&self->ring, cqe);
+	}
+	EXPECT_FALSE(watch.watched);
+}
+
+TEST_F(uring, bad_times_are_refused)
+{
+	struct io_uring_cqe *cqe;
+
+	EXPECT_EQ(-EINVAL, evering_uring_wait(&self->ring, -2, &cqe));
+	EXPECT_EQ(-EINVAL, evering_uring_wait(&self->ring, INT64_MIN, &cqe));
+	EXPECT_EQ(-EAGAIN,
+		  evering_uring_wait(&self->ring, EVERING_NOWAIT, &cqe));
+}
+
+static void put(struct evering *ev, uint32_t v)
+{
+	void *slot = evering_reserve(ev);
+
+	if (!slot)
+		_exit(90);
+	memcpy(slot, &v, sizeof(v));
+	evering_commit(ev);
+}
+
+/* How many of the receivers' descriptors an epoll set says to be ready. */
+static int ready_of(int set)
+{
+	struct epoll_event events[MANY];
+
+	return epoll_wait(set, events, MANY, 0);
+}
+
+/* Every second of them sleeps. */
+TEST_F(uring, many_peers_are_woken_by_one_flush)
+{
+	uint32_t round, i, v;
+	int set = epoll_create1(EPOLL_CLOEXEC);
+	struct io_uring_cqe *cqe;
+	struct rlimit limit;
+
+	ASSERT_LE(0, set);
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	limit.rlim_cur = limit.rlim_max;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	for (i = 0; i < MANY; i++) {
+		struct epoll_event e = { .events = EPOLLIN };
+
+		if (i) {
+			int ret = evering_pair(&self->p, self->ev[i]);
+
+			if (ret == -EMFILE)
+				SKIP(return, "not enough descriptors");
+			ASSERT_EQ(0, ret);
+		}
+		self->from[i] = self->ev[i][0];
+		if (i % 2)
+			ASSERT_EQ(0, epoll_ctl(set, EPOLL_CTL_ADD,
+					       evering_fd(self->ev[i][1]), &e));
+	}
+	for (round = 0; round < 20; round++) {
+		for (i = 1; i < MANY; i += 2)
+			ASSERT_EQ(0, evering_arm(self->ev[i][1], EVERING_RX));
+		ASSERT_EQ(0, ready_of(set));
+		for (i = 0; i < MANY; i++)
+			put(self->from[i], round * MANY + i);
+		ASSERT_EQ(0, ready_of(set));
+		ASSERT_EQ(MANY / 2,
+			  evering_uring_flush_many(&self->ring, self->from,
+						   MANY, TAG));
+		ASSERT_EQ(MANY / 2, ready_of(set));
+		/* Nobody sleeps who has not been rung. */
+		ASSERT_EQ(0, evering_uring_flush_many(&self->ring, self->from,
+						      MANY, TAG));
+		/* Linux 6.1 completes commands that were to be silent. */
+		while (!io_uring_peek_cqe(&self->ring, &cqe)) {
+			ASSERT_LE(0, cqe->res);
+			ASSERT_EQ(TAG, cqe->user_data);
+			io_uring_cqe_seen(&self->ring, cqe);
+		}
+		for (i = 0; i < MANY; i++) {
+			ASSERT_EQ(0, evering_recv(self->ev[i][1], &v, 4,
+						  EVERING_NOWAIT));
+			ASSERT_EQ(round * MANY + i, v);
+		}
+	}
+	close(set);
+}
+
+/* More of them than the ring has room for submissions. */
+TEST_F(uring, a_small_ring_wakes_as_many)
+{
+	struct io_uring small;
+	uint32_t i;
+
+	ASSERT_EQ(0, io_uring_queue_init(4, &small, 0));
+	for (i = 0; i < 16; i++) {
+		if (i)
+			ASSERT_EQ(0, evering_pair(&self->p, self->ev[i]));
+		self->from[i] = self->ev[i][0];
+		ASSERT_EQ(0, evering_arm(self->ev[i][1], EVERING_RX));
+		put(self->from[i], i);
+	}
+	EXPECT_EQ(16, evering_uring_flush_many(&small, self->from, 16, 0));
+	for (i = 0; i < 16; i++) {
+		struct pollfd fd = { .fd = evering_fd(self->ev[i][1]),
+				     .events = POLLIN };
+
+		EXPECT_EQ(1, poll(&fd, 1, 0));
+	}
+	io_uring_queue_exit(&small);
+}
+
+/* A file's bytes appear in the peer's view of the arena. */
+TEST_F(uring, an_arena_is_a_fixed_buffer)
+{
+	struct evering *a = self->ev[0][0], *b = self->ev[0][1];
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	char text[4096], *buf;
+	const char *seen;
+	int fd, ret;
+
+	memset(text, 'e', sizeof(text));
+	fd = memfd_create("evering-test", MFD_CLOEXEC);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ((ssize_t)sizeof(text), write(fd, text, sizeof(text)));
+	EXPECT_EQ(-ENXIO, evering_uring_register_arena(&self->ring, 3, a));
+	ret = io_uring_register_buffers_sparse(&self->ring, 8);
+	if (ret)
+		SKIP(return, "no sparse tables before Linux 5.19");
+	EXPECT_EQ(-EINVAL, evering_uring_register_arena(&self->ring, 8, a));
+	ret = evering_uring_register_arena(&self->ring, 3, a);
+	/* Linux before 6.5 takes no mappings of files but shmem's. */
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, "this kernel registers no mappings of files");
+	ASSERT_EQ(0, ret);
+	buf = evering_alloc(a, sizeof(text), 0);
+	ASSERT_NE(NULL, buf);
+	sqe = io_uring_get_sqe(&self->ring);
+	io_uring_prep_read_fixed(sqe, fd, buf, sizeof(text), 0, 3);
+	ASSERT_EQ(0, evering_uring_wait(&self->ring, PLENTY, &cqe));
+	EXPECT_EQ((int)sizeof(text), cqe->res);
+	io_uring_cqe_seen(&self->ring, cqe);
+	seen = evering_peer_buffer(b, evering_offset(a, buf), sizeof(text));
+	ASSERT_NE(NULL, seen);
+	EXPECT_EQ(0, memcmp(text, seen, sizeof(text)));
+	EXPECT_EQ(0, evering_uring_unregister_arena(&self->ring, 3));
+	evering_free(a, buf);
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
