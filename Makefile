@@ -72,6 +72,10 @@ programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
 	$(BUILD)/alloc
 example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
+# Examples that want more than the library, each where there is what it wants.
+loop_programs := $(addprefix $(BUILD)/examples/,$(if $(have_uring),loop_uring) \
+	$(if $(wildcard /usr/include/uv.h),loop_uv) \
+	$(if $(shell command -v $(CXX)),worker))
 test_names := $(basename $(notdir $(filter-out $(if $(have_uring),, \
 	selftests/uring.c),$(wildcard selftests/*.c))))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
@@ -167,8 +171,25 @@ $(example_programs): $(BUILD)/examples/%: tools/examples/%.c $(static) Makefile
 	$(Q)$(compile) -std=c11 -pedantic -MF $(obj)/tools/examples/$*.d \
 		$(LDFLAGS) -o $@ $< $(static)
 
+$(BUILD)/examples/loop_uring $(BUILD)/examples/loop_uv: $(BUILD)/examples/%: \
+		tools/examples/loops/%.c $(static) Makefile
+	@mkdir -p $(@D) $(obj)/tools/examples
+	$(call say,CC $<)
+	$(Q)$(compile) -std=c11 -pedantic -MF $(obj)/tools/examples/$*.d \
+		$(LDFLAGS) -o $@ $< $(static) $(libs)
+
+$(BUILD)/examples/loop_uring: private libs := -l:liburing.a
+$(BUILD)/examples/loop_uv: private libs := -luv
+
+$(BUILD)/examples/worker: tools/examples/loops/worker.cpp $(static) Makefile
+	@mkdir -p $(@D) $(obj)/tools/examples
+	$(call say,CXX $<)
+	$(Q)$(CXX) $(CPPFLAGS) -std=c++20 -Iuapi -Ilib -Wall -Wextra \
+		$(if $(WERROR),-Werror) -pthread $(sanitize) $(CFLAGS) -MMD -MP \
+		-MF $(obj)/tools/examples/worker.d $(LDFLAGS) -o $@ $< $(static)
+
 .PHONY: examples
-examples: $(example_programs) ## build the examples of tools/examples
+examples: $(example_programs) $(loop_programs) ## build the examples of tools/examples
 	@:
 
 # What the bench compares with beside sockets, each where there is what it needs;
@@ -436,5 +457,6 @@ clean: ## remove everything that was built
 
 -include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/speed.d \
 	$(obj)/tools/alloc.d \
-	$(example_programs:$(BUILD)/examples/%=$(obj)/tools/examples/%.d) \
+	$(patsubst $(BUILD)/examples/%,$(obj)/tools/examples/%.d, \
+		$(example_programs) $(loop_programs)) \
 	$(test_names:%=$(obj)/selftests/%.d)

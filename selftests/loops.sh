@@ -1,0 +1,336 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Tests of the event loops' examples, tools/examples/loop_epoll.c and those of loops/,
+# on each backend that is there: a hundred channels on one thread, all answers right,
+# nobody starved, clients and servers killed, nothing leaked, and no CPU used by who
+# has nothing to do.  TAP.
+#
+#	BUILD=dir		where examples/ lies (build)
+#	EVERING_BACKEND=name	on this one alone, instead of on each that is here
+#	EVERING_SHORT=1		fewer requests
+#	EVERING_GUEST=1		the device alone, and what it has a part in
+#	EVERING_SLOW=n		so many times as long where time is bounded
+
+# shellcheck source=selftests/common.sh
+. "$(dirname "$0")/common.sh"
+[[ -x $build/examples/loop_epoll ]] || bail_out "no $build/examples/loop_epoll"
+limit=$((slow > 1 ? 300 : 120))
+rounds=200
+[[ $short || $guest ]] && rounds=40
+head -c 250000 /dev/urandom >"$tmp/file"
+
+# ------------------------------------------------------------------ machinery
+
+# run STATUS PROGRAM ARGUMENT...: an example ends with this status.
+run() {
+	exits "$1" "$bin/$2" "${@:3}"
+}
+
+# serve NAME: in the background, until it listens; it is $server, and what drives it is
+# $client with $file, which is empty or the file.
+serve() {
+	read -r program file <<<"$1"
+	client=loop_epoll
+	[[ $file ]] && client=$program
+	: >served
+	: >served-err
+	# shellcheck disable=SC2086 # there may be none
+	"$bin/$program" serve $file >served 2>served-err &
+	server=$!
+	soon test -s served || {
+		cat served-err
+		return 1
+	}
+}
+
+# stop SIGNAL STATUS: the server ends, so, and had nothing to complain of.
+stop() {
+	local status
+	kill "-$1" "$server"
+	wait "$server"
+	status=$?
+	((status == $2)) && [[ ! -s served-err ]] && return
+	echo "SIG$1: status $status, not $2"
+	cat served-err
+	return 1
+}
+
+# drive N ROUNDS [OPTION...]: that many channels, all answers right.
+drive() {
+	# shellcheck disable=SC2086 # there may be none
+	run 0 "$client" --channels="$1" --rounds="$2" "${@:3}" drive $file &&
+		says "$1 channels, $2 requests each, all right" out
+}
+
+# begin N OUT OPTION...: the same in the background, as $driver.
+begin() {
+	# shellcheck disable=SC2086 # there may be none
+	"$bin/$client" --channels="$1" "${@:3}" drive $file >"$2" 2>"$2-err" &
+	driver=$!
+}
+
+descriptors() {
+	local fds=("/proc/$1/fd"/*)
+	echo "${#fds[@]}"
+}
+
+# descriptors_are PID N
+descriptors_are() {
+	(($(descriptors "$1") == $2))
+}
+
+descriptors_over() {
+	(($(descriptors "$1") > $2)) && return
+	echo 'the channels that are left are not there'
+	return 1
+}
+
+children() {
+	cat "/proc/$1/task/$1/children" 2>/dev/null
+}
+
+# used PID: how often it has slept or been put aside, and the time it has used.
+used() {
+	grep ctxt_switches "/proc/$1/status"
+	cut -d' ' -f 14,15 "/proc/$1/stat"
+}
+
+asleep() {
+	grep -q '^State:.S' "/proc/$1/status"
+}
+
+# ---------------------------------------------------------------------- tests
+
+# The last three want a library, or a compiler, that is not everywhere.
+for name in loop_epoll loop_uring loop_uv worker; do
+	[[ ! -x $build/examples/$name ]] || cp "$build/examples/$name" "$bin"
+done
+
+built() {
+	[[ -x $bin/${1%% *} ]] || skip "${1%% *} is not built: what it needs is not here"
+	[[ $1 != loop_uring* ]] || uring_works || skip 'no io_uring here'
+}
+
+# Whether the kernel lets it be: containers often do not.
+uring_works() {
+	: >served
+	"$bin/loop_uring" --socket="@loops-try-$$" serve >tried 2>tried-err &
+	local pid=$! status
+	soon test -s tried -o -s tried-err
+	kill "$pid" 2>/dev/null
+	wait "$pid"
+	status=$?
+	[[ ! -s tried-err ]] && ((status == 0))
+}
+
+options() {
+	built "$1"
+	run 0 "$1" --help && says "Usage: $1" out && [[ ! -s err ]] &&
+		run 2 "$1" --nonsense && says "Usage: $1" && [[ ! -s out ]] &&
+		run 2 "$1" && run 2 "$1" nonsense && run 2 "$1" serve a b &&
+		run 2 "$1" --channels=0 drive && says '--channels=0: must be 1..' &&
+		run 2 "$1" --rounds=1x drive && says '--rounds=1x: must be' &&
+		run 1 "$1" drive && says 'loop.socket: No such file' &&
+		says 'is a server running' &&
+		run 1 "$1" --socket=none/here serve && says 'No such file'
+}
+
+# Everything right, and nobody had more than two turns while others waited.
+hundred() {
+	local n
+	built "$1"
+	serve "$1" && drive 100 $rounds && stop TERM 0 &&
+		says "100 channels, $((100 * rounds)) requests" served || return
+	[[ $1 == worker ]] && return
+	n=$(sed -nE 's/.*at most ([0-9]+) in a row$/\1/p' served)
+	[[ $n ]] && ((n >= 1 && n <= 8)) && return
+	echo "at most ${n:-?} in a row"
+	return 1
+}
+
+# Its own client, and a socket without a file.
+own_client() {
+	built "$1"
+	local socket="@loops-$$"
+	serve "$1 --socket=$socket" &&
+		run 0 "$1" --socket="$socket" --rounds=$rounds drive &&
+		says "100 channels, $rounds requests each, all right" out &&
+		run 1 "$1" --socket="$socket" serve &&
+		says 'Address already in use; stop who listens' && stop INT 0
+}
+
+# With a hundred channels that have had answers and want nothing: half a second without
+# being put on a CPU even once.  What was under way before it, the listener's clock
+# among others, ends.
+idle() {
+	built "$1"
+	serve "$1" && begin 100 held --rounds=5 --hold && soon grep -q right held &&
+		soon still && soon asleep "$server" && kill_driver && stop TERM 0
+}
+
+still() {
+	local before
+	before=$(used "$server")
+	sleep 0.5
+	[[ $(used "$server") == "$before" ]]
+}
+
+# kill_driver: it and its children.
+kill_driver() {
+	# shellcheck disable=SC2046 # a list
+	kill -KILL "$driver" $(children "$driver")
+	wait "$driver"
+	return 0
+}
+
+# Some that work without end, some that only hold; half of each are killed, and others
+# go on; in the end the server has what it began with.
+clients_killed() {
+	local base hog hold
+	built "$1"
+	serve "$1" && base=$(descriptors "$server") || return
+	begin 40 hogs --rounds=0
+	hog=$driver
+	begin 40 holders --rounds=3 --hold
+	hold=$driver
+	soon grep -q right holders || return
+	for driver in "$hog" "$hold"; do
+		# shellcheck disable=SC2046 # a list
+		set -- $(children "$driver")
+		(($# == 4)) && kill -KILL "$1" "$3" || return
+	done
+	drive 100 $rounds && descriptors_over "$server" "$base" || return
+	for driver in "$hog" "$hold"; do
+		kill_driver
+	done
+	soon descriptors_are "$server" "$base" && drive 100 $rounds &&
+		soon descriptors_are "$server" "$base" && stop TERM 0
+}
+
+# ends_at_work NAME SIGNAL STATUS: the server does while it has much to do for a hundred
+# channels, and its clients say so.
+ends_at_work() {
+	local base each
+	built "$1"
+	serve "$1" && base=$(descriptors "$server") &&
+		begin 4 four --rounds=1 --hold && soon grep -q right four || return
+	each=$((($(descriptors "$server") - base) / 4))
+	kill_driver
+	soon descriptors_are "$server" "$base" && begin 100 hogs --rounds=0 &&
+		soon descriptors_are "$server" $((base + 100 * each)) &&
+		stop "$2" "$3" || return
+	wait "$driver"
+	(($? == 1)) && says 'the server is gone' hogs-err &&
+		says '4 of 4 processes failed' hogs-err || return
+	[[ $2 != KILL ]] || rm loop.socket
+}
+
+# More than there are descriptors for: those get none, the others are served, and so are
+# who come when there are some again.
+too_many() {
+	local base
+	built "$1"
+	(
+		ulimit -n 64 || exit
+		exec "$bin/$1" serve
+	) >served 2>served-err &
+	server=$! client=loop_epoll file=
+	soon test -s served || return
+	base=$(descriptors "$server")
+	run 1 loop_epoll --channels=100 --processes=1 drive || return
+	says 'Too many open files; allow more' served-err || return
+	: >served-err
+	soon descriptors_are "$server" "$base" && drive 3 5 && stop TERM 0
+}
+
+# What does not speak, speaks nonsense, or hangs up.
+strangers() {
+	local base
+	built "$1"
+	need python3
+	serve "$1" || return
+	base=$(descriptors "$server")
+	python3 - <<-'PY' || return
+		import socket
+		for text in (b"", b"hello", b"\0" * 100):
+		    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+		    s.connect("loop.socket")
+		    if text:
+		        s.send(text)
+		    s.close()
+	PY
+	drive 100 5 && soon descriptors_are "$server" "$base" && stop TERM 0
+}
+
+# A file that has no whole number of blocks, and another at the client.
+blocks() {
+	built loop_uring
+	head -c 5000 "$tmp/file" >short
+	: >empty
+	serve 'loop_uring short' && drive 10 70 && stop TERM 0 || return
+	serve 'loop_uring empty' && drive 10 70 && stop TERM 0 || return
+	serve "loop_uring $tmp/file" &&
+		run 1 loop_uring --channels=4 drive short &&
+		says 'is it the same file' && stop TERM 0 || return
+	run 1 loop_uring serve nowhere && says 'nowhere: No such file'
+}
+
+# The least that may be pinned is too little for a hundred arenas.
+not_pinned() {
+	built loop_uring
+	((!EUID)) || skip 'not root'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'setpriv(1) cannot'
+	chmod 755 "$tmp" "$bin" && chmod 777 . && chmod 644 "$tmp/file"
+	"${as_nobody[@]}" test -x "$bin/loop_uring" ||
+		skip 'the folder is not for everybody'
+	[[ $EVERING_BACKEND != device ]] ||
+		"${as_nobody[@]}" test -w /dev/evering ||
+		skip '/dev/evering is not for everybody'
+	ulimit -l 1024
+	: >served
+	: >served-err
+	"${as_nobody[@]}" "$bin/loop_uring" serve "$tmp/file" >served 2>served-err &
+	server=$! client=loop_uring file=$tmp/file
+	soon test -s served -o -s served-err
+	[[ -s served ]] || skip "no io_uring for everybody"
+	drive 100 40 && stop TERM 0
+}
+
+# ------------------------------------------------------------------------- all
+
+# on BACKEND
+on() {
+	export EVERING_BACKEND=$1
+	local name
+	local names=(loop_epoll loop_uring "loop_uring $tmp/file" loop_uv worker)
+	[[ $guest ]] && names=(loop_epoll "loop_uring $tmp/file")
+	for name in "${names[@]}"; do
+		local what="${name/$tmp\//}, $1"
+		check "$what: a hundred channels" hundred "$name"
+		check "$what: idle" idle "$name"
+		check "$what: clients killed" clients_killed "$name"
+		[[ $guest ]] || check "$what: ended at work" ends_at_work "$name" TERM 0
+		check "$what: killed" ends_at_work "$name" KILL 137
+		[[ $name == *' '* || $guest ]] && continue
+		check "$what: its own client" own_client "$name"
+		check "$what: strangers" strangers "$name"
+		check "$what: too many" too_many "$name"
+	done
+	check "loop_uring, $1: blocks" blocks
+	check "loop_uring, $1: not pinned" not_pinned
+}
+
+echo 'TAP version 13'
+if [[ $guest ]]; then
+	[[ " ${backends[*]} " == *' device '* ]] && on device
+else
+	for name in loop_epoll loop_uring loop_uv worker; do
+		check "$name: options" options "$name"
+	done
+	for backend in "${backends[@]}"; do
+		on "$backend"
+	done
+fi
+
+plan
