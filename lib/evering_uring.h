@@ -36,8 +36,8 @@
  * While a watch is in the kernel the ring holds the descriptor, and the completion
  * that is to come holds @user_data.  So a channel ends in this order:
  *
- *	evering_uring_stop(), if it returned 1: its last completion, for which
- *	evering_uring_event() returns 0; then evering_close(), and then the memory.
+ *	evering_uring_stop(); while it returns 1: a completion, evering_uring_event(),
+ *	and evering_uring_stop() again; then evering_close(), and then the memory.
  *
  * A read into the arena that is under way is likewise waited for before
  * evering_close().
@@ -67,7 +67,8 @@ extern "C" {
  * @user_data: of its completions
  * @events: what the poll is for
  * @watched: the poll is in the kernel, or about to be: a completion will come
- * @stopped: and it is to be the last one
+ * @removing: so is its removal
+ * @stopped: there is to be no other poll
  *
  * The caller's memory; the members are private.
  */
@@ -76,6 +77,7 @@ struct evering_uring {
 	uint64_t user_data;
 	unsigned int events;
 	bool watched;
+	bool removing;
 	bool stopped;
 };
 
@@ -96,6 +98,7 @@ static inline void evering_uring_init(struct evering_uring *watch,
 	watch->user_data = user_data;
 	watch->events = (unsigned int)evering_events(ev, what);
 	watch->watched = false;
+	watch->removing = false;
 	watch->stopped = false;
 }
 
@@ -181,17 +184,24 @@ static inline int evering_uring_arm(struct io_uring *ring,
  * The kernel may end a multishot poll at any time, when completions overflow for
  * instance; the next evering_uring_arm() begins another.
  *
- * Returns 1: there may be something to do, look and then arm again; 0: that was the
- * last one of a watch that was stopped, and nothing refers to it any more; negative
- * errno: the kernel does not poll, -EINVAL before Linux 5.13.
+ * Returns 1: there may be something to do, look and then arm again, or if it was
+ * stopped call evering_uring_stop() again; 0: it was stopped, and nothing refers to it
+ * any more; negative errno: the kernel does not poll, -EINVAL before Linux 5.13.
  */
 static inline int evering_uring_event(struct evering_uring *watch,
 				      const struct io_uring_cqe *cqe)
 {
-	if (!(cqe->flags & IORING_CQE_F_MORE))
+	/* A poll that ends says neither. */
+	bool removal =
+		watch->removing &&
+		(cqe->res == 0 || cqe->res == -ENOENT || cqe->res == -EALREADY);
+
+	if (removal)
+		watch->removing = false;
+	else if (!(cqe->flags & IORING_CQE_F_MORE))
 		watch->watched = false;
 	if (watch->stopped)
-		return watch->watched;
+		return watch->watched || watch->removing;
 	return cqe->res < 0 && cqe->res != -ECANCELED ? cqe->res : 1;
 }
 
@@ -199,28 +209,30 @@ static inline int evering_uring_event(struct evering_uring *watch,
  * evering_uring_stop - take the poll out of the ring
  * @ring: ring
  * @watch: watch
- * @user_data: of the completion of the removal itself, whose result does not matter
  *
- * Returns 0: it was not there, or not any more; 1: a last completion will come, for
- * which evering_uring_event() returns 0; -EBUSY, -EAGAIN, …: as
- * evering_uring_watch(), try again.
+ * The kernel does not remove a poll while it is about to tell of an event, so this
+ * may take more than one call.
+ *
+ * Returns 0: nothing refers to the watch any more; 1: a completion will come, for
+ * evering_uring_event(): if that returns 1, call this again; -EBUSY, -EAGAIN, …: as
+ * evering_uring_watch(), call this again.
  */
 static inline int evering_uring_stop(struct io_uring *ring,
-				     struct evering_uring *watch,
-				     uint64_t user_data)
+				     struct evering_uring *watch)
 {
 	struct io_uring_sqe *sqe;
 	int error;
 
-	if (watch->watched && !watch->stopped) {
+	watch->stopped = true;
+	if (watch->watched && !watch->removing) {
 		sqe = evering_uring__sqe(ring, &error);
 		if (!sqe)
 			return error;
 		io_uring_prep_poll_remove(sqe, watch->user_data);
-		io_uring_sqe_set_data64(sqe, user_data);
+		io_uring_sqe_set_data64(sqe, watch->user_data);
+		watch->removing = true;
 	}
-	watch->stopped = true;
-	return watch->watched;
+	return watch->watched || watch->removing;
 }
 
 static inline int64_t evering_uring__now(void)

@@ -6,6 +6,7 @@
  */
 #include "common.h"
 
+#include <pthread.h>
 #include <sys/epoll.h>
 
 #include <evering_uring.h>
@@ -62,6 +63,17 @@ static int next_event(struct io_uring *ring, struct evering_uring *watch,
 	return ret;
 }
 
+/* 0: nothing refers to the watch any more. */
+static int stop(struct io_uring *ring, struct evering_uring *watch)
+{
+	int ret;
+
+	do
+		ret = evering_uring_stop(ring, watch);
+	while (ret == 1 && (ret = next_event(ring, watch, PLENTY)) == 1);
+	return ret;
+}
+
 TEST_F(uring, a_watch_tells_of_each_entry_and_is_submitted_once)
 {
 	struct evering *a = self->ev[0][0], *b = self->ev[0][1];
@@ -84,7 +96,7 @@ TEST_F(uring, a_watch_tells_of_each_entry_and_is_submitted_once)
 		ASSERT_EQ(0, evering_recv(b, &v, 4, EVERING_NOWAIT));
 		ASSERT_EQ(i, v);
 	}
-	ASSERT_EQ(1, evering_uring_stop(&self->ring, &watch, TAG + 1));
+	EXPECT_EQ(0, stop(&self->ring, &watch));
 	EXPECT_EQ(-ESHUTDOWN,
 		  evering_uring_arm(&self->ring, &watch, EVERING_RX));
 }
@@ -99,14 +111,13 @@ TEST_F(uring, what_is_there_is_not_waited_for)
 	EXPECT_EQ(EVERING_RX,
 		  evering_uring_arm(&self->ring, &watch, EVERING_RX));
 	EXPECT_EQ(0, io_uring_sq_ready(&self->ring));
-	EXPECT_EQ(0, evering_uring_stop(&self->ring, &watch, TAG + 1));
+	EXPECT_EQ(0, evering_uring_stop(&self->ring, &watch));
 }
 
 TEST_F(uring, the_end_is_told_and_a_watch_ends_with_its_last_completion)
 {
 	struct evering_uring watch;
 	struct io_uring_cqe *cqe;
-	int ret, last = 0;
 
 	evering_uring_init(&watch, self->ev[0][1], EVERING_RX, TAG);
 	ASSERT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
@@ -115,15 +126,48 @@ TEST_F(uring, the_end_is_told_and_a_watch_ends_with_its_last_completion)
 	self->ev[0][0] = NULL;
 	ASSERT_EQ(1, next_event(&self->ring, &watch, PLENTY));
 	EXPECT_EQ(-EPIPE, evering_uring_arm(&self->ring, &watch, EVERING_RX));
-	ret = evering_uring_stop(&self->ring, &watch, TAG + 1);
-	ASSERT_LE(0, ret);
-	while (ret && !last) {
-		ASSERT_EQ(0, evering_uring_wait(&self->ring, PLENTY, &cqe));
-		if (cqe->user_data == TAG)
-			last = !evering_uring_event(&watch, cqe);
-		io_uring_cqe_seen(&self->ring, cqe);
+	EXPECT_EQ(0, stop(&self->ring, &watch));
+	/* And it stays so. */
+	EXPECT_EQ(0, evering_uring_stop(&self->ring, &watch));
+	EXPECT_EQ(-EAGAIN,
+		  evering_uring_wait(&self->ring, EVERING_NOWAIT, &cqe));
+}
+
+static void *ring_again_and_again(void *arg)
+{
+	struct evering *const *pair = arg;
+	uint32_t v = 0;
+
+	/* The other end is armed all the time, and so rung each time. */
+	while (!evering_send(pair[0], &v, 4, EVERING_WAIT_FOREVER) && !v)
+		;
+	return NULL;
+}
+
+/* The kernel does not remove a poll that is about to tell of something. */
+TEST_F(uring, a_watch_can_be_stopped_while_events_come)
+{
+	struct evering *b = self->ev[0][1];
+	struct evering_uring watch;
+	pthread_t thread;
+	uint32_t v, i, j;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, ring_again_and_again,
+				    self->ev[0]));
+	for (i = 0; i < 3000; i++) {
+		evering_uring_init(&watch, b, EVERING_RX, TAG);
+		for (j = 0; j < i % 4; j++) {
+			while (!evering_recv(b, &v, 4, EVERING_NOWAIT))
+				;
+			if (!evering_uring_arm(&self->ring, &watch, EVERING_RX))
+				io_uring_submit(&self->ring);
+		}
+		ASSERT_EQ(0, stop(&self->ring, &watch));
+		ASSERT_EQ(0, io_uring_cq_ready(&self->ring));
 	}
-	EXPECT_FALSE(watch.watched);
+	evering_close(b);
+	self->ev[0][1] = NULL;
+	pthread_join(thread, NULL);
 }
 
 TEST_F(uring, bad_times_are_refused)

@@ -146,7 +146,7 @@ static void client_drop(struct client *c)
 	int ret;
 
 	c->gone = true;
-	ret = evering_uring_stop(&server.ring, &c->watch, 0);
+	ret = evering_uring_stop(&server.ring, &c->watch);
 	if (ret < 0)
 		client_queue(c); /* to try again */
 	else if (!ret && !c->reading)
