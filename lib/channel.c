@@ -215,6 +215,15 @@ static void *reserve_aligned(size_t size)
 	return start;
 }
 
+/*
+ * EAGAIN is mmap(2)'s word for RLIMIT_MEMLOCK, of who has called mlockall(2), and
+ * madvise(2)'s for a kernel without memory; here it means that a hello has not come.
+ */
+static int map_error(void)
+{
+	return errno == EAGAIN ? -ENOMEM : -errno;
+}
+
 /* A child has no use for the mapping, and no right to be a second writer. */
 int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 		 int prot)
@@ -236,7 +245,7 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 	}
 	map = mmap(at, size, prot, flags, fd, offset);
 	if (map == MAP_FAILED) {
-		int error = -errno;
+		int error = map_error();
 
 		if (at)
 			munmap(at, size);
@@ -246,7 +255,7 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 	e->map_size[region] = size;
 	if (madvise(map, size, MADV_DONTFORK) ||
 	    madvise(map, size, MADV_DONTDUMP))
-		return -errno;
+		return map_error();
 	return 0;
 }
 

@@ -99,17 +99,23 @@ static bool memory_there(size_t size)
 	return sysinfo(&info) || size / info.mem_unit <= info.totalram;
 }
 
+/* May a file be so large?  If not, the kernel would send SIGXFSZ. */
+static bool file_may_be(size_t size)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_FSIZE, &limit) || size <= limit.rlim_cur;
+}
+
 /* Makes, maps and seals a region that this side writes. */
 static int make_region(struct endpoint *e, unsigned int region)
 {
 	size_t size = region_size(&e->geometry, region);
-	struct rlimit limit;
 	int fd, ret;
 
 	if (!size)
 		return 0;
-	/* Instead of SIGXFSZ. */
-	if (!getrlimit(RLIMIT_FSIZE, &limit) && size > limit.rlim_cur)
+	if (!file_may_be(size))
 		return -EFBIG;
 	if (!memory_there(size))
 		return -ENOMEM;
@@ -151,6 +157,8 @@ static int make_status(struct endpoint *e)
 	ssize_t written;
 	int fd;
 
+	if (!file_may_be(size))
+		return -EFBIG;
 	fd = new_memfd(EVERING_REGION_STATUS);
 	if (fd < 0)
 		return fd;
