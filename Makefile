@@ -367,6 +367,12 @@ test-debug: ## run the selftests in a guest with KASAN, lockdep and fault inject
 	@tools/vm debug-kernel
 	@tools/vm test debug $(vm_tests)
 
+.PHONY: soak
+soak: ## everything at once, checked to the byte, for an hour (EVERING_SOAK=seconds)
+	@tools/setup run test
+	@$(MAKE) $(jobs) $(BUILD)/selftests/soak
+	@EVERING_SOAK=$${EVERING_SOAK:-3600} $(BUILD)/selftests/soak
+
 .PHONY: model
 model: ## check models of the protocol with spin, and that they can fail (ARGS=--full)
 	@tools/setup run model
