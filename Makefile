@@ -367,6 +367,18 @@ test-debug: ## run the selftests in a guest with KASAN, lockdep and fault inject
 	@tools/vm debug-kernel
 	@tools/vm test debug $(vm_tests)
 
+.PHONY: test-kcsan
+test-kcsan: ## run the selftests in a guest whose kernel finds data races (KCSAN)
+	@tools/setup run test vm debug
+	@$(MAKE) $(jobs) selftests
+	@tools/vm debug-kernel kcsan
+	@tools/vm test kcsan $(vm_tests)
+
+.PHONY: coverage
+coverage: ## branches of lib/ and kmod/ that the tests take (TESTS=, VM_TESTS=names)
+	@tools/setup run test vm debug coverage
+	@tools/coverage
+
 .PHONY: soak
 soak: ## everything at once, checked to the byte, for an hour (EVERING_SOAK=seconds)
 	@tools/setup run test
