@@ -23,12 +23,14 @@ cxx=${CXX:-g++}
 ffi=$build/libevering-ffi.so
 # What the library was built with has to be linked in.
 san=$(sanitizers "$build/libevering.a")
+# Its warning about fences.
+[[ $san == *thread* ]] && tsan=(-Wno-tsan) || tsan=()
 
 # compile OUTPUT OPTION...: the tests of the wrapper.
 compile() {
 	need "$cxx" g++
 	"$cxx" -std=c++20 -Wall -Wextra -Wpedantic -Werror -g -Iuapi -Ilib -pthread \
-		"${@:2}" -o "$1" selftests/cxx/wrapper.cpp "$build/libevering.a"
+		"${tsan[@]}" "${@:2}" -o "$1" selftests/cxx/wrapper.cpp "$build/libevering.a"
 }
 
 # run PROGRAM TEST
