@@ -90,6 +90,13 @@ children() {
 	cat "/proc/$1/task/$1/children" 2>/dev/null
 }
 
+# has_four PID: it has started all of its processes.
+has_four() {
+	# shellcheck disable=SC2046 # a list
+	set -- $(children "$1")
+	(($# == 4))
+}
+
 # used PID: how often it has slept or been put aside, and the time it has used.
 used() {
 	grep ctxt_switches "/proc/$1/status"
@@ -196,9 +203,10 @@ clients_killed() {
 	hold=$driver
 	soon grep -q right holders || return
 	for driver in "$hog" "$hold"; do
+		soon has_four "$driver" || return
 		# shellcheck disable=SC2046 # a list
 		set -- $(children "$driver")
-		(($# == 4)) && kill -KILL "$1" "$3" || return
+		kill -KILL "$1" "$3" || return
 	done
 	drive 100 $rounds && descriptors_over "$server" "$base" || return
 	for driver in "$hog" "$hold"; do
