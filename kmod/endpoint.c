@@ -15,7 +15,7 @@ static int evr_set_eventfd(struct file *file, void *arg, void __user *uarg)
 {
 	struct evr_endpoint *ep = file->private_data;
 	struct evering_set_eventfd *set = arg;
-	struct eventfd_ctx *ctx = NULL;
+	struct eventfd_ctx *ctx = NULL, *old;
 
 	if (set->reserved)
 		return -EINVAL;
@@ -25,13 +25,14 @@ static int evr_set_eventfd(struct file *file, void *arg, void __user *uarg)
 			return PTR_ERR(ctx);
 	}
 	spin_lock(&ep->channel->lock);
-	swap(ep->eventfd, ctx);
+	old = ep->eventfd;
+	WRITE_ONCE(ep->eventfd, ctx); /* evr_ring() looks without the lock */
 	/* Who sets it and then looks at STATUS misses nothing; nor who does not. */
-	if (ep->eventfd && evr_gone(ep->peer))
-		evr_eventfd_signal(ep->eventfd);
+	if (ctx && evr_gone(ep->peer))
+		evr_eventfd_signal(ctx);
 	spin_unlock(&ep->channel->lock);
-	if (ctx)
-		eventfd_ctx_put(ctx);
+	if (old)
+		eventfd_ctx_put(old);
 	return 0;
 }
 
