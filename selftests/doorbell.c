@@ -540,27 +540,27 @@ static unsigned int stress_tests;
 
 STRESS(processes_at_depth_1_block, .ping_pong = true, .processes = true,
        .policy = { EVERING_BLOCK, EVERING_BLOCK }, .slot = 64, .entries = 4,
-       .sleeps = 600000)
+       .sleeps = 300000)
 
 STRESS(processes_at_depth_1_adaptive, .ping_pong = true, .processes = true,
        .policy = { EVERING_ADAPTIVE, EVERING_ADAPTIVE }, .slot = 64,
-       .entries = 16, .sleeps = 180000)
+       .entries = 16, .sleeps = 90000)
 
 STRESS(processes_at_depth_1_mixed, .ping_pong = true, .processes = true,
        .policy = { EVERING_ADAPTIVE, EVERING_BLOCK }, .slot = 16, .entries = 4,
-       .sleeps = 300000)
+       .sleeps = 150000)
 
 STRESS(processes_at_full_ring_block, .processes = true,
        .policy = { EVERING_BLOCK, EVERING_BLOCK }, .slot = 64, .entries = 4,
-       .sleeps = 600000)
+       .sleeps = 300000)
 
 STRESS(processes_at_full_ring_adaptive, .processes = true,
        .policy = { EVERING_ADAPTIVE, EVERING_ADAPTIVE }, .slot = 256,
-       .entries = 16, .sleeps = 180000)
+       .entries = 16, .sleeps = 90000)
 
 STRESS(processes_at_full_ring_mixed, .processes = true,
        .policy = { EVERING_BLOCK, EVERING_ADAPTIVE }, .slot = 64, .entries = 8,
-       .sleeps = 300000)
+       .sleeps = 150000)
 
 STRESS(processes_handing_over_space_block, .hand_over = true, .processes = true,
        .policy = { EVERING_BLOCK, EVERING_BLOCK }, .slot = 64, .entries = 4,
@@ -568,22 +568,22 @@ STRESS(processes_handing_over_space_block, .hand_over = true, .processes = true,
 
 STRESS(processes_handing_over_space_adaptive, .hand_over = true,
        .processes = true, .policy = { EVERING_ADAPTIVE, EVERING_ADAPTIVE },
-       .slot = 64, .entries = 4, .sleeps = 50000)
+       .slot = 64, .entries = 4, .sleeps = 25000)
 
 STRESS(processes_block_against_busy, .processes = true,
        .policy = { EVERING_BLOCK, EVERING_BUSY }, .slot = 64, .entries = 8,
-       .sleeps = 60000)
+       .sleeps = 30000)
 
 STRESS(threads_at_depth_1_block, .ping_pong = true,
        .policy = { EVERING_BLOCK, EVERING_BLOCK }, .slot = 32, .entries = 4,
-       .sleeps = 300000)
+       .sleeps = 150000)
 
 STRESS(threads_at_full_ring_block, .policy = { EVERING_BLOCK, EVERING_BLOCK },
-       .slot = 16, .entries = 4, .sleeps = 450000)
+       .slot = 16, .entries = 4, .sleeps = 225000)
 
 STRESS(threads_at_full_ring_mixed,
        .policy = { EVERING_ADAPTIVE, EVERING_BLOCK }, .slot = 128, .entries = 8,
-       .sleeps = 300000)
+       .sleeps = 150000)
 
 /* Fixtures run in the order of the file: this is the last test. */
 FIXTURE(doorbells_in_all)
