@@ -344,6 +344,13 @@ test-tsan: ## run the selftests under TSan
 	@$(MAKE) $(jobs) $(tsan) selftests
 	@tools/run-selftests $(BUILD)/tsan/selftests
 
+# Scripts test programs rather than kernels: in guests one kernel is enough for each.
+elsewhere_6.12 := tools.sh loops.sh bench.sh
+elsewhere_6.1 := run.sh examples.sh trace.sh
+elsewhere_debug := tools.sh loops.sh bench.sh examples.sh
+guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
+	$(sort $(test_names) $(test_scripts))))
+
 # A guest keeps little more than one CPU busy: both at once.
 .PHONY: test-vm test-vm-6.12 test-vm-6.1
 test-vm: ## run the selftests in guests of 6.12 and 6.1 (VM_TESTS=names)
@@ -358,21 +365,21 @@ test-vm-6.12 test-vm-6.1: test-vm-%:
 
 .PHONY: guest-6.12 guest-6.1
 guest-6.12 guest-6.1: guest-%:
-	@tools/vm test $* $(vm_tests)
+	@tools/vm test $* $(call guest_tests,$*)
 
 .PHONY: test-debug
 test-debug: ## run the selftests in a guest with KASAN, lockdep and fault injection
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
 	@tools/vm debug-kernel
-	@tools/vm test debug $(vm_tests)
+	@tools/vm test debug $(call guest_tests,debug)
 
 .PHONY: test-kcsan
 test-kcsan: ## run the selftests in a guest whose kernel finds data races (KCSAN)
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
 	@tools/vm debug-kernel kcsan
-	@tools/vm test kcsan $(vm_tests)
+	@tools/vm test kcsan $(call guest_tests,debug)
 
 .PHONY: coverage
 coverage: ## branches of lib/ and kmod/ that the tests take (TESTS=, VM_TESTS=names)

@@ -17,7 +17,7 @@
  *
  * EVERING_SEED=n makes the programs of a run again; with KCOV the order in which
  * they reach code has a part in it, too.  EVERING_CALLS=n is how many calls to
- * make, instead of as many as 45 seconds allow.  EVERING_PROGRAM=hex runs that
+ * make, instead of as many as 30 seconds allow.  EVERING_PROGRAM=hex runs that
  * program alone, as often.
  */
 #include "dev.h"
@@ -41,7 +41,7 @@
 #define KCOV_FD 61
 #define FIRST_FD 64 /* those of programs begin here */
 #define TICK (20 * MSEC) /* a worker sleeps no longer */
-#define LONG_ENOUGH (45 * SEC) /* unless it is told how many calls to make */
+#define LONG_ENOUGH (30 * SEC) /* unless it is told how many calls to make */
 #define COVER_WORDS (1ul << 16)
 #define TEXT (1ul << 18) /* more than the module has */
 
