@@ -455,7 +455,7 @@ FIXTURE_TEARDOWN(nomem)
 TEST_F(nomem, a_pair)
 {
 	int at, variety, ret, asked = 0;
-	struct weight before;
+	struct weight before = { 0 };
 	struct evering *ev[2];
 	bool missed;
 
@@ -484,7 +484,7 @@ TEST_F(nomem, a_pair_of_every_kind)
 {
 	int at, variety, ret, kind;
 	struct evering *ev[2];
-	struct weight before;
+	struct weight before = { 0 };
 	bool missed;
 
 	for (kind = 0; kind < 4; kind++) {
@@ -546,7 +546,7 @@ static int listen_once(const char *path, bool stale)
 TEST_F(nomem, listening)
 {
 	int at, variety, stale;
-	struct weight before;
+	struct weight before = { 0 };
 	bool missed;
 
 	for (stale = 0; stale < 2; stale++) {
@@ -692,7 +692,7 @@ TEST_F(nomem, connecting)
 {
 	struct client c = { .p = &self->p, .path = self->path };
 	struct evering_listener *l;
-	struct weight before;
+	struct weight before = { 0 };
 	int at, variety;
 	bool missed;
 
@@ -712,7 +712,7 @@ TEST_F(nomem, accepting)
 {
 	struct client c = { .p = &self->p, .path = self->path, .at = -1 };
 	struct evering_listener *l;
-	struct weight before;
+	struct weight before = { 0 };
 	int at, variety;
 	bool missed;
 
@@ -758,7 +758,7 @@ static int meet_fd(struct client *c, int at, int variety)
 TEST_F(nomem, meeting_over_a_socket)
 {
 	struct client c = { .p = &self->p, .at = -1 };
-	struct weight before;
+	struct weight before = { 0 };
 	int at, variety;
 	bool missed;
 
@@ -908,7 +908,7 @@ static int lives(const struct evering_params *p, struct side s[2])
 TEST_F(nomem, a_whole_life)
 {
 	static struct side s[2];
-	struct weight before;
+	struct weight before = { 0 };
 	int at, variety, asked = 0;
 	bool missed;
 

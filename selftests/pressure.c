@@ -106,7 +106,7 @@ static int echo(struct evering *ev, void *arg)
  */
 static int talk(struct evering *ev, uint32_t *n, uint32_t count)
 {
-	uint32_t sent = *n, got = *n, end = *n + count;
+	uint32_t sent = *n, got = sent, end = sent + count;
 	unsigned int interrupted = 0;
 	unsigned char entry[LEN];
 	int ret;
