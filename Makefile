@@ -347,7 +347,7 @@ test-tsan: ## run the selftests under TSan
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
 elsewhere_6.12 := tools.sh loops.sh bench.sh
 elsewhere_6.1 := run.sh examples.sh trace.sh
-elsewhere_debug := tools.sh loops.sh bench.sh examples.sh
+elsewhere_debug := $(test_scripts)
 guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 	$(sort $(test_names) $(test_scripts))))
 
