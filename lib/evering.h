@@ -153,7 +153,8 @@ struct evering_params {
  *
  * Returns 0; -EINVAL: @path is empty; -ENAMETOOLONG: over 107 bytes; -EADDRINUSE:
  * somebody listens there, or something else than a socket lies there; -ENOENT,
- * -EACCES, -EROFS, …: of bind(2); -EMFILE, -ENFILE, -ENOMEM.  Any thread.
+ * -EACCES, -EROFS, …: of bind(2); -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: this user has
+ * fs.epoll.max_user_watches.  Any thread.
  */
 EVERING_API int evering_listen(const char *path, mode_t mode,
 			       struct evering_listener **listener);
@@ -225,8 +226,10 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * listener speaks other versions of the ABI; -EPROTO: it does not speak evering, or
  * has no memory for its part; -ECONNRESET: it went away; -EAGAIN (EVERING_NOWAIT),
  * -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE, -ENFILE, -ENOMEM, -EDQUOT: no
- * descriptors, no memory, quota; -EFBIG: an arena beyond RLIMIT_FSIZE, which counts
- * for memfds; -ENODEV: the device was asked for and is not there.  Any thread.
+ * descriptors, no memory, quota; -ENOBUFS, -ETOOMANYREFS: no memory for a packet, or
+ * too many descriptors under way in packets; -EFBIG: an arena beyond RLIMIT_FSIZE,
+ * which counts for memfds; -ENODEV: the device was asked for and is not there.  Any
+ * thread.
  */
 EVERING_API int evering_connect(const char *path,
 				const struct evering_params *params,
@@ -313,7 +316,8 @@ EVERING_API int evering_wait(struct evering *ev, unsigned int what,
  * not read, write or close it.  On memfd it is an epoll set itself, and so cannot
  * be added with EPOLLEXCLUSIVE.
  *
- * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM.  Any thread.
+ * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: on memfd, this user has
+ * fs.epoll.max_user_watches.  Any thread.
  */
 EVERING_API int evering_fd(struct evering *ev);
 

@@ -129,7 +129,7 @@ static inline struct io_uring_sqe *evering_uring__sqe(struct io_uring *ring,
  * with the rest, by evering_uring_wait() for instance.
  *
  * Returns 0; -ESHUTDOWN: it was stopped; -EBUSY, -EAGAIN, …: the kernel takes no
- * submissions now, see io_uring_submit(3); -EMFILE, -ENFILE, -ENOMEM: of
+ * submissions now, see io_uring_submit(3); -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: of
  * evering_fd().
  */
 static inline int evering_uring_watch(struct io_uring *ring,

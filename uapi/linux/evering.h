@@ -47,7 +47,7 @@
  *	EACCES		mmap for writing of what is not this side's to write, or
  *			for executing
  *	EFAULT		a pointer that cannot be read or written
- *	ENOTTY		an ioctl that this file does not have
+ *	ENOTTY		an ioctl or an io_uring command that this file does not have
  *	EDQUOT		a quota of the module: channel, user or machine
  *	ENOMEM		no memory, or the memory cgroup's limit
  *	EMFILE, ENFILE	no descriptor left in the process, in the system
@@ -59,6 +59,7 @@
  *	EAGAIN		O_NONBLOCK, and ENTER would have to wait
  *	ENOTCONN	PEER_CRED before the peer has mapped its half
  *	EBADF		SET_EVENTFD: not an open descriptor
+ *	EOPNOTSUPP	an io_uring command on a ring with IORING_SETUP_IOPOLL
  */
 
 /* The two endpoints.  Also the index of everything that exists once for each. */
