@@ -186,6 +186,30 @@ ended() {
 	return 1
 }
 
+# serve PROGRAM ARGUMENT...: one of $bin in the background, until it says that it
+# listens, into the file served; it is $server.
+serve() {
+	: >served
+	"$bin/$1" "${@:2}" >served 2>>served-err &
+	server=$!
+	soon test -s served || {
+		cat served-err
+		return 1
+	}
+}
+
+# stop SIGNAL STATUS: the server ends, so.
+stop() {
+	local status
+	kill "-$1" "$server"
+	wait "$server"
+	status=$?
+	((status == $2)) && return
+	echo "SIG$1: status $status, not $2"
+	cat served-err
+	return 1
+}
+
 # stat_of PID: sets $stat to its line of proc(5)'s stat, less the number; fails if
 # there is none.
 stat_of() {

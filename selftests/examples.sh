@@ -35,29 +35,6 @@ prints() {
 	says "$1" out
 }
 
-# serve PROGRAM ARGUMENT...: in the background, until it listens; it is $server.
-serve() {
-	: >served
-	"$bin/$1" "${@:2}" >served 2>>served-err &
-	server=$!
-	soon test -s served || {
-		cat served-err
-		return 1
-	}
-}
-
-# stop SIGNAL STATUS: the server ends, so.
-stop() {
-	local status
-	kill "-$1" "$server"
-	wait "$server"
-	status=$?
-	((status == $2)) && return
-	echo "SIG$1: status $status, not $2"
-	cat served-err
-	return 1
-}
-
 # stopped PID: it has taken SIGSTOP.
 stopped() {
 	grep -q '^State:.T' "/proc/$1/status"

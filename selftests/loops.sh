@@ -27,31 +27,20 @@ run() {
 	exits "$1" "$bin/$2" "${@:3}"
 }
 
-# serve NAME: in the background, until it listens; it is $server, and what drives it is
-# $client with $file, which is empty or the file.
-serve() {
+# start NAME: it serves; what drives it is $client with $file, which is empty or the
+# file.
+start() {
 	read -r program file <<<"$1"
 	client=loop_epoll
 	[[ $file ]] && client=$program
-	: >served
 	: >served-err
 	# shellcheck disable=SC2086 # there may be none
-	"$bin/$program" serve $file >served 2>served-err &
-	server=$!
-	soon test -s served || {
-		cat served-err
-		return 1
-	}
+	serve "$program" serve $file
 }
 
-# stop SIGNAL STATUS: the server ends, so, and had nothing to complain of.
-stop() {
-	local status
-	kill "-$1" "$server"
-	wait "$server"
-	status=$?
-	((status == $2)) && [[ ! -s served-err ]] && return
-	echo "SIG$1: status $status, not $2"
+# finish SIGNAL STATUS: the server ends, so, and had nothing to complain of.
+finish() {
+	stop "$@" && [[ ! -s served-err ]] && return
 	cat served-err
 	return 1
 }
@@ -147,7 +136,7 @@ options() {
 hundred() {
 	local n
 	built "$1"
-	serve "$1" && drive 100 $rounds && stop TERM 0 &&
+	start "$1" && drive 100 $rounds && finish TERM 0 &&
 		says "100 channels, $((100 * rounds)) requests" served || return
 	[[ $1 == worker ]] && return
 	n=$(sed -nE 's/.*at most ([0-9]+) in a row$/\1/p' served)
@@ -160,11 +149,11 @@ hundred() {
 own_client() {
 	built "$1"
 	local socket="@loops-$$"
-	serve "$1 --socket=$socket" &&
+	start "$1 --socket=$socket" &&
 		run 0 "$1" --socket="$socket" --rounds=$rounds drive &&
 		says "100 channels, $rounds requests each, all right" out &&
 		run 1 "$1" --socket="$socket" serve &&
-		says 'Address already in use; stop who listens' && stop INT 0
+		says 'Address already in use; stop who listens' && finish INT 0
 }
 
 # With a hundred channels that have had answers and want nothing: half a second without
@@ -172,8 +161,8 @@ own_client() {
 # among others, ends.
 idle() {
 	built "$1"
-	serve "$1" && begin 100 held --rounds=5 --hold && soon grep -q right held &&
-		soon still && soon asleep "$server" && kill_driver && stop TERM 0
+	start "$1" && begin 100 held --rounds=5 --hold && soon grep -q right held &&
+		soon still && soon asleep "$server" && kill_driver && finish TERM 0
 }
 
 still() {
@@ -196,7 +185,7 @@ kill_driver() {
 clients_killed() {
 	local base hog hold
 	built "$1"
-	serve "$1" && base=$(descriptors "$server") || return
+	start "$1" && base=$(descriptors "$server") || return
 	begin 40 hogs --rounds=0
 	hog=$driver
 	begin 40 holders --rounds=3 --hold
@@ -213,7 +202,7 @@ clients_killed() {
 		kill_driver
 	done
 	soon descriptors_are "$server" "$base" && drive 100 $rounds &&
-		soon descriptors_are "$server" "$base" && stop TERM 0
+		soon descriptors_are "$server" "$base" && finish TERM 0
 }
 
 # ends_at_work NAME SIGNAL STATUS: the server does while it has much to do for a hundred
@@ -221,13 +210,13 @@ clients_killed() {
 ends_at_work() {
 	local base each
 	built "$1"
-	serve "$1" && base=$(descriptors "$server") &&
+	start "$1" && base=$(descriptors "$server") &&
 		begin 4 four --rounds=1 --hold && soon grep -q right four || return
 	each=$((($(descriptors "$server") - base) / 4))
 	kill_driver
 	soon descriptors_are "$server" "$base" && begin 100 hogs --rounds=0 &&
 		soon descriptors_are "$server" $((base + 100 * each)) &&
-		stop "$2" "$3" || return
+		finish "$2" "$3" || return
 	wait "$driver"
 	(($? == 1)) && says 'the server is gone' hogs-err &&
 		says '4 of 4 processes failed' hogs-err || return
@@ -249,7 +238,7 @@ too_many() {
 	run 1 loop_epoll --channels=100 --processes=1 drive || return
 	says 'Too many open files; allow more' served-err || return
 	: >served-err
-	soon descriptors_are "$server" "$base" && drive 3 5 && stop TERM 0
+	soon descriptors_are "$server" "$base" && drive 3 5 && finish TERM 0
 }
 
 # What does not speak, speaks nonsense, or hangs up.
@@ -257,7 +246,7 @@ strangers() {
 	local base
 	built "$1"
 	need python3
-	serve "$1" || return
+	start "$1" || return
 	base=$(descriptors "$server")
 	python3 - <<-'PY' || return
 		import socket
@@ -268,7 +257,7 @@ strangers() {
 		        s.send(text)
 		    s.close()
 	PY
-	drive 100 5 && soon descriptors_are "$server" "$base" && stop TERM 0
+	drive 100 5 && soon descriptors_are "$server" "$base" && finish TERM 0
 }
 
 # A file that has no whole number of blocks, and another at the client.
@@ -276,11 +265,11 @@ blocks() {
 	built loop_uring
 	head -c 5000 "$tmp/file" >short
 	: >empty
-	serve 'loop_uring short' && drive 10 70 && stop TERM 0 || return
-	serve 'loop_uring empty' && drive 10 70 && stop TERM 0 || return
-	serve "loop_uring $tmp/file" &&
+	start 'loop_uring short' && drive 10 70 && finish TERM 0 || return
+	start 'loop_uring empty' && drive 10 70 && finish TERM 0 || return
+	start "loop_uring $tmp/file" &&
 		run 1 loop_uring --channels=4 drive short &&
-		says 'is it the same file' && stop TERM 0 || return
+		says 'is it the same file' && finish TERM 0 || return
 	run 1 loop_uring serve nowhere && says 'nowhere: No such file'
 }
 
@@ -302,7 +291,7 @@ not_pinned() {
 	server=$! client=loop_uring file=$tmp/file
 	soon test -s served -o -s served-err
 	[[ -s served ]] || skip "no io_uring for everybody"
-	drive 100 40 && stop TERM 0
+	drive 100 40 && finish TERM 0
 }
 
 # ------------------------------------------------------------------------- all
