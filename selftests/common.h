@@ -418,6 +418,19 @@ static inline int duo_start(struct duo *duo, bool child_connects,
 	return ret;
 }
 
+/* One write(2) of @text, as files of proc, sysfs and cgroups want it. */
+static inline int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
 /* ------------------------------------------------------------------- scales */
 
 /* Open descriptors, without /proc. */

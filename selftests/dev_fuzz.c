@@ -1828,12 +1828,10 @@ static long read_number(const char *path)
 
 static void write_number(const char *path, long n)
 {
-	FILE *f = fopen(path, "we");
+	char text[24];
 
-	if (f) {
-		fprintf(f, "%ld", n);
-		fclose(f);
-	}
+	snprintf(text, sizeof(text), "%ld", n);
+	write_text(path, text);
 }
 
 /* As the user of the workers: all its channels can be had, so nobody has one. */

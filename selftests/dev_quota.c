@@ -566,20 +566,6 @@ TEST_F(quota, many_processes_at_once_lose_nothing)
 
 #define CGROUP	"/sys/fs/cgroup/evering-quota"
 
-static int cgroup_write(const char *file, const char *text)
-{
-	char path[128];
-	int fd, ret;
-
-	snprintf(path, sizeof(path), CGROUP "/%s", file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 static long long cgroup_bytes(void)
 {
 	long long n = -1;
@@ -599,7 +585,7 @@ static int live_in_cgroup(void *arg)
 	long long before, during;
 	int fd[2], i;
 
-	if (cgroup_write("cgroup.procs", "0"))
+	if (write_text(CGROUP "/cgroup.procs", "0"))
 		return 50;
 	if (create_least(c->dev, fd))
 		return 1;
@@ -629,7 +615,7 @@ TEST_F(quota, the_memory_cgroup_is_charged_and_its_limit_is_enomem)
 
 	if (mkdir(CGROUP, 0755) && errno != EEXIST)
 		SKIP(return, "no cgroup: %s", strerror(errno));
-	if (cgroup_bytes() < 0 || cgroup_write("memory.max", "33554432")) {
+	if (cgroup_bytes() < 0 || write_text(CGROUP "/memory.max", "33554432")) {
 		rmdir(CGROUP);
 		SKIP(return, "no memory controller for cgroups");
 	}

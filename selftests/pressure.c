@@ -470,20 +470,6 @@ TEST_F(pressure, a_sleeper_that_is_stopped_sleeps_on)
 
 #define CGROUP "/sys/fs/cgroup/evering-pressure"
 
-static int cgroup_write(const char *file, const char *text)
-{
-	char path[128];
-	int fd, ret;
-
-	snprintf(path, sizeof(path), CGROUP "/%s", file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 /* The number behind @key in a file of the group; behind nothing if @key is "". */
 static long long cgroup_read(const char *file, const char *key)
 {
@@ -534,7 +520,7 @@ TEST_F(pressure, a_sleeper_that_is_frozen_sleeps_on)
 
 	if (why)
 		SKIP(return, "%s", why);
-	if (cgroup_write("cgroup.freeze", "0")) {
+	if (write_text(CGROUP "/cgroup.freeze", "0")) {
 		await(cgroup_gone, 0);
 		SKIP(return, "this cgroup does not freeze");
 	}
@@ -542,23 +528,23 @@ TEST_F(pressure, a_sleeper_that_is_frozen_sleeps_on)
 		s.polls = polls;
 		ASSERT_EQ(0, duo_start(&duo, polls, self->p, sleeps_once, &s));
 		snprintf(text, sizeof(text), "%d", duo.pid);
-		ASSERT_EQ(0, cgroup_write("cgroup.procs", text));
+		ASSERT_EQ(0, write_text(CGROUP "/cgroup.procs", text));
 		ASSERT_TRUE(peer_is_armed(duo.ev, EVERING_RX));
-		ASSERT_EQ(0, cgroup_write("cgroup.freeze", "1"));
+		ASSERT_EQ(0, write_text(CGROUP "/cgroup.freeze", "1"));
 		ASSERT_TRUE(await(frozen, 0));
 		EXPECT_EQ(EVERING_PEER_ALIVE, evering_peer(duo.ev));
 		v = 42;
 		EXPECT_EQ(0, evering_send(duo.ev, &v, 4, 0));
 		EXPECT_EQ(-ETIMEDOUT,
 			  evering_recv(duo.ev, &v, 4, slow(2 * MSEC)));
-		ASSERT_EQ(0, cgroup_write("cgroup.freeze", "0"));
+		ASSERT_EQ(0, write_text(CGROUP "/cgroup.freeze", "0"));
 		EXPECT_EQ(0, evering_recv(duo.ev, &v, 4, PLENTY));
 		EXPECT_EQ(43, v);
 		ASSERT_TRUE(peer_is_armed(duo.ev, EVERING_RX));
-		ASSERT_EQ(0, cgroup_write("cgroup.freeze", "1"));
+		ASSERT_EQ(0, write_text(CGROUP "/cgroup.freeze", "1"));
 		ASSERT_TRUE(await(frozen, 0));
 		sleep_ns(2 * s.timeout);
-		ASSERT_EQ(0, cgroup_write("cgroup.freeze", "0"));
+		ASSERT_EQ(0, write_text(CGROUP "/cgroup.freeze", "0"));
 		EXPECT_EQ(0, evering_recv(duo.ev, &v, 4, PLENTY));
 		EXPECT_EQ(44, v);
 		evering_close(duo.ev);
@@ -571,7 +557,7 @@ TEST_F(pressure, a_sleeper_that_is_frozen_sleeps_on)
 
 static int stay(void *arg)
 {
-	if (cgroup_write("cgroup.procs", "0"))
+	if (write_text(CGROUP "/cgroup.procs", "0"))
 		return 50;
 	__atomic_store_n((bool *)arg, true, __ATOMIC_RELEASE);
 	await_death();
@@ -595,7 +581,7 @@ static int lives_at_the_edge(void *arg)
 	int ret, failed = 0;
 	int64_t end;
 
-	if (cgroup_write("cgroup.procs", "0"))
+	if (write_text(CGROUP "/cgroup.procs", "0"))
 		return 50;
 	e->p.arena_size[1] = 4096;
 	if (evering_pair(&e->p, ev))
@@ -635,7 +621,7 @@ TEST_F(pressure, at_the_edge_of_a_memory_cgroup_nobody_is_killed)
 
 	if (why)
 		SKIP(return, "%s", why);
-	if (cgroup_write("memory.max", "16777216")) {
+	if (write_text(CGROUP "/memory.max", "16777216")) {
 		await(cgroup_gone, 0);
 		SKIP(return, "no memory controller for cgroups");
 	}
