@@ -93,7 +93,7 @@ int params_read(const struct evering_params *from, bool limits,
 	    params->spin_ns > 1000000 ||
 	    params->backend > EVERING_BACKEND_MEMFD)
 		return -EINVAL;
-	if (params->flags & ~EVERING_SHARED_ARENA)
+	if (params->flags & ~(EVERING_SHARED_ARENA | EVERING_POPULATE))
 		return -EINVAL;
 	return 0;
 }
@@ -172,6 +172,7 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	e->end = end;
 	e->geometry = *geometry;
 	e->policy = params->policy;
+	e->populate = params->flags & EVERING_POPULATE;
 	e->spin_ns = params->spin_ns;
 	role_init(&e->tx, params->spin_ns);
 	role_init(&e->rx, params->spin_ns);
@@ -239,10 +240,10 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 		if (!at)
 			return -ENOMEM;
 		flags |= MAP_FIXED;
-	} else if (region < EVERING_REGION_ARENA_A) {
-		/* The rings are small and wanted at once; arenas can be huge. */
-		flags |= MAP_POPULATE;
 	}
+	/* The rings are small and wanted at once; arenas can be huge. */
+	if (region < EVERING_REGION_ARENA_A || e->populate)
+		flags |= MAP_POPULATE;
 	map = mmap(at, size, prot, flags, fd, offset);
 	if (map == MAP_FAILED) {
 		int error = map_error();

@@ -86,6 +86,9 @@ enum evering_policy {
 	EVERING_BUSY = 2,
 };
 
+/* evering_params.flags, beside EVERING_SHARED_ARENA */
+#define EVERING_POPULATE (1u << 16) /* map the pages of the arenas at once */
+
 /* Index into evering_params.arena_size */
 #define EVERING_MINE	0
 #define EVERING_PEERS	1
@@ -93,7 +96,9 @@ enum evering_policy {
 /**
  * struct evering_params - how to make, or to accept, a channel
  * @size: sizeof(struct evering_params)
- * @flags: EVERING_SHARED_ARENA or 0
+ * @flags: EVERING_SHARED_ARENA: of the channel; EVERING_POPULATE: of this side alone,
+ *	so that touching an arena for the first time takes no page fault, which costs
+ *	as much as to copy a page or two
  * @slot_size: EVERING_MIN_SLOT..EVERING_MAX_SLOT bytes, a power of two; an entry
  *	is EVERING_STAMP_SIZE less
  * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, a power
@@ -107,7 +112,7 @@ enum evering_policy {
  *
  * Start from EVERING_PARAMS_INIT.  For evering_accept*(), which follows the
  * connecting side's wishes, @slot_size, @entries and @arena_size are the most that
- * is accepted and @flags the flags that are; @backend is ignored.
+ * is accepted and EVERING_SHARED_ARENA is, or is not; @backend is ignored.
  */
 struct evering_params {
 	uint32_t size;

@@ -164,6 +164,7 @@ struct device_state {
  * @peer: the peer's half: every word may change at any time
  * @tx, @rx: by role; only that role's thread touches it
  * @policy, @spin_ns: evering_set_policy()
+ * @populate: EVERING_POPULATE
  * @error: 0, or why the channel has ended; set once, by either thread
  * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
@@ -184,6 +185,7 @@ struct endpoint {
 	struct role rx;
 	unsigned int policy;
 	uint32_t spin_ns;
+	bool populate;
 	int error;
 	uint32_t space_rung;
 	int sock;

@@ -353,7 +353,7 @@ static void geometry_of(const struct evering_params *params,
 		.entries = params->entries,
 		.arena_size = { params->arena_size[EVERING_MINE],
 				params->arena_size[EVERING_PEERS] },
-		.flags = params->flags,
+		.flags = params->flags & EVERING_SHARED_ARENA,
 	};
 }
 

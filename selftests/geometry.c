@@ -150,6 +150,8 @@ TEST_F(geometry, unknown_flags_and_values_are_refused)
 	for (bit = 1; bit < 32; bit++) {
 		self->p = good;
 		self->p.flags = 1u << bit;
+		if (self->p.flags == EVERING_POPULATE)
+			continue;
 		EXPECT_EQ(-EINVAL, outcome(&self->p))
 		{
 			TH_LOG("flag %d", bit);
@@ -304,6 +306,51 @@ TEST_F(geometry, arena_memory_is_there_when_the_channel_is)
 	EXPECT_EQ(before.ru_majflt, after.ru_majflt);
 	EXPECT_EQ(0,
 		  memcmp(p, evering_peer_buffer(self->ev[1], 0, size), size));
+}
+
+/* How many pages of @size bytes at @p this process has mapped; < 0: not told. */
+static long mapped_pages(const void *p, uint64_t size)
+{
+	uint64_t first = (uintptr_t)p / 4096, n = size / 4096, entry, i;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	long mapped = 0;
+
+	for (i = 0; i < n && mapped >= 0; i++) {
+		if (pread(fd, &entry, 8, (off_t)((first + i) * 8)) != 8)
+			mapped = -1;
+		else
+			mapped += entry >> 63;
+	}
+	close(fd);
+	return mapped;
+}
+
+TEST_F(geometry, populate_maps_the_arenas_at_once)
+{
+	long mine = 0, peers = 0, all;
+	uint64_t size;
+	int populate;
+
+	if (getpagesize() != 4096)
+		SKIP(return, "pages of %d bytes", getpagesize());
+	self->p.arena_size[0] = self->p.arena_size[1] = 1 << 20;
+	for (populate = 0; populate < 2; populate++) {
+		self->p.flags = populate ? EVERING_POPULATE : 0;
+		ASSERT_EQ(0, evering_pair(&self->p, self->ev));
+		mine = mapped_pages(evering_arena(self->ev[0], &size), 1 << 20);
+		peers = mapped_pages(evering_peer_buffer(self->ev[0], 0, 1),
+				     1 << 20);
+		if (mine < 0 || peers < 0)
+			SKIP(return, "no pagemap");
+		all = populate ? 256 : 0;
+		EXPECT_EQ(all, mine);
+		EXPECT_EQ(all, peers);
+		if (!populate) {
+			evering_close(self->ev[0]);
+			evering_close(self->ev[1]);
+			self->ev[0] = self->ev[1] = NULL;
+		}
+	}
 }
 
 TEST_F(geometry, limits_of_the_accepting_side_are_kept)
