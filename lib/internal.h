@@ -102,7 +102,9 @@ struct spin {
  *	path
  * @word: its armed word in the own half
  * @generation: what @word holds, without EVERING_ARMED
- * @external: armed by evering_arm(), so that a ring may be waiting to be drained
+ * @armed: @word is; outside of a sleep: by evering_arm()
+ * @exposed: this generation has been armed, so a ring of it may be under way, or waiting
+ *	to be drained
  * @unread: a sleep may have heard rings without draining them
  * @idle: calls with EVERING_NOWAIT that found nothing, to ask now and then whether
  *	the peer still lives
@@ -118,7 +120,8 @@ struct spin {
 struct role {
 	uint32_t *word;
 	uint32_t generation;
-	bool external;
+	bool armed;
+	bool exposed;
 	bool unread;
 	uint32_t idle;
 	uint32_t counted;

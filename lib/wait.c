@@ -258,6 +258,7 @@ static void note_owed(struct endpoint *e, unsigned int what,
 
 static void arm_word(struct role *role)
 {
+	role->armed = role->exposed = true;
 	__atomic_store_n(role->word, role->generation | EVERING_ARMED,
 			 __ATOMIC_RELAXED);
 }
@@ -302,16 +303,21 @@ static unsigned int evering__arm(struct endpoint *e, unsigned int what,
 }
 
 /*
- * The ring of the present generation has been consumed if the backend says so, or if
- * the kernel has cleared EVERING_ARMED.
+ * The ring of the present generation, if it was exposed, has been consumed if the
+ * backend says so, or if the kernel has cleared EVERING_ARMED.
  */
 static void disarm_word(struct role *role, bool rung)
 {
 	uint32_t old = __atomic_exchange_n(role->word, role->generation,
 					   __ATOMIC_RELAXED);
 
-	if (rung || !(old & EVERING_ARMED))
+	if (role->armed && !(old & EVERING_ARMED))
+		rung = true;
+	role->armed = false;
+	if (rung && role->exposed) {
 		role->generation += EVERING_GENERATION;
+		role->exposed = false;
+	}
 }
 
 static void disarm(struct endpoint *e, unsigned int what, unsigned int rung)
@@ -354,22 +360,37 @@ static void publish_awake(struct endpoint *e, unsigned int what)
 	ring_owed(e, what, &owed);
 }
 
-/* Rings drained outside of a sleep: evering_arm(), by whoever polls evering_fd(). */
+/* Rings drained outside of a sleep, of whoever polls evering_fd(). */
+static void drain(struct endpoint *e, unsigned int what)
+{
+	if (!what)
+		return;
+	disarm(e, what, e->backend->drain(e, what));
+	if (what & EVERING_RX)
+		e->rx.unread = false;
+	if (what & EVERING_TX)
+		e->tx.unread = false;
+}
+
+/* What evering_arm() has armed. */
 static void disarm_external(struct endpoint *e, unsigned int what)
 {
-	unsigned int armed = 0;
+	drain(e, what & ((e->rx.armed ? EVERING_RX : 0) |
+			 (e->tx.armed ? EVERING_TX : 0)));
+}
 
-	if ((what & EVERING_RX) && e->rx.external)
-		armed |= EVERING_RX;
-	if ((what & EVERING_TX) && e->tx.external)
-		armed |= EVERING_TX;
-	if (!armed)
-		return;
-	disarm(e, armed, e->backend->drain(e, armed));
-	if (armed & EVERING_RX)
-		e->rx.external = e->rx.unread = false;
-	if (armed & EVERING_TX)
-		e->tx.external = e->tx.unread = false;
+/*
+ * Before it arms: what a sleep has heard is not to be told of again.  And a ring that
+ * came late, when its generation was not armed any more, is not to be taken for one of
+ * what comes from now on: an edge-triggered loop has had its edge, and the peer rings
+ * a generation once.
+ */
+static void drain_heard(struct endpoint *e, unsigned int what)
+{
+	bool rx = e->rx.armed || e->rx.exposed || e->rx.unread;
+	bool tx = e->tx.armed || e->tx.exposed || e->tx.unread;
+
+	drain(e, what & ((rx ? EVERING_RX : 0) | (tx ? EVERING_TX : 0)));
 }
 
 /*
@@ -618,12 +639,7 @@ int evering_arm(struct evering *ev, unsigned int what)
 	if (!what || (what & ~WAIT_MASK))
 		return -EINVAL;
 
-	/* What a sleep has heard is not to be told of again. */
-	if ((what & EVERING_RX) && e->rx.unread)
-		e->rx.external = true;
-	if ((what & EVERING_TX) && e->tx.unread)
-		e->tx.external = true;
-	disarm_external(e, what);
+	drain_heard(e, what);
 	is = evering__arm(e, what, &owed);
 	ring_owed(e, what, &owed);
 	if (is) {
@@ -638,10 +654,6 @@ int evering_arm(struct evering *ev, unsigned int what)
 		disarm(e, what, 0);
 		return peer_gone(e, what);
 	}
-	if (what & EVERING_RX)
-		e->rx.external = true;
-	if (what & EVERING_TX)
-		e->tx.external = true;
 	return 0;
 }
 

@@ -561,6 +561,58 @@ TEST_F(event_loop, a_flush_that_was_begun_wakes_when_its_bell_is_rung)
 	EXPECT_TRUE(tells(self->b, EVERING_RX, SURELY));
 }
 
+/*
+ * A ring that was begun while the loop was armed may come when it no longer is.  Its
+ * edge is then all that an edge-triggered loop ever hears of it, and is not to be
+ * taken for that of what comes after the loop has armed again.
+ */
+enum {
+	FOUND, /* arming again found an entry */
+	DISARMED, /* evering_disarm() */
+	WAITED, /* evering_wait() has armed, for a time, and slept in vain */
+	CASES,
+};
+
+TEST_F(event_loop, edge_triggered_epoll_is_told_what_comes_after_a_late_ring)
+{
+	struct epoll_event e = { .events = EPOLLIN | EPOLLET };
+	int ep = epoll_create1(EPOLL_CLOEXEC), found;
+	struct evering_bell bell;
+	unsigned int late, i;
+	uint32_t v;
+
+	ASSERT_EQ(0, epoll_ctl(ep, EPOLL_CTL_ADD, evering_fd(self->b), &e));
+	for (i = 0; i < 3 * CASES; i++) {
+		late = i % CASES;
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		epoll_wait(ep, &e, 1, 0);
+		ASSERT_EQ(1, evering_flush_begin(self->a, &bell));
+		if (late == WAITED)
+			ASSERT_EQ(-ETIMEDOUT,
+				  evering_wait(self->b, EVERING_RX, MSEC));
+		if (late != FOUND)
+			evering_disarm(self->b, EVERING_RX);
+		memcpy(evering_reserve(self->a), &i, 4);
+		evering_commit(self->a);
+		found = late == FOUND ? evering_arm(self->b, EVERING_RX) : 0;
+		ASSERT_EQ(late == FOUND ? (int)EVERING_RX : 0, found);
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+		ASSERT_LE(0, ring_bell(&bell));
+		epoll_wait(ep, &e, 1, 0);
+
+		ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
+		epoll_wait(ep, &e, 1, 0);
+		ASSERT_EQ(0, evering_send(self->a, &i, 4, EVERING_NOWAIT));
+		ASSERT_EQ(1, epoll_wait(ep, &e, 1, SURELY))
+		{
+			TH_LOG("round %u, case %u", i, late);
+		}
+		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(i, v);
+	}
+	close(ep);
+}
+
 static int wait_to_be_killed(struct evering *ev, void *arg)
 {
 	(void)ev;
