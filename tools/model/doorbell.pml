@@ -32,6 +32,10 @@
  * one has heard the other may hear once more, so generations move on without rings, up
  * to five before who rings looks again.  With five in all, he takes it for his old one.
  *
+ * -DLOOP: the receiver is an edge-triggered loop with evering_arm().  It hears of a
+ * write once, whatever it does just then, and asleep for nothing else; it empties the
+ * eventfd when it arms, if it has armed this generation before.
+ *
  * The stamps are one word, how many entries are stamped: each is a release store, so
  * they appear in order, and what they are for otherwise is ring.pml's.
  *
@@ -63,6 +67,8 @@
  *	NO_RUNG			nobody remembers what he rang (MEMFD)
  *	FIRST_EDGE		epoll tells only of what is written to an empty eventfd
  *				(MEMFD)
+ *	LATE_RING		of a generation that was armed, and disarmed because there was
+ *				something, a ring is not waited for (LOOP)
  *	NOTE_ALWAYS		a doorbell counts as rung even if the kernel found it
  *				disarmed (DEVICE)
  *
@@ -235,6 +241,11 @@ inline ring_owed(t, which, armed, rung)
 /* It looks once more before it tells: at an empty one it has nothing to tell. */
 #define TOLD(which)		(edge[which] && bell[which])
 #define HEAR(which)		edge[which] = 0
+#ifdef LATE_RING
+#define MAY_BE_RUNG		0
+#else
+#define MAY_BE_RUNG		1
+#endif
 #else
 #define RUNG(which)		!(memory[ARMED_RX + which] & ARMED)
 #define TAKE(which)		skip
@@ -248,6 +259,8 @@ inline ring_owed(t, which, armed, rung)
 #define CONSUMED(which, rung)	false
 #elif defined(EAGER_GENERATION)
 #define CONSUMED(which, rung)	true
+#elif defined(MEMFD)
+#define CONSUMED(which, rung)	rung
 #else
 #define CONSUMED(which, rung)	(rung || !(memory[ARMED_RX + which] & ARMED))
 #endif
@@ -407,6 +420,9 @@ proctype receiver()
 {
 	byte counted, rung_tx, generation, armed;
 	bit rung;
+#ifdef LOOP
+	bit exposed;
+#endif
 #ifdef FAILED_ENTER
 	byte before;
 #endif
@@ -450,6 +466,22 @@ progress:	received = MORE(received, 1);
 		:: OVER -> goto over
 		fi
 	fi;
+#ifdef LOOP
+	if
+	:: atomic { edge[RX] -> HEAR(RX) }
+	:: skip
+	fi;
+	if
+	:: exposed ->
+		atomic {
+			rung = bell[RX];
+			exposed = !rung;
+			TAKE(RX)
+		}
+		disarm(RECEIVER, RX, generation, rung)
+	:: else
+	fi;
+#endif
 	if
 	:: received != counted -> counted = received; publish(RECEIVER, received)
 	:: else
@@ -462,9 +494,21 @@ progress:	received = MORE(received, 1);
 	:: LOAD(RECEIVER, STAMPED) != received ->
 		disarm(RECEIVER, RX, generation, rung);
 		ring_owed(RECEIVER, TX, armed, rung_tx);
+#ifdef LOOP
+		exposed = MAY_BE_RUNG;
+#endif
 		goto go
 	:: else
 	fi;
+#endif
+#ifdef LOOP
+	exposed = 1;
+	ring_owed(RECEIVER, TX, armed, rung_tx);
+	if
+	:: atomic { TOLD(RX) -> HEAR(RX) }
+	:: atomic { OVER -> goto over }
+	fi;
+	goto go;
 #endif
 #ifdef FAILED_ENTER
 	before = rung_tx;
