@@ -615,7 +615,8 @@ TEST_F(quota, the_memory_cgroup_is_charged_and_its_limit_is_enomem)
 
 	if (mkdir(CGROUP, 0755) && errno != EEXIST)
 		SKIP(return, "no cgroup: %s", strerror(errno));
-	if (cgroup_bytes() < 0 || write_text(CGROUP "/memory.max", "33554432")) {
+	if (cgroup_bytes() < 0 ||
+	    write_text(CGROUP "/memory.max", "33554432")) {
 		rmdir(CGROUP);
 		SKIP(return, "no memory controller for cgroups");
 	}
