@@ -212,6 +212,17 @@ static inline const struct endpoint *to_const_endpoint(const struct evering *ev)
 	return (const struct endpoint *)ev;
 }
 
+static inline int channel_error(const struct endpoint *e)
+{
+	return __atomic_load_n(&e->error, __ATOMIC_RELAXED);
+}
+
+/* Only the owner of a counter writes it, so it need not be read atomically. */
+static inline void counter_add(__u64 *counter, uint64_t value)
+{
+	__atomic_store_n(counter, *counter + value, __ATOMIC_RELAXED);
+}
+
 /* channel.c */
 int params_read(const struct evering_params *from, bool limits,
 		struct evering_params *params);
@@ -234,12 +245,10 @@ void endpoint_destroy(struct endpoint *e);
 void close_fds(const int *fds, unsigned int count);
 
 /* wait.c */
-int channel_error(const struct endpoint *e);
 int channel_end(struct endpoint *e, int error);
 int64_t now_ns(void);
 int64_t deadline_after(int64_t timeout_ns);
 const struct timespec *time_left(int64_t deadline, struct timespec *left);
-void counter_add(__u64 *counter, uint64_t value);
 
 /* arena.c: who has a block */
 #define HOLD_OWN	0u

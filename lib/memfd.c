@@ -464,11 +464,12 @@ static int sleep_on_edge(struct endpoint *e, unsigned int what,
 	return -EPIPE;
 }
 
-static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
-		       int64_t deadline, unsigned int *rang)
+/* Where there is no epoll set to be had, and for both bells. */
+static __attribute__((noinline)) int sleep_on_level(struct endpoint *e,
+						    unsigned int what,
+						    const struct timespec *left,
+						    __u64 *syscalls)
 {
-	__u64 *syscalls = what & EVERING_RX ? &e->half->counters.rx_syscalls :
-					      &e->half->counters.tx_syscalls;
 	const int *bell = e->memfd.bell[e->end];
 	struct pollfd fds[3] = {
 		{ .fd = e->sock, .events = POLLRDHUP },
@@ -478,20 +479,9 @@ static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
 		  .events = POLLIN },
 	};
 	unsigned int rung = 0;
-	struct timespec left;
 	int ret;
 
-	if (ring) {
-		*rang = memfd_ring(e, ring);
-		counter_add(syscalls, 1);
-	}
-	counter_add(syscalls, 1);
-	if (what != (EVERING_RX | EVERING_TX)) {
-		ret = sleep_on_edge(e, what, time_left(deadline, &left));
-		if (ret != -ENOSYS)
-			return ret;
-	}
-	ret = ppoll(fds, ARRAY_SIZE(fds), time_left(deadline, &left), NULL);
+	ret = ppoll(fds, ARRAY_SIZE(fds), left, NULL);
 	if (ret < 0)
 		return -errno;
 	if (ret == 0)
@@ -505,6 +495,24 @@ static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
 	if (fds[0].revents && !rung)
 		return -EPIPE;
 	return (int)rung;
+}
+
+static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
+		       int64_t deadline, unsigned int *rang)
+{
+	__u64 *syscalls = what & EVERING_RX ? &e->half->counters.rx_syscalls :
+					      &e->half->counters.tx_syscalls;
+	const struct timespec *left;
+	struct timespec storage;
+	int ret = -ENOSYS;
+
+	if (ring)
+		*rang = memfd_ring(e, ring);
+	counter_add(syscalls, ring ? 2 : 1);
+	left = time_left(deadline, &storage);
+	if (what != (EVERING_RX | EVERING_TX))
+		ret = sleep_on_edge(e, what, left);
+	return ret == -ENOSYS ? sleep_on_level(e, what, left, syscalls) : ret;
 }
 
 static bool memfd_gone(struct endpoint *e)

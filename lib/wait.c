@@ -69,17 +69,6 @@ static inline void relax(void)
 #endif
 }
 
-/* Only the owner of a counter writes it, so it need not be read atomically. */
-void counter_add(__u64 *counter, uint64_t value)
-{
-	__atomic_store_n(counter, *counter + value, __ATOMIC_RELAXED);
-}
-
-int channel_error(const struct endpoint *e)
-{
-	return __atomic_load_n(&e->error, __ATOMIC_RELAXED);
-}
-
 /* The first reason stays. */
 int channel_end(struct endpoint *e, int error)
 {
@@ -225,8 +214,14 @@ int evering__publish(struct evering *ev)
 	return 0;
 }
 
+/*
+ * Inlined into callers to whom @what is a constant most of the time, so that most of it
+ * is gone: who sleeps each time is to get there, and back, in few instructions.
+ */
+#define FOLDED static inline __attribute__((always_inline))
+
 /* Those of @what that there is something for. */
-static unsigned int ready(struct endpoint *e, unsigned int what)
+FOLDED unsigned int ready(struct endpoint *e, unsigned int what)
 {
 	unsigned int is = 0;
 
@@ -246,7 +241,7 @@ struct owed {
 	uint32_t armed_tx;
 };
 
-static void note_owed(struct endpoint *e, unsigned int what,
+FOLDED void note_owed(struct endpoint *e, unsigned int what,
 		      const struct owed *owed, unsigned int rang)
 {
 	note_tx_rung(e, owed->armed_rx, rang & owed->ring);
@@ -270,7 +265,7 @@ static void arm_word(struct role *role)
  * stored: whether there is something after all (the return value), and whether
  * the peer sleeps on what was just stored (*@owed).
  */
-static unsigned int evering__arm(struct endpoint *e, unsigned int what,
+FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
 				 struct owed *owed)
 {
 	uint32_t rung;
@@ -320,7 +315,7 @@ static void disarm_word(struct role *role, bool rung)
 	}
 }
 
-static void disarm(struct endpoint *e, unsigned int what, unsigned int rung)
+FOLDED void disarm(struct endpoint *e, unsigned int what, unsigned int rung)
 {
 	if (what & EVERING_RX)
 		disarm_word(&e->rx, rung & EVERING_RX);
@@ -503,13 +498,13 @@ static int wait_nowait(struct endpoint *e, unsigned int what)
 	return -EAGAIN;
 }
 
-static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
+FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
+			     int64_t deadline)
 {
 	struct owed owed;
 	unsigned int is, rang;
 	int ret;
 
-	disarm_external(e, what);
 	for (;;) {
 		is = evering__arm(e, what, &owed);
 		if (is || channel_error(e)) {
@@ -536,7 +531,23 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
 		/* A peer that rings for nothing, again and again, keeps nobody. */
 		if (deadline != INT64_MAX && now_ns() >= deadline)
 			return -ETIMEDOUT;
-		what &= ~EVERING_FLUSH;
+	}
+}
+
+static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
+{
+	disarm_external(e, what);
+	switch (what) {
+	case EVERING_RX:
+		return sleep_until_ready(e, EVERING_RX, deadline);
+	case EVERING_RX | EVERING_FLUSH:
+		return sleep_until_ready(e, EVERING_RX | EVERING_FLUSH,
+					 deadline);
+	case EVERING_TX | EVERING_FLUSH:
+		return sleep_until_ready(e, EVERING_TX | EVERING_FLUSH,
+					 deadline);
+	default:
+		return sleep_until_ready(e, what, deadline);
 	}
 }
 
