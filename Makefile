@@ -7,7 +7,8 @@
 # (tools/setup); the others only build, and need no more than a compiler and
 # OpenSSL's headers.
 #
-#	ARGS=...	for what `make run`, speed, alloc, bench, model and fuzz run
+#	ARGS=...	for what `make run`, speed, alloc, bench, icount, model and
+#			fuzz run
 #	TESTS=...	names of the selftests to run instead of all
 #	BUILD=dir	where to build instead of build
 #	CFLAGS=...	instead of -O2 -g
@@ -60,8 +61,8 @@ static := $(BUILD)/libevering.a
 shared := $(BUILD)/libevering.so.$(VERSION)
 ffi := $(BUILD)/libevering-ffi.so.$(VERSION)
 lib_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard lib/*.c))
-# All of tools/ is one program but for these, of which tools/vm builds icount.
-alone := tools/speed.c tools/alloc.c tools/icount.c
+# All of tools/ is one program but for these.
+alone := tools/speed.c tools/alloc.c
 # Without liburing's headers the bench does without; the library is linked in, so
 # that who runs evering need not have it.
 have_uring := $(wildcard /usr/include/liburing.h)
@@ -409,10 +410,10 @@ vm: ## a shell in a guest with the module loaded
 	@tools/vm shell 6.12
 
 .PHONY: icount
-icount: ## guest instructions of a round trip, evering's and others'
+icount: ## evering bench in a guest, counting instructions (ARGS=)
 	@tools/setup run vm
 	@$(MAKE) $(jobs) tools
-	@tools/vm icount 6.12
+	@tools/vm icount 6.12 $(ARGS)
 
 .PHONY: lint
 lint: ## check style, headers, scripts and warnings

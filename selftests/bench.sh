@@ -63,11 +63,21 @@ listed() {
 	local arm
 	bench 0 --list || return
 	for arm in evering-memfd evering-device uds-epoll uds-uring ck_ring rte_ring \
-		boost-spsc moodycamel shmipc tokio monoio iceoryx2; do
+		boost-spsc moodycamel shmipc tokio monoio iceoryx2 eventfd futex \
+		no-transport; do
 		grep -q "^$arm " out && continue
 		echo "nothing about $arm"
 		return 1
 	done
+}
+
+# What spins has no part in it, nor has a mode that is not asked for.
+one_cpu() {
+	bench 0 "${quick[@]}" --icount --arms=evering-memfd,eventfd,sched_yield \
+		--output=counted && valid counted && grep -q '"icount":1' counted &&
+		grep -q sched_yield counted && ! grep -q '"policy":"busy"' counted &&
+		grep -q 'in guest instructions' out || return
+	bench 2 --icount --modes=stream && says '--icount: of rtt and channel'
 }
 
 json_parses() {
@@ -131,7 +141,7 @@ missing_peers() {
 
 echo 'TAP version 13'
 check 'every arm is listed, or why it is missing' listed
-for mode in original fair rtt stream; do
+for mode in original fair rtt stream late channel; do
 	check "$mode: every arm does it right" every "$mode"
 done
 check 'requests larger than a socket buffer' large
@@ -140,6 +150,7 @@ if [[ $guest ]]; then
 	plan
 	exit
 fi
+check 'on one CPU, by its time stamp counter' one_cpu
 check 'the JSON is JSON' json_parses
 check 'results are read as they were written' reads_again
 check 'two results are compared' compares

@@ -6,7 +6,9 @@
  *	options.c	its command line
  *	run.c		one run of an arm: its two sides, pinned, and their figures
  *	evering.c	arms: evering on each backend
- *	raw.c		arms: a cache line handed over, and bare eventfds
+ *	raw.c		arms: a cache line handed over, and what wakes sleepers, bare
+ *	channel.c	arms: memory and doorbells of a channel, without the library
+ *	enter.c		arms: the module's doorbell, without the library
  *	uds.c		Unix sockets, what is to be read and written next
  *	epoll.c		arms: Unix sockets with epoll
  *	uring.c		arms: Unix sockets with io_uring; built where liburing is
@@ -31,6 +33,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <evering.h>
 
@@ -47,15 +50,23 @@
  *	request written anew by every arm
  * MODE_RTT: one message there and one back
  * MODE_STREAM: messages one way
+ * MODE_LATE: MODE_RTT with a server that takes LATE_NS for each answer, longer than
+ *	anybody spins; the CPU time is the client's alone
+ * MODE_CHANNEL: a channel with two arenas of @size bytes made and closed, by the
+ *	client
  */
 enum mode {
 	MODE_ORIGINAL,
 	MODE_FAIR,
 	MODE_RTT,
 	MODE_STREAM,
+	MODE_LATE,
+	MODE_CHANNEL,
 	MODES
 };
 extern const char *const mode_names[MODES];
+
+#define LATE_NS 200000
 
 #define POLICIES 3 /* enum evering_policy; policy_names in ../run.h */
 #define ANY_POLICY ((1u << POLICIES) - 1)
@@ -68,7 +79,7 @@ extern const char *const mode_names[MODES];
 #define PONG 2u
 
 /*
- * A message for rtt and stream: up to SLOT_MAX a size is that of a slot or of a
+ * A message for rtt, late and stream: up to SLOT_MAX a size is that of a slot or of a
  * queue's element, of which the last four bytes are evering's stamp and padding
  * elsewhere.
  */
@@ -83,6 +94,7 @@ extern const char *const mode_names[MODES];
  * @probes: MODE_RTT: round trips after that, each timed alone
  * @seed: for the bytes that are checked
  * @cpu: of the client (or producer) and of the server (or consumer)
+ * @icount: the clock is the time stamp counter, see bench_options
  */
 struct job {
 	enum mode mode;
@@ -94,12 +106,13 @@ struct job {
 	uint64_t probes;
 	uint64_t seed;
 	int cpu[2];
+	bool icount;
 };
 
 /**
  * struct outcome - what came of it
  * @ns: time of all operations
- * @cpu_ns: CPU time of both sides in it
+ * @cpu_ns: CPU time of both sides in it, or of the client
  * @done: operations that the client, and the server, did and found right
  * @syscalls: of both sides; negative: not counted
  * @hist: of the probes
@@ -171,6 +184,7 @@ struct side {
  * @most: the largest size, 0: any
  * @variant: for arms that share functions
  * @opens_early: in MODE_ORIGINAL @open comes before the clock
+ * @one_cpu: only where both sides share a CPU
  * @missing: why it cannot run here, or NULL; may be NULL itself
  * @open: set this side up, and meet the other
  * @work: do so many operations; may be called again
@@ -186,6 +200,7 @@ struct arm {
 	uint64_t most;
 	int variant;
 	bool opens_early;
+	bool one_cpu;
 	const char *(*missing)(void);
 	void (*open)(struct side *s);
 	void (*work)(struct side *s, uint64_t ops);
@@ -194,9 +209,17 @@ struct arm {
 	struct peer *peer; /* the program that has it, or NULL */
 };
 
-extern const struct arm evering_device_arm, evering_memfd_arm;
-extern const struct arm raw_arm, eventfd_arm;
+extern const struct arm evering_device_arm, evering_device_loop_arm;
+extern const struct arm evering_memfd_arm, evering_memfd_loop_arm;
+extern const struct arm raw_arm, alone_arm, eventfd_arm, pipe_arm, futex_arm;
+extern const struct arm seqpacket_arm, yield_arm;
+extern const struct arm enter_arm, ring_poll_arm;
+extern const struct arm device_bare_arm, memfd_bare_arm, memfd_whole_arm;
 extern const struct arm epoll_original_arm, epoll_good_arm;
+/* The client has made @count descriptors, up to four, and the server gets them. */
+void share_fds(struct side *s, int *fds, unsigned int count);
+/* NULL, or why nobody can use the device here. */
+const char *device_missing(void);
 /* Not linked where there is no liburing. */
 extern const struct arm uring_original_arm __attribute__((weak));
 extern const struct arm uring_good_arm __attribute__((weak));
@@ -249,6 +272,7 @@ struct group {
 /**
  * struct results - of one command, measured or read from a file
  * @machine, @kernel, @commit, @command, @date: for people
+ * @icount: its nanoseconds are instructions
  */
 struct results {
 	char machine[256];
@@ -258,6 +282,7 @@ struct results {
 	char date[32];
 	int cpu[2];
 	uint32_t depth;
+	bool icount;
 	uint32_t count;
 	struct group *group[MAX_GROUPS];
 };
@@ -273,6 +298,8 @@ struct results {
  * @arms: names, or beginnings of names; none: all
  * @sizes: by mode; none: the mode's own
  * @budget_ns: how long all may take, 0: as long as it takes
+ * @icount: both sides share a CPU, and nanoseconds are read from the time stamp
+ *	counter, which counts instructions where QEMU runs with -icount shift=0
  */
 struct bench_options {
 	uint32_t modes;
@@ -296,6 +323,7 @@ struct bench_options {
 	bool json;
 	bool list;
 	bool quiet;
+	bool icount;
 };
 
 /* 0: go on; else exit with *@status. */
@@ -385,6 +413,13 @@ int peer_run(struct peer *peer, const char *arm, const struct job *job,
 
 /* What is done to messages; inline, being part of what is timed ------------- */
 
+static inline size_t whole_pages(size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	return (bytes + page - 1) / page * page;
+}
+
 /* Bytes that a message of rtt or stream has. */
 static inline size_t message_size(const struct job *job)
 {
@@ -435,7 +470,7 @@ static inline void check_payload(struct side *s, const unsigned char *buf)
 	s->done++;
 }
 
-/* rtt and stream: every word of a short message, the ends of a long one. */
+/* rtt, late and stream: every word of a short message, the ends of a long one. */
 static inline void write_words(uint32_t *word, size_t len, uint32_t number)
 {
 	size_t words = len / sizeof(*word), i;

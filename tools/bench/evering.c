@@ -2,13 +2,14 @@
 /*
  * Arms: evering on each backend.
  *
- * original and fair: the payload is in the arenas, the rings carry where.  A request
- * takes a place until its response has been read, and the response is written to
- * the place of the same number in the server's arena: who asks from it anew has read
- * what was there.  There are as many places as clients, but of large payloads no more
- * than a cache holds, and the place given back last is taken first; the other
- * clients wait for one, as they wait for room in a socket's buffer in other arms.
- * In MODE_ORIGINAL, where a request is written once, each client has its own buffer.
+ * original and fair: what fits an entry is in it, and is written each time in both
+ * modes.  Else the payload is in the arenas, the rings carry where.  A request takes a
+ * place until its response has been read, and the response is written to the place of
+ * the same number in the server's arena: who asks from it anew has read what was
+ * there.  There are as many places as clients, but of large payloads no more than a
+ * cache holds, and the place given back last is taken first; the other clients wait
+ * for one, as they wait for room in a socket's buffer in other arms.  In
+ * MODE_ORIGINAL, where a request is written once, each client has its own buffer.
  * The server reads requests in place and copies the response from private memory,
  * the client reads responses in place.
  *
@@ -18,16 +19,21 @@
  * of the entry a lap ago is free.  Its ring is short then, so that what is written
  * has not yet left the caches when it is read.
  *
+ * -loop: with an event loop's evering_arm() and poll(2) instead of evering_wait().
+ *
  * System calls: evering_get_counters() of both sides.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
 
-#define WAIT_NS 20000000000ll
+/* The harness has a limit of its own, and bare eventfds wait without one. */
+#define WAIT EVERING_WAIT_FOREVER
 #define UNIT 64u
 
 /* Bytes copied after which a peer that sleeps is better woken than left asleep. */
@@ -44,9 +50,16 @@ struct entry {
 	uint16_t client;
 	uint16_t slot; /* the place */
 	uint32_t word; /* PING or PONG */
+};
+
+/* Behind it, or in rtt and stream alone, if the payload itself is not. */
+struct far {
 	uint32_t at; /* in the sender's arena, in units of 64 bytes */
 	uint32_t length;
 };
+
+/* The most that an entry can have behind it. */
+#define NEAR_MOST (SLOT_MAX - EVERING_STAMP_SIZE - sizeof(struct entry))
 
 struct channel {
 	struct evering *ev;
@@ -57,19 +70,32 @@ struct channel {
 	uint32_t frees, first, waits;
 	uint64_t unflushed;
 	uint32_t number; /* of messages sent or received, rtt and stream */
+	uint64_t polls;
 };
+
+/* struct arm.variant: the backend, and */
+#define LOOP 0x100
+#define BACKEND 0xff
+
+static uint32_t backend(const struct side *s)
+{
+	return s->arm->variant & BACKEND;
+}
 
 static bool by_reference(const struct job *job)
 {
-	return job->mode < MODE_RTT || job->size > SLOT_MAX;
+	return job->size > (job->mode < MODE_RTT ? NEAR_MOST : SLOT_MAX);
 }
 
 static uint32_t slot_size(const struct job *job)
 {
 	uint32_t slot = EVERING_MIN_SLOT;
-	size_t least = by_reference(job) ? sizeof(struct entry) :
-					   message_size(job);
+	size_t least = message_size(job);
 
+	if (by_reference(job))
+		least = sizeof(struct entry) + sizeof(struct far);
+	else if (job->mode < MODE_RTT)
+		least = sizeof(struct entry) + job->size;
 	while (slot < least + EVERING_STAMP_SIZE)
 		slot *= 2;
 	return slot;
@@ -86,6 +112,8 @@ static uint32_t places(const struct job *job)
 {
 	uint64_t n = WINDOW_BYTES / job->size;
 
+	if (!by_reference(job))
+		return job->depth;
 	if (n < WINDOW_LEAST)
 		n = WINDOW_LEAST;
 	return n < job->depth ? (uint32_t)n : job->depth;
@@ -93,7 +121,7 @@ static uint32_t places(const struct job *job)
 
 static uint32_t buffers(const struct job *job, bool server)
 {
-	if (job->mode == MODE_RTT)
+	if (job->mode == MODE_RTT || job->mode == MODE_LATE)
 		return 1;
 	if (job->mode == MODE_STREAM)
 		return FAR_ENTRIES;
@@ -103,16 +131,15 @@ static uint32_t buffers(const struct job *job, bool server)
 static uint64_t arena_size(const struct job *job, bool server)
 {
 	uint64_t each = (job->size + UNIT - 1) / UNIT * UNIT;
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 
 	if (!by_reference(job))
 		return 0;
 	/* An allocator of size classes may leave up to 1/32 of a buffer unused. */
 	each = (each + each / 16) * buffers(job, server) + (64u << 10);
-	return (each + page - 1) / page * page;
+	return whole_pages(each);
 }
 
-static void open_channel(struct side *s, uint32_t backend)
+static void open_channel(struct side *s)
 {
 	struct evering_params params = EVERING_PARAMS_INIT;
 	struct evering_params limits = EVERING_LIMITS_INIT;
@@ -122,32 +149,25 @@ static void open_channel(struct side *s, uint32_t backend)
 	if (!c)
 		fail(s, "no memory");
 	s->state = c;
+	if (s->job->mode == MODE_CHANNEL)
+		return;
 	params.policy = limits.policy = s->job->policy;
+	params.flags = limits.flags = EVERING_POPULATE;
 	if (s->server) {
 		limits.arena_size[0] = limits.arena_size[1] = EVERING_MAX_ARENA;
-		ret = evering_accept_fd(s->sock, &limits, WAIT_NS, &c->ev);
+		ret = evering_accept_fd(s->sock, &limits, WAIT, &c->ev);
 	} else {
-		params.backend = backend;
+		params.backend = backend(s);
 		params.slot_size = slot_size(s->job);
 		params.entries = ring_entries(s->job);
 		params.arena_size[EVERING_MINE] = arena_size(s->job, false);
 		params.arena_size[EVERING_PEERS] =
 			s->job->mode == MODE_STREAM ? 0 :
 						      arena_size(s->job, true);
-		ret = evering_connect_fd(s->sock, &params, WAIT_NS, &c->ev);
+		ret = evering_connect_fd(s->sock, &params, WAIT, &c->ev);
 	}
 	if (ret < 0)
 		fail(s, "a channel: %s", strerror(-ret));
-}
-
-static void open_device(struct side *s)
-{
-	open_channel(s, EVERING_BACKEND_DEVICE);
-}
-
-static void open_memfd(struct side *s)
-{
-	open_channel(s, EVERING_BACKEND_MEMFD);
 }
 
 static unsigned char *buffer(struct side *s, uint32_t i)
@@ -168,7 +188,7 @@ static unsigned char *buffer(struct side *s, uint32_t i)
 static void wait_for(struct side *s, unsigned int what)
 {
 	struct channel *c = s->state;
-	int ret = evering_wait(c->ev, what, WAIT_NS);
+	int ret = evering_wait(c->ev, what, WAIT);
 
 	if (ret < 0)
 		fail(s, "evering_wait: %s", strerror(-ret));
@@ -176,22 +196,55 @@ static void wait_for(struct side *s, unsigned int what)
 		c->unflushed = 0;
 }
 
-static void put(struct side *s, uint32_t client, uint32_t slot, uint32_t word,
-		const unsigned char *buf)
+static void *reserve(struct side *s)
 {
 	struct channel *c = s->state;
-	struct entry e = {
-		.client = (uint16_t)client,
-		.slot = (uint16_t)slot,
-		.word = htonl(word),
+	void *slot;
+
+	while (!(slot = evering_reserve(c->ev)))
+		wait_for(s, EVERING_TX | EVERING_FLUSH);
+	return slot;
+}
+
+static const void *peek(struct side *s)
+{
+	struct channel *c = s->state;
+	const void *slot;
+
+	while (!(slot = evering_peek(c->ev)))
+		wait_for(s, EVERING_RX | EVERING_FLUSH);
+	return slot;
+}
+
+/* Says where in an entry, @buf being in the own arena. */
+static void put_far(struct side *s, void *at, const unsigned char *buf)
+{
+	struct channel *c = s->state;
+	struct far far = {
 		.at = (uint32_t)(evering_offset(c->ev, buf) / UNIT),
 		.length = (uint32_t)s->job->size,
 	};
-	void *entry;
 
-	while (!(entry = evering_reserve(c->ev)))
-		wait_for(s, EVERING_TX | EVERING_FLUSH);
-	memcpy(entry, &e, sizeof(e));
+	memcpy(at, &far, sizeof(far));
+}
+
+/* What that says, NULL if it cannot be. */
+static const unsigned char *get_far(struct side *s, const void *at)
+{
+	struct channel *c = s->state;
+	struct far far;
+
+	memcpy(&far, at, sizeof(far));
+	return far.length != s->job->size ?
+		       NULL :
+		       evering_peer_buffer(c->ev, (uint64_t)far.at * UNIT,
+					   far.length);
+}
+
+static void commit(struct side *s)
+{
+	struct channel *c = s->state;
+
 	evering_commit(c->ev);
 	c->unflushed += s->job->size;
 	if (c->unflushed >= FLUSH_BYTES) {
@@ -200,22 +253,38 @@ static void put(struct side *s, uint32_t client, uint32_t slot, uint32_t word,
 	}
 }
 
-/* The next entry, a copy, and the payload that it names. */
+/* @buf: the payload if it is in the arena, else NULL. */
+static void put(struct side *s, uint32_t client, uint32_t slot, uint32_t word,
+		const unsigned char *buf)
+{
+	struct entry e = {
+		.client = (uint16_t)client,
+		.slot = (uint16_t)slot,
+		.word = htonl(word),
+	};
+	unsigned char *entry = reserve(s);
+
+	memcpy(entry, &e, sizeof(e));
+	if (buf)
+		put_far(s, entry + sizeof(e), buf);
+	else
+		memcpy(entry + sizeof(e), s->source, s->job->size);
+	commit(s);
+}
+
+/* The next entry, a copy, and its payload, which stays until it is released. */
 static const unsigned char *get(struct side *s, uint32_t word, struct entry *e)
 {
-	struct channel *c = s->state;
-	const unsigned char *buf;
-	const void *slot;
+	const unsigned char *entry = peek(s), *payload;
 
-	while (!(slot = evering_peek(c->ev)))
-		wait_for(s, EVERING_RX | EVERING_FLUSH);
-	memcpy(e, slot, sizeof(*e));
-	evering_release(c->ev);
-	buf = evering_peer_buffer(c->ev, (uint64_t)e->at * UNIT, e->length);
-	if (!buf || ntohl(e->word) != word || e->client >= s->job->depth ||
-	    e->slot >= places(s->job) || e->length != s->job->size)
+	memcpy(e, entry, sizeof(*e));
+	payload = entry + sizeof(*e);
+	if (by_reference(s->job))
+		payload = get_far(s, payload);
+	if (!payload || ntohl(e->word) != word || e->client >= s->job->depth ||
+	    e->slot >= places(s->job))
 		fail(s, "an entry that nobody sent");
-	return buf;
+	return payload;
 }
 
 static void wait_for_place(struct channel *c, uint32_t client)
@@ -234,9 +303,13 @@ static void ask(struct side *s)
 		client = c->waiting[c->first++ % MAX_DEPTH];
 		c->waits--;
 		slot = c->free[--c->frees];
-		buf = buffer(s, s->job->mode == MODE_FAIR ? slot : client);
-		if (s->job->mode == MODE_FAIR)
-			memcpy(buf, s->source, s->job->size);
+		buf = NULL;
+		if (by_reference(s->job)) {
+			buf = buffer(s,
+				     s->job->mode == MODE_FAIR ? slot : client);
+			if (s->job->mode == MODE_FAIR)
+				memcpy(buf, s->source, s->job->size);
+		}
 		put(s, client, slot, PING, buf);
 	}
 }
@@ -258,6 +331,7 @@ static void load_client(struct side *s, uint64_t ops)
 	ask(s);
 	while (c->frees < places(s->job)) {
 		check_payload(s, get(s, PONG, &e));
+		evering_release(c->ev);
 		if (!c->left[e.client])
 			fail(s, "a response without a request");
 		c->free[c->frees++] = e.slot;
@@ -275,8 +349,12 @@ static void load_server(struct side *s, uint64_t ops)
 
 	for (; ops; ops--) {
 		check_payload(s, get(s, PING, &e));
-		buf = buffer(s, e.slot);
-		memcpy(buf, s->source, s->job->size);
+		evering_release(c->ev);
+		buf = NULL;
+		if (by_reference(s->job)) {
+			buf = buffer(s, e.slot);
+			memcpy(buf, s->source, s->job->size);
+		}
 		put(s, e.client, e.slot, PONG, buf);
 	}
 	evering_flush(c->ev);
@@ -285,136 +363,270 @@ static void load_server(struct side *s, uint64_t ops)
 /* rtt and stream, the payload in the arena. */
 static void send_far(struct side *s, uint32_t number)
 {
-	uint32_t i = number % buffers(s->job, s->server);
-	struct channel *c = s->state;
-	unsigned char *buf;
+	void *entry = reserve(s);
+	unsigned char *buf = buffer(s, number % buffers(s->job, s->server));
 
-	while (!evering_reserve(c->ev))
-		wait_for(s, EVERING_TX | EVERING_FLUSH);
-	buf = buffer(s, i);
 	write_message(s, buf, message_size(s->job), number);
-	put(s, i, 0, PING, buf);
+	put_far(s, entry, buf);
+	commit(s);
 }
 
 static void recv_far(struct side *s, uint32_t number)
 {
 	struct channel *c = s->state;
-	const unsigned char *buf;
-	struct entry e;
-	const void *slot;
+	const unsigned char *buf = get_far(s, peek(s));
 
-	while (!(slot = evering_peek(c->ev)))
-		wait_for(s, EVERING_RX | EVERING_FLUSH);
-	memcpy(&e, slot, sizeof(e));
-	buf = evering_peer_buffer(c->ev, (uint64_t)e.at * UNIT, e.length);
-	if (!buf || e.length != s->job->size)
+	if (!buf)
 		fail(s, "an entry that nobody sent");
 	check_message(s, buf, message_size(s->job), number);
 	evering_release(c->ev);
 }
 
-/* rtt, the message in the entry: the calls that copy, as with the queues. */
-static void send_near(struct side *s, uint32_t number)
+/* What the server does before it answers. */
+static inline void work_on_it(const struct side *s)
 {
-	struct channel *c = s->state;
-	uint32_t message[SLOT_MAX / 4];
-	int ret;
+	const struct timespec nap = { .tv_nsec = LATE_NS };
 
-	write_words(message, message_size(s->job), number);
-	ret = evering_send(c->ev, message, message_size(s->job), WAIT_NS);
-	if (ret)
-		fail(s, "evering_send: %s", strerror(-ret));
+	if (s->job->mode == MODE_LATE)
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL);
 }
 
-static void recv_near(struct side *s, uint32_t number)
+static void rtt_far(struct side *s, uint64_t ops)
 {
 	struct channel *c = s->state;
-	uint32_t message[SLOT_MAX / 4];
-	int ret = evering_recv(c->ev, message, message_size(s->job), WAIT_NS);
-
-	if (ret)
-		fail(s, "evering_recv: %s", strerror(-ret));
-	check_message(s, message, message_size(s->job), number);
-}
-
-static void rtt(struct side *s, uint64_t ops)
-{
-	struct channel *c = s->state;
-	bool far = by_reference(s->job);
 	int64_t at = probe_start(s);
 
 	for (; ops; ops--) {
 		c->number++;
-		if (!s->server && far) {
-			send_far(s, c->number);
-			evering_flush(c->ev);
+		if (s->server) {
 			recv_far(s, c->number);
-		} else if (!s->server) {
-			send_near(s, c->number);
-			recv_near(s, c->number);
-		} else if (far) {
-			recv_far(s, c->number);
-			send_far(s, c->number);
-			evering_flush(c->ev);
-		} else {
-			recv_near(s, c->number);
-			send_near(s, c->number);
+			work_on_it(s);
 		}
+		send_far(s, c->number);
+		evering_flush(c->ev);
+		if (!s->server)
+			recv_far(s, c->number);
 		at = probe_lap(s, at);
 	}
 }
 
-/* stream, the message in the entry: written and read in its slot. */
-static void produce_near(struct side *s, uint32_t number)
+static void stream_far(struct side *s, uint64_t ops)
 {
 	struct channel *c = s->state;
-	void *slot;
-
-	while (!(slot = evering_reserve(c->ev)))
-		wait_for(s, EVERING_TX | EVERING_FLUSH);
-	write_message(s, slot, message_size(s->job), number);
-	evering_commit(c->ev);
-}
-
-static void consume_near(struct side *s, uint32_t number)
-{
-	struct channel *c = s->state;
-	const void *slot;
-
-	while (!(slot = evering_peek(c->ev)))
-		wait_for(s, EVERING_RX);
-	check_message(s, slot, message_size(s->job), number);
-	evering_release(c->ev);
-}
-
-static void stream(struct side *s, uint64_t ops)
-{
-	struct channel *c = s->state;
-	bool far = by_reference(s->job);
 
 	for (; ops; ops--) {
 		c->number++;
-		if (s->server && far)
+		if (s->server) {
 			recv_far(s, c->number);
-		else if (s->server)
-			consume_near(s, c->number);
-		else if (far)
-			send_far(s, c->number);
-		else
-			produce_near(s, c->number);
-		if (!s->server && c->number % FLUSH_MESSAGES == 0)
+			continue;
+		}
+		send_far(s, c->number);
+		if (c->number % FLUSH_MESSAGES == 0)
 			evering_flush(c->ev);
 	}
 	if (!s->server)
 		evering_flush(c->ev);
 }
 
+/*
+ * rtt and stream, the message in the entry.  A message has a type, and so has a size
+ * that the compiler knows, as the queues' elements have: hence a copy for each.
+ */
+#define COPIED static inline __attribute__((always_inline))
+
+/* rtt, spinning: the calls that copy, as with the queues. */
+COPIED void send_near(struct side *s, size_t len, uint32_t number)
+{
+	struct channel *c = s->state;
+	uint32_t message[SLOT_MAX / 4];
+	int ret;
+
+	write_words(message, len, number);
+	ret = evering_send(c->ev, message, len, WAIT);
+	if (ret)
+		fail(s, "evering_send: %s", strerror(-ret));
+}
+
+COPIED void recv_near(struct side *s, size_t len, uint32_t number)
+{
+	struct channel *c = s->state;
+	uint32_t message[SLOT_MAX / 4];
+	int ret = evering_recv(c->ev, message, len, WAIT);
+
+	if (ret)
+		fail(s, "evering_recv: %s", strerror(-ret));
+	check_message(s, message, len, number);
+}
+
+COPIED void rtt_near(struct side *s, uint64_t ops, size_t len)
+{
+	struct channel *c = s->state;
+	int64_t at = probe_start(s);
+
+	for (; ops; ops--) {
+		c->number++;
+		if (s->server)
+			recv_near(s, len, c->number);
+		send_near(s, len, c->number);
+		if (!s->server)
+			recv_near(s, len, c->number);
+		at = probe_lap(s, at);
+	}
+}
+
+/* A sleep as an event loop has it. */
+static void poll_for(struct side *s, unsigned int what)
+{
+	struct channel *c = s->state;
+	struct pollfd fd = { .fd = evering_fd(c->ev),
+			     .events = evering_events(c->ev, what) };
+	int ret;
+
+	evering_flush(c->ev);
+	ret = evering_arm(c->ev, what);
+	if (ret < 0)
+		fail(s, "evering_arm: %s", strerror(-ret));
+	if (ret)
+		return;
+	c->polls++;
+	if (poll(&fd, 1, -1) < 1)
+		fail(s, "poll: nothing came");
+}
+
+/* stream, and rtt asleep: written in its slot. */
+COPIED void produce_near(struct side *s, size_t len, uint32_t number)
+{
+	struct channel *c = s->state;
+
+	write_words(reserve(s), len, number);
+	evering_commit(c->ev);
+}
+
+/*
+ * rtt, asleep: what was committed is flushed by the wait that follows, in the same
+ * system call where that can be.
+ */
+COPIED void take_near(struct side *s, size_t len, uint32_t number)
+{
+	struct channel *c = s->state;
+	const void *slot;
+
+	while (!(slot = evering_peek(c->ev))) {
+		if (s->arm->variant & LOOP)
+			poll_for(s, EVERING_RX);
+		else
+			wait_for(s, EVERING_RX | EVERING_FLUSH);
+	}
+	check_message(s, slot, len, number);
+	evering_release(c->ev);
+}
+
+COPIED void sleep_near(struct side *s, uint64_t ops, size_t len)
+{
+	struct channel *c = s->state;
+	int64_t at = probe_start(s);
+
+	for (; ops; ops--) {
+		c->number++;
+		if (s->server) {
+			take_near(s, len, c->number);
+			work_on_it(s);
+		}
+		produce_near(s, len, c->number);
+		if (!s->server)
+			take_near(s, len, c->number);
+		at = probe_lap(s, at);
+	}
+	evering_flush(c->ev);
+}
+
+/* stream: read in its slot. */
+COPIED void consume_near(struct side *s, size_t len, uint32_t number)
+{
+	struct channel *c = s->state;
+	const void *slot;
+
+	while (!(slot = evering_peek(c->ev)))
+		wait_for(s, EVERING_RX);
+	check_message(s, slot, len, number);
+	evering_release(c->ev);
+}
+
+COPIED void stream_near(struct side *s, uint64_t ops, size_t len)
+{
+	struct channel *c = s->state;
+
+	for (; ops; ops--) {
+		c->number++;
+		if (s->server) {
+			consume_near(s, len, c->number);
+			continue;
+		}
+		produce_near(s, len, c->number);
+		if (c->number % FLUSH_MESSAGES == 0)
+			evering_flush(c->ev);
+	}
+	if (!s->server)
+		evering_flush(c->ev);
+}
+
+COPIED void near(struct side *s, uint64_t ops, size_t len)
+{
+	if (s->job->mode == MODE_STREAM)
+		stream_near(s, ops, len);
+	else if (s->job->mode == MODE_LATE || s->job->policy == EVERING_BLOCK)
+		sleep_near(s, ops, len);
+	else
+		rtt_near(s, ops, len);
+}
+
+static void work_near(struct side *s, uint64_t ops)
+{
+	size_t len = message_size(s->job);
+
+	switch (len) {
+	case 16 - EVERING_STAMP_SIZE:
+		near(s, ops, 16 - EVERING_STAMP_SIZE);
+		return;
+	case 64 - EVERING_STAMP_SIZE:
+		near(s, ops, 64 - EVERING_STAMP_SIZE);
+		return;
+	case 256 - EVERING_STAMP_SIZE:
+		near(s, ops, 256 - EVERING_STAMP_SIZE);
+		return;
+	default: /* sizes of less interest */
+		near(s, ops, len);
+	}
+}
+
+/* Both ends, in one process. */
+static void make_channels(struct side *s, uint64_t ops)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	struct evering *ev[2];
+	int ret;
+
+	params.backend = backend(s);
+	params.arena_size[0] = params.arena_size[1] = whole_pages(s->job->size);
+	for (s->done += ops; ops && !s->server; ops--) {
+		ret = evering_pair(&params, ev);
+		if (ret)
+			fail(s, "evering_pair: %s", strerror(-ret));
+		evering_close(ev[0]);
+		evering_close(ev[1]);
+	}
+}
+
 static void work(struct side *s, uint64_t ops)
 {
-	if (s->job->mode == MODE_RTT)
-		rtt(s, ops);
+	if (s->job->mode == MODE_CHANNEL)
+		make_channels(s, ops);
+	else if (s->job->mode >= MODE_RTT && !by_reference(s->job))
+		work_near(s, ops);
 	else if (s->job->mode == MODE_STREAM)
-		stream(s, ops);
+		stream_far(s, ops);
+	else if (s->job->mode >= MODE_RTT)
+		rtt_far(s, ops);
 	else if (s->server)
 		load_server(s, ops);
 	else
@@ -426,8 +638,10 @@ static void count(struct side *s)
 	struct channel *c = s->state;
 	struct evering_counters counters;
 
+	if (!c->ev)
+		return;
 	evering_get_counters(c->ev, EVERING_MINE, &counters);
-	s->syscalls = counters.tx_syscalls + counters.rx_syscalls;
+	s->syscalls = counters.tx_syscalls + counters.rx_syscalls + c->polls;
 }
 
 static void close_channel(struct side *s)
@@ -438,7 +652,7 @@ static void close_channel(struct side *s)
 	free(c);
 }
 
-static const char *device_missing(void)
+const char *device_missing(void)
 {
 	int fd = open("/dev/evering", O_RDWR | O_CLOEXEC);
 
@@ -450,15 +664,34 @@ static const char *device_missing(void)
 
 #define EVERING_MODES                                                          \
 	{                                                                      \
-		ANY_POLICY, ANY_POLICY, ANY_POLICY, ANY_POLICY                 \
+		ANY_POLICY, ANY_POLICY, ANY_POLICY, ANY_POLICY,                \
+			ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE),          \
+			ONLY(EVERING_BLOCK)                                    \
+	}
+#define LOOP_MODES                                                             \
+	{                                                                      \
+		[MODE_RTT] = ONLY(EVERING_BLOCK)                               \
 	}
 
 const struct arm evering_device_arm = {
 	.name = "evering-device",
 	.modes = EVERING_MODES,
+	.variant = EVERING_BACKEND_DEVICE,
 	.opens_early = true,
 	.missing = device_missing,
-	.open = open_device,
+	.open = open_channel,
+	.work = work,
+	.count = count,
+	.close = close_channel,
+};
+
+const struct arm evering_device_loop_arm = {
+	.name = "evering-device-loop",
+	.modes = LOOP_MODES,
+	.most = SLOT_MAX,
+	.variant = EVERING_BACKEND_DEVICE | LOOP,
+	.missing = device_missing,
+	.open = open_channel,
 	.work = work,
 	.count = count,
 	.close = close_channel,
@@ -467,8 +700,20 @@ const struct arm evering_device_arm = {
 const struct arm evering_memfd_arm = {
 	.name = "evering-memfd",
 	.modes = EVERING_MODES,
+	.variant = EVERING_BACKEND_MEMFD,
 	.opens_early = true,
-	.open = open_memfd,
+	.open = open_channel,
+	.work = work,
+	.count = count,
+	.close = close_channel,
+};
+
+const struct arm evering_memfd_loop_arm = {
+	.name = "evering-memfd-loop",
+	.modes = LOOP_MODES,
+	.most = SLOT_MAX,
+	.variant = EVERING_BACKEND_MEMFD | LOOP,
+	.open = open_channel,
 	.work = work,
 	.count = count,
 	.close = close_channel,

@@ -34,7 +34,8 @@
 #define ORIGINAL_FACTOR 5
 #define ORIGINAL_TRIPS 2 /* of each client, at least */
 
-const char *const mode_names[MODES] = { "original", "fair", "rtt", "stream" };
+const char *const mode_names[MODES] = { "original", "fair", "rtt",
+					"stream",   "late", "channel" };
 
 static struct arm arms[MAX_CELLS];
 static unsigned int arm_count;
@@ -81,9 +82,21 @@ static void find_arms(const struct bench_options *o)
 	ssize_t len;
 
 	take_arm(&raw_arm);
-	take_arm(&eventfd_arm);
 	take_arm(&evering_device_arm);
+	take_arm(&evering_device_loop_arm);
 	take_arm(&evering_memfd_arm);
+	take_arm(&evering_memfd_loop_arm);
+	take_arm(&alone_arm);
+	take_arm(&eventfd_arm);
+	take_arm(&pipe_arm);
+	take_arm(&futex_arm);
+	take_arm(&seqpacket_arm);
+	take_arm(&yield_arm);
+	take_arm(&enter_arm);
+	take_arm(&ring_poll_arm);
+	take_arm(&device_bare_arm);
+	take_arm(&memfd_bare_arm);
+	take_arm(&memfd_whole_arm);
 	take_arm(&epoll_original_arm);
 	take_arm(&epoll_good_arm);
 	take_uring(&uring_original_arm, "uds-uring");
@@ -167,7 +180,8 @@ static void plan_group(struct results *r, const struct bench_options *o,
 		mask = arms[i].modes[mode];
 		/* It is the floor, measured in each round anyway. */
 		if (&arms[i] == arms || !arm_wanted(o, arms[i].name) ||
-		    (arms[i].most && size > arms[i].most))
+		    (arms[i].most && size > arms[i].most) ||
+		    (arms[i].one_cpu && o->cpu[0] != o->cpu[1]))
 			continue;
 		if (mask & o->policies[mode])
 			mask &= o->policies[mode];
@@ -190,6 +204,7 @@ static void plan(struct results *r, const struct bench_options *o)
 	r->cpu[0] = o->cpu[0];
 	r->cpu[1] = o->cpu[1];
 	r->depth = o->depth;
+	r->icount = o->icount;
 	for (mode = 0; mode < MODES; mode++)
 		for (i = 0; i < o->size_count[mode]; i++)
 			if (o->modes & (1u << mode))
@@ -209,6 +224,7 @@ static struct job make_job(const struct bench_options *o, const struct group *g,
 		.ops = ops,
 		.seed = wyrand(&seed) >> 1,
 		.cpu = { o->cpu[0], o->cpu[1] },
+		.icount = o->icount,
 	};
 
 	/* What the original truncates was never done, but timed: ask for none. */
@@ -216,7 +232,7 @@ static struct job make_job(const struct bench_options *o, const struct group *g,
 		job.ops = (ops + o->depth - 1) / o->depth * o->depth;
 	else
 		job.warm = ops / 8 > job.depth ? ops / 8 : job.depth;
-	if (job.mode == MODE_RTT)
+	if (job.mode == MODE_RTT && !o->icount)
 		job.probes = ops / 4 > PROBES ? PROBES : ops / 4 + 1;
 	return job;
 }
@@ -230,6 +246,8 @@ static uint64_t clamp_ops(const struct bench_options *o, const struct group *g,
 		least = o->depth * ORIGINAL_TRIPS;
 	else if (g->mode == MODE_FAIR)
 		least = o->depth;
+	else if (g->mode == MODE_CHANNEL)
+		least = 4;
 	if (!(ops > least))
 		return (uint64_t)least;
 	return ops > 1e9 ? 1000000000u : (uint64_t)ops;
@@ -281,7 +299,8 @@ static int calibrate_group(const struct bench_options *o, struct group *g)
 	return 0;
 }
 
-static double measure_floor(const struct bench_options *o)
+static double measure_floor(const struct bench_options *o,
+			    const struct group *g)
 {
 	static struct outcome out;
 	struct job job = {
@@ -294,7 +313,7 @@ static double measure_floor(const struct bench_options *o)
 		.cpu = { o->cpu[0], o->cpu[1] },
 	};
 
-	if (o->cpu[0] == o->cpu[1] ||
+	if (o->cpu[0] == o->cpu[1] || g->mode == MODE_CHANNEL ||
 	    run_job(&raw_arm, &job, o->timeout_ns, &out))
 		return NAN;
 	return (double)out.ns / FLOOR_TRIPS;
@@ -356,7 +375,7 @@ static int run_group(const struct bench_options *o, struct group *g)
 	int ret;
 
 	shuffle(order, g->count);
-	g->floor[g->rounds] = measure_floor(o);
+	g->floor[g->rounds] = measure_floor(o, g);
 	for (i = 0; i < g->count; i++) {
 		ret = run_cell(o, g, g->cell[order[i]]);
 		if (ret || interrupted())
@@ -526,7 +545,7 @@ static int measure(const struct bench_options *o, struct results *r, int argc,
 		complain("nothing to measure: no such arm has such a mode");
 		return EXIT_FAILURE;
 	}
-	if (o->cpu[0] == o->cpu[1])
+	if (o->cpu[0] == o->cpu[1] && !o->icount)
 		complain("one CPU: arms that spin are left out, and the floor");
 	describe(r, argc, argv);
 	if (run_all(o, r) && !interrupted())

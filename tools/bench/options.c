@@ -26,6 +26,7 @@ static const struct option long_options[] = {
 	{ "cpus", required_argument, NULL, 'c' },
 	{ "peers", required_argument, NULL, 'p' },
 	{ "output", required_argument, NULL, 'o' },
+	{ "icount", no_argument, NULL, 'i' },
 	{ "json", no_argument, NULL, 'j' },
 	{ "plot", required_argument, NULL, 'P' },
 	{ "from", required_argument, NULL, 'f' },
@@ -45,7 +46,7 @@ static void print_help(void)
 	      "time and system calls.\n"
 	      "\n"
 	      "What:\n"
-	      "  --modes=LIST      of original, fair, rtt, stream                     [all]\n"
+	      "  --modes=LIST      of original, fair, rtt, stream, late, channel      [all]\n"
 	      "  --arms=LIST       names, or beginnings of names       [all that are there]\n"
 	      "  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
 	      "                                                           [the mode's own]\n"
@@ -53,6 +54,9 @@ static void print_help(void)
 	      "                                                           [the mode's own]\n"
 	      "  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
 	      "  --full            every policy, and more sizes of rtt and stream\n"
+	      "  --icount          rtt, asleep, and channel, on one CPU, by its time stamp\n"
+	      "                    counter: in a guest of QEMU's -icount shift=0 that counts\n"
+	      "                    instructions; see tools/vm\n"
 	      "  --list            say which arms there are, and which are missing and why\n"
 	      "\n"
 	      "How long:\n"
@@ -75,6 +79,11 @@ static void print_help(void)
 	      "  --against=FILE    say what is different from that file beyond noise\n"
 	      "  -q, --quiet       no progress\n"
 	      "  -h, --help        this\n"
+	      "\n"
+	      "original: as the Rust evering's benchmark has it; fair: the same by two\n"
+	      "processes, set-up not timed, every request written anew; rtt: one message\n"
+	      "there and one back; stream: one way; late: rtt with answers that take longer\n"
+	      "than anybody spins; channel: one made and closed.\n"
 	      "\n"
 	      "Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	      "run failed or an operation was not found right; 2 if the command line makes\n"
@@ -211,9 +220,11 @@ static int parse_option(struct bench_options *o, int opt, char *text)
 	switch (opt) {
 	case 'm':
 		o->modes = parse_mask(text, mode_names, MODES);
-		return o->modes ? 0 :
-				  bad_value(opt, text,
-					    "of original, fair, rtt, stream");
+		return o->modes ?
+			       0 :
+			       bad_value(
+				       opt, text,
+				       "of original, fair, rtt, stream, late, channel");
 	case 'w':
 		mask = parse_mask(text, policy_names, POLICIES);
 		for (i = 0; i < MODES; i++)
@@ -277,6 +288,9 @@ static int parse_option(struct bench_options *o, int opt, char *text)
 	case 'F':
 		set_full(o);
 		return 0;
+	case 'i':
+		o->icount = true;
+		return 0;
 	case 'j':
 		o->json = true;
 		return 0;
@@ -307,6 +321,8 @@ static void set_defaults(struct bench_options *o)
 			[MODE_RTT] = ANY_POLICY,
 			[MODE_STREAM] = ONLY(EVERING_BUSY) |
 					ONLY(EVERING_ADAPTIVE),
+			[MODE_LATE] = ANY_POLICY,
+			[MODE_CHANNEL] = ANY_POLICY,
 		},
 		.depth = 200,
 		.min_rounds = 7,
@@ -319,8 +335,10 @@ static void set_defaults(struct bench_options *o)
 		memcpy(o->sizes[mode], originals, sizeof(originals));
 		o->size_count[mode] = sizeof(originals) / sizeof(*originals);
 	}
-	o->sizes[MODE_RTT][0] = 64;
-	o->size_count[MODE_RTT] = 1;
+	o->sizes[MODE_RTT][0] = o->sizes[MODE_LATE][0] = 64;
+	o->size_count[MODE_RTT] = o->size_count[MODE_LATE] = 1;
+	o->sizes[MODE_CHANNEL][0] = 1 << 20;
+	o->size_count[MODE_CHANNEL] = 1;
 	memcpy(o->sizes[MODE_STREAM], slots, sizeof(slots));
 	o->size_count[MODE_STREAM] = sizeof(slots) / sizeof(*slots);
 }
@@ -336,12 +354,20 @@ static int settle(struct bench_options *o)
 		o->cpu[0] = cpus[0];
 		o->cpu[1] = cpus[count - 1];
 	}
+	if (o->icount) {
+		o->cpu[1] = o->cpu[0];
+		o->modes &= ONLY(MODE_RTT) | ONLY(MODE_CHANNEL);
+		o->policies[MODE_RTT] = ONLY(EVERING_BLOCK);
+		if (!o->modes)
+			return usage_error("--icount: of rtt and channel");
+	}
 	for (i = 0; i < o->size_count[MODE_RTT]; i++)
 		if (o->sizes[MODE_RTT][i] < 8 &&
-		    (o->modes & (ONLY(MODE_RTT) | ONLY(MODE_STREAM))))
+		    (o->modes &
+		     (ONLY(MODE_RTT) | ONLY(MODE_STREAM) | ONLY(MODE_LATE))))
 			return usage_error(
-				"--sizes: rtt and stream need 8 bytes or more: "
-				"choose --modes as well");
+				"--sizes: rtt, stream and late need 8 bytes or "
+				"more: choose --modes as well");
 	return 0;
 }
 
@@ -355,7 +381,7 @@ int bench_options(struct bench_options *o, int argc, char **argv, int *status)
 	while ((opt = getopt_long(argc, argv, ":qh", long_options, NULL)) !=
 	       -1) {
 		*status = EXIT_USAGE;
-		if (opt == '?' && optopt && strchr("Fjlqh", optopt) &&
+		if (opt == '?' && optopt && strchr("Fijlqh", optopt) &&
 		    !strncmp(argv[optind - 1], "--", 2)) {
 			usage_error("%s: takes no value",
 				    printable(argv[optind - 1]));

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: MIT
 /*
  * The floors: what the machine itself takes.  For spinning sides a cache line
- * handed over and another handed back, for sleeping ones two bare eventfds, written
- * and read.  No payload, so the size does not matter.
+ * handed over and another handed back; for sleeping ones what the kernel has to wake
+ * somebody with, bare: eventfds, pipes, futexes, Unix sockets, and where both sides
+ * share a CPU the CPU alone, by sched_yield().  No payload, so the size does not
+ * matter.  For original and fair what each side has to do even if bytes travelled by
+ * themselves: look at what arrived, and write what it sends, once.
  */
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -20,10 +27,11 @@ struct lines {
 		__attribute__((aligned(128))); /* private from here on */
 };
 
-/* The client makes @count descriptors, and the server gets them. */
-static void share_fds(struct side *s, int *fds, unsigned int count)
+#define MOST_FDS 4
+
+void share_fds(struct side *s, int *fds, unsigned int count)
 {
-	char control[CMSG_SPACE(2 * sizeof(int))] = { 0 };
+	char control[CMSG_SPACE(MOST_FDS * sizeof(int))] = { 0 };
 	char byte = 0;
 	struct iovec iov = { &byte, 1 };
 	struct msghdr msg = {
@@ -49,7 +57,9 @@ static void share_fds(struct side *s, int *fds, unsigned int count)
 		fail(s, "sendmsg: %m");
 }
 
-static void raw_open(struct side *s)
+/* Cache lines, and futexes ------------------------------------------------- */
+
+static void lines_open(struct side *s)
 {
 	int fd = -1;
 
@@ -64,6 +74,11 @@ static void raw_open(struct side *s)
 	if (s->state == MAP_FAILED)
 		fail(s, "mmap: %m");
 	close(fd);
+}
+
+static void lines_close(struct side *s)
+{
+	munmap(s->state, sizeof(struct lines));
 }
 
 static void raw_work(struct side *s, uint64_t ops)
@@ -86,78 +101,274 @@ static void raw_work(struct side *s, uint64_t ops)
 	}
 }
 
-static void raw_close(struct side *s)
-{
-	munmap(s->state, sizeof(struct lines));
-}
-
 const struct arm raw_arm = {
 	.name = "cache-line",
 	.modes = { [MODE_RTT] = ONLY(EVERING_BUSY) },
-	.open = raw_open,
+	.open = lines_open,
 	.work = raw_work,
-	.close = raw_close,
+	.close = lines_close,
 };
 
-struct bells {
-	int fd[2]; /* of the client, of the server */
+/* No transport ------------------------------------------------------------- */
+
+struct alone {
+	unsigned char *came;
+	unsigned char *goes;
 };
 
-static void eventfd_open(struct side *s)
+static void alone_open(struct side *s)
 {
-	struct bells *b = malloc(sizeof(*b));
+	struct alone *a = malloc(sizeof(*a));
+	size_t size = s->job->size;
 
-	if (!b)
-		fail(s, "no memory");
-	if (!s->server) {
-		b->fd[0] = eventfd(0, EFD_CLOEXEC);
-		b->fd[1] = eventfd(0, EFD_CLOEXEC);
-		if (b->fd[0] < 0 || b->fd[1] < 0)
-			fail(s, "eventfd: %m");
+	if (a) {
+		a->came = malloc(size);
+		a->goes = malloc(size);
 	}
-	share_fds(s, b->fd, 2);
-	s->state = b;
+	if (!a || !a->came || !a->goes)
+		fail(s, "no memory");
+	memset(a->came, s->server ? 'S' : 'R', size);
+	memset(a->goes, 0, size);
+	s->state = a;
 }
 
-static void ring(struct side *s, int fd)
+static void alone_work(struct side *s, uint64_t ops)
 {
-	uint64_t one = 1;
+	struct alone *a = s->state;
+
+	for (; ops; ops--) {
+		check_payload(s, a->came);
+		/* In the original the client has written it before. */
+		if (s->server || s->job->mode == MODE_FAIR) {
+			memcpy(a->goes, s->source, s->job->size);
+			/* Somebody might read it. */
+			__asm__ __volatile__("" : : "r"(a->goes) : "memory");
+		}
+	}
+}
+
+static void alone_close(struct side *s)
+{
+	struct alone *a = s->state;
+
+	free(a->came);
+	free(a->goes);
+	free(a);
+}
+
+const struct arm alone_arm = {
+	.name = "no-transport",
+	.modes = { ONLY(EVERING_BUSY), ONLY(EVERING_BUSY) },
+	.opens_early = true,
+	.open = alone_open,
+	.work = alone_work,
+	.close = alone_close,
+};
+
+/* Waiting and waking ------------------------------------------------------- */
+
+/**
+ * struct word - eventfds, pipes and sockets: eight bytes written and read
+ * @in, @out: where this side reads, and writes
+ */
+struct word {
+	int in;
+	int out;
+};
+
+static void take_word(struct side *s)
+{
+	struct word *w = s->state;
+	uint64_t word;
 
 	s->syscalls++;
-	if (write(fd, &one, sizeof(one)) != sizeof(one))
+	if (read(w->in, &word, sizeof(word)) != sizeof(word))
+		fail(s, "read: %m");
+	if (word != 1)
+		fail(s, "rung %llu times", (unsigned long long)word);
+}
+
+static void give_word(struct side *s)
+{
+	struct word *w = s->state;
+	const uint64_t one = 1;
+
+	s->syscalls++;
+	if (write(w->out, &one, sizeof(one)) != sizeof(one))
 		fail(s, "write: %m");
 }
 
-static void eventfd_work(struct side *s, uint64_t ops)
+static void take_futex(struct side *s)
 {
-	struct bells *b = s->state;
-	int64_t at = probe_start(s);
-	uint64_t rings;
+	struct lines *l = s->state;
+	uint32_t *theirs = s->server ? &l->there : &l->back;
 
-	for (; ops; ops--) {
-		if (!s->server)
-			ring(s, b->fd[1]);
+	while (!__atomic_load_n(theirs, __ATOMIC_ACQUIRE)) {
 		s->syscalls++;
-		if (read(b->fd[s->server], &rings, sizeof(rings)) !=
-			    sizeof(rings) ||
-		    rings != 1)
-			fail(s, "read: %m");
+		syscall(SYS_futex, theirs, FUTEX_WAIT, 0, NULL, NULL, 0);
+	}
+	__atomic_store_n(theirs, 0, __ATOMIC_RELAXED);
+}
+
+static void give_futex(struct side *s)
+{
+	struct lines *l = s->state;
+	uint32_t *mine = s->server ? &l->back : &l->there;
+
+	__atomic_store_n(mine, 1, __ATOMIC_RELEASE);
+	s->syscalls++;
+	if (syscall(SYS_futex, mine, FUTEX_WAKE, 1, NULL, NULL, 0) < 0)
+		fail(s, "futex: %m");
+}
+
+static void yield(struct side *s)
+{
+	s->syscalls++;
+	sched_yield();
+}
+
+static void nothing(struct side *s)
+{
+	(void)s;
+}
+
+enum word_variant {
+	WORD,
+	FUTEX,
+	YIELD
+};
+
+static const struct {
+	void (*take)(struct side *s);
+	void (*give)(struct side *s);
+} words[] = {
+	[WORD] = { take_word, give_word },
+	[FUTEX] = { take_futex, give_futex },
+	/* Nothing is handed over but the CPU. */
+	[YIELD] = { yield, nothing },
+};
+
+static void word_work(struct side *s, uint64_t ops)
+{
+	void (*take)(struct side * s) = words[s->arm->variant].take;
+	void (*give)(struct side * s) = words[s->arm->variant].give;
+	int64_t at = probe_start(s);
+
+	for (s->done += ops; ops; ops--) {
+		if (!s->server)
+			give(s);
+		take(s);
 		if (s->server)
-			ring(s, b->fd[0]);
-		s->done++;
+			give(s);
 		at = probe_lap(s, at);
 	}
 }
 
-static void eventfd_close(struct side *s)
+/* @fds: what the client reads and writes, what the server reads and writes. */
+static void word_open(struct side *s, int fds[MOST_FDS])
+{
+	struct word *w = malloc(sizeof(*w));
+
+	if (!w)
+		fail(s, "no memory");
+	share_fds(s, fds, MOST_FDS);
+	w->in = fds[2 * s->server];
+	w->out = fds[2 * s->server + 1];
+	s->state = w;
+}
+
+static void eventfd_open(struct side *s)
+{
+	int fds[MOST_FDS] = { -1, -1, -1, -1 };
+
+	if (!s->server) {
+		fds[0] = fds[3] = eventfd(0, EFD_CLOEXEC);
+		fds[1] = fds[2] = eventfd(0, EFD_CLOEXEC);
+		if (fds[0] < 0 || fds[1] < 0)
+			fail(s, "eventfd: %m");
+	}
+	word_open(s, fds);
+}
+
+static void pipe_open(struct side *s)
+{
+	int fds[MOST_FDS] = { -1, -1, -1, -1 };
+	int there[2], back[2];
+
+	if (!s->server) {
+		if (pipe2(there, O_CLOEXEC) || pipe2(back, O_CLOEXEC))
+			fail(s, "pipe: %m");
+		fds[0] = back[0];
+		fds[1] = there[1];
+		fds[2] = there[0];
+		fds[3] = back[1];
+	}
+	word_open(s, fds);
+}
+
+/* They meet over one; that serves. */
+static void socket_open(struct side *s)
+{
+	struct word *w = malloc(sizeof(*w));
+
+	if (!w)
+		fail(s, "no memory");
+	w->in = w->out = s->sock;
+	s->state = w;
+}
+
+static void word_close(struct side *s)
 {
 	free(s->state);
 }
 
+#define ASLEEP                                                                 \
+	{                                                                      \
+		[MODE_RTT] = ONLY(EVERING_BLOCK)                               \
+	}
+
 const struct arm eventfd_arm = {
 	.name = "eventfd",
-	.modes = { [MODE_RTT] = ONLY(EVERING_BLOCK) },
+	.modes = ASLEEP,
+	.variant = WORD,
 	.open = eventfd_open,
-	.work = eventfd_work,
-	.close = eventfd_close,
+	.work = word_work,
+	.close = word_close,
+};
+
+const struct arm pipe_arm = {
+	.name = "pipe",
+	.modes = ASLEEP,
+	.variant = WORD,
+	.open = pipe_open,
+	.work = word_work,
+	.close = word_close,
+};
+
+const struct arm seqpacket_arm = {
+	.name = "seqpacket",
+	.modes = ASLEEP,
+	.variant = WORD,
+	.open = socket_open,
+	.work = word_work,
+	.close = word_close,
+};
+
+const struct arm futex_arm = {
+	.name = "futex",
+	.modes = ASLEEP,
+	.variant = FUTEX,
+	.open = lines_open,
+	.work = word_work,
+	.close = lines_close,
+};
+
+const struct arm yield_arm = {
+	.name = "sched_yield",
+	.modes = ASLEEP,
+	.one_cpu = true,
+	.variant = YIELD,
+	.open = nothing,
+	.work = word_work,
+	.close = nothing,
 };

@@ -20,11 +20,13 @@ char *format_plain(char buf[FORMAT_LEN], uint64_t size)
 	return buf;
 }
 
-/* Nanoseconds of an operation: tenths matter where there are few. */
-static char *format_ns(char buf[FORMAT_LEN], double ns)
+/* Nanoseconds of an operation: tenths matter where there are few; or instructions. */
+static char *format_ns(char buf[FORMAT_LEN], double ns, bool icount)
 {
 	if (isnan(ns))
 		snprintf(buf, FORMAT_LEN, "-");
+	else if (icount)
+		snprintf(buf, FORMAT_LEN, "%.0f", ns);
 	else if (ns < 99.95)
 		snprintf(buf, FORMAT_LEN, "%.1f ns", ns);
 	else
@@ -55,7 +57,7 @@ static const struct cell *reference(const struct group *g, uint32_t policy)
 	const struct cell *c = NULL;
 	size_t i;
 
-	if (g->mode != MODE_RTT)
+	if (g->mode < MODE_RTT || g->mode == MODE_STREAM)
 		policy = EVERING_BUSY;
 	for (i = 0; i < 2 && !c; i++)
 		c = find_cell(g, names[i], policy);
@@ -69,6 +71,8 @@ static const char *title(enum mode mode)
 		"requests in flight, two processes, requests written anew",
 		"one message there and one back",
 		"messages one way",
+		"one message there, and one back when nobody spins any more; CPU of the client",
+		"a channel with two arenas made and closed",
 	};
 
 	return titles[mode];
@@ -81,13 +85,17 @@ static void print_head(const struct results *r, const struct group *g)
 	printf("\n%s %s: ", mode_names[g->mode], format_plain(size, g->size));
 	if (g->mode < MODE_RTT)
 		printf("%u ", r->depth);
-	printf("%s; %u rounds; raw cache-line round trip %s\n", title(g->mode),
-	       g->rounds,
-	       format_ns(floor, summarize(g->floor, g->rounds).median));
-	printf("  %-15s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm", "wait",
+	printf("%s; %u rounds", title(g->mode), g->rounds);
+	if (r->icount)
+		printf("; in guest instructions\n");
+	else
+		printf("; raw cache-line round trip %s\n",
+		       format_ns(floor, summarize(g->floor, g->rounds).median,
+				 false));
+	printf("  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm", "wait",
 	       "median", "95 %", "least", "x floor", "x evering", "CPU s/Mop",
 	       "calls/op");
-	if (g->mode == MODE_RTT)
+	if (g->mode == MODE_RTT && !r->icount)
 		printf(" %9s %9s %9s %9s", "p50", "p99", "p99.9", "max");
 	putchar('\n');
 }
@@ -102,22 +110,24 @@ static void print_percentiles(const struct hist *h)
 	printf(" %9s", format_time(buf, h->max));
 }
 
-static void print_row(const struct group *g, const struct cell *c)
+static void print_row(const struct results *r, const struct group *g,
+		      const struct cell *c)
 {
 	const struct cell *ref = reference(g, c->policy);
 	struct summary ns = summarize(c->ns, g->rounds);
 	char a[FORMAT_LEN], b[FORMAT_LEN];
 	double ratio = NAN;
 
-	printf("  %-15s %-8s", c->arm, policy_names[c->policy]);
+	printf("  %-19s %-8s", c->arm, policy_names[c->policy]);
 	if (!ns.count) {
 		printf(" %s%s\n", *c->error ? "void: " : "not measured",
 		       c->error);
 		return;
 	}
-	printf(" %9s", format_ns(a, ns.median));
-	printf(" %10s..%-9s", format_ns(a, ns.low), format_ns(b, ns.high));
-	printf(" %9s", format_ns(a, ns.least));
+	printf(" %9s", format_ns(a, ns.median, r->icount));
+	printf(" %10s..%-9s", format_ns(a, ns.low, r->icount),
+	       format_ns(b, ns.high, r->icount));
+	printf(" %9s", format_ns(a, ns.least, r->icount));
 	printf(" %8s",
 	       format_value(
 		       a, summarize_ratio(c->ns, g->floor, g->rounds).median));
@@ -145,11 +155,12 @@ void print_table(const struct results *r)
 		g = r->group[i];
 		print_head(r, g);
 		for (j = 0; j < g->count; j++)
-			print_row(g, g->cell[j]);
+			print_row(r, g, g->cell[j]);
 	}
-	printf("\nmedian and 95 %%: of rounds, time of an operation; x floor, x evering: "
+	printf("\nmedian and 95 %%: of rounds, %s of an operation; x floor, x evering: "
 	       "medians of ratios\nwithin a round; CPU: of both sides; calls: system "
-	       "calls of both sides, counted where\nthey are made.\n");
+	       "calls of both sides, counted where\nthey are made.\n",
+	       r->icount ? "instructions" : "time");
 }
 
 /* Targets ----------------------------------------------------------------- */
@@ -162,8 +173,9 @@ void print_table(const struct results *r)
 /**
  * struct target - a ratio that evering is to reach, at each size from @least to
  *	@most
- * @against: names, of which the fastest counts; "": the floor
- * @own, @other: policies; of the other side any if it has not this one
+ * @against: names, of which the fastest counts; "": the floor; NULL: itself
+ * @own, @other: policies
+ * @of: what is compared; of instructions, the device's
  */
 static const struct target {
 	const char *what;
@@ -174,33 +186,42 @@ static const struct target {
 	uint32_t own;
 	uint32_t other;
 	double limit;
+	enum {
+		TIME,
+		CPU,
+		INSTRUCTIONS
+	} of;
 } targets[] = {
 	{ "raw cache-line round trip", MODE_RTT, 64, 64, "", EVERING_BUSY,
-	  EVERING_BUSY, 1.15 },
+	  EVERING_BUSY, 1.15, TIME },
 	{ "best queue", MODE_RTT, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.75 },
+	  0.75, TIME },
 	{ "bare eventfds", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05 },
+	  EVERING_BLOCK, 1.05, TIME },
 	{ "itself, busy", MODE_RTT, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BUSY, 1.2 },
+	  EVERING_BUSY, 1.2, TIME },
+	{ "itself, block, CPU", MODE_LATE, 64, 64, NULL, EVERING_ADAPTIVE,
+	  EVERING_BLOCK, 1.2, CPU },
+	{ "eventfd, instructions", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
+	  EVERING_BLOCK, 0.85, INSTRUCTIONS },
 	{ "best queue", MODE_STREAM, 16, 16, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.6 },
+	  0.6, TIME },
 	{ "best queue", MODE_STREAM, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.5 },
+	  0.5, TIME },
 	{ "shmipc", MODE_ORIGINAL, 4, 16 << 10, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.33 },
+	  EVERING_BLOCK, 0.33, TIME },
 	{ "tokio", MODE_ORIGINAL, 4, 16 << 10, "tokio", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 30 },
+	  EVERING_BLOCK, 1.0 / 30, TIME },
 	{ "uds-epoll", MODE_ORIGINAL, 4, 16 << 10, "uds-epoll", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 20 },
+	  EVERING_BLOCK, 1.0 / 20, TIME },
 	{ "best Unix socket", MODE_ORIGINAL, 4, 16 << 10, SOCKETS, EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 10 },
+	  EVERING_BLOCK, 1.0 / 10, TIME },
 	{ "shmipc", MODE_ORIGINAL, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5 },
+	  EVERING_BLOCK, 0.5, TIME },
 	{ "shmipc", MODE_FAIR, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5 },
+	  EVERING_BLOCK, 0.5, TIME },
 	{ "best Unix socket", MODE_FAIR, 64 << 10, 4 << 20, SOCKETS,
-	  EVERING_BUSY, EVERING_BLOCK, 0.5 },
+	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME },
 };
 
 static bool listed(const char *name, const char *list)
@@ -247,7 +268,11 @@ static struct summary reached(const struct group *g, const struct target *t,
 	if (t->against && !*t->against)
 		return summarize_ratio(own->ns, g->floor, g->rounds);
 	other = t->against ? rival(g, t) : find_cell(g, arm, t->other);
-	return other ? summarize_ratio(own->ns, other->ns, g->rounds) : none;
+	if (!other)
+		return none;
+	if (t->of == CPU)
+		return summarize_ratio(own->cpu, other->cpu, g->rounds);
+	return summarize_ratio(own->ns, other->ns, g->rounds);
 }
 
 /* The worst of the sizes decides. */
@@ -260,6 +285,8 @@ static void print_target(const struct results *r, const struct target *t,
 	uint32_t i, met = 0, all = 0;
 	const struct group *g;
 
+	if ((t->of == INSTRUCTIONS) != r->icount)
+		return;
 	for (i = 0; i < r->count; i++) {
 		g = r->group[i];
 		if (g->mode != t->mode || g->size < t->least ||
@@ -298,7 +325,10 @@ void print_targets(const struct results *r)
 	printf("  %-14s %-28s %-26s %6s\n", "arm", "work", "beside", "limit");
 	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
 		print_target(r, &targets[i], "evering-device");
-		print_target(r, &targets[i], "evering-memfd");
+		if (targets[i].of == INSTRUCTIONS)
+			print_target(r, &targets[i], "enter");
+		else
+			print_target(r, &targets[i], "evering-memfd");
 	}
 }
 
@@ -315,14 +345,14 @@ static bool apart(const struct summary *a, const struct summary *b)
 
 static void print_change(const struct group *g, const struct cell *c,
 			 const struct summary *before,
-			 const struct summary *now)
+			 const struct summary *now, bool icount)
 {
 	char size[FORMAT_LEN], a[FORMAT_LEN], b[FORMAT_LEN];
 
-	printf("  %-9s %-5s %-15s %-8s %10s -> %-10s %6.3f  %s\n",
+	printf("  %-9s %-5s %-19s %-8s %10s -> %-10s %6.3f  %s\n",
 	       mode_names[g->mode], format_plain(size, g->size), c->arm,
-	       policy_names[c->policy], format_ns(a, before->median),
-	       format_ns(b, now->median), now->median / before->median,
+	       policy_names[c->policy], format_ns(a, before->median, icount),
+	       format_ns(b, now->median, icount), now->median / before->median,
 	       now->median < before->median ? "faster" : "SLOWER");
 }
 
@@ -376,7 +406,7 @@ void print_changes(const struct results *before, const struct results *now)
 			a = summarize(old->ns, h->rounds);
 			b = summarize(c->ns, g->rounds);
 			if (apart(&a, &b)) {
-				print_change(g, c, &a, &b);
+				print_change(g, c, &a, &b, now->icount);
 				changed++;
 			} else {
 				same++;

@@ -4,7 +4,7 @@
  * is a cell: what it took in every round, in "ns", "cpu_ns", "syscalls" and, the same
  * for all cells of a group, "floor_ns", with null for a round that is void; and, for
  * who reads no arrays, what these come to.  Of what is written here all but that
- * is read again.
+ * is read again.  If the first line says "icount":1, nanoseconds are instructions.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -180,8 +180,8 @@ void write_results(const struct results *r, FILE *out)
 	put_text(out, "command", r->command);
 	fputc(',', out);
 	put_text(out, "date", r->date);
-	fprintf(out, ",\"cpus\":[%d,%d],\"depth\":%u}\n", r->cpu[0], r->cpu[1],
-		r->depth);
+	fprintf(out, ",\"cpus\":[%d,%d],\"depth\":%u,\"icount\":%d}\n",
+		r->cpu[0], r->cpu[1], r->depth, r->icount);
 	for (i = 0; i < r->count; i++)
 		for (j = 0; j < r->group[i]->count; j++)
 			put_cell(out, r->group[i], r->group[i]->cell[j]);
@@ -320,6 +320,7 @@ static bool read_header(struct results *r, const char *line)
 	r->cpu[0] = (int)cpus[0];
 	r->cpu[1] = (int)cpus[1];
 	r->depth = (uint32_t)get_number(line, "depth");
+	r->icount = get_number(line, "icount");
 	return true;
 }
 

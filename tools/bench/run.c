@@ -106,6 +106,16 @@ static void meet(struct side *s)
 		sched_yield();
 }
 
+/* The clock of what is timed. */
+static int64_t time_ns(const struct side *s)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	if (s->job->icount)
+		return (int64_t)__builtin_ia32_rdtsc();
+#endif
+	return clock_ns();
+}
+
 static int64_t cpu_ns(void)
 {
 	struct rusage used;
@@ -149,9 +159,9 @@ static void whole_side(struct side *s)
 	meet(s);
 
 	f->cpu_ns = -cpu_ns();
-	f->begin_ns = clock_ns();
+	f->begin_ns = time_ns(s);
 	s->arm->work(s, s->job->ops);
-	f->end_ns = clock_ns();
+	f->end_ns = time_ns(s);
 	f->cpu_ns += cpu_ns();
 	f->done = s->done;
 	count(s);
@@ -178,13 +188,13 @@ static void *timed_side(void *arg)
 	meet(s);
 	if (!s->server) {
 		f->cpu_ns = -cpu_ns();
-		f->begin_ns = clock_ns();
+		f->begin_ns = time_ns(s);
 	}
 	if (!s->arm->opens_early)
 		s->arm->open(s);
 	s->arm->work(s, s->job->ops);
 	if (!s->server) {
-		f->end_ns = clock_ns();
+		f->end_ns = time_ns(s);
 		f->cpu_ns += cpu_ns();
 	}
 	count(s);
@@ -328,7 +338,9 @@ static void collect(const struct job *job, struct outcome *o)
 	bool stream = job->mode == MODE_STREAM;
 
 	o->ns = (stream ? server : client)->end_ns - client->begin_ns;
-	o->cpu_ns = client->cpu_ns + server->cpu_ns;
+	o->cpu_ns = client->cpu_ns;
+	if (job->mode != MODE_LATE)
+		o->cpu_ns += server->cpu_ns;
 	o->done[0] = stream ? job->ops : client->done;
 	o->done[1] = server->done;
 	o->syscalls = (int64_t)(client->syscalls + server->syscalls);

@@ -11,6 +11,10 @@
  * waits.
  *
  * Where the policy is busy the completion queue is looked at without sleeping.
+ *
+ * stream: original writes and reads header and body apart, one operation at a time;
+ * good has up to 64 messages in a WRITE_FIXED, and writes those of the next while
+ * the kernel copies the last, and reads as many as have come with READ_FIXED.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +25,7 @@
 #include "uds.h"
 
 #define ENTRIES 256u
+#define BATCH 64u /* messages of a stream in a write */
 
 enum {
 	TAG_READ = 1,
@@ -35,6 +40,9 @@ struct ring {
 	struct mux mux;
 	struct iovec out[MUX_IOVECS]; /* until the write is complete */
 	bool reading, writing;
+	unsigned char *batch[2]; /* stream; the second is good's alone */
+	size_t have; /* bytes read that are still to be looked at */
+	uint32_t number;
 };
 
 static bool good(const struct side *s)
@@ -85,6 +93,38 @@ static void register_mux(struct side *s, struct ring *r)
 		     ret == -ENOMEM ? " (raise it with 'ulimit -l')" : "");
 }
 
+static size_t frame_size(const struct side *s)
+{
+	return HEADER + message_size(s->job);
+}
+
+/* Large messages go one by one. */
+static uint32_t batch_most(const struct side *s)
+{
+	return frame_size(s) > 4096 ? 1 : BATCH;
+}
+
+static void register_stream(struct side *s, struct ring *r, int fd)
+{
+	size_t size = batch_most(s) * frame_size(s);
+	struct iovec batches[2];
+	int i, ret;
+
+	for (i = 0; i < 2; i++) {
+		r->batch[i] = malloc(size);
+		if (!r->batch[i])
+			fail(s, "no memory for %zu bytes", size);
+		batches[i] = (struct iovec){ r->batch[i], size };
+	}
+	ret = io_uring_register_buffers(&r->uring, batches, 2);
+	if (!ret)
+		ret = io_uring_register_files(&r->uring, &fd, 1);
+	if (ret)
+		fail(s, "io_uring_register: %s%s", strerror(-ret),
+		     ret == -ENOMEM ? " (raise it with 'ulimit -l')" : "");
+	close(fd);
+}
+
 static void uring_open(struct side *s)
 {
 	struct ring *r = calloc(1, sizeof(*r));
@@ -95,6 +135,11 @@ static void uring_open(struct side *s)
 		fail(s, "no memory");
 	s->state = r;
 	start_ring(s, r);
+	if (s->job->mode == MODE_STREAM) {
+		fd = s->server ? uds_accept(s, 0) : uds_connect(s, 0);
+		register_stream(s, r, fd);
+		return;
+	}
 	r->count = good(s) ? 1 : s->job->depth;
 	for (i = 0; i < r->count; i++) {
 		fd = s->server ? uds_accept(s, 0) : uds_connect(s, 0);
@@ -267,9 +312,147 @@ static void mux_work(struct side *s, uint64_t ops)
 		probe_lap(s, at);
 }
 
+/* Begins to read or write @len bytes at @pos of a batch. */
+static void stream_begin(struct side *s, struct ring *r, unsigned int which,
+			 size_t pos, size_t len)
+{
+	struct io_uring_sqe *sqe = take_sqe(s, r);
+	unsigned char *at = r->batch[which] + pos;
+	bool fixed = good(s);
+
+	if (s->server && fixed)
+		io_uring_prep_read_fixed(sqe, 0, at, (unsigned int)len, 0,
+					 (int)which);
+	else if (s->server)
+		io_uring_prep_read(sqe, 0, at, (unsigned int)len, 0);
+	else if (fixed)
+		io_uring_prep_write_fixed(sqe, 0, at, (unsigned int)len, 0,
+					  (int)which);
+	else
+		io_uring_prep_write(sqe, 0, at, (unsigned int)len, 0);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+}
+
+/* Waits for what was begun; how many bytes that were. */
+static size_t stream_end(struct side *s, struct ring *r)
+{
+	struct io_uring_cqe *cqe;
+	size_t n;
+
+	while (io_uring_peek_cqe(&r->uring, &cqe))
+		submit_and_wait(s, r);
+	n = result(s, cqe);
+	io_uring_cqe_seen(&r->uring, cqe);
+	return n;
+}
+
+/* All of a part of the first batch, however many operations that takes. */
+static void stream_all(struct side *s, struct ring *r, size_t pos, size_t len)
+{
+	size_t n;
+
+	for (; len; pos += n, len -= n) {
+		stream_begin(s, r, 0, pos, len);
+		n = stream_end(s, r);
+	}
+}
+
+static void stream_apart(struct side *s, struct ring *r, uint64_t ops)
+{
+	unsigned char *head = r->batch[0], *body = head + HEADER;
+	size_t len = message_size(s->job);
+
+	for (; ops; ops--, r->number++) {
+		if (!s->server) {
+			memcpy(head, &r->number, HEADER);
+			write_message(s, body, len, r->number);
+		}
+		stream_all(s, r, 0, HEADER);
+		stream_all(s, r, HEADER, len);
+		if (s->server)
+			check_message(s, body, len, r->number);
+	}
+}
+
+static size_t fill_batch(struct side *s, unsigned char *at, uint32_t number,
+			 uint64_t count)
+{
+	size_t frame = frame_size(s);
+	uint64_t i;
+
+	for (i = 0; i < count; i++, at += frame) {
+		memset(at, 0, HEADER);
+		write_message(s, at + HEADER, frame - HEADER,
+			      number + (uint32_t)i);
+	}
+	return frame * count;
+}
+
+static void stream_out(struct side *s, struct ring *r, uint64_t ops)
+{
+	unsigned int which = 0;
+	size_t left = 0, pos = 0, len;
+	uint64_t count;
+
+	while (ops || left) {
+		count = ops < batch_most(s) ? ops : batch_most(s);
+		len = fill_batch(s, r->batch[which], r->number, count);
+		r->number += (uint32_t)count;
+		ops -= count;
+		/* What is written in between is out of order: one at a time. */
+		while (left) {
+			size_t n = stream_end(s, r);
+
+			left -= n;
+			pos += n;
+			if (left)
+				stream_begin(s, r, !which, pos, left);
+		}
+		left = len;
+		pos = 0;
+		if (left)
+			stream_begin(s, r, which, 0, left);
+		/* The kernel copies as far as there is room, and goes on alone. */
+		io_uring_submit(&r->uring);
+		s->syscalls++;
+		which = !which;
+	}
+}
+
+static void stream_in(struct side *s, struct ring *r, uint64_t ops)
+{
+	size_t frame = frame_size(s), most = batch_most(s) * frame, at;
+
+	while (ops) {
+		stream_begin(s, r, 0, r->have, most - r->have);
+		r->have += stream_end(s, r);
+		for (at = 0; ops && r->have - at >= frame; at += frame, ops--)
+			check_message(s, r->batch[0] + at + HEADER,
+				      frame - HEADER, r->number++);
+		r->have -= at;
+		memmove(r->batch[0], r->batch[0] + at, r->have);
+	}
+}
+
+static void stream_work(struct side *s, uint64_t ops)
+{
+	struct ring *r = s->state;
+
+	if (!good(s))
+		stream_apart(s, r, ops);
+	else if (s->server)
+		stream_in(s, r, ops);
+	else
+		stream_out(s, r, ops);
+}
+
 /* Depth 1: a call of mux_work() for each, so that each can be timed. */
 static void uring_work(struct side *s, uint64_t ops)
 {
+	if (s->job->mode == MODE_STREAM) {
+		stream_work(s, ops);
+		return;
+	}
 	if (!good(s)) {
 		conns_work(s, ops);
 		return;
@@ -296,6 +479,8 @@ static void uring_close(struct side *s)
 	if (r->mux.in)
 		close(r->mux.fd);
 	free(r->mux.in);
+	free(r->batch[0]);
+	free(r->batch[1]);
 	free(r);
 }
 
@@ -315,6 +500,7 @@ static const char *uring_missing(void)
 		[MODE_ORIGINAL] = ONLY(EVERING_BLOCK),                         \
 		[MODE_FAIR] = ONLY(EVERING_BLOCK),                             \
 		[MODE_RTT] = ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY),         \
+		[MODE_STREAM] = ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY),      \
 	}
 
 const struct arm uring_original_arm = {
