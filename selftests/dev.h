@@ -457,13 +457,14 @@ static inline int touch(volatile void *p, bool write)
 
 /* -------------------------------------------------------------- passing fds */
 
-static inline int send_fd(int sock, int fd)
+/* A descriptor, and beside it some bytes; 0 or a negative errno. */
+static inline int send_fd_with(int sock, int fd, const void *data, size_t len)
 {
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(sizeof(int))];
 	} control;
-	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	struct iovec iov = { .iov_base = (void *)data, .iov_len = len };
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -477,17 +478,21 @@ static inline int send_fd(int sock, int fd)
 	cmsg->cmsg_type = SCM_RIGHTS;
 	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-	return sendmsg(sock, &msg, 0) == 1 ? 0 : -errno;
+	return sendmsg(sock, &msg, 0) == (ssize_t)len ? 0 : -errno;
 }
 
-static inline int recv_fd(int sock)
+static inline int send_fd(int sock, int fd)
+{
+	return send_fd_with(sock, fd, "x", 1);
+}
+
+static inline int recv_fd_with(int sock, void *data, size_t len)
 {
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(sizeof(int))];
 	} control;
-	char c;
-	struct iovec iov = { .iov_base = &c, .iov_len = 1 };
+	struct iovec iov = { .iov_base = data, .iov_len = len };
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -497,13 +502,20 @@ static inline int recv_fd(int sock)
 	struct cmsghdr *cmsg;
 	int fd;
 
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != 1)
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != (ssize_t)len)
 		return -errno;
 	cmsg = CMSG_FIRSTHDR(&msg);
 	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
 		return -EBADMSG;
 	memcpy(&fd, CMSG_DATA(cmsg), sizeof(int));
 	return fd;
+}
+
+static inline int recv_fd(int sock)
+{
+	char c;
+
+	return recv_fd_with(sock, &c, 1);
 }
 
 /*
