@@ -403,6 +403,27 @@ fuzz: ## fuzz the receiving paths with a hostile peer, a minute each (ARGS=--sec
 	@tools/setup run fuzz
 	@BUILD=$(BUILD) tools/fuzz/run $(ARGS)
 
+# A million system calls in guests of both kernels at once; then, for minutes, where
+# KCOV leads.
+.PHONY: fuzz-device fuzz-kernels
+fuzz-device: ## fuzz the device in guests: a million calls, then led by KCOV in the debug kernel
+	@tools/setup run test vm debug
+	@$(MAKE) $(jobs) selftests
+	@tools/vm debug-kernel >/dev/null
+	@tools/sum-up $(MAKE) fuzz-kernels fuzz-debug
+
+fuzz-kernels:
+	@tools/sum-up --together $(MAKE) fuzz-6.12 fuzz-6.1
+
+.PHONY: fuzz-6.12 fuzz-6.1 fuzz-debug
+fuzz-6.12 fuzz-6.1: export EVERING_CALLS ?= 500000
+fuzz-debug: export EVERING_SECONDS ?= 150
+fuzz-6.12 fuzz-6.1 fuzz-debug: export EVERING_VM_TEST_TIMEOUT ?= 1500
+fuzz-6.12 fuzz-6.1 fuzz-debug: fuzz-%:
+	@tools/vm test $* -- dev_fuzz; status=$$?; \
+		sed -n 's/^# \([0-9]* system calls.*\); ok.*/$*: \1/p' build/vm/$*/tap; \
+		exit $$status
+
 .PHONY: vm
 vm: ## a shell in a guest with the module loaded
 	@tools/setup run test vm
