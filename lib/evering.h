@@ -97,8 +97,8 @@ enum evering_policy {
  * struct evering_params - how to make, or to accept, a channel
  * @size: sizeof(struct evering_params)
  * @flags: EVERING_SHARED_ARENA: of the channel; EVERING_POPULATE: of this side alone,
- *	so that touching an arena for the first time takes no page fault, which costs
- *	as much as to copy a page or two
+ *	so that touching an arena for the first time takes no page faults, each of which
+ *	costs several times what copying the page does
  * @slot_size: EVERING_MIN_SLOT..EVERING_MAX_SLOT bytes, a power of two; an entry
  *	is EVERING_STAMP_SIZE less
  * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, a power
