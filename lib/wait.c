@@ -194,7 +194,10 @@ int evering_flush_begin(struct evering *ev, struct evering_bell *bell)
 	armed = evering_load_relaxed(ev->tx.armed);
 	if (!ring_due(armed, ev->tx.rung))
 		return 0;
-	note_tx_rung(e, armed, e->backend->bell(e, bell));
+	/* Rung by the caller, it is counted whether the device finds a sleeper or not. */
+	if (e->backend->bell(e, bell) & EVERING_RX)
+		e->ev.tx.rung = armed;
+	counter_add(&e->half->counters.tx_rings, 1);
 	return 1;
 }
 

@@ -531,6 +531,7 @@ static int ring_bell(const struct evering_bell *bell)
 
 TEST_F(event_loop, a_flush_that_was_begun_wakes_when_its_bell_is_rung)
 {
+	struct evering_counters counters;
 	struct evering_bell bell;
 	uint32_t v, i;
 	void *slot;
@@ -551,6 +552,8 @@ TEST_F(event_loop, a_flush_that_was_begun_wakes_when_its_bell_is_rung)
 		ASSERT_EQ(0, evering_recv(self->b, &v, 4, EVERING_NOWAIT));
 		ASSERT_EQ(i, v);
 	}
+	evering_get_counters(self->a, EVERING_MINE, &counters);
+	EXPECT_EQ(100u, counters.tx_rings);
 	/* Disarmed between the two: the same ring is owed again when it is armed. */
 	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
 	ASSERT_EQ(1, evering_flush_begin(self->a, &bell));
