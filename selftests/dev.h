@@ -288,20 +288,6 @@ static inline uint32_t epoch_of(const struct evering_status *status, int end)
 
 /* -------------------------------------------------------------- observation */
 
-/*
- * Waits for what another task is about to do.  True as soon as @cond is, false
- * if it is not after PLENTY.
- */
-#define EVENTUALLY(cond)                                                       \
-	({                                                                     \
-		int64_t _until = now_ns() + PLENTY;                            \
-		bool _met;                                                     \
-                                                                               \
-		while (!(_met = (cond)) && now_ns() < _until)                  \
-			sleep_ns(100 * USEC);                                  \
-		_met;                                                          \
-	})
-
 /* What poll() says now, of @events and of what is always told. */
 static inline int poll_now(int fd, short events)
 {
@@ -325,49 +311,6 @@ static inline bool poll_within(int fd, short events)
 			return true;
 	}
 	return false;
-}
-
-static inline pid_t my_tid(void)
-{
-	return (pid_t)syscall(SYS_gettid);
-}
-
-/* The letter in /proc/PID/stat of any task; 0 if it is gone. */
-static inline char task_state(pid_t tid)
-{
-	char path[64], line[512];
-	char *end;
-	ssize_t n;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	n = read(fd, line, sizeof(line) - 1);
-	close(fd);
-	if (n <= 0)
-		return 0;
-	line[n] = 0;
-	end = strrchr(line, ')');
-	return end && end[1] ? end[2] : 0;
-}
-
-/*
- * A task whose only sleep is the one that the test means.  It may be seen so
- * when it is about to sleep, and again for a moment when it has been woken: it
- * cannot miss what comes now, but need not have seen what came before.
- */
-static inline bool is_asleep(const pid_t *tid)
-{
-	pid_t pid = __atomic_load_n(tid, __ATOMIC_ACQUIRE);
-
-	return pid > 0 && task_state(pid) == 'S';
-}
-
-static inline bool falls_asleep(const pid_t *tid)
-{
-	return EVENTUALLY(is_asleep(tid));
 }
 
 /* How often a task has gone to sleep by itself; -1 if it is gone. */

@@ -324,8 +324,8 @@ TEST_F(event_loop, edge_triggered_epoll_tells_each_armed_event_once)
 
 struct watcher {
 	int ep;
+	pid_t tid;
 	int woken;
-	int64_t until;
 };
 
 static void *watcher_main(void *arg)
@@ -333,6 +333,7 @@ static void *watcher_main(void *arg)
 	struct watcher *w = arg;
 	struct epoll_event e;
 
+	__atomic_store_n(&w->tid, my_tid(), __ATOMIC_RELEASE);
 	w->woken = epoll_wait(w->ep, &e, 1, 2000);
 	return NULL;
 }
@@ -354,9 +355,10 @@ TEST_F(event_loop, two_exclusive_waiters_are_woken_one_at_a_time)
 		epoll_wait(w[i].ep, &e, 1, 0);
 	}
 	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
 		ASSERT_EQ(0, pthread_create(&t[i], NULL, watcher_main, &w[i]));
-	sleep_ns(50 * MSEC);
+		ASSERT_TRUE(falls_asleep(&w[i].tid));
+	}
 	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_join(t[i], NULL));
@@ -381,9 +383,10 @@ TEST_F(event_loop, two_waiters_both_hear_of_an_event)
 				       evering_fd(self->b), &e));
 	}
 	ASSERT_EQ(0, evering_arm(self->b, EVERING_RX));
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
 		ASSERT_EQ(0, pthread_create(&t[i], NULL, watcher_main, &w[i]));
-	sleep_ns(20 * MSEC);
+		ASSERT_TRUE(falls_asleep(&w[i].tid));
+	}
 	ASSERT_EQ(0, evering_send(self->a, &v, 4, EVERING_NOWAIT));
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_join(t[i], NULL));
