@@ -434,46 +434,6 @@ static void stream_far(struct side *s, uint64_t ops)
  */
 #define COPIED static inline __attribute__((always_inline))
 
-/* rtt, spinning: the calls that copy, as with the queues. */
-COPIED void send_near(struct side *s, size_t len, uint32_t number)
-{
-	struct channel *c = s->state;
-	uint32_t message[SLOT_MAX / 4];
-	int ret;
-
-	write_words(message, len, number);
-	ret = evering_send(c->ev, message, len, WAIT);
-	if (ret)
-		fail(s, "evering_send: %s", strerror(-ret));
-}
-
-COPIED void recv_near(struct side *s, size_t len, uint32_t number)
-{
-	struct channel *c = s->state;
-	uint32_t message[SLOT_MAX / 4];
-	int ret = evering_recv(c->ev, message, len, WAIT);
-
-	if (ret)
-		fail(s, "evering_recv: %s", strerror(-ret));
-	check_message(s, message, len, number);
-}
-
-COPIED void rtt_near(struct side *s, uint64_t ops, size_t len)
-{
-	struct channel *c = s->state;
-	int64_t at = probe_start(s);
-
-	for (; ops; ops--) {
-		c->number++;
-		if (s->server)
-			recv_near(s, len, c->number);
-		send_near(s, len, c->number);
-		if (!s->server)
-			recv_near(s, len, c->number);
-		at = probe_lap(s, at);
-	}
-}
-
 /* A sleep as an event loop has it. */
 static void poll_for(struct side *s, unsigned int what)
 {
@@ -493,7 +453,7 @@ static void poll_for(struct side *s, unsigned int what)
 		fail(s, "poll: nothing came");
 }
 
-/* stream, and rtt asleep: written in its slot. */
+/* Written in its slot. */
 COPIED void produce_near(struct side *s, size_t len, uint32_t number)
 {
 	struct channel *c = s->state;
@@ -503,8 +463,9 @@ COPIED void produce_near(struct side *s, size_t len, uint32_t number)
 }
 
 /*
- * rtt, asleep: what was committed is flushed by the wait that follows, in the same
- * system call where that can be.
+ * rtt, read in its slot: what was committed is flushed by the wait that follows, for who
+ * spins while the answer is on its way, else in the system call that sleeps where
+ * that can be.
  */
 COPIED void take_near(struct side *s, size_t len, uint32_t number)
 {
@@ -521,7 +482,7 @@ COPIED void take_near(struct side *s, size_t len, uint32_t number)
 	evering_release(c->ev);
 }
 
-COPIED void sleep_near(struct side *s, uint64_t ops, size_t len)
+COPIED void rtt_near(struct side *s, uint64_t ops, size_t len)
 {
 	struct channel *c = s->state;
 	int64_t at = probe_start(s);
@@ -540,7 +501,7 @@ COPIED void sleep_near(struct side *s, uint64_t ops, size_t len)
 	evering_flush(c->ev);
 }
 
-/* stream: read in its slot. */
+/* stream */
 COPIED void consume_near(struct side *s, size_t len, uint32_t number)
 {
 	struct channel *c = s->state;
@@ -574,8 +535,6 @@ COPIED void near(struct side *s, uint64_t ops, size_t len)
 {
 	if (s->job->mode == MODE_STREAM)
 		stream_near(s, ops, len);
-	else if (s->job->mode == MODE_LATE || s->job->policy == EVERING_BLOCK)
-		sleep_near(s, ops, len);
 	else
 		rtt_near(s, ops, len);
 }
