@@ -5,14 +5,12 @@
  * says what was missing, leaves nothing behind, and what there was before it is of
  * use as before: the same call succeeds when it is made again.
  *
- * The library is linked in, so what is defined here by the name of an allocator or a
- * system call is what it calls.  Refused is only what a thread asks for between
- * inject() and spare(), and only inside of the library: these names are hidden, so
- * that libc and sanitizers go on with their own.
+ * Refused is only what a thread asks for between inject() and spare(), and only inside
+ * of the library.
  */
 #include "op.h"
+#include "interpose.h"
 
-#include <dlfcn.h>
 #include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -70,31 +68,6 @@ static bool refused(const char *name, int one, int two, int three)
 }
 
 #define REFUSED_FD(name) refused(name, EMFILE, ENFILE, ENOMEM)
-
-/* The function of that name that there would be without this file. */
-static void *next_of(const char *name)
-{
-	void *symbol = dlsym(RTLD_NEXT, name);
-
-	if (!symbol)
-		abort();
-	return symbol;
-}
-
-#define REAL(name) \
-	({ \
-		static __typeof__(name) *real_; \
-		__typeof__(name) *it_ = \
-			__atomic_load_n(&real_, __ATOMIC_RELAXED); \
- \
-		if (!it_) { \
-			it_ = (__typeof__(name) *)next_of(#name); \
-			__atomic_store_n(&real_, it_, __ATOMIC_RELAXED); \
-		} \
-		it_; \
-	})
-
-#define HIDDEN __attribute__((visibility("hidden")))
 
 #if ALLOCATORS
 HIDDEN void *malloc(size_t size)
