@@ -408,33 +408,39 @@ static int peer_gone(struct endpoint *e, unsigned int what)
 }
 
 /*
- * How long to spin, after a sleep.  As KVM polls before it halts a virtual CPU
- * (virt/kvm/kvm_main.c, grow and shrink): more if the sleep was short enough to have
- * been spun away, less if not.  What KVM leaves out: where both sides share one
- * CPU spinning itself delays the answer, and every spin is followed by a short
- * sleep; so after some such failures in a row leave spinning alone for a while.
+ * How long to spin, after a wait that began at @start and slept from @asleep on.  As
+ * KVM polls before it halts a virtual CPU (virt/kvm/kvm_main.c, grow and shrink): more
+ * if the wait was short enough to have been spun away, less if not.  What KVM leaves
+ * out: where both sides share one CPU spinning itself delays the answer, and every
+ * spin is followed by a short sleep; so after some such failures in a row leave
+ * spinning alone for a while.  That takes a look at the sleep alone: a wait is long by
+ * the spin itself once that has its full length.
  */
-static void spin_adjust(struct endpoint *e, struct spin *spin, int64_t waited)
+static void spin_adjust(struct endpoint *e, struct spin *spin, int64_t start,
+			int64_t asleep)
 {
 	uint32_t least = e->spin_ns / 8;
+	int64_t now;
 
 	if (spin->hold) {
 		spin->hold--;
 		return;
 	}
-	if (waited > (int64_t)e->spin_ns) {
-		spin->budget /= 2;
-		if (spin->budget < least)
-			spin->budget = 0;
+	now = now_ns();
+	if (now - asleep > (int64_t)e->spin_ns) {
 		spin->failed = 0;
-		return;
-	}
-	if (spin->budget && ++spin->failed >= 4) {
+	} else if (spin->budget && ++spin->failed >= 4) {
 		spin->failed = 0;
 		spin->budget = 0;
 		spin->hold = spin->next_hold;
 		if (spin->next_hold < 1024)
 			spin->next_hold *= 2;
+		return;
+	}
+	if (now - start > (int64_t)e->spin_ns) {
+		spin->budget /= 2;
+		if (spin->budget < least)
+			spin->budget = 0;
 		return;
 	}
 	spin->budget = spin->budget ? spin->budget * 2 : least;
@@ -557,7 +563,7 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
 int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
 {
 	struct endpoint *e = to_endpoint(ev);
-	int64_t deadline, budget, start = 0;
+	int64_t deadline, budget, start = 0, asleep = 0;
 	struct spin *spin;
 	unsigned int is;
 	int ret;
@@ -593,7 +599,7 @@ int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
 
 	deadline = deadline_after(timeout_ns);
 	if (e->policy == EVERING_ADAPTIVE)
-		start = now_ns();
+		start = asleep = now_ns();
 	if (budget) {
 		if (what & EVERING_FLUSH)
 			evering_flush(ev);
@@ -605,12 +611,13 @@ int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
 			return peer_gone(e, what);
 		if (ret)
 			return ret;
-		if (now_ns() >= deadline)
+		asleep = now_ns();
+		if (asleep >= deadline)
 			return -ETIMEDOUT;
 	}
 	ret = wait_asleep(e, what, deadline);
 	if (e->policy == EVERING_ADAPTIVE && ret > 0)
-		spin_adjust(e, spin, now_ns() - start);
+		spin_adjust(e, spin, start, asleep);
 	return ret;
 }
 
