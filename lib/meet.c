@@ -309,8 +309,7 @@ static int greet(int sock, const struct evering_params *limits,
 			      -EPROTO;
 	if (!ret)
 		ret = join(&hello, fds, count, limits, &e);
-	*own = ret == -EMFILE || ret == -ENFILE || ret == -ENOMEM ||
-	       ret == -EDQUOT;
+	*own = ret == -EMFILE || ret == -ENFILE || ret == -ENOMEM;
 	if (ret) {
 		/* Who is gone already does not get the answer: no matter. */
 		welcome.error = ret;
