@@ -725,7 +725,7 @@ int evering_op_call(struct evering_ops *table, const struct evering_op *from,
 	if (ret)
 		return ret;
 	ret = ops_wait_for(ops, is_done, id, false, timeout_ns, &deadline);
-	if (ret && !is_done(ops, id)) {
+	if (ret) {
 		op_abandon(ops, place_by_id(ops, id),
 			   ret == -EAGAIN ? -ETIMEDOUT : ret, true);
 		evering_ops_flush(table);
