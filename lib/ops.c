@@ -280,7 +280,7 @@ static int poll_once(struct ops *ops)
 	if (!n || ops->homebound.count >= home_batch(ops))
 		send_home(ops);
 	flush(ops);
-	if (n || ops->error)
+	if (n)
 		return ops->error ? ops->error : n;
 	ret = evering_wait(ops->pub.ev, EVERING_RX, EVERING_NOWAIT);
 	if (ret > 0 || ret == -EAGAIN)
