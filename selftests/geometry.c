@@ -207,6 +207,31 @@ TEST_F(geometry, params_of_another_version_are_taken_for_what_they_are)
 	}
 }
 
+/* However much of it is zero: whoever looks through it is done some time. */
+TEST_F(geometry, params_longer_than_any_are_refused)
+{
+	static union {
+		struct evering_params p;
+		unsigned char all[65537];
+	} u;
+
+	u.p = self->p;
+	u.p.size = 65536;
+	EXPECT_EQ(0, outcome(&u.p));
+	u.p.size = 65537;
+	EXPECT_EQ(-E2BIG, outcome(&u.p));
+}
+
+TEST_F(geometry, an_empty_name_of_a_backend_is_none)
+{
+	struct evering_params p = params_on(EVERING_BACKEND_AUTO);
+
+	setenv("EVERING_BACKEND", "", 1);
+	EXPECT_EQ(0, outcome(&p));
+	setenv("EVERING_BACKEND", "neither", 1);
+	EXPECT_EQ(-EINVAL, outcome(&p));
+}
+
 TEST_F(geometry, no_params_mean_the_defaults)
 {
 	struct evering_params init = EVERING_PARAMS_INIT;
