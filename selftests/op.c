@@ -56,6 +56,10 @@ TEST_F(op, params_that_cannot_be_are_refused)
 		struct evering_ops_params p;
 		uint32_t more;
 	} longer = { .p = EVERING_OPS_PARAMS_INIT };
+	static union {
+		struct evering_ops_params p;
+		unsigned char all[65537];
+	} longest;
 	struct evering_ops *ops = NULL;
 
 	ASSERT_EQ(0, remake(self->ev, self->backend, 64, 16));
@@ -80,6 +84,9 @@ TEST_F(op, params_that_cannot_be_are_refused)
 	longer.p.size = sizeof(longer);
 	longer.more = 1;
 	EXPECT_EQ(-EINVAL, evering_ops_open(self->ev[0], &longer.p, &ops));
+	longest.p = good;
+	longest.p.size = sizeof(longest.all);
+	EXPECT_EQ(-EINVAL, evering_ops_open(self->ev[0], &longest.p, &ops));
 	/* None of that has left anything in the ring. */
 	EXPECT_EQ(NULL, evering_peek(self->ev[1]));
 
@@ -101,6 +108,18 @@ TEST_F(op, a_full_ring_has_no_room_to_open)
 	while (!evering_send(self->ev[0], &v, sizeof(v), EVERING_NOWAIT))
 		;
 	EXPECT_EQ(-EAGAIN, evering_ops_open(self->ev[0], NULL, &ops));
+}
+
+TEST_F(op, a_channel_that_has_ended_opens_no_table)
+{
+	struct evering_ops *ops;
+	uint32_t v = 0;
+
+	ASSERT_EQ(0, remake(self->ev, self->backend, 64, 16));
+	while (!evering_send(self->ev[0], &v, sizeof(v), EVERING_NOWAIT))
+		;
+	evering_store_release(&own_half(self->ev[1])->released, 12345);
+	EXPECT_EQ(-EPROTO, evering_ops_open(self->ev[0], NULL, &ops));
 }
 
 TEST_F(op, slots_too_small_for_an_entry_are_refused)
@@ -705,6 +724,27 @@ TEST_F(op, data_from_nowhere_is_refused)
 	EXPECT_EQ(-EINVAL, ask(A, &op, &id));
 }
 
+TEST_F(op, an_answer_with_data_from_nowhere_is_refused)
+{
+	struct outcome o = { 0 };
+	struct evering_op op = asks(1, NULL, 0, &o);
+	uint64_t id;
+
+	ASSERT_EQ(0, ask(A, &op, &id));
+	pump(self->s);
+	EXPECT_EQ(-EINVAL, evering_op_answer(B->ops, B->got[0].id, 0, NULL, 4));
+	/* The same of one that is not plain any more. */
+	ASSERT_EQ(0, evering_op_cancel(A->ops, id, EVERING_CANCEL_TELL));
+	pump(self->s);
+	ASSERT_EQ(1u, B->n_told);
+	EXPECT_EQ(-EINVAL, evering_op_answer(B->ops, B->got[0].id, 0, NULL, 4));
+	pump(self->s);
+	EXPECT_EQ(0u, o.times);
+	EXPECT_EQ(0, evering_op_answer(B->ops, B->got[0].id, 0, NULL, 0));
+	pump(self->s);
+	EXPECT_EQ(1u, o.times);
+}
+
 TEST_F(op, data_of_all_lengths_with_nothing_behind_it)
 {
 	uint32_t slot, len, max, i, b;
@@ -981,6 +1021,60 @@ TEST_F(op, a_prepared_operation_without_room_stays_prepared)
 	ASSERT_EQ(0, answer_all(B));
 	pump(self->s);
 	EXPECT_EQ(n + 1, o.times);
+}
+
+struct meanwhile {
+	struct side *peer;
+	uint64_t id; /* of another, prepared */
+	bool starts; /* or cancels */
+	int ret;
+};
+
+static void meanwhile_done(struct evering_ops *ops,
+			   const struct evering_completion *c)
+{
+	struct meanwhile *m = c->user;
+
+	/* So that there is room. */
+	while (evering_ops_poll(m->peer->ops) > 0)
+		;
+	m->ret = m->starts ? evering_op_start(ops, m->id, EVERING_NOWAIT) :
+			     evering_op_cancel(ops, m->id, 0);
+}
+
+TEST_F(op, a_callback_may_be_faster_than_a_start_that_waits_for_room)
+{
+	struct outcome o;
+	struct evering_op op;
+	struct meanwhile m;
+	uint32_t n;
+
+	for (m.starts = false;; m.starts = true) {
+		ASSERT_EQ(0, remake(self->ev, self->backend, 64, 16));
+		ASSERT_EQ(0, sides_open(self->s, self->ev, 12, 12));
+		memset(&o, 0, sizeof(o));
+		m.peer = B;
+		m.ret = 1;
+		op = asks(1, NULL, 0, NULL);
+		op.done = meanwhile_done;
+		op.user = &m;
+		ASSERT_EQ(0, ask(A, &op, NULL));
+		ASSERT_EQ(1, evering_ops_poll(B->ops));
+		op = asks(2, NULL, 0, &o);
+		ASSERT_EQ(0, evering_op_prepare(A->ops, &op, &m.id));
+		for (n = 0; !ask(A, &op, NULL); n++)
+			;
+		ASSERT_EQ(0,
+			  evering_op_answer(B->ops, B->got[0].id, 0, NULL, 0));
+		EXPECT_EQ(m.starts ? -EALREADY : -ENOENT,
+			  evering_op_start(A->ops, m.id, PLENTY));
+		EXPECT_EQ(0, m.ret);
+		B->n_got = 0;
+		pump(self->s);
+		EXPECT_EQ(m.starts, B->n_got);
+		if (m.starts)
+			break;
+	}
 }
 
 /* --------------------------------------------------------------- full tables */
@@ -1721,6 +1815,30 @@ TEST_F(op, places_of_abandoned_operations_are_free_when_answered)
 		EXPECT_EQ(0, ask(A, &op, NULL));
 }
 
+static void ends_and_waits(struct evering_ops *ops,
+			   const struct evering_completion *c)
+{
+	struct evering **peer = c->user;
+
+	evering_close(*peer);
+	*peer = NULL;
+	evering_ops_wait(ops, PLENTY);
+}
+
+/* It counts as done, but what there is to say is that all has ended. */
+TEST_F(op, the_end_may_be_found_where_time_runs_out)
+{
+	struct evering_op op = asks(1, NULL, 0, NULL);
+
+	op.done = ends_and_waits;
+	op.user = &self->ev[1];
+	op.timeout_ns = 1;
+	ASSERT_EQ(0, ask(A, &op, NULL));
+	sleep_ns(USEC);
+	EXPECT_EQ(-EPIPE, evering_ops_poll(A->ops));
+	EXPECT_EQ(NULL, self->ev[1]);
+}
+
 /*
  * The peer may answer with what looks like the library's own words.  Whatever ended
  * the last operation at a place, of the next one it is told anew.
@@ -2117,6 +2235,40 @@ TEST_F(op, telling_waits_for_room)
 	ASSERT_EQ(0, answer_all(B));
 	pump(self->s);
 	EXPECT_EQ(12u, o.times);
+}
+
+/* Which the peer does without: who tells more often than there is room for. */
+TEST_F(op, telling_is_advice_that_may_get_lost)
+{
+	struct outcome o = { 0 };
+	struct evering_op op = asks(1, NULL, 0, &o);
+	uint64_t id[12];
+	uint32_t i;
+
+	ASSERT_EQ(0, remake(self->ev, self->backend, 64, 16));
+	ASSERT_EQ(0, sides_open(self->s, self->ev, 12, 12));
+	for (i = 0; i < 12; i++) {
+		ASSERT_EQ(0, ask(A, &op, &id[i]));
+		evering_ops_poll(B->ops);
+	}
+	/* Each but the last twice: the second time its outcome is due at once. */
+	for (i = 0; i < 11; i++)
+		ASSERT_EQ(0, evering_op_cancel(A->ops, id[i],
+					       EVERING_CANCEL_TELL));
+	for (i = 0; i < 11; i++)
+		ASSERT_EQ(0, evering_op_cancel(A->ops, id[i],
+					       EVERING_CANCEL_TELL |
+						       EVERING_CANCEL_DETACH));
+	ASSERT_EQ(0, evering_op_cancel(A->ops, id[11], EVERING_CANCEL_TELL));
+	pump(self->s);
+	EXPECT_EQ(11u, B->n_told);
+	for (i = 0; i < 12; i++)
+		EXPECT_EQ(i < 11, evering_op_cancelled(B->ops, B->got[i].id));
+	ASSERT_EQ(0, answer_all(B));
+	pump(self->s);
+	EXPECT_EQ(12u, o.times);
+	EXPECT_EQ(0u, info_of(A->ops).in_flight);
+	EXPECT_EQ(0u, info_of(A->ops).abandoned);
 }
 
 struct impatient {
