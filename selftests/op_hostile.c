@@ -913,6 +913,56 @@ TEST_F(op_hostile, versions_and_openings_that_cannot_be)
 	close_pair(s.ev);
 }
 
+struct looker {
+	struct evering_ops_params p;
+	unsigned int times;
+	int ret;
+};
+
+static void look_again(struct evering_ops *ops,
+		       const struct evering_request *request, void *context)
+{
+	struct looker *l = context;
+
+	(void)request;
+	l->times++;
+	l->ret = evering_ops_poll(ops);
+}
+
+/* More entries may lie behind the one that ended it. */
+TEST_F(op_hostile, what_a_callback_finds_ends_the_channel)
+{
+	struct evering_params p = params_sized(self->backend, SLOT, 64, ARENA);
+	struct looker l;
+	struct evering *ev[2];
+	struct evering_ops *ops;
+	struct entry e;
+	int more;
+
+	for (more = 0; more < 2; more++) {
+		l = (struct looker){ .p = EVERING_OPS_PARAMS_INIT };
+		l.p.request = look_again;
+		l.p.context = &l;
+		ASSERT_EQ(0, evering_pair(&p, ev));
+		ASSERT_EQ(0, evering_ops_open(ev[0], &l.p, &ops));
+		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+		ASSERT_EQ(0, evering_send(ev[1], &e, PAYLOAD, 0));
+		ASSERT_EQ(1, evering_ops_poll(ops));
+		e = entry_of(EVERING_OP_REQUEST, 1 | 1 << EVERING_OP_INDEX_BITS,
+			     0, 0, 1);
+		ASSERT_EQ(0, evering_send(ev[1], &e, PAYLOAD, 0));
+		e = entry_of(77, 0, 0, 0, 0);
+		ASSERT_EQ(0, evering_send(ev[1], &e, PAYLOAD, 0));
+		if (more)
+			ASSERT_EQ(0, evering_send(ev[1], &e, PAYLOAD, 0));
+		EXPECT_EQ(-EPROTO, evering_ops_poll(ops));
+		EXPECT_EQ(1u, l.times);
+		EXPECT_EQ(-EPROTO, l.ret);
+		EXPECT_EQ(-EPROTO, evering_ops_poll(ops));
+		close_pair(ev);
+	}
+}
+
 /* The peer claims to have received what was never sent. */
 TEST_F(op_hostile, a_wrong_count_of_what_was_received)
 {
