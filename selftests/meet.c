@@ -7,9 +7,12 @@
  */
 #include "common.h"
 
+#include <linux/userfaultfd.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 /*
  * The hello and the welcome as lib/meet.c has them.  They are private to the
@@ -251,6 +254,14 @@ TEST_F(meet, on_error_the_socket_is_still_the_callers)
 		  evering_connect_fd(sv[0], &self->p, MSEC, &self->ev[0]));
 	EXPECT_EQ(-EAGAIN, evering_connect_fd(sv[0], &self->p, EVERING_NOWAIT,
 					      &self->ev[0]));
+	self->p.entries = 3;
+	EXPECT_EQ(-EINVAL,
+		  evering_connect_fd(sv[0], &self->p, SEC, &self->ev[0]));
+	self->p.entries = 16;
+	self->p.reserved = 1;
+	EXPECT_EQ(-EINVAL,
+		  evering_connect_fd(sv[0], &self->p, SEC, &self->ev[0]));
+	self->p.reserved = 0;
 	EXPECT_LE(0, fcntl(sv[0], F_GETFD));
 	EXPECT_LE(0, fcntl(sv[1], F_GETFD));
 	close(sv[1]);
@@ -289,6 +300,9 @@ TEST_F(meet, names_may_be_107_bytes_and_no_more)
 	EXPECT_EQ(0, meet_at(self->listener, path, &self->p, self->ev));
 	EXPECT_EQ(-EINVAL, evering_listen("", 0, &self->listener));
 	EXPECT_EQ(-EINVAL, evering_connect("", NULL, 0, &self->ev[0]));
+	/* Which would be any name that is free. */
+	EXPECT_EQ(-EINVAL, evering_listen("@", 0, &self->listener));
+	EXPECT_EQ(-EINVAL, evering_connect("@", NULL, 0, &self->ev[0]));
 }
 
 TEST_F(meet, the_socket_file_has_the_mode_asked_for)
@@ -375,6 +389,9 @@ TEST_F(meet, where_so_many_wait_that_no_more_can_somebody_listens)
 					   &self->ev[0]));
 	EXPECT_EQ(-ETIMEDOUT, evering_connect(self->path, &self->p, 50 * MSEC,
 					      &self->ev[0]));
+	/* The socket's time is in microseconds, of which this has no million. */
+	EXPECT_EQ(-ETIMEDOUT,
+		  evering_connect(self->path, &self->p, SEC - 1, &self->ev[0]));
 	for (; n >= 0; n--)
 		close(waiting[n]);
 	close(fd);
@@ -410,6 +427,34 @@ TEST_F(meet, what_a_dead_listener_left_behind_is_replaced)
 		  evering_connect(self->path, &self->p, SEC, &self->ev[0]));
 	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
 	EXPECT_EQ(0, meet_at(self->listener, self->path, &self->p, self->ev));
+}
+
+TEST_F(meet, who_keeps_the_folder_locked_keeps_nobody_from_listening)
+{
+	int fd = open(self->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, flock(fd, LOCK_EX));
+	EXPECT_EQ(0, evering_listen(self->path, 0, &self->listener));
+	EXPECT_EQ(0, flock(fd, LOCK_EX | LOCK_NB));
+	EXPECT_EQ(0, close(fd));
+	EXPECT_EQ(0, meet_at(self->listener, self->path, &self->p, self->ev));
+}
+
+TEST_F(meet, what_cannot_be_removed_is_in_use)
+{
+	int fd = raw_socket(self->path, SOCK_SEQPACKET, true);
+
+	close(fd);
+	ASSERT_EQ(0, chmod(self->path, 0777));
+	ASSERT_EQ(0, chmod(self->dir, 0555));
+	if (!geteuid())
+		ASSERT_EQ(0, seteuid(65534));
+	EXPECT_EQ(-EADDRINUSE, evering_listen(self->path, 0, &self->listener));
+	if (!getuid())
+		ASSERT_EQ(0, seteuid(0));
+	EXPECT_EQ(0, chmod(self->dir, 0755));
+	EXPECT_EQ(0, unlink(self->path));
 }
 
 TEST_F(meet, what_is_no_socket_is_left_alone)
@@ -461,6 +506,8 @@ TEST_F(meet, closing_removes_the_own_file_only)
 	EXPECT_EQ(0, access(self->path, F_OK));
 	EXPECT_EQ(0, meet_at(second, self->path, &self->p, self->ev));
 	evering_listener_close(NULL);
+	/* Nor is it missed. */
+	EXPECT_EQ(0, unlink(self->path));
 }
 
 #define RACERS 8
@@ -608,6 +655,8 @@ TEST_F(meet, impossible_wishes_are_the_clients_own_fault)
 	EXPECT_EQ(-EINVAL, evering_accept_fd(-1, NULL, -2, &self->ev[1]));
 	EXPECT_EQ(-EINVAL,
 		  evering_accept(self->listener, NULL, -2, &self->ev[1]));
+	EXPECT_EQ(-EINVAL,
+		  evering_accept(self->listener, &p, SEC, &self->ev[1]));
 	/*
 	 * A channel is made before anybody is connected to: the listener, who
 	 * gives a second to say hello in, has not heard of any of these.
@@ -1052,9 +1101,10 @@ TEST_F(meet, a_hello_wrong_in_one_word_is_refused)
 	size_t size;
 
 	NEEDS_MEMFD();
+	/* Of none, too, where there are descriptors: it is not the end then. */
 	for (size = 0; size < sizeof(f.hello); size += 8) {
 		forge(&f);
-		f.size = size ? size : 1;
+		f.size = size;
 		EXPECT_EQ(-EPROTO, outcome(&f))
 		{
 			TH_LOG("%zu bytes", size);
@@ -1081,6 +1131,25 @@ TEST_F(meet, a_hello_wrong_in_one_word_is_refused)
 	forge(&f);
 	f.hello.abi = 0;
 	EXPECT_EQ(-EPROTONOSUPPORT, outcome(&f));
+}
+
+TEST_F(meet, a_longer_hello_is_another_versions)
+{
+	struct forged f;
+
+	NEEDS_MEMFD();
+	forge(&f);
+	f.size += 8;
+	f.hello.abi = EVERING_ABI_VERSION + 1;
+	EXPECT_EQ(-EPROTONOSUPPORT, outcome(&f));
+	forge(&f);
+	f.size += 8;
+	EXPECT_EQ(-EPROTO, outcome(&f));
+	forge(&f);
+	f.size += 8;
+	f.hello.abi = EVERING_ABI_VERSION + 1;
+	f.hello.magic++;
+	EXPECT_EQ(-EPROTO, outcome(&f));
 }
 
 TEST_F(meet, a_hello_with_an_impossible_geometry_is_refused)
@@ -1179,6 +1248,26 @@ TEST_F(meet, wrong_numbers_of_descriptors_are_refused)
 	}
 }
 
+/* Whoever accepts may have asked for what the kernel adds to packets. */
+TEST_F(meet, credentials_beside_a_hello_do_no_harm)
+{
+	struct evering *ev = NULL;
+	int sv[2], i, on = 1;
+	struct forged f;
+
+	NEEDS_MEMFD();
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
+	ASSERT_EQ(0,
+		  setsockopt(sv[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)));
+	forge(&f);
+	ASSERT_EQ(0, raw_send(sv[0], &f.hello, sizeof(f.hello), f.fd, f.n));
+	for (i = 0; i < f.n; i++)
+		close(f.fd[i]);
+	EXPECT_EQ(0, evering_accept_fd(sv[1], NULL, PLENTY, &ev));
+	evering_close(ev);
+	close(sv[0]);
+}
+
 TEST_F(meet, as_many_descriptors_as_a_packet_takes_are_refused)
 {
 	int sv[2], fd[253], before, i;
@@ -1198,6 +1287,20 @@ TEST_F(meet, as_many_descriptors_as_a_packet_takes_are_refused)
 		close(f.fd[i]);
 	close(sv[0]);
 	close(sv[1]);
+}
+
+/* @fd, unless it has the inode that eventfds have. */
+static int another_inode(int fd)
+{
+	int event = eventfd(0, EFD_CLOEXEC);
+	struct stat st[2];
+	bool same = fstat(fd, &st[0]) || fstat(event, &st[1]) ||
+		    st[0].st_ino == st[1].st_ino;
+
+	close(event);
+	if (same)
+		close(fd);
+	return same ? -1 : fd;
 }
 
 /* A descriptor that is not what it should be; -1: no such thing here. */
@@ -1246,6 +1349,15 @@ static int wrong_memory(int kind, size_t size, int seals)
 		return open("/dev/zero", O_RDWR | O_CLOEXEC);
 	case 14:
 		return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	case 15: /* right, but cannot be read */
+		fd = sealed_memfd(size, true, seals);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		p[0] = open(path, O_WRONLY | O_CLOEXEC);
+		close(fd);
+		return p[0];
+	case 16: /* one of the same kind as eventfds are, with a file of its own */
+		return another_inode((int)syscall(
+			__NR_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY));
 	}
 	return -1;
 }
@@ -1259,7 +1371,7 @@ TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 
 	NEEDS_MEMFD();
 	for (which = STATUS; which <= ARENA_FD; which++)
-		for (kind = 0; kind < 15; kind++) {
+		for (kind = 0; kind < 17; kind++) {
 			fd = wrong_memory(kind, size[which], seals[which]);
 			if (fd < 0)
 				continue;
@@ -1285,9 +1397,26 @@ TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 	EXPECT_EQ(-EPROTO, outcome(&f));
 }
 
+TEST_F(meet, a_shared_arena_that_cannot_be_written_is_refused)
+{
+	struct forged f;
+	int sealed;
+
+	NEEDS_MEMFD();
+	for (sealed = 0; sealed < 2; sealed++) {
+		forge(&f);
+		f.hello.geometry.flags = EVERING_SHARED_ARENA;
+		swap_fd(&f, STATUS, forged_status(&f.hello, NULL, 0, 0));
+		swap_fd(&f, ARENA_FD,
+			sealed_memfd(ARENA, true,
+				     SEALS_SIZE | (sealed ? F_SEAL_WRITE : 0)));
+		EXPECT_EQ(sealed ? -EPROTO : 0, outcome(&f));
+	}
+}
+
 TEST_F(meet, doorbells_that_are_none_are_refused)
 {
-	static const int kinds[] = { 0, 1, 2, 9, 11, 12, 13, 14 };
+	static const int kinds[] = { 0, 1, 2, 9, 11, 12, 13, 14, 16 };
 	struct forged f;
 	int which, fd;
 	size_t i;
@@ -1310,6 +1439,7 @@ TEST_F(meet, doorbells_that_are_none_are_refused)
 TEST_F(meet, a_status_that_says_something_else_is_refused)
 {
 	uint64_t word = 0x1122334455667788ull;
+	uint32_t size = sizeof(struct evering_status) - 8;
 	uint32_t abi = EVERING_ABI_VERSION + 1;
 	struct forged f;
 
@@ -1320,6 +1450,9 @@ TEST_F(meet, a_status_that_says_something_else_is_refused)
 	forge(&f);
 	swap_fd(&f, STATUS, forged_status(&f.hello, &abi, 8, 4));
 	EXPECT_EQ(-EPROTONOSUPPORT, outcome(&f));
+	forge(&f);
+	swap_fd(&f, STATUS, forged_status(&f.hello, &size, 12, 4));
+	EXPECT_EQ(-EPROTO, outcome(&f));
 	forge(&f);
 	swap_fd(&f, STATUS, forged_status(&f.hello, &word, 16, 8));
 	EXPECT_EQ(-EPROTO, outcome(&f));
@@ -1355,9 +1488,21 @@ TEST_F(meet, who_has_gone_after_a_right_hello_does_no_harm)
 
 TEST_F(meet, sockets_of_another_kind_are_refused)
 {
+	static const int others[] = { AF_VSOCK, AF_ALG };
 	struct evering *ev;
-	int sv[2], p[2];
+	int sv[2], p[2], fd;
+	size_t i;
 
+	/* Such as keep packets apart, if there are any here. */
+	for (i = 0; i < ARRAY_SIZE(others); i++) {
+		fd = socket(others[i], SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+		if (fd < 0)
+			continue;
+		EXPECT_EQ(-EPROTOTYPE,
+			  evering_connect_fd(fd, &self->p, SEC, &ev));
+		EXPECT_EQ(-EPROTOTYPE, evering_accept_fd(fd, NULL, SEC, &ev));
+		close(fd);
+	}
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv));
 	EXPECT_EQ(-EPROTOTYPE, evering_connect_fd(sv[0], &self->p, SEC, &ev));
 	EXPECT_EQ(-EPROTOTYPE, evering_accept_fd(sv[1], NULL, SEC, &ev));
@@ -1400,6 +1545,10 @@ enum {
 	FEW_FDS,
 	NULL_FDS,
 	MANY_FDS,
+	RIGHT,
+	WRONG_SIZE,
+	WRONG_COUNT,
+	ERROR_AND_FDS,
 	NEVER_ANSWERS,
 	SERVERS,
 };
@@ -1415,6 +1564,7 @@ static void *server_main(void *arg)
 	size_t size = sizeof(w);
 	int fds[16], n = 0, i;
 	char buf[512] = "";
+	struct forged f;
 
 	if (s->kind != CLOSES)
 		recv(fd, buf, sizeof(buf), 0); /* its descriptors are dropped */
@@ -1455,6 +1605,12 @@ static void *server_main(void *arg)
 	case NULL_FDS:
 		n = 4;
 		break;
+	case RIGHT:
+	case WRONG_SIZE:
+	case WRONG_COUNT:
+	case ERROR_AND_FDS:
+		n = 4;
+		break;
 	case MANY_FDS:
 		n = 16;
 		break;
@@ -1463,9 +1619,19 @@ static void *server_main(void *arg)
 		size = 0;
 		break;
 	}
-	for (i = 0; i < n; i++)
-		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
 	w.fds = (uint32_t)n;
+	if (s->kind >= RIGHT && n) {
+		/* What the other side makes is of the same kind. */
+		forge(&f);
+		close(f.fd[STATUS]);
+		memcpy(fds, &f.fd[HALF], 4 * sizeof(int));
+		w.size -= s->kind == WRONG_SIZE;
+		w.fds -= s->kind == WRONG_COUNT;
+		w.error = s->kind == ERROR_AND_FDS ? -E2BIG : 0;
+	} else {
+		for (i = 0; i < n; i++)
+			fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	}
 	memcpy(buf, &w, sizeof(w));
 	if (size)
 		raw_send(fd, buf, size, fds, n);
@@ -1494,6 +1660,9 @@ TEST_F(meet, a_server_that_talks_nonsense_is_left)
 		[FEW_FDS] = -EPROTO,
 		[NULL_FDS] = -EPROTO,
 		[MANY_FDS] = -EPROTO,
+		[WRONG_SIZE] = -EPROTO,
+		[WRONG_COUNT] = -EPROTO,
+		[ERROR_AND_FDS] = -EPROTO,
 		[NEVER_ANSWERS] = -ETIMEDOUT,
 	};
 	struct server s;
@@ -1503,13 +1672,16 @@ TEST_F(meet, a_server_that_talks_nonsense_is_left)
 	ASSERT_LE(0, s.listener);
 	for (s.kind = 0; s.kind < SERVERS; s.kind++) {
 		int64_t timeout = s.kind == NEVER_ANSWERS ? 50 * MSEC : PLENTY;
-		int fds = count_fds();
+		int fds = count_fds(), want = expect[s.kind];
 
+		/* So that those behind it are left for what is made wrong. */
+		if (s.kind == RIGHT &&
+		    variant->backend != EVERING_BACKEND_MEMFD)
+			want = -EPROTO;
 		ASSERT_EQ(0, pthread_create(&s.t, NULL, server_main, &s));
 		t = now_ns();
-		EXPECT_EQ(expect[s.kind],
-			  evering_connect(self->path, &self->p, timeout,
-					  &self->ev[0]))
+		EXPECT_EQ(want, evering_connect(self->path, &self->p, timeout,
+						&self->ev[0]))
 		{
 			TH_LOG("server %d", s.kind);
 		}
@@ -1517,6 +1689,8 @@ TEST_F(meet, a_server_that_talks_nonsense_is_left)
 		EXPECT_LT(t, 5 * SEC);
 		if (s.kind == NEVER_ANSWERS)
 			EXPECT_GE(t, timeout);
+		evering_close(self->ev[0]);
+		self->ev[0] = NULL;
 		pthread_join(s.t, NULL);
 		EXPECT_EQ(fds, count_fds())
 		{
