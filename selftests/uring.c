@@ -9,7 +9,21 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 
+/* How large an arena is said to be, instead of as large as it is. */
+static uint64_t said_size;
+
+static void *said_arena(const struct evering *ev, uint64_t *size)
+{
+	void *arena = evering_arena(ev, size);
+
+	if (said_size)
+		*size = said_size;
+	return arena;
+}
+
+#define evering_arena said_arena
 #include <evering_uring.h>
+#undef evering_arena
 
 #define MANY 100
 #define TAG 77
@@ -170,6 +184,139 @@ TEST_F(uring, a_watch_can_be_stopped_while_events_come)
 	pthread_join(thread, NULL);
 }
 
+/* The kernel may end one at any time, and does not know multishot before 5.13. */
+TEST_F(uring, a_watch_that_the_kernel_ends_is_begun_anew)
+{
+	struct io_uring_cqe cqe = { .user_data = TAG };
+	struct evering_uring watch;
+
+	evering_uring_init(&watch, self->ev[0][1], EVERING_RX, TAG);
+	ASSERT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	cqe.res = -ECANCELED;
+	EXPECT_EQ(1, evering_uring_event(&watch, &cqe));
+	ASSERT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	cqe.res = -EINVAL;
+	EXPECT_EQ(-EINVAL, evering_uring_event(&watch, &cqe));
+	ASSERT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+}
+
+static void fill_queue(struct io_uring *ring)
+{
+	struct io_uring_sqe *sqe;
+
+	while ((sqe = io_uring_get_sqe(ring)))
+		io_uring_prep_nop(sqe);
+}
+
+/* From now on, or no more, the kernel takes no submissions. */
+static void break_ring(struct io_uring *ring, bool broken)
+{
+	ring->enter_ring_fd = broken ? -1 : ring->ring_fd;
+}
+
+static void drop_completions(struct io_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+
+	io_uring_submit(ring);
+	while (!io_uring_peek_cqe(ring, &cqe))
+		io_uring_cqe_seen(ring, cqe);
+}
+
+TEST_F(uring, where_the_kernel_takes_nothing_a_watch_says_so)
+{
+	struct evering *b = self->ev[0][1];
+	struct evering_uring watch;
+	struct io_uring_cqe *cqe;
+
+	evering_uring_init(&watch, b, EVERING_RX, TAG);
+	fill_queue(&self->ring);
+	break_ring(&self->ring, true);
+	EXPECT_EQ(-EBADF, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	/* Then nothing is armed. */
+	EXPECT_EQ(0u, own_half(b)->armed_rx & EVERING_ARMED);
+	EXPECT_EQ(-EBADF,
+		  evering_uring_wait(&self->ring, EVERING_NOWAIT, &cqe));
+	EXPECT_EQ(-EBADF, evering_uring_wait(&self->ring, MSEC, &cqe));
+	EXPECT_EQ(-EBADF,
+		  evering_uring_wait(&self->ring, EVERING_WAIT_FOREVER, &cqe));
+	break_ring(&self->ring, false);
+	drop_completions(&self->ring);
+	/* It goes on where it was, as soon as it can. */
+	EXPECT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	fill_queue(&self->ring);
+	break_ring(&self->ring, true);
+	EXPECT_EQ(-EBADF, evering_uring_stop(&self->ring, &watch));
+	break_ring(&self->ring, false);
+	drop_completions(&self->ring);
+	EXPECT_EQ(0, stop(&self->ring, &watch));
+}
+
+TEST_F(uring, without_a_descriptor_there_is_no_watch)
+{
+	struct evering *b = self->ev[0][1];
+	struct evering_uring watch;
+	struct rlimit limit;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "the device's endpoint is one");
+	evering_uring_init(&watch, b, EVERING_RX, TAG);
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	limit.rlim_cur = 0;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	EXPECT_EQ(-EMFILE, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	EXPECT_EQ(0u, own_half(b)->armed_rx & EVERING_ARMED);
+	limit.rlim_cur = limit.rlim_max;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	EXPECT_EQ(0, evering_uring_arm(&self->ring, &watch, EVERING_RX));
+	EXPECT_EQ(0, stop(&self->ring, &watch));
+}
+
+TEST_F(uring, a_wait_ends_in_time)
+{
+	struct io_uring_cqe *cqe;
+	int64_t t = now_ns();
+
+	/* With nothing to submit, too. */
+	EXPECT_EQ(-ETIMEDOUT, evering_uring_wait(&self->ring, 5 * MSEC, &cqe));
+	EXPECT_LE(5 * MSEC, now_ns() - t);
+}
+
+static void on_signal(int sig)
+{
+	(void)sig;
+}
+
+TEST_F(uring, a_signal_handler_ends_a_wait)
+{
+	static const int64_t timeout[] = { EVERING_WAIT_FOREVER, 60 * SEC };
+	struct itimerval every = { { 0, 30000 }, { 0, 30000 } };
+	struct itimerval off = { { 0, 0 }, { 0, 0 } };
+	struct sigaction sa = { .sa_handler = on_signal };
+	struct evering_uring watch;
+	struct io_uring_cqe *cqe;
+	size_t i;
+
+	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
+	for (i = 0; i < ARRAY_SIZE(timeout); i++) {
+		setitimer(ITIMER_REAL, &every, NULL);
+		evering_uring_init(&watch, self->ev[0][1], EVERING_RX, TAG);
+		ASSERT_EQ(0,
+			  evering_uring_arm(&self->ring, &watch, EVERING_RX));
+		/* Of that the kernel says only that it has been submitted. */
+		EXPECT_EQ(-EINTR,
+			  evering_uring_wait(&self->ring, timeout[i], &cqe));
+		EXPECT_EQ(-EINTR,
+			  evering_uring_wait(&self->ring, timeout[i], &cqe));
+		setitimer(ITIMER_REAL, &off, NULL);
+		EXPECT_EQ(0, stop(&self->ring, &watch));
+	}
+}
+
 TEST_F(uring, bad_times_are_refused)
 {
 	struct io_uring_cqe *cqe;
@@ -276,6 +423,77 @@ TEST_F(uring, a_small_ring_wakes_as_many)
 		EXPECT_EQ(1, poll(&fd, 1, 0));
 	}
 	io_uring_queue_exit(&small);
+}
+
+/* Where the kernel takes nothing they are rung one by one, or with what it takes next. */
+TEST_F(uring, a_broken_ring_leaves_nobody_asleep)
+{
+	struct pollfd fd[8];
+	uint32_t i, full;
+
+	for (i = 1; i < 8; i++)
+		ASSERT_EQ(0, evering_pair(&self->p, self->ev[i]));
+	for (full = 0; full < 2; full++) {
+		for (i = 0; i < 8; i++) {
+			self->from[i] = self->ev[i][0];
+			ASSERT_EQ(0, evering_arm(self->ev[i][1], EVERING_RX));
+			put(self->from[i], i);
+			fd[i] = (struct pollfd){ .fd = evering_fd(
+							 self->ev[i][1]),
+						 .events = POLLIN };
+		}
+		ASSERT_EQ(0, poll(fd, 8, 0));
+		if (full)
+			fill_queue(&self->ring);
+		break_ring(&self->ring, true);
+		EXPECT_EQ(full ? 8 : -EBADF,
+			  evering_uring_flush_many(&self->ring, self->from, 8,
+						   TAG));
+		EXPECT_EQ(full ? 8 : 0, poll(fd, 8, 0));
+		break_ring(&self->ring, false);
+		drop_completions(&self->ring);
+		EXPECT_EQ(8, poll(fd, 8, 0));
+		for (i = 0; i < 8; i++) {
+			evering_disarm(self->ev[i][1], EVERING_RX);
+			ASSERT_EQ(0, evering_recv(self->ev[i][1], NULL, 0,
+						  EVERING_NOWAIT));
+		}
+	}
+}
+
+/* Before Linux 5.17 the kernel keeps nothing to itself. */
+TEST_F(uring, completions_of_rings_that_cannot_be_silent_mean_nothing)
+{
+	struct io_uring_cqe *cqe;
+	int i;
+
+	self->ring.features &= ~IORING_FEAT_CQE_SKIP;
+	for (i = 0; i < 5; i++) {
+		ASSERT_EQ(0, evering_arm(self->ev[0][1], EVERING_RX));
+		put(self->ev[0][0], 1);
+		EXPECT_EQ(1, evering_uring_flush_many(&self->ring, self->ev[0],
+						      1, TAG));
+		ASSERT_EQ(0, evering_uring_wait(&self->ring, PLENTY, &cqe));
+		EXPECT_EQ(TAG, cqe->user_data);
+		EXPECT_LE(0, cqe->res);
+		io_uring_cqe_seen(&self->ring, cqe);
+		evering_disarm(self->ev[0][1], EVERING_RX);
+		EXPECT_EQ(0, evering_recv(self->ev[0][1], NULL, 0,
+					  EVERING_NOWAIT));
+	}
+}
+
+TEST_F(uring, no_arena_and_one_too_large_are_no_fixed_buffers)
+{
+	struct evering *a = self->ev[0][0];
+
+	said_size = EVERING_URING_MAX_BUFFER + 4096;
+	EXPECT_EQ(-E2BIG, evering_uring_register_arena(&self->ring, 0, a));
+	said_size = 0;
+	self->p.arena_size[EVERING_MINE] = 0;
+	ASSERT_EQ(0, evering_pair(&self->p, self->ev[1]));
+	EXPECT_EQ(-ENODATA,
+		  evering_uring_register_arena(&self->ring, 0, self->ev[1][0]));
 }
 
 /* A file's bytes appear in the peer's view of the arena. */
