@@ -507,6 +507,9 @@ TEST_F(wait, a_signal_handler_ends_a_wait)
 			fill_ring(self->a);
 			EXPECT_EQ(-EINTR, evering_send(self->a, &v, 4,
 						       EVERING_WAIT_FOREVER));
+			EXPECT_EQ(-EINTR,
+				  evering_wait(self->a, EVERING_RX | EVERING_TX,
+					       EVERING_WAIT_FOREVER));
 			setitimer(ITIMER_REAL, &off, NULL);
 			EXPECT_GE(handled, 3);
 			EXPECT_LT(now_ns() - t, PLENTY / 2);
