@@ -428,6 +428,30 @@ TEST_F(death, ends_sending_when_the_ring_is_full)
 	}
 }
 
+/* It has rung before, for nothing, and who sleeps hears both. */
+TEST_F(death, behind_a_ring_is_one_all_the_same)
+{
+	const uint64_t one = 1;
+	struct evering_bell bell;
+	struct evering *ev[2];
+	uint32_t v = 0;
+	int64_t t;
+
+	ASSERT_EQ(0, evering_pair(&self->p[0], ev));
+	while (!evering_send(ev[0], &v, 4, 0))
+		;
+	ASSERT_EQ(0, evering_arm(ev[0], EVERING_RX));
+	EXPECT_EQ(1, evering_flush_begin(ev[1], &bell));
+	evering_disarm(ev[0], EVERING_RX);
+	if (!bell.command)
+		ASSERT_EQ(8, write(bell.fd, &one, sizeof(one)));
+	evering_close(ev[1]);
+	t = now_ns();
+	EXPECT_EQ(-EPIPE, evering_wait(ev[0], EVERING_RX | EVERING_TX, PLENTY));
+	EXPECT_LT(now_ns() - t, PLENTY / 2);
+	evering_close(ev[0]);
+}
+
 TEST_F(death, is_found_out_by_who_never_waits)
 {
 	uint32_t v = 0;
