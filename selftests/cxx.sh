@@ -25,12 +25,19 @@ ffi=$build/libevering-ffi.so
 san=$(sanitizers "$build/libevering.a")
 # Its warning about fences.
 [[ $san == *thread* ]] && tsan=(-Wno-tsan) || tsan=()
+# Where the library counts what is executed, so does the wrapper; without a sanitizer,
+# whose branches are nobody's to test.
+grep -qs __gcov_init "$build/libevering.a" && gcov=yes || gcov=
 
-# compile OUTPUT OPTION...: the tests of the wrapper.
+# compile NAME OPTION...: the tests of the wrapper.
 compile() {
+	local count=()
 	need "$cxx" g++
+	[[ $gcov ]] && count=(--coverage -fprofile-update=atomic
+		-fprofile-filter-files='^lib/' -dumpdir "$build/obj/cxx-$1-")
 	"$cxx" -std=c++20 -Wall -Wextra -Wpedantic -Werror -g -Iuapi -Ilib -pthread \
-		"${tsan[@]}" "${@:2}" -o "$1" selftests/cxx/wrapper.cpp "$build/libevering.a"
+		"${tsan[@]}" "${count[@]}" "${@:2}" -o "$tmp/$1" \
+		selftests/cxx/wrapper.cpp "$build/libevering.a"
 }
 
 # run PROGRAM TEST
@@ -93,11 +100,12 @@ ffi_python() {
 
 echo 'TAP version 13'
 # -O0: what is compiled has many instantiations, and is to be fast to compile.
-(compile "$tmp/plain" -O0 -fno-exceptions ${san:+"-fsanitize=$san"}) \
+(compile plain -O0 -fno-exceptions ${san:+"-fsanitize=$san"}) \
 	>"$tmp/plain.log" 2>&1 &
 plain=$!
-(compile "$tmp/checked" -O0 -fsanitize="${san:-address,undefined}" \
-	-fno-sanitize-recover=all) >"$tmp/checked.log" 2>&1
+[[ $gcov ]] && checks= || checks=${san:-address,undefined}
+(compile checked -O0 ${checks:+"-fsanitize=$checks"} -fno-sanitize-recover=all) \
+	>"$tmp/checked.log" 2>&1
 checked=$?
 wait "$plain"
 plain=$?
