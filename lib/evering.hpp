@@ -858,11 +858,11 @@ class loop
 
 		now.take(awake_);
 		while (now.linked()) {
-			auto *s = static_cast<detail::source *>(now.after);
+			auto &s = static_cast<detail::source &>(*now.after);
 
-			s->unlink();
-			if (s->turn())
-				wake(*s);
+			s.unlink();
+			if (s.turn())
+				wake(s);
 		}
 	}
 	/* Alarms that are due are taken; how long until the next, in ms, or -1. */
