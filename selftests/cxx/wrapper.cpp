@@ -12,7 +12,10 @@
 
 #include <dirent.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include <evering.hpp>
@@ -36,10 +39,12 @@ struct ends {
 	evr::channel a, b;
 };
 
-ends make_pair(unsigned int entries = 256, u64 arena = 65536)
+ends make_pair(unsigned int entries = 256, u64 arena = 65536,
+	       unsigned int flags = 0)
 {
 	evr::params wish;
 
+	wish.flags = flags;
 	wish.entries = entries;
 	wish.arena_size[0] = wish.arena_size[1] = arena;
 	auto made = evr::channel::pair(wish);
@@ -105,6 +110,9 @@ void buffers()
 	CHECK(x);
 	void *raw = x.release();
 	CHECK(!x && evering_free(a.get(), raw) == 0);
+	evr::buffer &same = z;
+	z = std::move(same);
+	CHECK(z.size() == 16384);
 	z.reset();
 	z.reset();
 	CHECK(!z && arena_whole(a) && arena_whole(b));
@@ -277,6 +285,158 @@ void sleeps()
 	CHECK((order == std::vector<int>{ 0, 10, 20, 30 }));
 }
 
+void on_alarm(int)
+{
+}
+
+/* Which wakes the loop, and nobody in it. */
+void signals()
+{
+	struct itimerval every = { { 0, 3000 }, { 0, 3000 } };
+	struct itimerval off = {};
+	struct sigaction sa = {};
+	evr::loop loop;
+
+	sa.sa_handler = on_alarm;
+	CHECK(!sigaction(SIGALRM, &sa, nullptr));
+	CHECK(!setitimer(ITIMER_REAL, &every, nullptr));
+	loop.spawn([](evr::loop &l) -> evr::task<> {
+		co_await l.sleep_for(50ms);
+	}(loop));
+	CHECK(loop.run() == 0);
+	CHECK(!setitimer(ITIMER_REAL, &off, nullptr));
+	signal(SIGALRM, SIG_DFL);
+}
+
+/* Nobody runs in a loop without its descriptor, and all are destroyed with it. */
+void broken_loops()
+{
+	struct rlimit limit, none;
+	int gone = 0;
+	auto waits = [](evr::loop &l, int fd, int &n) -> evr::task<> {
+		witness w{ n };
+
+		if (fd >= 0)
+			close(fd);
+		co_await l.sleep_for(2h);
+		CHECK(false);
+	};
+
+	CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+	none = limit;
+	none.rlim_cur = 0;
+	CHECK(!setrlimit(RLIMIT_NOFILE, &none));
+	{
+		evr::loop loop;
+
+		loop.spawn(waits(loop, -1, gone));
+		CHECK(loop.run() == -EMFILE);
+		CHECK(loop.run() == -EMFILE);
+	}
+	CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+	CHECK(gone == 0); // it had not begun
+	int fd = dup(0); // where the loop's will be
+	close(fd);
+	{
+		evr::loop loop;
+
+		loop.spawn(waits(loop, fd, gone));
+		CHECK(loop.run() == -EBADF);
+	}
+	CHECK(gone == 1);
+}
+
+/* What epoll does not take is an error for who waits for it, not for the loop. */
+void unwatched()
+{
+	auto [a, b] = make_pair();
+	auto [c, d] = make_pair();
+	auto [e, f] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel one, evr::channel two,
+		      evr::channel three, bool &dd) -> evr::task<> {
+		int fd = eventfd(1, EFD_CLOEXEC);
+		evr::descriptor first(l, fd), again(l, fd);
+
+		CHECK(co_await again.readable() == -EEXIST);
+		CHECK(co_await first.readable() == 0);
+		close(fd);
+		CHECK(co_await first.readable() == -EBADF);
+
+		evr::descriptor before(l, evering_fd(one.get()));
+		evr::async_channel async(l, std::move(one));
+		u64 value = 1;
+		CHECK(co_await async.send_value(value) == -EEXIST);
+		for (u64 i = 0; i < 2 * evr::detail::turn_length; i++)
+			CHECK(co_await async.receive_value(value) == -EEXIST);
+
+		// Nor one for which there is no descriptor; the device's has it.
+		struct rlimit limit, none;
+		CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+		none = limit;
+		none.rlim_cur = 0;
+		CHECK(!setrlimit(RLIMIT_NOFILE, &none));
+		bool is_one = !std::strcmp(
+			evering_backend_name(three.get()), "device");
+		evr::async_channel alone(l, std::move(three));
+		CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+		CHECK(co_await alone.send_value(value) ==
+		      (is_one ? 0 : -EMFILE));
+
+		evr::descriptor other(l, evering_fd(two.get()));
+		evr::operations ops(l, std::move(two));
+		CHECK(ops.error() == -EEXIST);
+		auto r = co_await ops.next();
+		CHECK(!r && r.error() == -EEXIST);
+		auto got = co_await ops.call(0);
+		CHECK(!got && got.result == -EEXIST && !got.answered);
+		co_await l.sleep_for(1ms); // nothing comes of it
+		dd = true;
+	}(loop, std::move(a), std::move(c), std::move(e), done));
+	CHECK(loop.run() == 0 && done);
+	evr::params wish;
+	wish.slot_size = EVERING_OPS_MIN_SLOT / 2;
+	auto small = evr::channel::pair(wish);
+	CHECK(small);
+	evr::operations ops(loop, std::move(small->first));
+	CHECK(ops.error() == -EINVAL);
+}
+
+/* An event for who does not wait any more, or not now. */
+void events_for_nobody()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c, evr::channel &peer,
+		      bool &dd) -> evr::task<> {
+		int fd = eventfd(0, EFD_CLOEXEC);
+		evr::descriptor d(l, fd);
+		evr::async_channel async(l, std::move(c));
+		{
+			evr::loop inner; // has who waits
+
+			inner.spawn([](evr::descriptor &on,
+				       evr::loop &i) -> evr::task<> {
+				i.stop();
+				co_await on.readable();
+				CHECK(false);
+			}(d, inner));
+			CHECK(inner.run() == 0);
+		}
+		CHECK(!eventfd_write(fd, 1));
+		peer.close();
+		co_await l.sleep_for(5ms);
+		CHECK(co_await d.readable() == 0);
+		close(fd);
+		dd = true;
+	}(loop, std::move(a), b, done));
+	CHECK(loop.run() == 0 && done);
+}
+
 // ---------------------------------------------------------------- entries
 
 evr::task<> send_many(evr::loop &l, evr::channel c, u64 n)
@@ -393,7 +553,7 @@ void idle()
 
 // -------------------------------------------------------------- operations
 
-enum { ECHO = 1, HOLD, GIVE_BACK, WRITE, KEEP };
+enum { ECHO = 1, HOLD, GIVE_BACK, WRITE, KEEP, FAIL, IN_PLACE };
 
 /* Answers; what is to be held until the peer cancels it, or for ever. */
 evr::task<> answer_all(evr::loop &l, evr::channel c, int *held = nullptr)
@@ -434,7 +594,20 @@ evr::task<> answer_all(evr::loop &l, evr::channel c, int *held = nullptr)
 			CHECK(b && r->flags() == EVERING_LEND);
 			std::memcpy(b.span().data(), r->buf().data(),
 				    b.size());
+			// More than it is; it is still ours, then.
+			CHECK(ops.reply(*r, 0, b, 65536) == -EINVAL && b);
 			CHECK(ops.reply(*r, 0, b, r->buf().size()) == 0);
+			break;
+		}
+		case FAIL:
+			CHECK(ops.reply(*r, *r->as<int>()) == 0);
+			break;
+		case IN_PLACE: {
+			auto *at = const_cast<std::byte *>(r->buf().data());
+			evr::buffer b(ops.get().get(), at, r->buf().size());
+
+			at[0] = std::byte(7);
+			CHECK(ops.reply(*r, 0, b, 10) == 0 && !b);
 			break;
 		}
 		}
@@ -484,6 +657,55 @@ void calls()
 		auto refused = co_await ops.call(ECHO, large).give(
 			std::move(buf));
 		CHECK(refused.result == -EMSGSIZE && refused.lent);
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* The peer's own words, whatever the library may mean by them. */
+void failures()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		for (int why : { -EPIPE, -ECANCELED, -ETIMEDOUT, -5 }) {
+			evr::buffer buf = ops.get().allocate(65536);
+			auto got = co_await ops.call(FAIL, evr::bytes_of(why))
+					   .lend(std::move(buf));
+			CHECK(!got && got.answered && got.result == why);
+			CHECK(got.lent.size() == 65536 && !got.buf);
+		}
+		CHECK(arena_whole(ops.get()));
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+void answers_in_place()
+{
+	auto [a, b] = make_pair(256, 65536, EVERING_SHARED_ARENA);
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		evr::buffer buf = ops.get().allocate(65536);
+		std::byte *at = buf.span().data();
+
+		{
+			auto got = co_await ops.call(IN_PLACE).lend(
+				std::move(buf));
+			CHECK(got && got.buf.size() == 10 && !got.lent);
+			CHECK(got.buf.span().data() == at &&
+			      at[0] == std::byte(7));
+		}
+		CHECK(arena_whole(ops.get()));
 		d = true;
 	}(loop, std::move(a), done));
 	CHECK(loop.run() == 0 && done);
@@ -566,6 +788,38 @@ void cancel()
 		d = true;
 	}(loop, std::move(a), held, done));
 	CHECK(loop.run() == 0 && done);
+}
+
+/* It has its answer, and has not gone on yet. */
+void cancel_too_late()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int ended = 0;
+
+	loop.spawn(answer_all(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, int &e) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		std::stop_source stop;
+
+		l.spawn([](evr::operations &o, std::stop_source s,
+			   int &ee) -> evr::task<> {
+			CHECK(co_await o.call(ECHO));
+			CHECK(ee == 0); // the first of both
+			s.request_stop();
+			ee++;
+		}(ops, stop, e));
+		l.spawn([](evr::operations &o, std::stop_source s,
+			   int &ee) -> evr::task<> {
+			auto got = co_await o.call(ECHO).stop_by(
+				s.get_token());
+			CHECK(got && got.result == 3 && ee == 1);
+			ee++;
+		}(ops, stop, e));
+		while (e < 2)
+			co_await l.sleep_for(1ms);
+	}(loop, std::move(a), ended));
+	CHECK(loop.run() == 0 && ended == 2);
 }
 
 void timeout()
@@ -763,6 +1017,27 @@ void death_call()
 	CHECK(loop.run() == 0 && ended == 1);
 }
 
+/* What no table sends. */
+void nonsense()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c, evr::channel &peer,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		std::array<std::byte, 40> entry;
+
+		entry.fill(std::byte(0xa5));
+		CHECK(peer.send(entry) == 0);
+		auto r = co_await ops.next();
+		CHECK(!r && r.error() == -EPROTO && ops.error() == -EPROTO);
+		d = true;
+	}(loop, std::move(a), b, done));
+	CHECK(loop.run() == 0 && done);
+}
+
 /* The worker of the header's first comment, and its clients. */
 evr::task<> serve(evr::loop &loop, evr::channel channel)
 {
@@ -832,18 +1107,26 @@ const struct {
 #endif
 	{ "loop-destroyed", loop_destroyed },
 	{ "sleeps", sleeps },
+	{ "signals", signals },
+	{ "broken-loops", broken_loops },
+	{ "unwatched", unwatched },
+	{ "events-for-nobody", events_for_nobody },
 	{ "receive", receive },
 	{ "both-ways", both_ways },
 	{ "turns", turns },
 	{ "idle", idle },
 	{ "calls", calls },
+	{ "failures", failures },
+	{ "answers-in-place", answers_in_place },
 	{ "room", room },
 	{ "cancel", cancel },
+	{ "cancel-too-late", cancel_too_late },
 	{ "timeout", timeout },
 	{ "destroyed", destroyed },
 	{ "table-destroyed", table_destroyed },
 	{ "death-receive", death_receive },
 	{ "death-call", death_call },
+	{ "nonsense", nonsense },
 	{ "worker", worker },
 };
 
