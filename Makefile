@@ -12,6 +12,7 @@
 #	TESTS=...	names of the selftests to run instead of all
 #	BUILD=dir	where to build instead of build
 #	CFLAGS=...	instead of -O2 -g
+#	CXXFLAGS=...	more of them, for C++
 #	KDIR=dir	headers of the kernel that the module is for
 #	PREFIX=dir	where to install instead of /usr/local; DESTDIR=dir before it
 #	SOURCEDIR=dir	what `evering run` sends if not told, instead of here
@@ -186,8 +187,9 @@ $(BUILD)/examples/worker: tools/examples/loops/worker.cpp $(static) Makefile
 	@mkdir -p $(@D) $(obj)/tools/examples
 	$(call say,CXX $<)
 	$(Q)$(CXX) $(CPPFLAGS) -std=c++20 -Iuapi -Ilib -Wall -Wextra \
-		$(if $(WERROR),-Werror) -pthread $(sanitize) $(CFLAGS) -MMD -MP \
-		-MF $(obj)/tools/examples/worker.d $(LDFLAGS) -o $@ $< $(static)
+		$(if $(WERROR),-Werror) -pthread $(sanitize) $(CFLAGS) $(CXXFLAGS) \
+		-MMD -MP -MF $(obj)/tools/examples/worker.d $(LDFLAGS) -o $@ $< \
+		$(static)
 
 .PHONY: examples
 examples: $(example_programs) $(loop_programs) ## build the examples of tools/examples

@@ -34,7 +34,7 @@ compile() {
 	local count=()
 	need "$cxx" g++
 	[[ $gcov ]] && count=(--coverage -fprofile-update=atomic
-		-fprofile-filter-files='^lib/' -dumpdir "$build/obj/cxx-$1-")
+		-fprofile-filter-files='^lib/evering[.]hpp' -dumpdir "$build/obj/cxx-$1-")
 	"$cxx" -std=c++20 -Wall -Wextra -Wpedantic -Werror -g -Iuapi -Ilib -pthread \
 		"${tsan[@]}" "${count[@]}" "${@:2}" -o "$tmp/$1" \
 		selftests/cxx/wrapper.cpp "$build/libevering.a"
