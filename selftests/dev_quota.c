@@ -341,6 +341,37 @@ TEST_F(quota, users_do_not_share)
 	EXPECT_GIVEN_BACK(USER, 1);
 }
 
+/* More than the table of users has lists, so that some are in the same. */
+#define MANY_USERS 65
+
+static int be_many_users(void *arg)
+{
+	struct child *c = arg;
+	int fd[2], i;
+
+	for (i = 0; i < MANY_USERS; i++) {
+		/* The real user counts; the effective one may change it again. */
+		if (setresuid(USER + (uid_t)i, 0, 0))
+			return 1;
+		if (create_least(c->dev, fd))
+			return 2;
+		if (create_least(c->dev, fd) != -EDQUOT)
+			return 3;
+	}
+	return 0;
+}
+
+TEST_F(quota, many_users_do_not_share)
+{
+	struct child c = { .dev = self->dev };
+	int i;
+
+	ASSERT_EQ(0, set_limit(USER_CHANNELS, 1));
+	/* The second time tells whether each has had its own back. */
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(0, reap(spawn(be_many_users, &c)));
+}
+
 static int create_and_send(void *arg)
 {
 	struct child *c = arg;
@@ -528,6 +559,76 @@ TEST_F(quota, a_process_that_ends_gives_back)
 		EXPECT_EQ(c.how == BY_EXIT ? 0 : 128 + SIGKILL, reap(pid));
 		EXPECT_GIVEN_BACK(USER, QUOTA);
 	}
+}
+
+static int create_large(void *arg)
+{
+	struct child *c = arg;
+	struct evering_info info;
+	int fd[2], ret;
+
+	if (dev_info(c->dev, &info))
+		return 1;
+	info.max_user_bytes = info.max_user_bytes / 2 & ~(PAGE - 1);
+	do /* not while the other has its own */
+		ret = create_bytes(c->dev, info.max_user_bytes, fd);
+	while (ret == -EDQUOT);
+	if (ret)
+		return 2;
+	tell(c->sock);
+	await_death();
+}
+
+/* Its number, as the kernel counts them; of the least channel there is. */
+static long number_of_next(int dev)
+{
+	char *value;
+	long number;
+	int fd[2];
+	int ret = create_least(dev, fd);
+
+	if (ret)
+		return ret;
+	value = fdinfo(fd[0], "channel");
+	number = value ? atol(value) : 0;
+	close_both(fd);
+	return number;
+}
+
+/*
+ * A channel has its number when all its pages are there; it counts from the moment
+ * that it is begun.
+ */
+TEST_F(quota, who_is_killed_while_creating_does_not_finish_it)
+{
+	struct child c = { .dev = self->dev };
+	int word[2], tries;
+	long last, next = 0;
+	bool told_so;
+	pid_t pid;
+
+	ASSERT_EQ(0, set_limit(USER_CHANNELS, 1));
+	ASSERT_EQ(0, pipe2(word, O_CLOEXEC));
+	c.sock = word[1];
+	last = number_of_next(self->dev);
+	ASSERT_LT(0, last);
+	for (tries = 0; tries < 5; tries++) {
+		pid = spawn(create_large, &c);
+		EXPECT_TRUE(EVENTUALLY((next = number_of_next(self->dev)) < 0 ||
+				       (last = next, false)));
+		EXPECT_EQ(-EDQUOT, next);
+		kill_and_reap(pid);
+		told_so = poll_now(word[0], POLLIN) == POLLIN;
+		next = number_of_next(self->dev);
+		ASSERT_LT(last, next);
+		/* Or it was faster. */
+		if (!told_so && next == last + 1)
+			break;
+		if (told_so)
+			ASSERT_TRUE(told(word[0]));
+		last = next;
+	}
+	EXPECT_GT(5, tries);
 }
 
 static int create_and_close_for_a_while(void *arg)
