@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -1434,6 +1435,99 @@ TEST_F(meet, doorbells_that_are_none_are_refused)
 				TH_LOG("bell %d, kind %d", which, kinds[i]);
 			}
 		}
+}
+
+/* Says hello with the far endpoint of a channel of which @near is the near one. */
+static int forge_device(struct forged *f, int *near)
+{
+	struct evering_create create = { .size = sizeof(create) };
+	int fd = open("/dev/evering", O_RDWR | O_CLOEXEC);
+	int ret;
+
+	f->hello = (struct hello){
+		.magic = HELLO_MAGIC,
+		.size = sizeof(f->hello),
+		.abi = EVERING_ABI_VERSION,
+		.backend = EVERING_BACKEND_DEVICE,
+		.fds = 1,
+		.geometry = { .slot_size = 64,
+			      .entries = 16,
+			      .arena_size = { ARENA, ARENA } },
+	};
+	f->size = sizeof(f->hello);
+	create.geometry = f->hello.geometry;
+	ret = ioctl(fd, EVERING_IOC_CREATE, &create) ? -errno : 0;
+	close(fd);
+	f->fd[0] = create.fd[EVERING_B];
+	f->n = 1;
+	*near = create.fd[EVERING_A];
+	return ret;
+}
+
+#define NEEDS_DEVICE()                                          \
+	do {                                                    \
+		if (variant->backend != EVERING_BACKEND_DEVICE) \
+			SKIP(return, "the device's endpoints"); \
+	} while (0)
+
+TEST_F(meet, a_right_endpoint_of_anybodys_is_accepted)
+{
+	struct forged f;
+	int near;
+
+	NEEDS_DEVICE();
+	/* Its other end is no process's yet, or is closed; that comes out later. */
+	ASSERT_EQ(0, forge_device(&f, &near));
+	EXPECT_EQ(0, outcome(&f));
+	close(near);
+	ASSERT_EQ(0, forge_device(&f, &near));
+	close(near);
+	EXPECT_EQ(0, outcome(&f));
+}
+
+TEST_F(meet, endpoints_that_are_not_what_they_should_be_are_refused)
+{
+	struct forged f;
+	int near, kind, fd, i;
+
+	NEEDS_DEVICE();
+	for (kind = 0; kind < 17; kind++) {
+		fd = wrong_memory(kind, 4096, SEALS_OWN);
+		if (fd < 0)
+			continue;
+		ASSERT_EQ(0, forge_device(&f, &near));
+		swap_fd(&f, 0, fd);
+		EXPECT_EQ(-EPROTO, outcome(&f))
+		{
+			TH_LOG("kind %d", kind);
+		}
+		close(near);
+	}
+	for (i = 0; i < 5; i++) {
+		ASSERT_EQ(0, forge_device(&f, &near));
+		if (i == 0) { /* the wrong one of both */
+			fd = f.fd[0];
+			f.fd[0] = near;
+			near = fd;
+		} else if (i == 1) { /* both */
+			f.fd[f.n++] = dup(near);
+			f.hello.fds = 2;
+		} else if (i == 2) { /* none */
+			close(f.fd[0]);
+			f.n = 0;
+			f.hello.fds = 0;
+		} else if (i == 3) { /* another geometry */
+			f.hello.geometry.entries = 1024;
+		} else { /* the device itself */
+			swap_fd(&f, 0,
+				open("/dev/evering", O_RDWR | O_CLOEXEC));
+		}
+		EXPECT_EQ(-EPROTO, outcome(&f))
+		{
+			TH_LOG("case %d", i);
+		}
+		close(near);
+	}
 }
 
 TEST_F(meet, a_status_that_says_something_else_is_refused)
