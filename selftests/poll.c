@@ -490,10 +490,18 @@ static int echo(struct evering *ev, void *arg)
 	return ret ? 1 : 0;
 }
 
+static void on_signal(int sig)
+{
+	(void)sig;
+}
+
 /* libuv makes whatever it polls non-blocking; waits are none the shorter for it. */
 TEST_F(event_loop, a_wait_sleeps_on_a_descriptor_that_was_made_nonblocking)
 {
 	const struct evering_params p[2] = { self->p, self->p };
+	struct itimerval every = { { 0, 30000 }, { 0, 30000 } };
+	struct itimerval off = { { 0, 0 }, { 0, 0 } };
+	struct sigaction sa = { .sa_handler = on_signal };
 	const uint32_t rounds = 500;
 	uint32_t v = 0, i;
 	int64_t before;
@@ -506,6 +514,10 @@ TEST_F(event_loop, a_wait_sleeps_on_a_descriptor_that_was_made_nonblocking)
 	before = now_ns();
 	EXPECT_EQ(-ETIMEDOUT, evering_recv(self->b, &v, 4, 20 * MSEC));
 	EXPECT_LE(20 * MSEC, now_ns() - before);
+	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
+	setitimer(ITIMER_REAL, &every, NULL);
+	EXPECT_EQ(-EINTR, evering_recv(self->b, &v, 4, PLENTY));
+	setitimer(ITIMER_REAL, &off, NULL);
 
 	ASSERT_EQ(0, duo_start(&self->duo, true, p, echo, NULL));
 	ASSERT_EQ(0, evering_set_policy(self->duo.ev, EVERING_BLOCK, 0));
