@@ -12,6 +12,7 @@
 #include <linux/magic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
@@ -147,6 +148,12 @@ HIDDEN ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t offset,
 HIDDEN int getrlimit(__rlimit_resource_t resource, struct rlimit *limit)
 {
 	return REPLY_OR("getrlimit", REAL(getrlimit)(resource, limit));
+}
+
+HIDDEN void *mmap(void *at, size_t size, int prot, int flags, int fd,
+		  off_t offset)
+{
+	return REPLY_OR("mmap", REAL(mmap)(at, size, prot, flags, fd, offset));
 }
 
 HIDDEN int eventfd(unsigned int count, int flags)
@@ -354,8 +361,12 @@ static int meets(enum how how, struct evering_listener *l, const char *path,
 	if (!ret && (evering_send(side[0].ev, &v, 4, 0) ||
 		     evering_recv(side[1].ev, &w, 4, PLENTY) || v != w))
 		ret = -EBADMSG;
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
 		evering_close(side[i].ev);
+		/* It is the endpoint's if there is one. */
+		if (side[i].how & CONNECTS_FD && side[i].ret)
+			close(side[i].fd);
+	}
 	return ret;
 }
 
@@ -381,6 +392,22 @@ TEST_F(syscalls, who_is_interrupted_while_meeting_goes_on)
 			}
 			EXPECT_TRUE(replied());
 		}
+}
+
+/* Whose partner has brought it, and is told nothing but that. */
+TEST_F(syscalls, what_may_not_be_mapped_belongs_to_no_channel)
+{
+	static const int errors[] = { EACCES, EPERM };
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(errors); i++) {
+		set_reply((struct reply){ "mmap", 0, 1, -1, errors[i] });
+		EXPECT_EQ(-EPROTO, meets(ACCEPTS_FD, NULL, NULL, &self->p))
+		{
+			TH_LOG("error %d", errors[i]);
+		}
+		EXPECT_TRUE(replied());
+	}
 }
 
 TEST_F(syscalls, a_listener_goes_on_where_nobody_is_there_after_all)
@@ -597,6 +624,17 @@ TEST_F(syscalls, an_arena_has_whole_pages)
 	set_reply((struct reply){ "sysconf", 0, 1000, 65536, 0 });
 	EXPECT_EQ(-EINVAL, UNDER(evering_pair(&p, self->ev)));
 	EXPECT_EQ(0, evering_pair(&p, self->ev));
+}
+
+/* Under its name there is another one. */
+TEST_F(syscalls, a_device_that_is_none_is_not_there)
+{
+	struct evering_params p = params_on(EVERING_BACKEND_DEVICE);
+	int fd = REAL(open)("/dev/null", O_RDWR | O_CLOEXEC);
+
+	set_reply((struct reply){ "open", 0, 1, fd, 0 });
+	EXPECT_EQ(-ENODEV, UNDER(evering_pair(&p, self->ev)));
+	EXPECT_TRUE(replied());
 }
 
 TEST_F(syscalls, where_there_is_no_backend_there_is_no_channel)
