@@ -5,7 +5,7 @@
  * The peer is in the same thread, and answers from within the sleep, or from within a
  * look.  So nothing depends on what the machine does meanwhile.
  */
-#include "common.h"
+#include "op.h"
 #include "interpose.h"
 
 #include <sys/epoll.h>
@@ -287,6 +287,35 @@ TEST_F(spin, nobody_sleeps_on_a_peer_that_breaks_the_rules_meanwhile)
 	ASSERT_EQ(0, evering_set_policy(self->a, EVERING_ADAPTIVE, 0));
 	world.look = release_too_much;
 	EXPECT_EQ(-EPROTO, wait_in_world(self->a, EVERING_RX | EVERING_TX));
+	EXPECT_EQ(NULL, world.look);
+	EXPECT_EQ(0u, world.sleeps);
+}
+
+static struct evering_ops *table_of_peer;
+
+static void take_all(struct evering *peer)
+{
+	(void)peer;
+	while (evering_ops_poll(table_of_peer) > 0)
+		;
+}
+
+/* Nor on room that has come between a look for some and the sleep. */
+TEST_F(spin, nobody_sleeps_on_room_that_has_come_meanwhile)
+{
+	static struct side s[2];
+	struct evering_op op = asks(1, NULL, 0, NULL);
+	int ret;
+
+	ASSERT_EQ(0, sides_open(s, self->ev, 12, 12));
+	while (!ask(&s[0], &op, NULL))
+		;
+	table_of_peer = s[1].ops;
+	world.look = take_all;
+	world.on = true;
+	ret = evering_op_submit(s[0].ops, &op, NULL, INT64_MAX);
+	world.on = false;
+	EXPECT_EQ(0, ret);
 	EXPECT_EQ(NULL, world.look);
 	EXPECT_EQ(0u, world.sleeps);
 }
