@@ -401,9 +401,14 @@ model: ## check models of the protocol with spin, and that they can fail (ARGS=-
 	@tools/model/check $(ARGS)
 
 .PHONY: fuzz
-fuzz: ## fuzz the receiving paths with a hostile peer, a minute each (ARGS=--seconds=N)
+fuzz: ## fuzz the receiving paths with a hostile peer, until Ctrl-C (ARGS=--seconds=N)
 	@tools/setup run fuzz
 	@BUILD=$(BUILD) tools/fuzz/run $(ARGS)
+
+.PHONY: test-fuzz
+test-fuzz: ## the same for three minutes in all
+	@tools/setup run fuzz
+	@BUILD=$(BUILD) tools/fuzz/run --total=180
 
 # A million system calls in guests of both kernels at once; then, for minutes, where
 # KCOV leads.
