@@ -8,7 +8,8 @@
  * of a half is poisoned, and after a run no mapping and no descriptor may be left.
  *
  * Its sleeps come here as well: a peer that does something right before each sleep
- * of the victim's has the worst of all timings, and has it every time.
+ * of the victim's has the worst of all timings, and has it every time.  So do its
+ * rings, which are writes.
  */
 #include <dirent.h>
 #include <poll.h>
@@ -63,6 +64,8 @@ int __real_epoll_pwait2(int fd, struct epoll_event *events, int most,
 			const struct timespec *left, const sigset_t *mask);
 int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int most,
 			const struct timespec *left, const sigset_t *mask);
+ssize_t __real_write(int fd, const void *from, size_t size);
+ssize_t __wrap_write(int fd, const void *from, size_t size);
 
 void fuzz_failed(const char *what, const char *file, int line)
 {
@@ -151,6 +154,22 @@ int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int most,
 	return __real_epoll_pwait2(fd, events, most, left, mask);
 }
 
+static void (*before_write)(void *arg, int fd);
+static void *before_write_arg;
+
+void fuzz_before_write(void (*function)(void *arg, int fd), void *arg)
+{
+	before_write = function;
+	before_write_arg = arg;
+}
+
+ssize_t __wrap_write(int fd, const void *from, size_t size)
+{
+	if (before_write)
+		before_write(before_write_arg, fd);
+	return __real_write(fd, from, size);
+}
+
 /* Of the two halves that this endpoint maps, what lies behind the last slot. */
 void fuzz_poison(struct evering *ev, bool poison)
 {
@@ -199,6 +218,7 @@ void fuzz_end(struct fuzz_run *run)
 
 	guarding = false;
 	before_sleep = NULL;
+	before_write = NULL;
 	for (i = 0; i < MAPPINGS; i++)
 		MUST(!mappings[i].at);
 	if (run->fds >= 0)

@@ -93,6 +93,7 @@ void fuzz_begin(struct fuzz_run *run);
 void fuzz_end(struct fuzz_run *run);
 void fuzz_poison(struct evering *ev, bool poison);
 void fuzz_before_sleep(void (*function)(void *arg), void *arg);
+void fuzz_before_write(void (*function)(void *arg, int fd), void *arg);
 int fuzz_pair(struct input *in, uint32_t min_slot, struct evering *ev[2]);
 
 /* What must hold whatever the peer does. */
@@ -123,6 +124,10 @@ static inline void fuzz_touch(const void *at, uint64_t len)
  * @heads, @names, @n_heads: those that it has seen
  * @asked: id of its last request
  * @rings: rings the victim's doorbells before each of its sleeps
+ * @blocks: has made these so that who reads them waits
+ * @opened: its first entry may have been an OPEN
+ * @fatal, @fatal_at: the entry of this number must end the channel
+ * @rung_rx, @rung_tx, @rung_tx_times: what its words held when it was rung last
  * @sleeps: how many of them there were in the victim's present step
  */
 struct peer {
@@ -135,6 +140,13 @@ struct peer {
 	uint32_t n_heads;
 	uint64_t asked;
 	bool rings;
+	bool blocks;
+	bool opened;
+	bool fatal;
+	uint32_t fatal_at;
+	uint32_t rung_rx;
+	uint32_t rung_tx;
+	unsigned int rung_tx_times;
 	unsigned int sleeps;
 };
 
@@ -143,12 +155,16 @@ void peer_ring_step(struct peer *p, struct input *in);
 void peer_op_step(struct peer *p, struct input *in);
 void peer_open(struct peer *p, uint32_t depth, uint32_t serve);
 void peer_leave(struct peer *p);
+void peer_ring(const struct peer *p);
 void peer_before_sleep(void *arg);
+void peer_before_write(void *arg, int fd);
+void peer_check(const struct peer *p);
 
 /* ring_side.c */
 struct ring_side {
 	struct evering *ev;
 	const struct endpoint *e;
+	bool alone; /* the peer does nothing while this side does something */
 	uint32_t seen;
 	uint32_t reserved;
 	unsigned int waits;
@@ -156,7 +172,7 @@ struct ring_side {
 	uint64_t buf_len[8];
 };
 
-void ring_side_init(struct ring_side *s, struct evering *ev);
+void ring_side_init(struct ring_side *s, struct evering *ev, bool alone);
 void ring_side_step(struct ring_side *s, struct input *in);
 void ring_side_end(struct ring_side *s);
 

@@ -229,6 +229,7 @@ static void make_offer(struct stranger *s, struct input *in, unsigned int end)
 	size_t arena = arena_bytes(s->geometry.arena_size[end]);
 	int arena_seals = shared ? SEALS_SIZE : SEALS_OWN;
 	uint8_t wrong = in8(in);
+	unsigned int i;
 
 	if (wrong & 0x1f)
 		s->honest = false;
@@ -246,10 +247,13 @@ static void make_offer(struct stranger *s, struct input *in, unsigned int end)
 			    eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (wrong & 32)
 		s->honest = false;
-	if ((wrong & 0xc0) == 0x40) {
+	if (wrong & 0x40) {
 		add(s, odd(s, in, PAGE, SEALS_OWN));
 		s->honest = false;
 	}
+	/* More than anybody can want, all of them good for something. */
+	for (i = 0; (wrong & 0xc0) == 0xc0 && s->count && i < MAX_FDS; i++)
+		add(s, fcntl(s->fd[0], F_DUPFD_CLOEXEC, 0));
 	if ((wrong & 0xc0) == 0x80 && s->count) {
 		close(s->fd[--s->count]);
 		s->honest = false;

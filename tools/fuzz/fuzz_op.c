@@ -22,6 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	side = op_side_open(ev[EVERING_A], &in);
 	peer_init(&peer, ev[EVERING_B], ev[EVERING_A]);
 	fuzz_before_sleep(peer_before_sleep, &peer);
+	fuzz_before_write(peer_before_write, &peer);
 	/* Most of what there is to find lies behind a right beginning. */
 	who = in8(&in);
 	if (who)
@@ -36,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			peer_op_step(&peer, &in);
 		else
 			op_side_step(side, &in);
+		peer_check(&peer);
 	}
 
 	peer_leave(&peer);

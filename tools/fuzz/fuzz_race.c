@@ -9,7 +9,6 @@
  */
 #include <pthread.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "fuzz.h"
 
@@ -48,15 +47,13 @@ static void insist(struct scribbler *s)
 {
 	struct endpoint *e = s->peer.ev;
 	const struct endpoint *v = s->peer.victim;
-	const uint64_t one = 1;
+	/* An entry that there can be any number of, and that means nothing. */
+	const struct evering_op_header nothing = { .type = EVERING_OP_HOME };
 	uint32_t n, *word;
-	ssize_t ignored;
 
 	switch (s->insists % 8) {
 	case 1: /* rings, so that no sleep lasts */
-		ignored = write(e->memfd.bell[!e->end][0], &one, sizeof(one));
-		ignored = write(e->memfd.bell[!e->end][1], &one, sizeof(one));
-		(void)ignored;
+		peer_ring(&s->peer);
 		break;
 	case 2: /* an entry is there, and is not */
 		n = __atomic_load_n(&v->ev.rx.next, __ATOMIC_RELAXED);
@@ -74,6 +71,16 @@ static void insist(struct scribbler *s)
 	case 4: /* sleeps, and does not */
 		__atomic_add_fetch(&e->half->armed_rx, 1, __ATOMIC_RELAXED);
 		__atomic_add_fetch(&e->half->armed_tx, 1, __ATOMIC_RELAXED);
+		break;
+	case 5: /* one more entry, however many are taken */
+		n = __atomic_load_n(&v->ev.rx.next, __ATOMIC_RELAXED);
+		if (!n)
+			break;
+		memcpy(evering__tx_slot(&e->ev.tx, n), &nothing,
+		       sizeof(nothing));
+		word = (uint32_t *)(evering__tx_slot(&e->ev.tx, n) +
+				    e->ev.tx.payload);
+		__atomic_store_n(word, n + 1, __ATOMIC_RELEASE);
 		break;
 	}
 }
@@ -110,7 +117,7 @@ static void play_rings(struct evering *ev, struct input *in)
 	struct ring_side side;
 	int steps;
 
-	ring_side_init(&side, ev);
+	ring_side_init(&side, ev, false);
 	for (steps = 0; steps < STEPS && in_more(in); steps++)
 		ring_side_step(&side, in);
 	ring_side_end(&side);

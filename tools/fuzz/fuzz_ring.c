@@ -18,9 +18,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	fuzz_begin(&run);
 	MUST(!fuzz_pair(&in, EVERING_MIN_SLOT, ev));
-	ring_side_init(&side, ev[EVERING_A]);
+	ring_side_init(&side, ev[EVERING_A], true);
 	peer_init(&peer, ev[EVERING_B], ev[EVERING_A]);
 	fuzz_before_sleep(peer_before_sleep, &peer);
+	fuzz_before_write(peer_before_write, &peer);
 	fuzz_poison(ev[EVERING_A], true);
 
 	for (steps = 0; steps < STEPS && in_more(&in); steps++) {

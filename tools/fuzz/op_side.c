@@ -64,11 +64,12 @@ struct op_side {
 	struct deed deed[DEEDS];
 	struct held held[HELD];
 	struct have have[HAVE];
-	bool was_own[GRANULES];
+	uint64_t own_len[GRANULES]; /* of the buffer that began there last */
 	unsigned int nested;
 	unsigned int waits;
 	unsigned int called;
 	uint32_t serial;
+	bool all_told; /* by a callback, of each request that has come */
 	bool over;
 };
 
@@ -161,18 +162,26 @@ static void keep(struct op_side *s, void *buf, uint64_t len)
 		MUST(!evering_free(s->ev, buf));
 }
 
+static uint64_t *own_len(struct op_side *s, const void *buf)
+{
+	return &s->own_len[evering_offset(s->ev, buf) / EVERING_OP_GRANULE];
+}
+
+static void remember(struct op_side *s, const void *buf, uint64_t len)
+{
+	*own_len(s, buf) = (len + EVERING_OP_GRANULE - 1) / EVERING_OP_GRANULE *
+			   EVERING_OP_GRANULE;
+}
+
 /* A buffer has come from the peer. */
 static void came(struct op_side *s, void *buf, uint64_t len)
 {
 	MUST(len);
-	MUST(in_arena(s, s->e->end, buf, len) ||
-	     in_arena(s, !s->e->end, buf, len));
+	if (is_own(s, buf))
+		MUST(len <= *own_len(s, buf));
+	else
+		MUST(in_arena(s, !s->e->end, buf, len));
 	fuzz_touch(buf, len);
-}
-
-static void remember(struct op_side *s, const void *buf)
-{
-	s->was_own[evering_offset(s->ev, buf) / EVERING_OP_GRANULE] = true;
 }
 
 static void do_alloc(struct op_side *s, struct input *in)
@@ -184,7 +193,7 @@ static void do_alloc(struct op_side *s, struct input *in)
 		return;
 	MUST(in_arena(s, s->e->end, buf, len));
 	memset(buf, 1, len);
-	remember(s, buf);
+	remember(s, buf, len);
 	keep(s, buf, len);
 }
 
@@ -235,6 +244,7 @@ static void outcome(struct op_side *s, const struct evering_completion *c)
 	MUST(c->len <=
 	     evering_payload(s->ev) - sizeof(struct evering_op_header));
 	fuzz_touch(c->data, c->len);
+	MUST(!c->buf == !c->buf_len);
 	d->state = NOTHING;
 	d->times = 0;
 	if (c->buf)
@@ -476,11 +486,14 @@ static void note_request(struct evering_ops *ops,
 static void note_cancelled(struct evering_ops *ops, uint64_t id, void *context)
 {
 	struct op_side *s = context;
-
+	bool known = false;
 	unsigned int i;
 	int ret;
 
 	MUST(evering_op_cancelled(ops, id) == 1);
+	for (i = 0; i < HELD; i++)
+		known |= s->held[i].live && s->held[i].id == id;
+	MUST(known || !s->all_told);
 	if (in8(s->in) & 1) {
 		/* It may be in the inbox still, of which nothing is known here. */
 		ret = evering_op_answer(ops, id, -ECANCELED, NULL, 0);
@@ -535,7 +548,7 @@ static void do_answer_buffer(struct op_side *s, struct input *in)
 		if (with.buf == h->buf && h->flags == EVERING_LEND)
 			MUST(s->e->geometry.flags & EVERING_SHARED_ARENA);
 		else
-			remember(s, with.buf);
+			remember(s, with.buf, with.len);
 		memset(with.buf, what, with.len);
 	} else if (!with.buf) {
 		return;
@@ -566,17 +579,15 @@ static void check_info(const struct op_side *s)
 
 static void do_table(struct op_side *s, struct input *in)
 {
+	int64_t timeout = EVERING_NOWAIT, before = now();
 	unsigned int called = s->called;
-	int64_t timeout, before;
 	short events;
 	int ret;
 
 	switch (in8(in) & 7) {
 	case 0:
 		timeout = some_time(s, in);
-		before = now();
 		ret = op_side_wait(s, timeout);
-		MUST(now() - before < timeout + LATE);
 		break;
 	case 1:
 		ret = evering_ops_arm(s->ops, &events);
@@ -597,6 +608,7 @@ static void do_table(struct op_side *s, struct input *in)
 			MUST(s->called - called <=
 			     8 * (s->e->geometry.entries + DEEDS));
 	}
+	MUST(now() - before < timeout + LATE);
 }
 
 void op_side_step(struct op_side *s, struct input *in)
@@ -663,6 +675,7 @@ struct op_side *op_side_open(struct evering *ev, struct input *in)
 		params.serve = in8(in) % (most + 1);
 	if (what & 4)
 		params.request = note_request;
+	s->all_told = params.request;
 	if (what & 8)
 		params.cancelled = note_cancelled;
 	params.context = s;
@@ -710,7 +723,7 @@ static void check_end(struct op_side *s)
 	for (i = 0; i < size / EVERING_OP_GRANULE; i++) {
 		buf = (unsigned char *)evering_arena(s->ev, NULL) +
 		      i * EVERING_OP_GRANULE;
-		if (s->was_own[i]) {
+		if (s->own_len[i]) {
 			ret = evering_free(s->ev, buf);
 			MUST(!ret || ret == -EINVAL);
 		}

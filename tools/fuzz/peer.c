@@ -8,6 +8,7 @@
  * May run beside the victim in a thread of its own: what it reads of it, it reads
  * atomically.
  */
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -64,24 +65,114 @@ static unsigned char *next_slot(struct peer *p)
 							   NULL;
 }
 
-static void put(struct peer *p, const void *entry)
+/* No id of the victim's has come so far. */
+static bool is_alien(uint64_t id)
+{
+	return id >> 40;
+}
+
+/* Nor has a buffer of such a generation. */
+#define ALIEN (1u << 28)
+
+/* Does it name a buffer of the victim's that there never was? */
+static bool names_alien(const struct peer *p, const unsigned char *entry,
+			const struct evering_op_header *h)
+{
+	unsigned int homes = h->flags >> EVERING_OP_HOME_SHIFT;
+	const unsigned char *end = entry + p->ev->ev.tx.payload;
+	struct evering_op_buffer name;
+	struct evering_op_home home;
+
+	if (h->flags & EVERING_OP_BUFFER) {
+		end -= sizeof(name);
+		memcpy(&name, end, sizeof(name));
+		if ((h->flags & EVERING_OP_BUFFER) == EVERING_OP_BACK &&
+		    (name.generation & ALIEN))
+			return true;
+	}
+	for (; homes; homes--) {
+		end -= sizeof(home);
+		memcpy(&home, end, sizeof(home));
+		if (home.generation & ALIEN)
+			return true;
+	}
+	return false;
+}
+
+/* By what can be seen from here: must the channel end when the victim takes it? */
+static bool is_fatal(const struct peer *p, const unsigned char *entry)
+{
+	struct evering_op_header h;
+	unsigned int kind;
+	size_t size;
+
+	memcpy(&h, entry, sizeof(h));
+	kind = h.flags & EVERING_OP_BUFFER;
+	size = sizeof(h) + h.len + (kind ? sizeof(p->names[0]) : 0) +
+	       (h.flags >> EVERING_OP_HOME_SHIFT) *
+		       sizeof(struct evering_op_home);
+	if (size > p->ev->ev.tx.payload || (h.flags & EVERING_OP_NO_FLAGS) ||
+	    kind > EVERING_OP_IN_PLACE || names_alien(p, entry, &h))
+		return true;
+	if (!p->opened && h.type != EVERING_OP_OPEN)
+		return true;
+	switch (h.type) {
+	case EVERING_OP_OPEN:
+		return kind || h.len < sizeof(struct evering_op_open) ||
+		       h.code != EVERING_OPS_VERSION;
+	case EVERING_OP_REQUEST:
+		return kind == EVERING_OP_IN_PLACE;
+	case EVERING_OP_ANSWER:
+		return kind == EVERING_OP_LENT || is_alien(h.id) ||
+		       (kind == EVERING_OP_IN_PLACE &&
+			!(p->ev->geometry.flags & EVERING_SHARED_ARENA));
+	case EVERING_OP_CANCEL:
+	case EVERING_OP_HOME:
+		return kind;
+	default:
+		return true;
+	}
+}
+
+/* Has it taken what must end the channel, and goes on?  Of who has operations. */
+void peer_check(const struct peer *p)
+{
+	MUST(!p->fatal || (int32_t)(takes_next(p) - p->fatal_at) <= 0 ||
+	     channel_error(p->victim));
+}
+
+/* What it had put there may be something else now. */
+static void forget(struct peer *p)
+{
+	p->fatal = false;
+	p->opened = true;
+}
+
+static void put(struct peer *p, const unsigned char *entry)
 {
 	unsigned char *slot = next_slot(p);
 
 	if (!slot)
 		return;
+	if (!p->fatal && is_fatal(p, entry)) {
+		p->fatal = true;
+		p->fatal_at = p->next;
+	}
+	p->opened = true;
 	memcpy(slot, entry, p->ev->ev.tx.payload);
 	stamp(p, p->next, p->next + 1);
 	p->next++;
 }
 
-/* A number near @base, or any. */
+/* A number near @base, or like it in its low bits, or any. */
 static uint32_t near(struct input *in, uint32_t base)
 {
 	uint8_t how = in8(in);
 
 	if (how == 0xff)
 		return in32(in);
+	if (how >= 0x60 && how < 0x80)
+		return base + (1u << (how & 31));
 	return base + (uint32_t)(int8_t)how;
 }
 
@@ -100,13 +191,27 @@ static void read_bell(int fd)
 	(void)ignored;
 }
 
-/* The eventfds of both sides are open here, all of them non-blocking. */
+/* An open file is both sides' and may be made so that who reads it waits. */
+static void let_block(const struct peer *p, bool block)
+{
+	const int *bell = p->ev->memfd.bell[!p->ev->end];
+	unsigned int i;
+
+	for (i = 0; i < 2 && p->blocks; i++)
+		fcntl(bell[i], F_SETFL, block ? 0 : O_NONBLOCK);
+}
+
+/*
+ * The eventfds of both sides are open here, non-blocking while this side does
+ * something.
+ */
 static void do_bells(struct peer *p, struct input *in)
 {
 	uint8_t what = in8(in);
 	int fd = p->ev->memfd.bell[what & 1][what >> 1 & 1];
 
 	p->rings = what & 16;
+	p->blocks = what & 32;
 	switch (what >> 2 & 3) {
 	case 0:
 	case 1:
@@ -121,6 +226,14 @@ static void do_bells(struct peer *p, struct input *in)
 	}
 }
 
+void peer_ring(const struct peer *p)
+{
+	let_block(p, false);
+	write_bell(p->ev->memfd.bell[!p->ev->end][0], 1);
+	write_bell(p->ev->memfd.bell[!p->ev->end][1], 1);
+	let_block(p, true);
+}
+
 /* More sleeps than any timeout of the victim's has room for. */
 #define MOST_SLEEPS 20000u
 
@@ -129,10 +242,32 @@ void peer_before_sleep(void *arg)
 	struct peer *p = arg;
 
 	MUST(p->sleeps++ < MOST_SLEEPS);
-	if (!p->rings || !p->ev)
-		return;
-	write_bell(p->ev->memfd.bell[!p->ev->end][0], 1);
-	write_bell(p->ev->memfd.bell[!p->ev->end][1], 1);
+	if (p->rings && p->ev)
+		peer_ring(p);
+}
+
+/*
+ * The victim rings: who is armed, and who has not been rung yet since he armed; for
+ * space once by each of its roles.
+ */
+void peer_before_write(void *arg, int fd)
+{
+	struct peer *p = arg;
+	const int *bell = p->victim->memfd.bell[!p->victim->end];
+	uint32_t armed;
+
+	if (fd == bell[0]) {
+		armed = p->victim->peer->armed_rx;
+		MUST((armed & EVERING_ARMED) && armed != p->rung_rx);
+		p->rung_rx = armed;
+	}
+	if (fd == bell[1]) {
+		armed = p->victim->peer->armed_tx;
+		if (armed != p->rung_tx)
+			p->rung_tx_times = 0;
+		MUST((armed & EVERING_ARMED) && p->rung_tx_times++ < 2);
+		p->rung_tx = armed;
+	}
 }
 
 static void do_socket(struct peer *p, struct input *in)
@@ -169,17 +304,13 @@ static void do_arena(struct peer *p, struct input *in)
 			in32(in));
 }
 
-void peer_ring_step(struct peer *p, struct input *in)
+static void ring_step(struct peer *p, struct input *in)
 {
+	struct evering_half *half = p->ev->half;
 	unsigned char entry[EVERING_MAX_SLOT];
-	struct evering_half *half;
+	uint8_t op = in8(in) % 16;
 	uint32_t n;
-	uint8_t op;
 
-	if (!p->ev)
-		return;
-	half = p->ev->half;
-	op = in8(in) % 16;
 	switch (op) {
 	case 0:
 	case 1:
@@ -190,10 +321,12 @@ void peer_ring_step(struct peer *p, struct input *in)
 			put(p, entry);
 		break;
 	case 4: /* a stamp, almost right */
+		forget(p);
 		n = near(in, takes_next(p));
 		stamp(p, n, near(in, n + 1));
 		break;
 	case 5:
+		forget(p);
 		n = near(in, takes_next(p));
 		in_bytes(in, slot_of(p, n), p->ev->ev.tx.payload);
 		break;
@@ -215,6 +348,7 @@ void peer_ring_step(struct peer *p, struct input *in)
 			in32(in));
 		break;
 	case 11: /* anything anywhere */
+		forget(p);
 		store32((unsigned char *)half +
 				in16(in) * 4u %
 					p->ev->map_size[EVERING_REGION_HALF(
@@ -232,9 +366,19 @@ void peer_ring_step(struct peer *p, struct input *in)
 		do_arena(p, in);
 		break;
 	case 15:
+		forget(p);
 		p->next += (uint32_t)(int8_t)in8(in);
 		break;
 	}
+}
+
+void peer_ring_step(struct peer *p, struct input *in)
+{
+	if (!p->ev)
+		return;
+	let_block(p, false);
+	ring_step(p, in);
+	let_block(p, true);
 }
 
 /* ------------------------------------------------------------------ operations */
@@ -275,6 +419,9 @@ static uint64_t some_id(struct peer *p, struct input *in)
 	case 2:
 		return p->asked;
 	default:
+		if (what & 16) /* one of them, of a time to come */
+			return p->heads[what % PEER_SEEN].id | (uint64_t)1
+								       << 40;
 		return what & 32 ? in64(in) : what & 31;
 	}
 }
@@ -286,8 +433,10 @@ static struct evering_op_buffer some_buffer(const struct peer *p,
 	uint8_t what = in8(in);
 
 	switch (what >> 6) {
-	case 0: /* one of the victim's */
-		return p->names[what % PEER_SEEN];
+	case 0: /* one of the victim's, or of a time to come */
+		name = p->names[what % PEER_SEEN];
+		name.generation |= what & 32 ? ALIEN : 0;
+		return name;
 	case 1: /* one of its own, right at the start of its arena */
 		name.granule = what & 15;
 		name.generation = what & 16 ? 1 : 0;
@@ -363,8 +512,10 @@ void peer_open(struct peer *p, uint32_t depth, uint32_t serve)
 static void answer(struct peer *p, uint32_t k, struct input *in)
 {
 	struct evering_op_header h = p->heads[k % PEER_SEEN];
+	struct evering_op_buffer name = p->names[k % PEER_SEEN];
 	unsigned char entry[EVERING_MAX_SLOT];
 	uint32_t payload = p->ev->ev.tx.payload;
+	uint8_t what = k & 16 ? in8(in) : 0;
 
 	memset(entry, 1, sizeof(entry));
 	h.type = EVERING_OP_ANSWER;
@@ -375,10 +526,14 @@ static void answer(struct peer *p, uint32_t k, struct input *in)
 		h.flags = EVERING_OP_BACK;
 	else
 		h.flags = 0;
+	/* Or so it says, or there is more of it than there was. */
+	if (what & 1)
+		h.flags = EVERING_OP_IN_PLACE;
+	if (what & 2)
+		name.len_low += 1u << (what >> 4);
 	h.len = h.flags ? 0 : 4;
 	memcpy(entry, &h, sizeof(h));
-	memcpy(entry + payload - sizeof(p->names[0]), &p->names[k % PEER_SEEN],
-	       sizeof(p->names[0]));
+	memcpy(entry + payload - sizeof(name), &name, sizeof(name));
 	put(p, entry);
 }
 

@@ -12,10 +12,11 @@
 /* How late a call may be on a machine that is busy with other things. */
 #define LATE (5 * SECOND)
 
-void ring_side_init(struct ring_side *s, struct evering *ev)
+void ring_side_init(struct ring_side *s, struct evering *ev, bool alone)
 {
 	memset(s, 0, sizeof(*s));
 	s->ev = ev;
+	s->alone = alone;
 	s->e = to_endpoint(ev);
 }
 
@@ -57,11 +58,26 @@ static void check_entry(const struct ring_side *s, const void *entry)
 	fuzz_touch(entry, evering_payload(s->ev));
 }
 
+/* The @k-th of the next entries, if it says that it is there; without the library. */
+static const unsigned char *stamped(const struct ring_side *s, uint32_t k)
+{
+	const struct evering_geometry *g = &s->e->geometry;
+	uint32_t n = s->e->ev.rx.next + k, stamp;
+	const unsigned char *slot = (const unsigned char *)s->e->peer +
+				    EVERING_SLOTS_OFFSET +
+				    (size_t)(n % g->entries) * g->slot_size;
+
+	memcpy(&stamp, slot + g->slot_size - sizeof(stamp), sizeof(stamp));
+	return stamp == n + 1 ? slot : NULL;
+}
+
 static void do_peek(struct ring_side *s, struct input *in)
 {
 	uint32_t k = in_below(in, entries_of(s));
 	const void *entry = evering_peek_at(s->ev, k);
 
+	if (s->alone)
+		MUST(entry == stamped(s, k));
 	if (!entry)
 		return;
 	check_entry(s, entry);
@@ -82,6 +98,7 @@ static void do_recv(struct ring_side *s, struct input *in)
 {
 	unsigned char entry[EVERING_MAX_SLOT];
 	size_t len = in_below(in, EVERING_MAX_SLOT);
+	const unsigned char *slot = stamped(s, 0);
 	int ret;
 
 	ret = evering_recv(s->ev, entry, len, some_time(s, in));
@@ -90,6 +107,10 @@ static void do_recv(struct ring_side *s, struct input *in)
 		MUST(ret == -EMSGSIZE);
 	else if (ret)
 		check_error(ret);
+	if (s->alone && len <= evering_payload(s->ev)) {
+		MUST(!ret == !!slot);
+		MUST(!slot || !memcmp(entry, slot, len));
+	}
 }
 
 static void do_recv_bulk(struct ring_side *s, struct input *in)
@@ -97,9 +118,11 @@ static void do_recv_bulk(struct ring_side *s, struct input *in)
 	unsigned int count = in8(in) & 15;
 	size_t len = evering_payload(s->ev) >> (in8(in) & 3);
 	unsigned char *entries = malloc(len * count + 1);
-	int ret;
+	int ret, there = 0;
 
 	MUST(entries);
+	while ((unsigned int)there < count && stamped(s, (uint32_t)there))
+		there++;
 	ret = evering_recv_bulk(s->ev, entries, len, count, some_time(s, in));
 	s->seen = 0;
 	if (!count)
@@ -108,6 +131,8 @@ static void do_recv_bulk(struct ring_side *s, struct input *in)
 		check_error(ret);
 	else
 		MUST((unsigned int)ret <= count);
+	if (s->alone && count)
+		MUST(there ? ret == there : ret < 0);
 	free(entries);
 }
 
