@@ -419,7 +419,8 @@ TEST_F(enter, a_restarted_call_rings_nobody_twice)
 TEST_F(enter, restarted_again_and_again_it_still_ends_in_time)
 {
 	struct sleeper s;
-	uint64_t until = in(200 * MSEC);
+	/* It is to be asleep long before. */
+	uint64_t until = in(200 * MSEC + slow(10 * MSEC));
 	int i = 0;
 
 	handle_usr1(SA_RESTART);
