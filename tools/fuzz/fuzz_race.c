@@ -49,7 +49,7 @@ static void insist(struct scribbler *s)
 	const struct endpoint *v = s->peer.victim;
 	/* An entry that there can be any number of, and that means nothing. */
 	const struct evering_op_header nothing = { .type = EVERING_OP_HOME };
-	uint32_t n, *word;
+	uint32_t n, i, *word;
 
 	switch (s->insists % 8) {
 	case 1: /* rings, so that no sleep lasts */
@@ -72,15 +72,15 @@ static void insist(struct scribbler *s)
 		__atomic_add_fetch(&e->half->armed_rx, 1, __ATOMIC_RELAXED);
 		__atomic_add_fetch(&e->half->armed_tx, 1, __ATOMIC_RELAXED);
 		break;
-	case 5: /* one more entry, however many are taken */
+	case 5: /* a ring full of them, however many are taken */
 		n = __atomic_load_n(&v->ev.rx.next, __ATOMIC_RELAXED);
-		if (!n)
-			break;
-		memcpy(evering__tx_slot(&e->ev.tx, n), &nothing,
-		       sizeof(nothing));
-		word = (uint32_t *)(evering__tx_slot(&e->ev.tx, n) +
-				    e->ev.tx.payload);
-		__atomic_store_n(word, n + 1, __ATOMIC_RELEASE);
+		for (i = 0; n && i < e->geometry.entries; i++, n++) {
+			memcpy(evering__tx_slot(&e->ev.tx, n), &nothing,
+			       sizeof(nothing));
+			word = (uint32_t *)(evering__tx_slot(&e->ev.tx, n) +
+					    e->ev.tx.payload);
+			__atomic_store_n(word, n + 1, __ATOMIC_RELEASE);
+		}
 		break;
 	}
 }

@@ -531,6 +531,10 @@ static void answer(struct peer *p, uint32_t k, struct input *in)
 		h.flags = EVERING_OP_IN_PLACE;
 	if (what & 2)
 		name.len_low += 1u << (what >> 4);
+	if (what & 4)
+		h.id |= (uint64_t)1 << 40;
+	if (what & 8)
+		name.generation |= ALIEN;
 	h.len = h.flags ? 0 : 4;
 	memcpy(entry, &h, sizeof(h));
 	memcpy(entry + payload - sizeof(name), &name, sizeof(name));
