@@ -375,7 +375,7 @@ struct sleeper {
 	bool memfd;
 };
 
-/* One message, within PLENTY; and a timeout that is kept. */
+/* One message, within PLENTY; another, that wakes it; and a timeout that is kept. */
 static int sleeps_once(struct evering *ev, void *arg)
 {
 	struct sleeper *s = arg;
@@ -399,6 +399,13 @@ static int sleeps_once(struct evering *ev, void *arg)
 	v = 43;
 	if (evering_send(ev, &v, 4, 0))
 		return 23;
+	/* Longer than the other side has patience with who is not woken. */
+	ret = recv_through(ev, &v, 4, 3 * PLENTY, &interrupted);
+	if (ret || v != 46)
+		return 27;
+	v = 47;
+	if (evering_send(ev, &v, 4, 0))
+		return 28;
 	start = now_ns();
 	ret = recv_through(ev, &v, 4, s->timeout, &interrupted);
 	took = now_ns() - start;
@@ -409,6 +416,15 @@ static int sleeps_once(struct evering *ev, void *arg)
 		return 25;
 	/* Handlers ran none: the device has restarted its wait. */
 	return interrupted && !s->memfd ? 26 : 0;
+}
+
+/* Has the stop taken nothing along that the next ring needs? */
+static bool wakes(struct evering *ev)
+{
+	uint32_t v = 46;
+
+	return peer_is_armed(ev, EVERING_RX) && !evering_send(ev, &v, 4, 0) &&
+	       !evering_recv(ev, &v, 4, PLENTY) && v == 47;
 }
 
 static bool stopped(pid_t pid)
@@ -453,6 +469,7 @@ TEST_F(pressure, a_sleeper_that_is_stopped_sleeps_on)
 		kill(duo.pid, SIGCONT);
 		EXPECT_EQ(0, evering_recv(duo.ev, &v, 4, PLENTY));
 		EXPECT_EQ(43, v);
+		EXPECT_TRUE(wakes(duo.ev));
 		/* Now it sleeps with a timeout, which runs out meanwhile. */
 		ASSERT_TRUE(peer_is_armed(duo.ev, EVERING_RX));
 		kill(duo.pid, SIGSTOP);
@@ -540,6 +557,7 @@ TEST_F(pressure, a_sleeper_that_is_frozen_sleeps_on)
 		ASSERT_EQ(0, write_text(CGROUP "/cgroup.freeze", "0"));
 		EXPECT_EQ(0, evering_recv(duo.ev, &v, 4, PLENTY));
 		EXPECT_EQ(43, v);
+		EXPECT_TRUE(wakes(duo.ev));
 		ASSERT_TRUE(peer_is_armed(duo.ev, EVERING_RX));
 		ASSERT_EQ(0, write_text(CGROUP "/cgroup.freeze", "1"));
 		ASSERT_TRUE(await(frozen, 0));
@@ -588,7 +606,7 @@ static int lives_at_the_edge(void *arg)
 		return 1;
 	close_pair(ev);
 	before = cgroup_read("memory.current", "");
-	for (size = 1; size <= 2 * most; size++) {
+	for (size = 1; size <= 2 * most; size += short_run() ? 4 : 1) {
 		e->p.arena_size[0] = size << 19;
 		ret = evering_pair(&e->p, ev);
 		if (ret && ret != -ENOMEM)
@@ -981,6 +999,7 @@ static int locks_memory(void *arg)
 {
 	const struct evering_params *p = arg;
 	int fds, mappings, ret, failed = 0;
+	unsigned int i;
 	struct evering_params q = *p;
 	struct evering *ev[2];
 	struct rlimit rl;
@@ -1001,8 +1020,12 @@ static int locks_memory(void *arg)
 		return 77;
 	fds = count_fds();
 	mappings = count_mappings();
-	for (size = 1; size <= 32; size += 3) {
-		q.arena_size[0] = size << 20;
+	/* In steps so small that each mapping is, once, the one too many. */
+	for (i = 1; i <= 32; i++) {
+		size = rl.rlim_cur / 32 * i & ~0xffffull;
+		if (!size)
+			continue;
+		q.arena_size[0] = size;
 		ret = evering_pair(&q, ev);
 		if (!ret) {
 			close_pair(ev);
@@ -1010,7 +1033,8 @@ static int locks_memory(void *arg)
 			failed++;
 			/* Words of its own; and -EAGAIN means something else. */
 			if (ret != -ENOMEM) {
-				printf("# %d at %d MiB\n", ret, (int)size);
+				printf("# %d at %d KiB\n", ret,
+				       (int)(size / 1024));
 				fflush(stdout);
 				return 40;
 			}
@@ -1040,7 +1064,7 @@ TEST_F(pressure, a_table_at_the_edge_of_the_address_space)
 	struct evering_ops *ops;
 	struct rlimit rl, old;
 	struct evering *ev[2];
-	uint32_t v = 5;
+	uint32_t v;
 	long vm, kb;
 
 	if (SANITIZED)
@@ -1066,8 +1090,11 @@ TEST_F(pressure, a_table_at_the_edge_of_the_address_space)
 		ASSERT_EQ(-ENOMEM, ret);
 		ASSERT_EQ(mappings, count_mappings());
 		/* The channel is as it was. */
+		v = (uint32_t)failed;
 		ASSERT_EQ(0, evering_send(ev[0], &v, 4, 0));
+		v = 0;
 		ASSERT_EQ(0, evering_recv(ev[1], &v, 4, 0));
+		ASSERT_EQ((uint32_t)failed, v);
 	}
 	EXPECT_EQ(0, ret);
 	EXPECT_LT(0, failed);
