@@ -57,6 +57,7 @@ struct welcome {
  * @geometry: which the descriptors are made for
  * @fd, @count: the descriptors
  * @honest: each is what it should be
+ * @whole: what was said is as long as it should be
  */
 struct stranger {
 	int sock;
@@ -65,6 +66,7 @@ struct stranger {
 	int fd[MAX_FDS];
 	unsigned int count;
 	bool honest;
+	bool whole;
 };
 
 /* ----------------------------------------------------------------- descriptors */
@@ -260,8 +262,9 @@ static void make_offer(struct stranger *s, struct input *in, unsigned int end)
 	}
 }
 
-static void make_geometry(struct input *in, struct evering_geometry *g)
+static void make_geometry(struct stranger *s, struct input *in)
 {
+	struct evering_geometry *g = &s->geometry;
 	uint8_t what = in8(in);
 
 	*g = (struct evering_geometry){
@@ -271,6 +274,24 @@ static void make_geometry(struct input *in, struct evering_geometry *g)
 				what & 32 ? 0 : 2 * PAGE },
 		.flags = what & 64 ? EVERING_SHARED_ARENA : 0,
 	};
+	if (!(what & 128))
+		return;
+	/* More than anybody has asked for, or what cannot be. */
+	s->honest = false;
+	switch (in8(in) % 4) {
+	case 0:
+		g->arena_size[EVERING_A] = 2 * MOST_MEMORY;
+		break;
+	case 1:
+		g->arena_size[EVERING_B] = 2 * MOST_MEMORY;
+		break;
+	case 2:
+		g->slot_size += 8;
+		break;
+	case 3:
+		g->entries += 1;
+		break;
+	}
 }
 
 /* --------------------------------------------------------------------- packets */
@@ -333,12 +354,13 @@ static bool say_hello(struct stranger *s, struct input *in)
 	};
 	bool right;
 
-	make_geometry(in, &s->geometry);
+	make_geometry(s, in);
 	make_offer(s, in, EVERING_A);
 	hello.geometry = s->geometry;
 	hello.fds = s->count;
 	memcpy(packet, &hello, sizeof(hello));
 	right = garble(in, packet, &size, sizeof(packet));
+	s->whole = size == sizeof(hello);
 	say(s, packet, size, s->count);
 	return right && s->honest;
 }
@@ -363,6 +385,7 @@ static bool say_welcome(struct stranger *s, struct input *in)
 	}
 	memcpy(packet, &welcome, sizeof(welcome));
 	right = garble(in, packet, &size, sizeof(packet));
+	s->whole = size == sizeof(welcome);
 	say(s, packet, size, s->count);
 	return right && s->honest;
 }
@@ -409,6 +432,28 @@ static void take_away(const struct stranger *s, struct input *in)
 	}
 	if (what & 2)
 		shutdown(s->sock, SHUT_RDWR);
+}
+
+/* What is taken for a channel is one, and none that was not to be had. */
+static void check_channel(const struct evering *ev)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+	const struct evering_geometry *g = &e->geometry;
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+	struct stat own, st;
+	unsigned int i;
+
+	MUST(g->slot_size && !(g->slot_size & (g->slot_size - 1)));
+	MUST(g->entries && !(g->entries & (g->entries - 1)));
+	MUST(!memcmp(g, &status->geometry, sizeof(*g)));
+	for (i = 0; i < 2; i++) {
+		if (e->end == EVERING_B)
+			MUST(g->arena_size[i] <= MOST_MEMORY);
+		/* It is rung by a write, and not everything is to be written. */
+		MUST(!fstat(e->memfd.bell[e->end][i], &own) &&
+		     !fstat(e->memfd.bell[!e->end][i], &st));
+		MUST(st.st_dev == own.st_dev && st.st_ino == own.st_ino);
+	}
 }
 
 /* Each page, from end to end, through the library and as it has them mapped. */
@@ -495,7 +540,7 @@ static int by_connect(struct stranger *s, struct input *in, struct evering **ev)
 	bool right;
 	int ret;
 
-	make_geometry(in, &s->geometry);
+	make_geometry(s, in);
 	params.backend = EVERING_BACKEND_MEMFD;
 	params.flags = s->geometry.flags;
 	params.slot_size = s->geometry.slot_size;
@@ -580,6 +625,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	MUST(!ret == !!ev);
 	if (ev) {
+		MUST(s.whole);
+		check_channel(ev);
 		shared = to_endpoint(ev)->geometry.flags & EVERING_SHARED_ARENA;
 		take_away(&s, &in);
 		blocks = blocks_of(&s);
