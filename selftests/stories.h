@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stories.h: what the victims of kill.c do until they are killed: stories, each
+ * short, that together take a message and a buffer everywhere they can come to.
+ *
+ * A victim notes down, in memory that outlives it, what it has begun and what it has
+ * done.  That the survivor does its part is kill.c's.
+ */
+#ifndef EVERING_SELFTESTS_STORIES_H
+#define EVERING_SELFTESTS_STORIES_H
+
+#include "op.h"
+
+#define ENTRIES	    16
+#define SLOT	    64
+#define LEN	    60u /* of an entry */
+#define DATA	    20u /* of an operation */
+#define BUFFER	    256u
+#define ARENA	    8192u
+#define MOST	    32
+#define SALT	    0x5eedu
+#define SALT_BUFFER 0xb0ffu
+/* Results are the opcode and one of these. */
+#define ANSWER	    500
+
+/* What the victim notes down. */
+enum {
+	SENT,	  /* entries */
+	ASKED,	  /* operations */
+	ANSWERED, /* requests */
+	MET,
+	CLOSED,
+	ACTS,
+};
+
+struct log {
+	bool go;      /* the survivor to the victim, when no debugger says it */
+	bool ready;   /* all is set up */
+	bool running; /* the story has begun */
+	bool over;    /* it has ended */
+	bool refused; /* ptrace(2) is */
+	int failed;   /* line of what went wrong with the victim; with @error */
+	int error;
+	uint32_t began[ACTS];
+	uint32_t did[ACTS];
+};
+
+static struct log *notes;
+
+/* Memory is written in the order of the program, if the compiler leaves it. */
+#define IN_ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+static void note(uint32_t *counter, uint32_t n)
+{
+	IN_ORDER();
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+	IN_ORDER();
+}
+
+static bool look(const bool *flag)
+{
+	return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+static void tell(bool *flag)
+{
+	__atomic_store_n(flag, true, __ATOMIC_RELEASE);
+}
+
+/* ------------------------------------------------------------------- the victim */
+
+struct victim {
+	struct evering *ev;
+	struct evering_ops *ops;
+	struct evering_listener *listener;
+	uint32_t entries[MOST][LEN / 4];
+	struct evering_request got[MOST];
+	unsigned int n_got;
+	unsigned int asked;
+	void *buffer[MOST];
+	/* From the survivor. */
+	struct evering_params p;
+	const char *path;
+};
+
+static struct victim v;
+
+static __attribute__((noreturn)) void victim_failed(int line, int error)
+{
+	notes->error = error;
+	notes->failed = line;
+	await_death();
+}
+
+#define NEED(ok) \
+	do { \
+		if (!(ok)) \
+			victim_failed(__LINE__, 0); \
+	} while (0)
+
+/* @n times @what at once; must succeed. */
+#define DO_MANY(what, n, call) \
+	do { \
+		int ret_; \
+ \
+		note(&notes->began[what], n); \
+		ret_ = (call); \
+		if (ret_ < 0) \
+			victim_failed(__LINE__, ret_); \
+		note(&notes->did[what], n); \
+	} while (0)
+
+#define DO(what, call) DO_MANY(what, 1, call)
+
+static bool intact(const void *buf, size_t len)
+{
+	return check_entry(buf, len, *(const uint32_t *)buf, SALT_BUFFER);
+}
+
+static void victim_asked(struct evering_ops *ops,
+			 const struct evering_request *r, void *context)
+{
+	(void)ops;
+	(void)context;
+	NEED(v.n_got < MOST && r->opcode == v.n_got);
+	NEED(check_entry(r->data, DATA, r->opcode, SALT));
+	NEED(!r->buf || intact(r->buf, r->buf_len));
+	v.got[v.n_got++] = *r;
+}
+
+static void victim_told(struct evering_ops *ops,
+			const struct evering_completion *c)
+{
+	(void)ops;
+	(void)c;
+}
+
+static int victim_opens(void)
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+
+	p.request = victim_asked;
+	return evering_ops_open(v.ev, &p, &v.ops);
+}
+
+/* Buffers that are there before the story begins, so that it is short. */
+static void victim_prepares(bool table)
+{
+	unsigned int i;
+
+	for (i = 0; i < MOST; i++)
+		fill_entry(v.entries[i], LEN, i, SALT);
+	for (i = 0; i < 4; i++) {
+		v.buffer[i] = evering_alloc(v.ev, BUFFER, 0);
+		NEED(v.buffer[i]);
+		fill_entry(v.buffer[i], BUFFER, 1000 + i, SALT_BUFFER);
+	}
+	if (!table)
+		return;
+	NEED(!victim_opens());
+	while (!info_of(v.ops).depth)
+		NEED(evering_ops_wait(v.ops, PLENTY) > 0);
+}
+
+static struct evering_op victims_op(unsigned int how, void *buf)
+{
+	struct evering_op op = hands(how, buf, how ? BUFFER : 0, NULL);
+
+	op.opcode = v.asked;
+	op.data = v.entries[v.asked];
+	op.len = DATA;
+	op.done = victim_told;
+	v.asked++;
+	return op;
+}
+
+/* ------------------------------------------------------- stories: sent, received */
+
+static void story_send(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++)
+		DO(SENT, evering_send(v.ev, v.entries[i], LEN, EVERING_NOWAIT));
+}
+
+static void story_send_bulk(void)
+{
+	DO_MANY(SENT, 5, evering_send_bulk(v.ev, v.entries, LEN, 5, 0));
+}
+
+static int commit_two(void)
+{
+	void *one = evering_reserve(v.ev), *two = evering_reserve_at(v.ev, 1);
+
+	NEED(one && two);
+	memcpy(two, v.entries[1], LEN);
+	memcpy(one, v.entries[0], LEN);
+	evering_commit_many(v.ev, 2);
+	return 0;
+}
+
+static void story_commit(void)
+{
+	DO_MANY(SENT, 2, commit_two());
+	evering_flush(v.ev);
+}
+
+static void story_receive(void)
+{
+	uint32_t entry[LEN / 4];
+	uint32_t n;
+
+	for (n = 0; n < 6; n++) {
+		NEED(!evering_recv(v.ev, entry, LEN, EVERING_NOWAIT));
+		NEED(check_entry(entry, LEN, n, SALT));
+	}
+}
+
+static void story_release(void)
+{
+	uint32_t entries[6][LEN / 4];
+	uint32_t n;
+
+	NEED(evering_recv_bulk(v.ev, entries, LEN, 6, EVERING_NOWAIT) == 6);
+	for (n = 0; n < 6; n++)
+		NEED(check_entry(entries[n], LEN, n, SALT));
+	NEED(evering_peek_at(v.ev, 1));
+	evering_release_many(v.ev, 2);
+}
+
+static void story_sleep(void)
+{
+	uint32_t entry[LEN / 4];
+	uint32_t n;
+
+	for (n = 0; n < 2; n++) {
+		NEED(!evering_recv(v.ev, entry, LEN, EVERING_WAIT_FOREVER));
+		NEED(check_entry(entry, LEN, n, SALT));
+	}
+}
+
+static void story_sleep_for_ever(void)
+{
+	evering_wait(v.ev, EVERING_RX, EVERING_WAIT_FOREVER);
+	NEED(false);
+}
+
+static void story_arm(void)
+{
+	struct pollfd fd = { .fd = evering_fd(v.ev) };
+	uint32_t entry[LEN / 4];
+	int ret;
+
+	fd.events = evering_events(v.ev, EVERING_RX);
+	while (evering_recv(v.ev, entry, LEN, EVERING_NOWAIT)) {
+		ret = evering_arm(v.ev, EVERING_RX);
+		NEED(ret >= 0);
+		if (!ret)
+			NEED(poll(&fd, 1, -1) == 1);
+	}
+	NEED(check_entry(entry, LEN, 0, SALT));
+	evering_arm(v.ev, EVERING_RX);
+	evering_disarm(v.ev, EVERING_RX);
+}
+
+static void fill_ring(void)
+{
+	int i;
+
+	for (i = 0; i < ENTRIES; i++)
+		DO(SENT, evering_send(v.ev, v.entries[i], LEN, EVERING_NOWAIT));
+}
+
+static void story_wait_for_space(void)
+{
+	DO(SENT,
+	   evering_send(v.ev, v.entries[ENTRIES], LEN, EVERING_WAIT_FOREVER));
+}
+
+/* An entry of its own kind: where the buffer is. */
+struct where {
+	uint64_t offset, len;
+};
+
+static void story_allocate(void)
+{
+	struct where where;
+	void *one, *two;
+
+	one = evering_alloc(v.ev, 100, 0);
+	two = evering_alloc(v.ev, BUFFER, 0);
+	NEED(one && two && !evering_free(v.ev, one));
+	memcpy(two, v.buffer[0], BUFFER);
+	where.offset = evering_offset(v.ev, two);
+	where.len = BUFFER;
+	DO(SENT, evering_send(v.ev, &where, sizeof(where), 0));
+	NEED(!evering_free(v.ev, v.buffer[0]));
+}
+
+static int close_endpoint(void)
+{
+	evering_close(v.ev);
+	return 0;
+}
+
+static void story_close(void)
+{
+	DO(SENT, evering_send(v.ev, v.entries[0], LEN, EVERING_NOWAIT));
+	DO(CLOSED, close_endpoint());
+}
+
+/* ------------------------------------------------------------ stories: operations */
+
+static void submit(unsigned int how, void *buf)
+{
+	struct evering_op op = victims_op(how, buf);
+
+	DO(ASKED, evering_op_submit(v.ops, &op, NULL, EVERING_NOWAIT));
+}
+
+static void story_submit(void)
+{
+	submit(0, NULL);
+	submit(0, NULL);
+	evering_ops_flush(v.ops);
+}
+
+static void story_lend(void)
+{
+	submit(EVERING_LEND, v.buffer[0]);
+	submit(EVERING_LEND, v.buffer[1]);
+	evering_ops_flush(v.ops);
+}
+
+static void story_give(void)
+{
+	submit(EVERING_GIVE, v.buffer[0]);
+	submit(EVERING_GIVE, v.buffer[1]);
+	evering_ops_flush(v.ops);
+}
+
+/* Asks, sleeps until it is answered, and is done with what came. */
+static void call(unsigned int how, void *buf)
+{
+	struct evering_op op = victims_op(how, buf);
+	struct evering_completion c;
+
+	DO(ASKED, evering_op_call(v.ops, &op, &c, EVERING_WAIT_FOREVER));
+	NEED(c.result == ANSWER + (int)op.opcode);
+	NEED(c.flags & EVERING_ANSWERED);
+	if (c.buf) {
+		NEED(intact(c.buf, c.buf_len));
+		NEED(!evering_free(v.ev, c.buf));
+	}
+	if (how == EVERING_LEND && c.buf != buf)
+		NEED(!evering_free(v.ev, buf));
+}
+
+static void story_call(void)
+{
+	call(0, NULL);
+	call(0, NULL);
+}
+
+/* The second time, where the first one was. */
+static void story_call_and_lend(void)
+{
+	void *buf;
+
+	call(EVERING_LEND, v.buffer[0]);
+	buf = evering_alloc(v.ev, BUFFER, 0);
+	NEED(buf == v.buffer[0]);
+	memcpy(buf, v.buffer[1], BUFFER);
+	call(EVERING_LEND, buf);
+}
+
+static void story_call_and_give(void)
+{
+	call(EVERING_GIVE, v.buffer[0]);
+	evering_ops_poll(v.ops);
+}
+
+static void story_cancel(void)
+{
+	struct evering_op op = victims_op(EVERING_LEND, v.buffer[0]);
+	uint64_t id;
+
+	/* This one never goes. */
+	v.asked--;
+	op.opcode = 99;
+	NEED(!evering_op_prepare(v.ops, &op, &id));
+	NEED(!evering_op_cancel(v.ops, id, 0));
+
+	op = victims_op(EVERING_LEND, v.buffer[0]);
+	NEED(!evering_op_prepare(v.ops, &op, &id));
+	DO(ASKED, evering_op_start(v.ops, id, EVERING_NOWAIT));
+	NEED(!evering_op_cancel(v.ops, id, EVERING_CANCEL_TELL));
+
+	op = victims_op(EVERING_LEND, v.buffer[1]);
+	DO(ASKED, evering_op_submit(v.ops, &op, &id, EVERING_NOWAIT));
+	NEED(!evering_op_cancel(v.ops, id,
+				EVERING_CANCEL_TELL | EVERING_CANCEL_DETACH));
+
+	op = victims_op(EVERING_LEND, v.buffer[2]);
+	op.timeout_ns = 1;
+	DO(ASKED, evering_op_submit(v.ops, &op, NULL, EVERING_NOWAIT));
+	NEED(evering_ops_poll(v.ops) > 0);
+}
+
+/* What the survivor asked before the story began. */
+static void take_requests(unsigned int count)
+{
+	while (v.n_got < count)
+		NEED(evering_ops_poll(v.ops) >= 0);
+}
+
+static void answer(unsigned int i)
+{
+	DO(ANSWERED, evering_op_answer(v.ops, v.got[i].id, ANSWER + (int)i,
+				       v.entries[i], DATA));
+}
+
+static void answer_buffer(unsigned int i, void *buf)
+{
+	DO(ANSWERED, evering_op_answer_buffer(v.ops, v.got[i].id,
+					      ANSWER + (int)i, buf, BUFFER));
+}
+
+static void story_answer(void)
+{
+	take_requests(3);
+	answer(2);
+	answer(0);
+	evering_ops_flush(v.ops);
+	answer(1);
+}
+
+static void story_answer_and_give(void)
+{
+	take_requests(2);
+	answer_buffer(0, v.buffer[0]);
+	answer_buffer(1, v.buffer[1]);
+	evering_ops_flush(v.ops);
+}
+
+static void story_answer_in_place(void)
+{
+	void *buf;
+
+	take_requests(2);
+	buf = evering_op_answer_alloc(v.ops, v.got[0].id, BUFFER);
+	NEED(buf == v.got[0].buf);
+	fill_entry(buf, BUFFER, 2000, SALT_BUFFER);
+	answer_buffer(0, buf);
+	evering_ops_flush(v.ops);
+}
+
+/* With an answer, with a request, and only its place. */
+static void story_give_back(void)
+{
+	unsigned int i;
+
+	take_requests(4);
+	answer_buffer(0, v.got[0].buf);
+	answer(1);
+	submit(EVERING_GIVE, v.got[1].buf);
+	for (i = 2; i < 4; i++)
+		NEED(!evering_free(v.ev, v.got[i].buf));
+	answer(2);
+	NEED(evering_ops_poll(v.ops) >= 0);
+	evering_ops_flush(v.ops);
+}
+
+static void story_loop(void)
+{
+	struct pollfd fd = { .fd = evering_fd(v.ev) };
+	int ret;
+
+	while (!v.n_got) {
+		ret = evering_ops_poll(v.ops);
+		if (!ret)
+			ret = evering_ops_arm(v.ops, &fd.events);
+		NEED(ret >= 0);
+		if (!ret)
+			NEED(poll(&fd, 1, -1) == 1);
+	}
+	answer(0);
+	evering_ops_flush(v.ops);
+}
+
+static void story_open_table(void)
+{
+	NEED(!victim_opens());
+	while (!info_of(v.ops).depth)
+		NEED(evering_ops_poll(v.ops) >= 0);
+	submit(0, NULL);
+}
+
+static void story_close_table(void)
+{
+	take_requests(2);
+	submit(EVERING_LEND, v.buffer[0]);
+	submit(EVERING_GIVE, v.buffer[1]);
+	answer(0);
+	DO(CLOSED, close_endpoint());
+}
+
+/* ----------------------------------------------------- stories: meeting a peer */
+
+static void story_connect(void)
+{
+	DO(MET, evering_connect(v.path, &v.p, EVERING_WAIT_FOREVER, &v.ev));
+}
+
+static void story_listen(void)
+{
+	NEED(!evering_listen(v.path, 0600, &v.listener));
+	DO(MET, evering_accept(v.listener, NULL, EVERING_WAIT_FOREVER, &v.ev));
+	evering_listener_close(v.listener);
+}
+
+#endif /* EVERING_SELFTESTS_STORIES_H */
