@@ -11,12 +11,14 @@
 
 #include "op.h"
 
+#include <sys/ioctl.h>
+
 #define ENTRIES	    16
 #define SLOT	    64
 #define LEN	    60u /* of an entry */
 #define DATA	    20u /* of an operation */
 #define BUFFER	    256u
-#define ARENA	    8192u
+#define ARENA	    65536u
 #define MOST	    32
 #define SALT	    0x5eedu
 #define SALT_BUFFER 0xb0ffu
@@ -34,11 +36,10 @@ enum {
 };
 
 struct log {
-	bool go;      /* the survivor to the victim, when no debugger says it */
 	bool ready;   /* all is set up */
+	bool go;      /* the survivor to the victim */
 	bool running; /* the story has begun */
 	bool over;    /* it has ended */
-	bool refused; /* ptrace(2) is */
 	int failed;   /* line of what went wrong with the victim; with @error */
 	int error;
 	uint32_t began[ACTS];
@@ -80,7 +81,9 @@ struct victim {
 	void *buffer[MOST];
 	/* From the survivor. */
 	struct evering_params p;
+	bool has_inbox;
 	const char *path;
+	int sock;
 };
 
 static struct victim v;
@@ -92,22 +95,22 @@ static __attribute__((noreturn)) void victim_failed(int line, int error)
 	await_death();
 }
 
-#define NEED(ok) \
-	do { \
-		if (!(ok)) \
+#define NEED(ok)                                    \
+	do {                                        \
+		if (!(ok))                          \
 			victim_failed(__LINE__, 0); \
 	} while (0)
 
 /* @n times @what at once; must succeed. */
-#define DO_MANY(what, n, call) \
-	do { \
-		int ret_; \
- \
-		note(&notes->began[what], n); \
-		ret_ = (call); \
-		if (ret_ < 0) \
+#define DO_MANY(what, n, call)                         \
+	do {                                           \
+		int ret_;                              \
+                                                       \
+		note(&notes->began[what], n);          \
+		ret_ = (call);                         \
+		if (ret_ < 0)                          \
 			victim_failed(__LINE__, ret_); \
-		note(&notes->did[what], n); \
+		note(&notes->did[what], n);            \
 	} while (0)
 
 #define DO(what, call) DO_MANY(what, 1, call)
@@ -139,7 +142,7 @@ static int victim_opens(void)
 {
 	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
 
-	p.request = victim_asked;
+	p.request = v.has_inbox ? NULL : victim_asked;
 	return evering_ops_open(v.ev, &p, &v.ops);
 }
 
@@ -206,6 +209,20 @@ static void story_commit(void)
 	evering_flush(v.ev);
 }
 
+/* By the victim's own system call. */
+static void story_ring(void)
+{
+	const uint64_t one = 1;
+	struct evering_bell bell;
+
+	DO_MANY(SENT, 2, commit_two());
+	NEED(evering_flush_begin(v.ev, &bell) == 1);
+	if (bell.command)
+		NEED(ioctl(bell.fd, bell.command, EVERING_RX) >= 0);
+	else
+		NEED(write(bell.fd, &one, sizeof(one)) == sizeof(one));
+}
+
 static void story_receive(void)
 {
 	uint32_t entry[LEN / 4];
@@ -238,6 +255,20 @@ static void story_sleep(void)
 		NEED(!evering_recv(v.ev, entry, LEN, EVERING_WAIT_FOREVER));
 		NEED(check_entry(entry, LEN, n, SALT));
 	}
+}
+
+static void be_adaptive(void)
+{
+	NEED(!evering_set_policy(v.ev, EVERING_ADAPTIVE, EVERING_SPIN_NS));
+}
+
+static void story_sleep_for_many(void)
+{
+	uint32_t entries[2][LEN / 4];
+
+	NEED(evering_recv_bulk(v.ev, entries, LEN, 2, EVERING_WAIT_FOREVER) >
+	     0);
+	NEED(check_entry(entries[0], LEN, 0, SALT));
 }
 
 static void story_sleep_for_ever(void)
@@ -278,6 +309,12 @@ static void story_wait_for_space(void)
 	   evering_send(v.ev, v.entries[ENTRIES], LEN, EVERING_WAIT_FOREVER));
 }
 
+static void story_wait_for_more_space(void)
+{
+	DO(SENT, evering_send_bulk(v.ev, v.entries[ENTRIES], LEN, 1,
+				   EVERING_WAIT_FOREVER));
+}
+
 /* An entry of its own kind: where the buffer is. */
 struct where {
 	uint64_t offset, len;
@@ -306,6 +343,7 @@ static int close_endpoint(void)
 
 static void story_close(void)
 {
+	NEED(evering_peer(v.ev) == EVERING_PEER_ALIVE);
 	DO(SENT, evering_send(v.ev, v.entries[0], LEN, EVERING_NOWAIT));
 	DO(CLOSED, close_endpoint());
 }
@@ -381,6 +419,27 @@ static void story_call_and_give(void)
 	evering_ops_poll(v.ops);
 }
 
+static void story_wait(void)
+{
+	struct evering_completion c;
+	struct evering_op op;
+	uint64_t id[3];
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		op = victims_op(0, NULL);
+		op.done = NULL;
+		DO(ASKED,
+		   evering_op_submit(v.ops, &op, &id[i], EVERING_NOWAIT));
+	}
+	NEED(!evering_op_wait(v.ops, id[1], &c, EVERING_WAIT_FOREVER));
+	NEED(c.result == ANSWER + 1);
+	NEED(!evering_op_wait_any(v.ops, &c, EVERING_WAIT_FOREVER));
+	NEED(c.result == ANSWER);
+	NEED(!evering_op_wait_all(v.ops, EVERING_WAIT_FOREVER));
+	NEED(!evering_op_done(v.ops, id[2], &c) && c.result == ANSWER + 2);
+}
+
 static void story_cancel(void)
 {
 	struct evering_op op = victims_op(EVERING_LEND, v.buffer[0]);
@@ -412,7 +471,7 @@ static void story_cancel(void)
 static void take_requests(unsigned int count)
 {
 	while (v.n_got < count)
-		NEED(evering_ops_poll(v.ops) >= 0);
+		NEED(evering_ops_wait(v.ops, EVERING_WAIT_FOREVER) > 0);
 }
 
 static void answer(unsigned int i)
@@ -477,6 +536,7 @@ static void story_loop(void)
 	struct pollfd fd = { .fd = evering_fd(v.ev) };
 	int ret;
 
+	NEED(evering_ops_timeout(v.ops) == EVERING_WAIT_FOREVER);
 	while (!v.n_got) {
 		ret = evering_ops_poll(v.ops);
 		if (!ret)
@@ -485,6 +545,17 @@ static void story_loop(void)
 		if (!ret)
 			NEED(poll(&fd, 1, -1) == 1);
 	}
+	answer(0);
+	evering_ops_flush(v.ops);
+}
+
+static void story_next(void)
+{
+	struct evering_request r;
+
+	NEED(!evering_op_next(v.ops, &r, EVERING_WAIT_FOREVER));
+	victim_asked(v.ops, &r, NULL);
+	NEED(!evering_op_cancelled(v.ops, r.id));
 	answer(0);
 	evering_ops_flush(v.ops);
 }
@@ -518,6 +589,27 @@ static void story_listen(void)
 	NEED(!evering_listen(v.path, 0600, &v.listener));
 	DO(MET, evering_accept(v.listener, NULL, EVERING_WAIT_FOREVER, &v.ev));
 	evering_listener_close(v.listener);
+}
+
+static void story_connect_fd(void)
+{
+	DO(MET,
+	   evering_connect_fd(v.sock, &v.p, EVERING_WAIT_FOREVER, &v.ev));
+}
+
+static void story_accept_fd(void)
+{
+	DO(MET,
+	   evering_accept_fd(v.sock, NULL, EVERING_WAIT_FOREVER, &v.ev));
+}
+
+/* Nobody else has anything of it. */
+static void story_pair(void)
+{
+	struct evering *ev[2];
+
+	NEED(!evering_pair(&v.p, ev));
+	close_pair(ev);
 }
 
 #endif /* EVERING_SELFTESTS_STORIES_H */
