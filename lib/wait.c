@@ -370,11 +370,21 @@ static void drain(struct endpoint *e, unsigned int what)
 		e->tx.unread = false;
 }
 
-/* What evering_arm() has armed. */
+/* What evering_arm() has armed; of the other thread's role nothing is read. */
 static void disarm_external(struct endpoint *e, unsigned int what)
 {
-	drain(e, what & ((e->rx.armed ? EVERING_RX : 0) |
-			 (e->tx.armed ? EVERING_TX : 0)));
+	unsigned int armed = 0;
+
+	if ((what & EVERING_RX) && e->rx.armed)
+		armed |= EVERING_RX;
+	if ((what & EVERING_TX) && e->tx.armed)
+		armed |= EVERING_TX;
+	drain(e, armed);
+}
+
+static bool may_have_heard(const struct role *role)
+{
+	return role->armed || role->exposed || role->unread;
 }
 
 /*
@@ -385,10 +395,13 @@ static void disarm_external(struct endpoint *e, unsigned int what)
  */
 static void drain_heard(struct endpoint *e, unsigned int what)
 {
-	bool rx = e->rx.armed || e->rx.exposed || e->rx.unread;
-	bool tx = e->tx.armed || e->tx.exposed || e->tx.unread;
+	unsigned int heard = 0;
 
-	drain(e, what & ((rx ? EVERING_RX : 0) | (tx ? EVERING_TX : 0)));
+	if ((what & EVERING_RX) && may_have_heard(&e->rx))
+		heard |= EVERING_RX;
+	if ((what & EVERING_TX) && may_have_heard(&e->tx))
+		heard |= EVERING_TX;
+	drain(e, heard);
 }
 
 /*
