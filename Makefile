@@ -327,7 +327,13 @@ sum_up = @tools/sum-up $(MAKE)
 .PHONY: test
 test: ## run the selftests: natively, under ASan and UBSan, under TSan, in guests
 	@tools/setup run test vm
-	$(sum_up) test-native test-asan test-tsan test-vm
+	$(sum_up) test-here test-vm
+
+# Tests wait a good deal: all three at once.
+.PHONY: test-here
+test-here: ## run the selftests natively, under ASan and UBSan, and under TSan
+	@tools/setup run test
+	@tools/sum-up --together $(MAKE) test-native test-asan test-tsan
 
 .PHONY: test-native
 test-native: ## run the selftests natively
