@@ -449,6 +449,11 @@ icount: ## evering bench in a guest, counting instructions (ARGS=)
 	@$(MAKE) $(jobs) tools
 	@tools/vm icount 6.12 $(ARGS)
 
+.PHONY: verify
+verify: ## model and lint, both at once
+	@tools/setup run model test lint
+	@tools/sum-up --together $(MAKE) model lint
+
 .PHONY: lint
 lint: ## check style, headers, scripts and warnings
 	@tools/setup run test lint
