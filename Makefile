@@ -339,7 +339,7 @@ test-here: ## run the selftests natively, under ASan and UBSan, and under TSan
 test-native: ## run the selftests natively
 	@tools/setup run test
 	@$(MAKE) $(jobs) selftests
-	@tools/run-selftests $(BUILD)/selftests
+	@$(if $(CI),EVERING_SOAK=$${EVERING_SOAK:-120} )tools/run-selftests $(BUILD)/selftests
 
 .PHONY: test-asan
 test-asan: ## run the selftests under ASan and UBSan
