@@ -362,6 +362,19 @@ struct duo_child {
 	void *arg;
 };
 
+/* A socket that nobody listens at any more. */
+static inline int leave_stale(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	int ret;
+
+	strcpy(address.sun_path, path);
+	ret = bind(fd, (struct sockaddr *)&address, sizeof(address));
+	close(fd);
+	return ret;
+}
+
 static inline int meet_over(int fd, bool connects,
 			    const struct evering_params *params,
 			    struct evering **ev)

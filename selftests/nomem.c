@@ -476,19 +476,6 @@ TEST_F(nomem, a_pair_of_every_kind)
 	}
 }
 
-/* A socket that nobody listens at any more. */
-static int leave_stale(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	int ret;
-
-	strcpy(address.sun_path, path);
-	ret = bind(fd, (struct sockaddr *)&address, sizeof(address));
-	close(fd);
-	return ret;
-}
-
 static int listen_once(const char *path, bool stale)
 {
 	struct evering_listener *l = NULL;

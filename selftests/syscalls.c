@@ -455,18 +455,6 @@ TEST_F(syscalls, who_cannot_listen_leaves_no_file)
 	}
 }
 
-static int leave_stale(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	int ret;
-
-	strcpy(address.sun_path, path);
-	ret = bind(fd, (struct sockaddr *)&address, sizeof(address));
-	close(fd);
-	return ret;
-}
-
 TEST_F(syscalls, what_cannot_be_looked_at_is_in_use)
 {
 	ASSERT_EQ(0, leave_stale(self->path));
