@@ -593,14 +593,12 @@ static void story_listen(void)
 
 static void story_connect_fd(void)
 {
-	DO(MET,
-	   evering_connect_fd(v.sock, &v.p, EVERING_WAIT_FOREVER, &v.ev));
+	DO(MET, evering_connect_fd(v.sock, &v.p, EVERING_WAIT_FOREVER, &v.ev));
 }
 
 static void story_accept_fd(void)
 {
-	DO(MET,
-	   evering_accept_fd(v.sock, NULL, EVERING_WAIT_FOREVER, &v.ev));
+	DO(MET, evering_accept_fd(v.sock, NULL, EVERING_WAIT_FOREVER, &v.ev));
 }
 
 /* Nobody else has anything of it. */

@@ -147,7 +147,7 @@ static void alone_work(struct side *s, uint64_t ops)
 		}
 	}
 	/* Done when both are: who answers has more to write. */
-	if (s->server ? write(s->sock, "", 1) != 1 : read(s->sock, &end, 1) != 1)
+	if ((s->server ? write(s->sock, "", 1) : read(s->sock, &end, 1)) != 1)
 		fail(s, "the other side does not end: %m");
 }
 
