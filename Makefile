@@ -356,7 +356,8 @@ test-tsan: ## run the selftests under TSan
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
 elsewhere_6.12 := tools.sh loops.sh bench.sh
 elsewhere_6.1 := run.sh examples.sh trace.sh
-# Every instruction takes its time there: seven minutes.
+# It steps through programs, each step a trap: six minutes there, and three stories run
+# out of time.
 elsewhere_debug := $(test_scripts) kill
 guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 	$(sort $(test_names) $(test_scripts))))
