@@ -13,7 +13,7 @@
 #	BUILD=dir		where what is tested lies: $build, absolute
 #	EVERING_BACKEND=name	${backends[@]} is this one, instead of each that is here
 #	EVERING_SHORT=1		$short
-#	EVERING_GUEST=1		$guest
+#	EVERING_GUEST=1		$guest, and of the backends the device alone
 #	EVERING_SLOW=n		$slow: so many times as long where time is bounded
 #
 # No test hangs on how long anything takes: whatever is waited for is a condition,
@@ -32,7 +32,11 @@ export LC_ALL=C
 	guest=${EVERING_GUEST:-}
 	slow=${EVERING_SLOW:-1}
 	backends=(memfd)
-	[[ -c /dev/evering && -r /dev/evering && -w /dev/evering ]] && backends+=(device)
+	if [[ -c /dev/evering && -r /dev/evering && -w /dev/evering ]]; then
+		backends+=(device)
+		# A guest is there for the module; of memfd there it has the tests in C.
+		[[ $guest ]] && backends=(device)
+	fi
 	[[ ${EVERING_BACKEND:-} ]] && backends=("$EVERING_BACKEND")
 	as_nobody=(setpriv --reuid=65534 --clear-groups)
 	signals=$(env --default-signal=INT,HUP,TERM echo yes 2>/dev/null)

@@ -536,8 +536,7 @@ on() {
 	try 'kv: strangers' kv_strangers
 }
 
-# on_slow BACKEND: a few, for a debug kernel, which takes five times as long again;
-# and for what a guest is not there for.
+# on_slow BACKEND: a few, for a debug kernel, which takes five times as long again.
 on_slow() {
 	export EVERING_BACKEND=$1
 	try 'echo: texts come back' echoes
@@ -556,8 +555,7 @@ else
 	on_any
 fi
 for backend in "${backends[@]}"; do
-	if ((slow >= 100)) ||
-		[[ $guest && $backend == memfd ]]; then
+	if ((slow >= 100)); then
 		on_slow "$backend"
 	else
 		on "$backend"

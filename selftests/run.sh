@@ -687,13 +687,10 @@ progress() {
 
 # on BACKEND: what the backend has a part in.
 on() {
-	local policy slot few=''
+	local policy slot
 	export EVERING_BACKEND=$1
-	# A guest is there for the module first.
-	[[ $guest && $1 == memfd ]] && few=1
 
 	for policy in block adaptive busy; do
-		[[ $few && $policy != adaptive ]] && continue
 		for slot in 16 32 64 128 256; do
 			[[ $short && $slot != 16 && $slot != 256 ]] && continue
 			check "$1: slots of $slot bytes, $policy" sums \
@@ -720,7 +717,6 @@ on() {
 	check "$1: server killed while it waits" server_killed_waiting
 	check "$1: client killed while it waits" client_killed_waiting
 	for policy in block adaptive busy; do
-		[[ $few && $policy != adaptive ]] && continue
 		check "$1: server killed at work, $policy" server_killed_busy \
 			$policy
 		check "$1: client killed at work, $policy" client_killed_busy \
