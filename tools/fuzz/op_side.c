@@ -211,8 +211,12 @@ static void do_free_lent(struct op_side *s, struct input *in)
 	const struct deed *d = some_deed(s, in);
 	const struct held *h = some_held(s, in);
 
-	/* Without a callback it may have ended, and nobody has asked yet. */
-	if (d->state != NOTHING && d->flags == EVERING_LEND && d->callback)
+	/*
+	 * Without a callback it may have ended, and nobody has asked yet.  Without an
+	 * id its call still waits for room, from which this one was called back.
+	 */
+	if (d->state != NOTHING && d->id && d->flags == EVERING_LEND &&
+	    d->callback)
 		MUST(evering_free(s->ev, d->buf) == -EBUSY);
 	if (h->live && h->flags == EVERING_LEND)
 		MUST(evering_free(s->ev, h->buf) == -EBUSY);
