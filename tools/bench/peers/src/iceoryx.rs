@@ -51,9 +51,13 @@ fn channel(node: &Node<ipc::Service>, side: &Side) -> Channel {
             .expect("a publisher"),
     };
 
-    // What is sent before the other side has subscribed is lost.
+    // What is sent before the other side has subscribed is lost; and so, however long
+    // it may be tried to deliver, is what finds a full buffer before that side has
+    // connected, which it does by itself only when it first receives.
     side.meet_blocking();
     channel.out.update_connections().expect("connections");
+    channel.incoming.update_connections().expect("connections");
+    side.meet_blocking();
     channel
 }
 
