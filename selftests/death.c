@@ -211,7 +211,7 @@ static const char *policy_name(unsigned int policy)
 static int deaths(FIXTURE_DATA(death) * self, const char *name, bool connects,
 		  peer_fn victim, unsigned int what)
 {
-	int64_t killed[DEATHS], dead[DEATHS];
+	int64_t killed[DEATHS] = { 0 }, dead[DEATHS] = { 0 };
 	int n = slow(1) > 1 ? 6 : DEATHS, i, round, ret;
 
 	for (round = 0; round < ROUNDS; round++) {
