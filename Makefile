@@ -251,7 +251,7 @@ $(KSELFTEST_DIR)/kselftest_harness.h:
 	@exit 1
 
 # They run no program with threads, which TSan could have something to say of.
-no_threads := cxx.sh install.sh loops.sh man.sh
+no_threads := cxx.sh install.sh loops.sh
 
 .PHONY: selftests
 selftests: library tools examples $(test_programs) ## build the selftests without running them

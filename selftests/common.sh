@@ -34,7 +34,7 @@ export LC_ALL=C
 	backends=(memfd)
 	if [[ -c /dev/evering && -r /dev/evering && -w /dev/evering ]]; then
 		backends+=(device)
-		# A guest is there for the module; of memfd there it has the tests in C.
+		# A guest is there for the module: of memfd it runs what is in C.
 		[[ $guest ]] && backends=(device)
 	fi
 	[[ ${EVERING_BACKEND:-} ]] && backends=("$EVERING_BACKEND")
