@@ -117,6 +117,19 @@ void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation)
 	ops->loans[granule].hold = generation << LOAN_BITS | LOAN_GIVEN;
 }
 
+/* Nobody is there to have back what waits to be sent home. */
+void loan_forget(struct ops *ops)
+{
+	struct fifo *homebound = &ops->homebound;
+	struct loan *loan;
+
+	for (; homebound->count; homebound->count--) {
+		loan = &ops->loans[homebound->head];
+		homebound->head = loan->next;
+		loan->hold = LOAN_NONE;
+	}
+}
+
 /* evering_free() of what is not in the own arena */
 int ops_free(struct endpoint *e, void *buf)
 {

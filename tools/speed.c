@@ -27,15 +27,15 @@
 
 #include "evering.h"
 
-#define ENTRY	    60u /* bytes: all of a 64-byte slot */
-#define DATA	    (ENTRY - (uint32_t)sizeof(struct evering_op_header))
-#define MAX_ROUNDS  1001u
-#define COUNT_LOTS  1000u
+#define ENTRY 60u /* bytes: all of a 64-byte slot */
+#define DATA (ENTRY - (uint32_t)sizeof(struct evering_op_header))
+#define MAX_ROUNDS 1001u
+#define COUNT_LOTS 1000u
 #define RATIO_LIMIT 1.3
-#define IR_LIMIT    30.0
-#define ASK_LIMIT   40.0
+#define IR_LIMIT 30.0
+#define ASK_LIMIT 40.0
 #define SERVE_LIMIT 25.0
-#define IDLE_LIMIT  10.0
+#define IDLE_LIMIT 10.0
 
 static unsigned int rounds = 501;
 static unsigned int trips = 2000;
@@ -281,18 +281,10 @@ void count_ask(struct evering_ops *ops, const void *data, uint64_t *done,
 	       unsigned int lot)
 {
 #pragma GCC unroll 4
-	for (; lot; lot--) {
-		struct evering_op op = {
-			.opcode = 1,
-			.data = data,
-			.len = DATA,
-			.done = count_done,
-			.user = done,
-		};
-
-		if (evering_op_submit(ops, &op, NULL, EVERING_NOWAIT))
+	for (; lot; lot--)
+		if (evering_op_submit_data(ops, 1, data, DATA, count_done, done,
+					   EVERING_NOWAIT))
 			abort();
-	}
 }
 
 void count_serve(struct evering_ops *ops)
