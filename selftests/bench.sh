@@ -80,6 +80,29 @@ one_cpu() {
 	bench 2 --icount --modes=stream && says '--icount: of rtt and channel'
 }
 
+# running PID: it is no longer env(1).
+running() {
+	[[ $(<"/proc/$1/comm") == evering ]]
+}
+
+# What is ignored stays so, in the processes that are measured too.
+ignores() {
+	local status
+	env --ignore-signal=HUP true 2>/dev/null || skip 'env(1) has no --ignore-signal'
+	env --ignore-signal=HUP "$evering" bench -q --rounds=40 --round=5 --modes=rtt \
+		--arms=evering-memfd --output=hung >out 2>err </dev/null &
+	pid=$!
+	soon running "$pid" || return
+	while ! gone "$pid"; do
+		# shellcheck disable=SC2046 # a list
+		kill -HUP "$pid" $(below "$pid") 2>/dev/null
+		sleep 0.05
+	done
+	wait "$pid"
+	status=$?
+	((status == 0)) && valid hung
+}
+
 json_parses() {
 	need python3
 	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --json || return
@@ -151,6 +174,7 @@ if [[ $guest ]]; then
 	exit
 fi
 check 'on one CPU, by its time stamp counter' one_cpu
+check 'SIGHUP that is ignored' ignores
 check 'the JSON is JSON' json_parses
 check 'results are read as they were written' reads_again
 check 'two results are compared' compares

@@ -45,7 +45,8 @@ has_open() {
 
 # start ARGUMENT...: evering run in the background; its process is $client.
 start() {
-	background "$evering" run "$@"
+	# shellcheck disable=SC2086 # none, or an option
+	background env ${inherited:-} "$evering" run "$@"
 	client=$pid
 }
 
@@ -495,6 +496,15 @@ server_killed_busy() {
 	client_ended 1 && says 'the server is gone' && says 'killed by signal 9'
 }
 
+# With SIGCHLD ignored the kernel would take the server's status away.
+server_killed_unseen() {
+	local inherited=--ignore-signal=CHLD
+	env $inherited true 2>/dev/null || skip 'env(1) has no --ignore-signal'
+	busy --wait=block || return
+	kill -KILL "$(<server)"
+	client_ended 1 && says 'the server is gone' && says 'killed by signal 9'
+}
+
 client_killed_waiting() {
 	many names >/dev/null
 	hold names || return
@@ -783,6 +793,7 @@ on_any() {
 	check SIGHUP signal_busy HUP adaptive 129
 	check 'SIGTERM to both' signal_to_both TERM 143
 	check 'SIGINT that is ignored' ignored_signal
+	check 'SIGCHLD that is ignored' server_killed_unseen
 
 	check 'no space for the sums' full
 	check 'nobody reads the sums' closed_pipe

@@ -526,6 +526,259 @@ doctor_chooses() {
 	}
 }
 
+# ------------------------------------------------------------- what is inherited
+
+# Each may be started in any state: signals blocked or ignored, as process 1, in the
+# background of a terminal, with descriptors that are closed, full or that nobody
+# reads.  None of it may keep a command from ending.
+
+# need_env: an env(1) that sets what is done with signals.
+need_env() {
+	env --block-signal=TERM --ignore-signal=PIPE true 2>/dev/null ||
+		skip 'env(1) has no --block-signal'
+}
+
+# inheriting OPTION ARGUMENT...: evering in the background, with what this option of
+# env(1) does to signals; its process is $pid.
+inheriting() {
+	env --default-signal=INT,HUP,TERM,QUIT "$1" "$evering" "${@:2}" <&0 7<&- 8<&- &
+	pid=$!
+}
+
+# A fault of this kind was one of a thread that waits to be woken by a signal.
+blocked_pipe() {
+	local input
+	need_env
+	mkfifo fifo
+	exec 8<>fifo
+	for input in fifo /dev/zero; do
+		listen pipe <fifo >/dev/null || return
+		inheriting --block-signal pipe --connect=here --timeout=60 <$input >out 2>err
+		soon test ! -e here || return
+		kill -KILL "$listener"
+		ended "$pid" 4 || return
+		wait "$listener" 2>/dev/null
+	done
+	return 0
+}
+
+# ends_by SIGNAL STATUS: the background one does, once it is at work.
+ends_by() {
+	kill "-$1" "$pid"
+	ended "$pid" "$2"
+}
+
+blocked_end() {
+	local signal status
+	need_env
+	for signal in TERM:143 HUP:129 QUIT:131; do
+		status=${signal#*:} signal=${signal%:*}
+		inheriting --block-signal ping -i 0.01 >out 2>err
+		soon has 'seq=2 ' out && ends_by "$signal" "$status" || return
+		inheriting --block-signal top -b -d 0.05 >out 2>err
+		soon has CHANNEL out && ends_by "$signal" "$status" || return
+		inheriting --block-signal pipe --listen=here </dev/null >out 2>err
+		soon test -S here && ends_by "$signal" "$status" && [[ ! -e here ]] || return
+		inheriting --block-signal ping --listen=here >out 2>err
+		soon test -S here && ends_by "$signal" "$status" && [[ ! -e here ]] || return
+	done
+}
+
+# As nohup(1) wants it: what is ignored stays so.
+ignored_end() {
+	need_env
+	inheriting --ignore-signal=HUP ping -i 0.01 >out 2>err
+	soon has 'seq=2 ' out || return
+	kill -HUP "$pid"
+	: >out
+	soon has 'seq=' out && ends_by TERM 143
+}
+
+need_process_1() {
+	unshare --pid --fork true 2>/dev/null || skip 'no new PID namespace here'
+}
+
+# process_1 ARGUMENT...: evering as process 1 of a PID namespace, in the background;
+# $pid is its process, $outer the one that ends with its status.
+process_1() {
+	env --default-signal=INT,HUP,TERM,QUIT unshare --pid --fork --kill-child \
+		"$evering" "$@" <&0 7<&- 8<&- &
+	outer=$!
+	soon child_of "$outer" evering >child && pid=$(<child)
+}
+
+# ended_1 SIGNAL STATUS
+ended_1() {
+	kill "-$1" "$pid"
+	ended "$outer" "$2"
+}
+
+process_1_ends() {
+	local signal status
+	need_env
+	need_process_1
+	mkfifo fifo
+	exec 8<>fifo
+	for signal in TERM:143 INT:130 HUP:129 QUIT:131; do
+		status=${signal#*:} signal=${signal%:*}
+		for command in pipe cat; do
+			# Connected, waiting for input that does not come.
+			listen $command <fifo >/dev/null || return
+			process_1 $command --connect=here --timeout=60 <fifo >out 2>err || return
+			soon test ! -e here && ended_1 "$signal" "$status" || return
+			ended "$listener" 4 || return
+		done
+		process_1 pipe --listen=here <fifo >out 2>err && soon test -S here &&
+			ended_1 "$signal" "$status" && [[ ! -e here ]] || return
+		process_1 top -b -d 0.05 >out 2>err && soon has CHANNEL out || return
+		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
+		process_1 ping -i 0.01 >out 2>err && soon has 'seq=2 ' out || return
+		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
+	done
+}
+
+# on_terminal COMMAND: a shell runs it on a terminal of its own; what it prints is in
+# typescript, the terminal's state before and after in two files.
+on_terminal() {
+	mkfifo keys
+	exec 8<>keys
+	SHELL=/bin/sh TERM=${2:-xterm} script -qfc "stty rows 10 cols 70 2>/dev/null
+		stty -g >before; $1; echo \$? >status; stty -g >after" typescript \
+		<keys >/dev/null 2>&1 &
+	soon test -s after || return
+	exec 8>&-
+	wait
+	same before after
+}
+
+# timeout(1) runs it in the background, where a change of the terminal stops it; and
+# with tostop a word to it does.
+background_group() {
+	need_terminal
+	on_terminal "timeout -k 20 2 '$evering' $1" && [[ $(<status) == 124 ]] || return
+	rm keys after
+	on_terminal "stty tostop; stty -g >before; timeout -k 20 2 '$evering' $1" &&
+		[[ $(<status) == 124 ]]
+}
+
+# Comes to the foreground later, and has keys then.
+later_foreground() {
+	need_terminal
+	mkfifo keys
+	exec 8<>keys
+	# shellcheck disable=SC2016 # for the other shell
+	SHELL=/bin/sh TERM=xterm EVERING=$evering script -qfc \
+		'bash -ic "\$EVERING top -d 0.1 & sleep 1; fg; echo \$? >status"; : >after' \
+		typescript <keys >/dev/null 2>&1 &
+	soon has 'CHANNEL ' typescript || return
+	while [[ ! -e after ]]; do
+		printf q >&8
+		sleep 0.2
+	done
+	exec 8>&-
+	wait
+	[[ $(<status) == 0 ]]
+}
+
+dumb_terminal() {
+	need_terminal
+	on_terminal "'$evering' top -n 2 -d 0.05; '$evering' ping -c 2 -i 0.01; '$evering' doctor" \
+		dumb || return
+	says CHANNEL typescript && says 'seq=2' typescript && ! grep -q $'\e' typescript
+}
+
+# Nobody reads: each ends, whether SIGPIPE kills it or is ignored, as systemd has it.
+nobody_reads() {
+	local command line status
+	need_env
+	for command in 'ping -i 0.01' 'ping -i 0' 'ping -i 0 -s 1M' 'ping -i 3600 -c 2' \
+		'ping --json -i 0.01' 'top -b -d 0.05' 'top --json -d 0.05'; do
+		for how in default ignore; do
+			# shellcheck disable=SC2086 # words
+			timeout -k 5 60 env --$how-signal=PIPE "$evering" $command 2>err > >(
+				IFS= read -r line
+			)
+			status=$?
+			case $how in
+			default) ((status == 141 || status == 1)) ;;
+			*) ((status == 1)) && says 'standard output: Broken pipe' ;;
+			esac && continue
+			echo "$command: $how: $status"
+			return 1
+		done
+	done
+}
+
+# ends_without OUTPUT: what has no end by itself ends.
+ends_without() {
+	local command
+	for command in 'ping -i 0.01' 'top -b -d 0.05' doctor; do
+		if [[ $1 == closed ]]; then
+			# shellcheck disable=SC2086 # words
+			timeout -k 5 60 "$evering" $command >&- 2>err
+		else
+			[[ -w /dev/full ]] || skip 'no /dev/full'
+			# shellcheck disable=SC2086 # words
+			timeout -k 5 60 "$evering" $command >/dev/full 2>err
+		fi
+		(($? == 1)) && says "standard output: $2" || return
+	done
+	# And one that serves.
+	start ping --listen=here >&- 2>err
+	listener=$pid
+	soon test -S here || return
+	soon quiet_ping
+	ended "$listener" 1 && says 'standard output: ' && [[ ! -e here ]]
+}
+
+quiet_ping() {
+	"$evering" ping --connect=here -c 1 >ping.out 2>ping.err || [[ ! -e here ]]
+}
+
+closed_descriptors() {
+	local status
+	"$evering" ping -c 1 <&- >out 2>err && says '1 answered' out &&
+		"$evering" ping -c 1 >out 2>&- && says '1 answered' out || return
+	"$evering" ping -c 1 <&- >&- 2>&-
+	(($? == 1)) || return
+	listen pipe </dev/null >there || return
+	timeout -k 5 60 "$evering" pipe --connect=here --timeout=60 <&- >out 2>err
+	status=$?
+	((status == 1)) && says 'standard input: Bad file descriptor' &&
+		ended "$listener" 3 || return
+	listen pipe </dev/null >&- || return
+	run 3 pipe --connect=here --timeout=60 </dev/zero && ended "$listener" 1 &&
+		says 'standard output: Bad file descriptor' err.listen
+}
+
+# Somebody has made it non-blocking: nothing is lost, and a signal ends what waits.
+nonblocking_output() {
+	need perl
+	# shellcheck disable=SC2016 # perl's
+	timeout -k 5 60 perl -MFcntl -e '
+		pipe R, W or die;
+		fcntl W, F_SETFL, O_WRONLY | O_NONBLOCK;
+		if (!fork) { open STDOUT, ">&W"; close R; close W; exec @ARGV }
+		close W;
+		select undef, undef, undef, 0.5;
+		while (<R>) { print }
+		wait;
+		exit $? >> 8' "$evering" ping -c 4000 -i 0.000001 >out 2>err || return
+	[[ $(grep -c ': seq=' out) == 4000 && ! -s err ]] || return
+
+	# shellcheck disable=SC2016 # perl's
+	timeout -k 5 60 perl -MFcntl -e '
+		pipe R, W or die;
+		fcntl W, F_SETFL, O_WRONLY | O_NONBLOCK if shift;
+		$pid = fork;
+		if (!$pid) { open STDOUT, ">&W"; close R; close W; exec @ARGV }
+		select undef, undef, undef, 0.5;
+		kill TERM => $pid;
+		waitpid $pid, 0;
+		exit $? >> 8' "$1" "$evering" ping -i 0.000001 2>err
+	(($? == 143))
+}
+
 # ------------------------------------------------------------------------ all
 
 # refuses TEXT ARGUMENT...: status 2, and what is at fault and where to find help.
@@ -667,6 +920,21 @@ on_any() {
 	check 'doctor in JSON' doctor_json
 	check 'doctor finds what is wrong' doctor_finds
 	check 'completion' completes
+	check 'signals blocked, pipe whose other side dies' blocked_pipe
+	check 'signals blocked, and sent' blocked_end
+	check 'a signal ignored stays so' ignored_end
+	check 'process 1 ends by signals' process_1_ends
+	check 'in the background of a terminal, top' background_group 'top -d 0.1'
+	check 'in the background of a terminal, ping' background_group 'ping -i 0.1'
+	check 'in the background of a terminal, ping in a line' background_group 'ping -i 0'
+	check 'in the background of a terminal, then in front' later_foreground
+	check 'a dumb terminal' dumb_terminal
+	check 'nobody reads what is printed' nobody_reads
+	check 'standard output closed' ends_without closed 'Bad file descriptor'
+	check 'standard output full' ends_without full 'No space left on device'
+	check 'closed descriptors' closed_descriptors
+	check 'standard output that does not block' nonblocking_output 1
+	check 'standard output that nobody reads, and a signal' nonblocking_output 0
 }
 
 echo 'TAP version 13'

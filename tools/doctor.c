@@ -21,6 +21,7 @@
 
 #include <evering.h>
 
+#include "process.h"
 #include "util.h"
 
 #define DEVICE "/dev/evering"
@@ -61,21 +62,23 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 	d->warnings += verdict == WARN;
 	d->bad += verdict == BAD;
 	if (d->json) {
-		printf("{\"check\": \"%s\", \"result\": \"%s\", \"text\": ",
-		       check, words[verdict]);
-		print_json_string(stdout, text);
-		fputs(", \"remedy\": ", stdout);
+		fprintf(output,
+			"{\"check\": \"%s\", \"result\": \"%s\", \"text\": ",
+			check, words[verdict]);
+		print_json_string(output, text);
+		fputs(", \"remedy\": ", output);
 		if (remedy)
-			print_json_string(stdout, remedy);
+			print_json_string(output, remedy);
 		else
-			fputs("null", stdout);
-		puts("}");
+			fputs("null", output);
+		fputs("}\n", output);
 		return;
 	}
-	printf("%s%-4s%s  %-12s %s\n", d->colour ? colours[verdict] : "",
-	       words[verdict], d->colour ? "\033[0m" : "", check, text);
+	fprintf(output, "%s%-4s%s  %-12s %s\n",
+		d->colour ? colours[verdict] : "", words[verdict],
+		d->colour ? "\033[0m" : "", check, text);
 	if (remedy)
-		printf("%20s%s\n", "-> ", remedy);
+		fprintf(output, "%20s%s\n", "-> ", remedy);
 }
 
 /* The first line of a small file; false if there is none. */
@@ -393,11 +396,13 @@ static void summarize(const struct doctor *d)
 	if (d->json)
 		return;
 	if (d->bad)
-		printf("\n%u bad, %u to know of\n", d->bad, d->warnings);
+		fprintf(output, "\n%u bad, %u to know of\n", d->bad,
+			d->warnings);
 	else if (d->warnings)
-		printf("\nchannels work; %u to know of\n", d->warnings);
+		fprintf(output, "\nchannels work; %u to know of\n",
+			d->warnings);
 	else
-		printf("\nall is well\n");
+		fprintf(output, "\nall is well\n");
 }
 
 static const struct option long_options[] = {
@@ -418,12 +423,12 @@ static void print_help(void)
 	      "\n"
 	      "Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
 	      "no sense.\n",
-	      stdout);
+	      output);
 }
 
 int cmd_doctor(int argc, char **argv)
 {
-	struct doctor d = { .colour = colour_wanted(stdout) };
+	struct doctor d = { .colour = colour_wanted(output) };
 	int opt;
 
 	set_command("evering doctor");

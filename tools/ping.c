@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -28,6 +27,7 @@
 #include <evering.h>
 
 #include "hist.h"
+#include "process.h"
 #include "util.h"
 
 #define MIN_SIZE 4u
@@ -74,7 +74,8 @@ struct pinger {
 		data; /* what is sent; in the arena if the entry cannot hold it */
 	uint64_t offset;
 	bool progress;
-	int64_t draw_ns;
+	bool wanted; /* somebody is there to read what is printed */
+	int64_t look_ns;
 
 	int64_t start_ns;
 	int64_t end_ns;
@@ -163,9 +164,7 @@ static int child_main(const struct ping_options *o, int sock, pid_t parent)
 	if (getppid() != parent)
 		return EXIT_FAILURE;
 	/* The keyboard's signals are for the parent, whose end ends this. */
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	ignore_end_signals();
 	set_limits(o, &limits);
 	ret = evering_accept_fd(sock, &limits, 10000000000, &ev);
 	if (ret)
@@ -186,17 +185,19 @@ static void say_peer(const struct ping_options *o, struct evering *ev,
 	if (o->quiet)
 		return;
 	if (o->json)
-		printf("{\"event\": \"%s\", \"pid\": %d, \"uid\": %u, \"backend\": \"%s\"}\n",
-		       ended ? "gone" : "come", pid, uid,
-		       evering_backend_name(ev));
+		fprintf(output,
+			"{\"event\": \"%s\", \"pid\": %d, \"uid\": %u, \"backend\": \"%s\"}\n",
+			ended ? "gone" : "come", pid, uid,
+			evering_backend_name(ev));
 	else if (ended == -EPIPE || ended == -EINTR)
-		printf("pid %d has gone\n", pid);
+		fprintf(output, "pid %d has gone\n", pid);
 	else if (ended)
-		printf("pid %d is dropped: %s\n", pid, strerror(-ended));
+		fprintf(output, "pid %d is dropped: %s\n", pid,
+			strerror(-ended));
 	else
-		printf("pid %d, uid %u, has come; %s\n", pid, uid,
-		       evering_backend_name(ev));
-	fflush(stdout);
+		fprintf(output, "pid %d, uid %u, has come; %s\n", pid, uid,
+			evering_backend_name(ev));
+	flush_output();
 }
 
 /* Answers one after another, until a signal. */
@@ -217,7 +218,7 @@ static int serve(const struct ping_options *o)
 		return EXIT_FAILURE;
 	}
 	fd.fd = evering_listener_fd(listener);
-	while (!end_signal) {
+	while (!end_signal && !ferror(output)) {
 		block_end_signals(&old);
 		if (!end_signal)
 			ppoll(&fd, 1, NULL, &old);
@@ -236,9 +237,7 @@ static int serve(const struct ping_options *o)
 		ret = 0;
 	}
 	evering_listener_close(listener);
-	if (end_signal && end_signal != SIGINT)
-		return 128 + end_signal;
-	return end_signal ? EXIT_SUCCESS : EXIT_FAILURE;
+	return end_status(end_signal ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
 /* Meeting ---------------------------------------------------------------- */
@@ -253,7 +252,7 @@ static int start_child(struct pinger *p)
 			       -errno);
 		return -1;
 	}
-	fflush(stdout);
+	flush_output();
 	p->child = fork();
 	if (!p->child) {
 		close(pair[0]);
@@ -376,47 +375,58 @@ static int64_t part_of(int64_t until, int64_t now)
 }
 
 /* A line that changes, where each ping has none of its own. */
-static void progress(struct pinger *p, int64_t now)
+static void show_progress(struct pinger *p)
 {
 	char count[FORMAT_LEN], p50[FORMAT_LEN], text[96];
 	double part = -1;
 
-	if (!p->progress || now < p->draw_ns)
-		return;
 	if (p->o->count)
 		part = (double)p->hist.count / (double)p->o->count;
 	snprintf(text, sizeof(text), "%s round trips, half within %s",
 		 format_count(count, p->hist.count),
 		 format_time(p50, hist_percentile(&p->hist, 50)));
 	progress_draw(part, text);
-	p->draw_ns = now + TICK_NS;
 }
 
-static void say_answer(const struct pinger *p, uint32_t seq, int64_t took)
+/* Now and then: pings without lines would never find that nobody reads. */
+static void look_around(struct pinger *p, int64_t now)
+{
+	if (now < p->look_ns)
+		return;
+	p->look_ns = now + TICK_NS;
+	p->wanted = output_wanted() && !ferror(output);
+	if (p->progress)
+		show_progress(p);
+}
+
+static void say_answer(struct pinger *p, uint32_t seq, int64_t took)
 {
 	char time[FORMAT_LEN];
 
 	if (p->o->quiet || !p->o->interval_ns)
 		return;
 	if (p->o->json)
-		printf("{\"seq\": %u, \"bytes\": %u, \"pid\": %d, \"ns\": %lld}\n",
-		       seq, p->o->size, p->pid, (long long)took);
+		fprintf(output,
+			"{\"seq\": %u, \"bytes\": %u, \"pid\": %d, \"ns\": %lld}\n",
+			seq, p->o->size, p->pid, (long long)took);
 	else
-		printf("%u bytes from pid %d: seq=%u time=%s\n", p->o->size,
-		       p->pid, seq, format_time(time, (uint64_t)took));
-	fflush(stdout);
+		fprintf(output, "%u bytes from pid %d: seq=%u time=%s\n",
+			p->o->size, p->pid, seq,
+			format_time(time, (uint64_t)took));
+	p->wanted = flush_output();
 }
 
-static void say_late(const struct pinger *p, uint32_t seq)
+static void say_late(struct pinger *p, uint32_t seq)
 {
 	if (p->o->quiet || !p->o->interval_ns)
 		return;
 	if (p->o->json)
-		printf("{\"seq\": %u, \"pid\": %d, \"late\": true}\n", seq,
-		       p->pid);
+		fprintf(output, "{\"seq\": %u, \"pid\": %d, \"late\": true}\n",
+			seq, p->pid);
 	else
-		printf("no answer yet from pid %d: seq=%u\n", p->pid, seq);
-	fflush(stdout);
+		fprintf(output, "no answer yet from pid %d: seq=%u\n", p->pid,
+			seq);
+	p->wanted = flush_output();
 }
 
 static void count_answer(struct pinger *p, int64_t took)
@@ -429,8 +439,9 @@ static void count_answer(struct pinger *p, int64_t took)
 /* Has the time come to leave an answer waiting?  After a signal it has a grace. */
 static bool enough(const struct pinger *p, int64_t now, int64_t *grace)
 {
-	bool over = end_signal || (p->o->deadline_ns &&
-				   now >= p->start_ns + p->o->deadline_ns);
+	bool over =
+		end_signal || !p->wanted ||
+		(p->o->deadline_ns && now >= p->start_ns + p->o->deadline_ns);
 
 	if (!over)
 		return false;
@@ -461,7 +472,7 @@ static int await_answer(struct pinger *p, uint32_t seq, int64_t sent,
 			say_late(p, seq);
 			late += p->o->interval_ns;
 		}
-		progress(p, now);
+		look_around(p, now);
 	}
 }
 
@@ -483,7 +494,7 @@ static int ping_once(struct pinger *p, uint32_t seq)
 		return -EPROTO;
 	count_answer(p, took);
 	say_answer(p, seq, took);
-	progress(p, sent + took);
+	look_around(p, sent + took);
 	return 0;
 }
 
@@ -493,7 +504,8 @@ static int rest(struct pinger *p, int64_t until)
 	int64_t now;
 	int ret;
 
-	while (!end_signal && (now = clock_ns()) < until) {
+	while (!end_signal && p->wanted && (now = clock_ns()) < until) {
+		look_around(p, now);
 		ret = evering_wait(p->ev, EVERING_RX, part_of(until, now));
 		if (ret > 0)
 			return -EPROTO;
@@ -505,7 +517,7 @@ static int rest(struct pinger *p, int64_t until)
 
 static bool more(const struct pinger *p, int64_t now)
 {
-	if (end_signal || (p->o->count && p->sent >= p->o->count))
+	if (end_signal || !p->wanted || (p->o->count && p->sent >= p->o->count))
 		return false;
 	return !p->o->deadline_ns || now < p->start_ns + p->o->deadline_ns;
 }
@@ -593,25 +605,17 @@ static unsigned int fill_rows(const struct pinger *p, struct row rows[ALL_ROWS])
 	return count;
 }
 
-static int output_width(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col < 40)
-		return 80;
-	return size.ws_col;
-}
-
 static void print_histogram(const struct pinger *p)
 {
-	const char *on = colour_wanted(stdout) ? "\033[32m" : "";
+	const char *on = colour_wanted(output) ? "\033[32m" : "";
 	const char *off = *on ? "\033[0m" : "";
 	char from[FORMAT_LEN], to[FORMAT_LEN], number[FORMAT_LEN];
-	int width = output_width() - 40, full;
+	int width = terminal_width(STDOUT_FILENO), full;
 	struct row rows[ALL_ROWS];
 	unsigned int count, i;
 	uint64_t most = 1;
 
+	width = (width < 60 ? 80 : width) - 40;
 	count = fill_rows(p, rows);
 	for (i = 0; i < count; i++)
 		if (rows[i].count > most)
@@ -620,12 +624,13 @@ static void print_histogram(const struct pinger *p)
 		full = (int)((double)rows[i].count / (double)most * width);
 		if (rows[i].count && !full)
 			full = 1;
-		printf("%8s .. %-8s %12s %s", format_time(from, rows[i].from),
-		       format_time(to, rows[i].to),
-		       format_count(number, rows[i].count), on);
+		fprintf(output, "%8s .. %-8s %12s %s",
+			format_time(from, rows[i].from),
+			format_time(to, rows[i].to),
+			format_count(number, rows[i].count), on);
 		while (full--)
-			putchar('#');
-		printf("%s\n", off);
+			fputc('#', output);
+		fprintf(output, "%s\n", off);
 	}
 }
 
@@ -636,21 +641,23 @@ static void print_summary(const struct pinger *p)
 		e[FORMAT_LEN], f[FORMAT_LEN];
 	uint64_t lost = p->sent - h->count;
 
-	printf("%s--- pid %d, %s, %s ---\n", p->o->interval_ns ? "\n" : "",
-	       p->pid, evering_backend_name(p->ev),
-	       policy_name(p->o->params.policy));
-	printf("%s pings of %u bytes, %s answered, %s lost (%.3g %%), %.3f s\n",
-	       format_count(a, p->sent), p->o->size, format_count(b, h->count),
-	       format_count(c, lost),
-	       p->sent ? 100.0 * (double)lost / (double)p->sent : 0,
-	       (double)(p->end_ns - p->start_ns) / 1e9);
+	fprintf(output, "%s--- pid %d, %s, %s ---\n",
+		p->o->interval_ns ? "\n" : "", p->pid,
+		evering_backend_name(p->ev), policy_name(p->o->params.policy));
+	fprintf(output,
+		"%s pings of %u bytes, %s answered, %s lost (%.3g %%), %.3f s\n",
+		format_count(a, p->sent), p->o->size, format_count(b, h->count),
+		format_count(c, lost),
+		p->sent ? 100.0 * (double)lost / (double)p->sent : 0,
+		(double)(p->end_ns - p->start_ns) / 1e9);
 	if (!h->count)
 		return;
-	printf("round trip min/avg/max %s / %s / %s, p50 %s, p99 %s, p99.9 %s\n",
-	       format_time(a, p->min), format_time(b, h->sum / h->count),
-	       format_time(c, h->max), format_time(d, hist_percentile(h, 50)),
-	       format_time(e, hist_percentile(h, 99)),
-	       format_time(f, hist_percentile(h, 99.9)));
+	fprintf(output,
+		"round trip min/avg/max %s / %s / %s, p50 %s, p99 %s, p99.9 %s\n",
+		format_time(a, p->min), format_time(b, h->sum / h->count),
+		format_time(c, h->max), format_time(d, hist_percentile(h, 50)),
+		format_time(e, hist_percentile(h, 99)),
+		format_time(f, hist_percentile(h, 99.9)));
 	print_histogram(p);
 }
 
@@ -660,27 +667,30 @@ static void print_json_summary(const struct pinger *p)
 	struct row rows[ALL_ROWS];
 	unsigned int count = 0, i;
 
-	printf("{\"pid\": %d, \"backend\": \"%s\", \"policy\": \"%s\", \"bytes\": %u, \"seconds\": %.9f, \"sent\": %llu, \"received\": %llu, \"lost\": %llu, ",
-	       p->pid, evering_backend_name(p->ev),
-	       policy_name(p->o->params.policy), p->o->size,
-	       (double)(p->end_ns - p->start_ns) / 1e9,
-	       (unsigned long long)p->sent, (unsigned long long)h->count,
-	       (unsigned long long)(p->sent - h->count));
-	printf("\"min_ns\": %llu, \"avg_ns\": %llu, \"max_ns\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"p99.9_ns\": %llu, \"histogram\": [",
-	       (unsigned long long)p->min,
-	       (unsigned long long)(h->count ? h->sum / h->count : 0),
-	       (unsigned long long)h->max,
-	       (unsigned long long)hist_percentile(h, 50),
-	       (unsigned long long)hist_percentile(h, 99),
-	       (unsigned long long)hist_percentile(h, 99.9));
+	fprintf(output,
+		"{\"pid\": %d, \"backend\": \"%s\", \"policy\": \"%s\", \"bytes\": %u, \"seconds\": %.9f, \"sent\": %llu, \"received\": %llu, \"lost\": %llu, ",
+		p->pid, evering_backend_name(p->ev),
+		policy_name(p->o->params.policy), p->o->size,
+		(double)(p->end_ns - p->start_ns) / 1e9,
+		(unsigned long long)p->sent, (unsigned long long)h->count,
+		(unsigned long long)(p->sent - h->count));
+	fprintf(output,
+		"\"min_ns\": %llu, \"avg_ns\": %llu, \"max_ns\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"p99.9_ns\": %llu, \"histogram\": [",
+		(unsigned long long)p->min,
+		(unsigned long long)(h->count ? h->sum / h->count : 0),
+		(unsigned long long)h->max,
+		(unsigned long long)hist_percentile(h, 50),
+		(unsigned long long)hist_percentile(h, 99),
+		(unsigned long long)hist_percentile(h, 99.9));
 	if (h->count)
 		count = fill_rows(p, rows);
 	for (i = 0; i < count; i++)
-		printf("%s{\"from_ns\": %llu, \"to_ns\": %llu, \"count\": %llu}",
-		       i ? ", " : "", (unsigned long long)rows[i].from,
-		       (unsigned long long)rows[i].to,
-		       (unsigned long long)rows[i].count);
-	printf("]}\n");
+		fprintf(output,
+			"%s{\"from_ns\": %llu, \"to_ns\": %llu, \"count\": %llu}",
+			i ? ", " : "", (unsigned long long)rows[i].from,
+			(unsigned long long)rows[i].to,
+			(unsigned long long)rows[i].count);
+	fprintf(output, "]}\n");
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -699,9 +709,8 @@ static int end_of(struct pinger *p, int err)
 			 p->pid);
 	else if (err)
 		complain_error("the channel", NULL, err);
-	if (end_signal && end_signal != SIGINT)
-		return 128 + end_signal;
-	return err || p->hist.count < p->sent ? EXIT_FAILURE : EXIT_SUCCESS;
+	return end_status(err || p->hist.count < p->sent ? EXIT_FAILURE :
+							   EXIT_SUCCESS);
 }
 
 static int ping(struct pinger *p)
@@ -713,13 +722,14 @@ static int ping(struct pinger *p)
 	if (prepare(p))
 		return EXIT_FAILURE;
 	if (!p->o->quiet && !p->o->json)
-		printf("PING pid %d: %u bytes, %s, %s\n", p->pid, p->o->size,
-		       evering_backend_name(p->ev),
-		       policy_name(p->o->params.policy));
-	fflush(stdout);
+		fprintf(output, "PING pid %d: %u bytes, %s, %s\n", p->pid,
+			p->o->size, evering_backend_name(p->ev),
+			policy_name(p->o->params.policy));
+	flush_output();
 	p->progress = !p->o->quiet && !p->o->interval_ns && progress_wanted();
 	p->start_ns = clock_ns();
-	p->draw_ns = p->start_ns + TICK_NS;
+	p->look_ns = p->start_ns + TICK_NS;
+	p->wanted = true;
 	ret = ping_all(p);
 	p->end_ns = clock_ns();
 	progress_erase();
@@ -727,7 +737,7 @@ static int ping(struct pinger *p)
 		print_json_summary(p);
 	else
 		print_summary(p);
-	fflush(stdout);
+	flush_output();
 	return end_of(p, ret);
 }
 
@@ -784,7 +794,7 @@ static void print_help(void)
 	      "Exits with 0 if every ping was answered, 1 if one was not or something went\n"
 	      "wrong, 2 if the command line makes no sense, 128 + n after signal n.  SIGINT\n"
 	      "is the usual way to end it, and no failure.\n",
-	      stdout);
+	      output);
 }
 
 static int parse_option(struct ping_options *o, int opt, const char *text)

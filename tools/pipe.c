@@ -36,6 +36,7 @@
 
 #include <evering.h>
 
+#include "process.h"
 #include "util.h"
 
 /* Little enough for the second-level cache of most machines. */
@@ -250,7 +251,7 @@ static void join_sender(struct relay *r)
 
 static int write_output(const unsigned char *from, size_t len)
 {
-	struct pollfd output = { .fd = STDOUT_FILENO, .events = POLLOUT };
+	struct pollfd writable = { .fd = STDOUT_FILENO, .events = POLLOUT };
 	ssize_t n;
 
 	while (len) {
@@ -259,7 +260,7 @@ static int write_output(const unsigned char *from, size_t len)
 			from += n;
 			len -= (size_t)n;
 		} else if (errno == EAGAIN) {
-			poll(&output, 1, -1);
+			poll(&writable, 1, -1);
 		} else if (errno != EINTR) {
 			return errno;
 		}
@@ -550,7 +551,7 @@ static void print_help(void)
 	      "Exits with 0 if everything was delivered both ways, 1 if something went wrong\n"
 	      "on this side, 2 if the command line makes no sense, 3 if the other side gave\n"
 	      "up, 4 if it died, 141 if nobody reads standard output, 128 + n after signal n.\n",
-	      stdout);
+	      output);
 }
 
 /* 0, or a status: EXIT_USAGE. */

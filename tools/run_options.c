@@ -14,6 +14,7 @@
 
 #include <evering.h>
 
+#include "process.h"
 #include "run.h"
 #include "util.h"
 
@@ -95,7 +96,7 @@ static void print_help(void)
 	      "Sizes may end in K, M or G.  Exits with 0 if all files were sent, 1 if\n"
 	      "something went wrong, 2 if the command line makes no sense, 128 + n after\n"
 	      "signal n.\n",
-	      stdout);
+	      output);
 }
 
 static int bad_value(int opt, const char *value, const char *range)

@@ -18,20 +18,17 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <evering.h>
 
+#include "process.h"
 #include "util.h"
 
 #define COMM_LEN 16
@@ -125,8 +122,6 @@ struct top {
 	struct top_options o;
 	bool screen;
 	bool colour;
-	struct termios saved;
-	bool raw;
 	struct look look[2]; /* the present one and the one before */
 };
 
@@ -800,10 +795,10 @@ static void put_line(struct page *page, const char *colour, const char *text)
 		return;
 	if (page->left > 0)
 		page->left--;
-	printf("%s%.*s%s%s%s", page->t->colour ? colour : "", page->width, text,
-	       page->t->colour && *colour ? "\033[0m" : "",
-	       page->t->screen ? "\033[K" : "",
-	       page->t->screen && !page->left ? "" : "\n");
+	fprintf(output, "%s%.*s%s%s%s", page->t->colour ? colour : "",
+		page->width, text, page->t->colour && *colour ? "\033[0m" : "",
+		page->t->screen ? "\033[K" : "",
+		page->t->screen && !page->left ? "" : "\n");
 }
 
 static void put_end(struct page *page, const struct channel *c, unsigned int i)
@@ -891,20 +886,13 @@ static void put_table(struct page *page, const struct look *look)
 static void show_table(const struct top *t)
 {
 	struct page page = { .t = t, .width = MAX_WIDTH, .left = -1 };
-	struct winsize size;
 
 	if (t->screen) {
-		page.width = 80;
-		page.left = 24;
-		if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col &&
-		    size.ws_row) {
-			page.width = size.ws_col;
-			page.left = size.ws_row;
-		}
-		fputs("\033[H", stdout);
+		screen_size(&page.left, &page.width);
+		fputs("\033[H", output);
 	}
 	put_table(&page, &t->look[0]);
-	fputs(t->screen ? "\033[J" : "\n", stdout);
+	fputs(t->screen ? "\033[J" : "\n", output);
 }
 
 static void show_json_end(const struct channel *c, unsigned int i)
@@ -912,24 +900,26 @@ static void show_json_end(const struct channel *c, unsigned int i)
 	const struct end *end = &c->end[i];
 	uint64_t quiet = end->sent > end->rings ? end->sent - end->rings : 0;
 
-	printf("{\"pid\": %d, \"holders\": %u, \"command\": ", end->pid,
-	       end->holders);
-	print_json_string(stdout, end->comm);
-	printf(", \"state\": \"%s\"",
-	       end->state == UNKNOWN ? "unknown" : state_names[end->state]);
+	fprintf(output,
+		"{\"pid\": %d, \"holders\": %u, \"command\": ", end->pid,
+		end->holders);
+	print_json_string(output, end->comm);
+	fprintf(output, ", \"state\": \"%s\"",
+		end->state == UNKNOWN ? "unknown" : state_names[end->state]);
 	if (c->measured)
-		printf(", \"arena\": %llu",
-		       (unsigned long long)c->geometry.arena_size[i]);
+		fprintf(output, ", \"arena\": %llu",
+			(unsigned long long)c->geometry.arena_size[i]);
 	if (end->counted)
-		printf(", \"sent\": %llu, \"fill\": %llu, \"rings\": %llu, \"sleeps\": %llu, \"system_calls\": %llu, \"wakeups_suppressed\": %llu, \"messages_per_second\": %.3f, \"rings_per_second\": %.3f, \"sleeps_per_second\": %.3f",
-		       (unsigned long long)end->sent,
-		       (unsigned long long)end->fill,
-		       (unsigned long long)end->rings,
-		       (unsigned long long)end->sleeps,
-		       (unsigned long long)end->syscalls,
-		       (unsigned long long)quiet, end->sent_rate,
-		       end->rings_rate, end->sleeps_rate);
-	putchar('}');
+		fprintf(output,
+			", \"sent\": %llu, \"fill\": %llu, \"rings\": %llu, \"sleeps\": %llu, \"system_calls\": %llu, \"wakeups_suppressed\": %llu, \"messages_per_second\": %.3f, \"rings_per_second\": %.3f, \"sleeps_per_second\": %.3f",
+			(unsigned long long)end->sent,
+			(unsigned long long)end->fill,
+			(unsigned long long)end->rings,
+			(unsigned long long)end->sleeps,
+			(unsigned long long)end->syscalls,
+			(unsigned long long)quiet, end->sent_rate,
+			end->rings_rate, end->sleeps_rate);
+	fputc('}', output);
 }
 
 static void show_json(const struct look *look)
@@ -937,116 +927,23 @@ static void show_json(const struct look *look)
 	const struct channel *c = look->channels.items;
 	size_t i;
 
-	printf("{\"time\": %lld, \"processes\": %u, \"hidden_processes\": %u, \"channels\": [",
-	       (long long)time(NULL), look->processes, look->hidden);
+	fprintf(output,
+		"{\"time\": %lld, \"processes\": %u, \"hidden_processes\": %u, \"channels\": [",
+		(long long)time(NULL), look->processes, look->hidden);
 	for (i = 0; i < look->channels.count; i++) {
-		printf("%s{\"backend\": \"%s\", \"id\": %llu", i ? ", " : "",
-		       c[i].device ? "device" : "memfd",
-		       (unsigned long long)c[i].id);
+		fprintf(output, "%s{\"backend\": \"%s\", \"id\": %llu",
+			i ? ", " : "", c[i].device ? "device" : "memfd",
+			(unsigned long long)c[i].id);
 		if (c[i].measured)
-			printf(", \"slot\": %u, \"ring\": %u",
-			       c[i].geometry.slot_size, c[i].geometry.entries);
-		fputs(", \"a\": ", stdout);
+			fprintf(output, ", \"slot\": %u, \"ring\": %u",
+				c[i].geometry.slot_size, c[i].geometry.entries);
+		fputs(", \"a\": ", output);
 		show_json_end(&c[i], 0);
-		fputs(", \"b\": ", stdout);
+		fputs(", \"b\": ", output);
 		show_json_end(&c[i], 1);
-		putchar('}');
+		fputc('}', output);
 	}
-	puts("]}");
-}
-
-/* The terminal ----------------------------------------------------------- */
-
-static volatile sig_atomic_t stop_asked;
-
-static void note_signal(int sig)
-{
-	if (sig == SIGTSTP)
-		stop_asked = 1;
-}
-
-/* To be stopped in good order, and to draw anew when the size has changed. */
-static void catch_screen_signals(void)
-{
-	struct sigaction act = { .sa_handler = note_signal };
-
-	sigaction(SIGTSTP, &act, NULL);
-	sigaction(SIGWINCH, &act, NULL);
-}
-
-/* Another screen without a cursor, and keys at once and unseen. */
-static void enter_screen(struct top *t)
-{
-	struct termios raw;
-
-	fputs("\033[?1049h\033[?25l", stdout);
-	fflush(stdout);
-	t->raw = isatty(STDIN_FILENO) && !tcgetattr(STDIN_FILENO, &t->saved);
-	if (!t->raw)
-		return;
-	raw = t->saved;
-	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-	tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
-}
-
-static void leave_screen(struct top *t)
-{
-	fputs("\033[?25h\033[?1049l", stdout);
-	fflush(stdout);
-	if (t->raw)
-		tcsetattr(STDIN_FILENO, TCSADRAIN, &t->saved);
-}
-
-/* Stops as others do, with the terminal as it was. */
-static void stop_here(struct top *t)
-{
-	stop_asked = 0;
-	leave_screen(t);
-	signal(SIGTSTP, SIG_DFL);
-	raise(SIGTSTP);
-	catch_screen_signals();
-	enter_screen(t);
-}
-
-/* A key, if one came: false to leave. */
-static bool handle_key(void)
-{
-	char key;
-
-	return read(STDIN_FILENO, &key, 1) == 1 && key != 'q';
-}
-
-/*
- * Until @until; false: to leave.  The signals that end it come here and nowhere else,
- * so none is missed.
- */
-static bool rest(struct top *t, int64_t until)
-{
-	struct pollfd key = { .fd = t->raw ? STDIN_FILENO : -1,
-			      .events = POLLIN };
-	struct timespec timeout;
-	bool go_on = true;
-	sigset_t old;
-	int64_t left;
-	int ret;
-
-	block_end_signals(&old);
-	while (go_on && !end_signal && (left = until - clock_ns()) > 0) {
-		timeout.tv_sec = left / 1000000000;
-		timeout.tv_nsec = left % 1000000000;
-		ret = ppoll(&key, 1, &timeout, &old);
-		if (ret > 0)
-			go_on = handle_key();
-		if (stop_asked)
-			stop_here(t);
-		/* Resized, or back from a stop. */
-		if (ret < 0 && t->screen && !end_signal) {
-			show_table(t);
-			fflush(stdout);
-		}
-	}
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	return go_on && !end_signal;
+	fputs("]}\n", output);
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -1054,14 +951,22 @@ static bool rest(struct top *t, int64_t until)
 /* How long before the first table, so that it has rates. */
 #define FIRST_NS 250000000ll
 
+static void draw_again(void *context)
+{
+	show_table(context);
+	flush_output();
+}
+
 static int watch(struct top *t)
 {
 	uint64_t shown = 0;
 
 	if (take_look(t))
 		return EXIT_FAILURE;
-	if (!rest(t, clock_ns() + (t->o.delay_ns < FIRST_NS ? t->o.delay_ns :
-							      FIRST_NS)))
+	if (!screen_rest(clock_ns() + (t->o.delay_ns < FIRST_NS ?
+					       t->o.delay_ns :
+					       FIRST_NS),
+			 NULL, NULL))
 		return EXIT_SUCCESS;
 	for (;;) {
 		if (take_look(t))
@@ -1070,12 +975,11 @@ static int watch(struct top *t)
 			show_json(&t->look[0]);
 		else
 			show_table(t);
-		/* The dispatcher says what is wrong with standard output. */
-		if (fflush(stdout))
+		if (!flush_output())
 			return EXIT_FAILURE;
 		if (++shown == t->o.count)
 			return EXIT_SUCCESS;
-		if (!rest(t, t->look[0].at + t->o.delay_ns))
+		if (!screen_rest(t->look[0].at + t->o.delay_ns, draw_again, t))
 			return EXIT_SUCCESS;
 	}
 }
@@ -1107,7 +1011,7 @@ static void print_help(void)
 	      "\n"
 	      "Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
 	      "the command line makes no sense, 128 + n after another signal n.\n",
-	      stdout);
+	      output);
 }
 
 static int parse_option(struct top_options *o, int opt, const char *text)
@@ -1171,21 +1075,16 @@ int cmd_top(int argc, char **argv)
 	set_command("evering top");
 	if (parse_command_line(&t.o, argc, argv, &status))
 		return status;
-	t.screen = !t.o.batch && !t.o.json && isatty(STDOUT_FILENO);
-	t.colour = colour_wanted(stdout);
+	t.screen = !t.o.batch && !t.o.json && is_terminal(output);
+	t.colour = colour_wanted(output);
 	catch_end_signals();
-	if (t.screen) {
-		catch_screen_signals();
-		enter_screen(&t);
-	}
-	status = watch(&t);
 	if (t.screen)
-		leave_screen(&t);
+		screen_open();
+	status = watch(&t);
+	screen_close();
 	free(t.look[0].channels.items);
 	free(t.look[0].maps.items);
 	free(t.look[1].channels.items);
 	free(t.look[1].maps.items);
-	if (end_signal && end_signal != SIGINT)
-		return 128 + end_signal;
-	return status;
+	return end_status(status);
 }

@@ -4,22 +4,20 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <evering.h>
 
+#include "process.h"
 #include "util.h"
 
 static const char *command = "evering";
-static bool progress_shown;
 
 void set_command(const char *name)
 {
@@ -328,53 +326,6 @@ void complain_error(const char *what, const char *path, int err)
 		 *remedy ? " (" : "", remedy, *remedy ? ")" : "");
 }
 
-volatile sig_atomic_t end_signal;
-
-static void note_end_signal(int sig)
-{
-	end_signal = sig;
-}
-
-static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
-
-/* Those that are not ignored. */
-static void set_end_handler(void (*handler)(int))
-{
-	struct sigaction act = { .sa_handler = handler };
-	struct sigaction old;
-	size_t i;
-
-	/* Without SA_RESTART: whatever waits is to end. */
-	for (i = 0; i < sizeof(end_signals) / sizeof(*end_signals); i++)
-		if (!sigaction(end_signals[i], NULL, &old) &&
-		    old.sa_handler != SIG_IGN)
-			sigaction(end_signals[i], &act, NULL);
-}
-
-void catch_end_signals(void)
-{
-	set_end_handler(note_end_signal);
-}
-
-void block_end_signals(sigset_t *old)
-{
-	sigset_t set;
-	size_t i;
-
-	sigemptyset(&set);
-	for (i = 0; i < sizeof(end_signals) / sizeof(*end_signals); i++)
-		sigaddset(&set, end_signals[i]);
-	sigprocmask(SIG_BLOCK, &set, old);
-}
-
-void uncatch_end_signals(void)
-{
-	set_end_handler(SIG_DFL);
-	/* One that came meanwhile. */
-	if (end_signal)
-		raise(end_signal);
-}
-
 void print_json_string(FILE *out, const char *text)
 {
 	const unsigned char *c;
@@ -390,62 +341,4 @@ void print_json_string(FILE *out, const char *text)
 			putc(*c, out);
 	}
 	putc('"', out);
-}
-
-bool colour_wanted(FILE *out)
-{
-	const char *off = getenv("NO_COLOR"), *term = getenv("TERM");
-
-	return isatty(fileno(out)) && !(off && *off) && term &&
-	       strcmp(term, "dumb");
-}
-
-bool progress_wanted(void)
-{
-	const char *term = getenv("TERM");
-
-	return isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
-}
-
-static int terminal_width(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) || !size.ws_col)
-		return 80;
-	return size.ws_col;
-}
-
-void progress_draw(double part, const char *text)
-{
-	/* The last column stays free: some terminals wrap once it is used. */
-	int width = terminal_width() - 1;
-	int bar = width - (int)strlen(text) - (int)strlen("[] 100%  ");
-	int full, i;
-
-	fputc('\r', stderr);
-	if (part >= 0 && bar >= 8) {
-		if (part > 1)
-			part = 1;
-		if (bar > 40)
-			bar = 40;
-		full = (int)(part * bar);
-		fputc('[', stderr);
-		for (i = 0; i < bar; i++)
-			fputc(i < full ? '=' : i == full ? '>' : ' ', stderr);
-		fprintf(stderr, "] %3d%%  ", (int)(part * 100));
-		width -= bar + (int)strlen("[] 100%  ");
-	}
-	fprintf(stderr, "%.*s\033[K", width, text);
-	fflush(stderr);
-	progress_shown = true;
-}
-
-void progress_erase(void)
-{
-	if (!progress_shown)
-		return;
-	fputs("\r\033[K", stderr);
-	fflush(stderr);
-	progress_shown = false;
 }

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the commands of evering(1) have in common: messages, the parsing of
- * option values, time, numbers for people to read, and the line of progress on a
- * terminal.  For one thread, but for clock_ns().
+ * option values, time, and numbers for people to read.  For one thread, but for
+ * clock_ns().
  */
 #ifndef UTIL_H
 #define UTIL_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -83,29 +82,7 @@ void complain_error(const char *what, const char *path, int err);
 /* That alone: what can be done; "" if nothing is known. */
 void find_remedy_for(int err, char *buf, size_t size);
 
-/* The signal that has ended the work, or 0, once catch_end_signals() was called. */
-extern volatile sig_atomic_t end_signal;
-/* SIGINT, SIGTERM and SIGHUP, unless ignored, end calls and set end_signal. */
-void catch_end_signals(void);
-/* Keeps them from coming but in a ppoll(2) that is given *@old. */
-void block_end_signals(sigset_t *old);
-/* They end the process again. */
-void uncatch_end_signals(void);
-
 /* Prints @text as a JSON string, whatever bytes it holds. */
 void print_json_string(FILE *out, const char *text);
-
-/* If what is printed to @out may be coloured: a terminal, and no $NO_COLOR. */
-bool colour_wanted(FILE *out);
-
-/* If there is somebody to look at a line that changes. */
-bool progress_wanted(void);
-/*
- * Draws a bar and @text over what was drawn before.  @part is how much is done, of
- * 1; negative if that is not known.
- */
-void progress_draw(double part, const char *text);
-/* Takes the line away.  complain() calls it. */
-void progress_erase(void);
 
 #endif /* UTIL_H */

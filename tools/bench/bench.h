@@ -391,9 +391,6 @@ int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
 /* The CPUs this process may use; how many there are. */
 unsigned int allowed_cpus(int *cpus, unsigned int most);
 
-/* The signal that came, or 0. */
-int interrupted(void);
-
 /* peer.c ----------------------------------------------------------------- */
 
 /*

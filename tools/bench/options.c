@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../run.h"
+#include "../process.h"
 #include "bench.h"
 
 #define MS 1000000ll
@@ -88,7 +89,7 @@ static void print_help(void)
 	      "Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	      "run failed or an operation was not found right; 2 if the command line makes\n"
 	      "no sense; 128 + n after signal n.\n",
-	      stdout);
+	      output);
 }
 
 static int bad_value(int opt, const char *value, const char *want)
