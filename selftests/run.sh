@@ -261,7 +261,7 @@ usage_errors() {
 		--arena=99999999999G --arena=M --arena=1KK --depth=0 --depth=65537
 		--depth=257 --depth=-1 --chunk=63 --chunk=2G --chunk=-64
 		--socket= --socket=@ "--socket=$(printf 'a%.0s' {1..108})"
-		--timeout=0 --timeout=-1 --timeout=1. --timeout=.5
+		--timeout=0 --timeout=-1 --timeout=1.
 		--timeout=3601 --timeout=nan --timeout=1e3)
 	for line in "${values[@]}"; do
 		run 2 "$line" "$tree" && [[ ! -s out ]] && says "evering run: $line: must be " ||

@@ -779,6 +779,203 @@ nonblocking_output() {
 	(($? == 143))
 }
 
+# -------------------------------------------------------------------- who may come
+
+need_other_user() {
+	((EUID == 0)) || skip 'needs a second user: be root'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
+	chmod 711 "$tmp"
+	chmod 777 .
+}
+
+abstract_there() {
+	grep -q " @$1\$" /proc/net/unix
+}
+
+# At an abstract name anybody may knock: what is read is for this user alone.
+other_user_comes() {
+	local command
+	need_other_user
+	for command in pipe cat; do
+		start pipe --listen=@evering-$$ <"$tmp/there" >there 2>err.listen
+		listener=$pid
+		soon abstract_there evering-$$ || return
+		for _ in 1 2 3; do
+			"${as_nobody[@]}" timeout -k 5 60 "$evering" $command \
+				--connect=@evering-$$ <"$tmp/back" >stolen 2>err
+			case $? in
+			1 | 3 | 4) ;;
+			*) return 1 ;;
+			esac
+			[[ ! -s stolen ]] || return
+		done
+		"$evering" $command --connect=@evering-$$ <"$tmp/back" >got || return
+		ended "$listener" 0 && same "$tmp/back" there &&
+			says 'user 65534' err.listen && [[ $(wc -l <err.listen) == 1 ]] || return
+		[[ $command == cat ]] || same "$tmp/there" got || return
+	done
+}
+
+other_user_pings() {
+	need_other_user
+	start ping --listen=@evering-$$ >heard 2>err.listen
+	listener=$pid
+	soon abstract_there evering-$$ || return
+	"${as_nobody[@]}" timeout -k 5 60 "$evering" ping -c 1 --connect=@evering-$$ >out 2>err
+	(($? == 1)) && ! has ' seq=' out && run 0 ping -c 2 -i .01 --connect=@evering-$$ || return
+	kill -INT "$listener"
+	ended "$listener" 0 && says 'user 65534' err.listen && ! grep -q 'uid 65534' heard
+}
+
+# And whoever has taken the name before: what is sent is for this user, too.
+other_user_listens() {
+	need_other_user
+	"${as_nobody[@]}" env --default-signal=INT,HUP,TERM "$evering" pipe \
+		--listen=@evering-$$ >stolen 2>err.listen </dev/null &
+	pid=$!
+	soon abstract_there evering-$$ || return
+	run 1 pipe --connect=@evering-$$ <"$tmp/there" && says 'another user listens' || return
+	soon gone "$pid" && [[ ! -s stolen ]]
+}
+
+# ----------------------------------------------------------------------- remedies
+
+# make_filter: "${filter[@]}" ERRNO CALL[:NUMBER:VALUE:MASK] COMMAND... has a seccomp
+# filter answer this system call so, or only where this argument, masked, has this value.
+make_filter() {
+	need python3
+	[[ $(uname -m) == x86_64 ]] || skip 'knows the system calls of x86-64 alone'
+	[[ $(sanitizers "$evering") != *thread* ]] || skip 'not under TSan'
+	filter=(python3 filter.py)
+	cat >filter.py <<-'END'
+		import ctypes, os, struct, sys
+		numbers = {"preadv2": 327, "epoll_pwait2": 441, "fcntl": 72, "epoll_ctl": 233}
+		errnos = {"EPERM": 1, "ENOSYS": 38, "ENOSPC": 28, "EINVAL": 22}
+		call, *argument = sys.argv[2].split(":")
+		load, alu_and, jeq, ret = 0x20, 0x54, 0x15, 0x06
+		test = []
+		if argument:
+		    number, value, mask = (int(a, 0) for a in argument)
+		    test = [(load, 0, 0, 16 + 8 * number), (alu_and, 0, 0, mask),
+		            (jeq, 0, 1, value)]
+		deny = [(ret, 0, 0, 0x50000 | errnos[sys.argv[1]])]
+		code = [(load, 0, 0, 0), (jeq, 0, len(test) + 1, numbers[call]), *test, *deny,
+		        (ret, 0, 0, 0x7fff0000)]
+		code = b"".join(struct.pack("HBBI", *c) for c in code)
+		text = ctypes.create_string_buffer(code)
+		program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(text))
+		libc = ctypes.CDLL(None, use_errno=True)
+		libc.prctl(38, 1, 0, 0, 0)
+		if libc.prctl(22, 2, ctypes.create_string_buffer(program), 0, 0):
+		    sys.exit("no filter: " + os.strerror(ctypes.get_errno()))
+		os.execvp(sys.argv[3], sys.argv[3:])
+	END
+}
+
+# suggested: the number that an error says after 'ulimit -n'.
+suggested() {
+	sed -nE "s/.*'ulimit -n ([0-9]+)'.*/\1/p" err
+}
+
+more_descriptors() {
+	local n
+	for n in 7 8; do
+		(
+			ulimit -Sn "$n"
+			exec timeout -k 5 60 "$evering" ping -c 1
+		) >out 2>err
+		(($? == 1)) && (($(suggested) > n)) || return
+	done
+	# As many as there can be, and descriptors that somebody else has taken.
+	(
+		ulimit -n 100
+		for ((n = 3; n < 98; n++)); do
+			eval "exec $n</dev/null"
+		done
+		exec timeout -k 5 60 "$evering" ping -c 1
+	) >out 2>err
+	(($? == 1)) && says 'Too many open files' && says 'the limit is 100' && [[ ! $(suggested) ]]
+}
+
+# What is at a path that nobody listens at.
+what_is_there() {
+	mkdir folder
+	echo file >file
+	mkfifo fifo
+	run 1 ping -c 1 --connect=folder && says 'it is no socket but a folder' &&
+		run 1 pipe --connect=file </dev/null && says 'it is no socket but a file' &&
+		run 1 pipe --connect=none/here </dev/null && says 'the folder is missing' &&
+		run 1 pipe --connect=nobody </dev/null && says 'nobody listens there' &&
+		run 1 pipe --connect=@nobody-$$ </dev/null && says 'nobody listens there' &&
+		run 1 ping --listen=folder && says 'it is no socket but a folder' &&
+		run 1 ping --listen=fifo && says 'it is no socket but a fifo' &&
+		refuses '--connect=: must be a path' pipe --connect= &&
+		refuses '--listen=@: must be a path' ping --listen=@ || return
+	start ping --listen=here >heard 2>err.listen
+	listener=$pid
+	soon test -S here || return
+	run 1 ping --listen=here && says "user $EUID listens there" || return
+	kill -KILL "$listener"
+	wait "$listener" 2>/dev/null
+	run 1 ping -c 1 --connect=here && says 'nobody listens there any more' || return
+	need_other_user
+	chmod 1777 .
+	exits 1 "${as_nobody[@]}" "$evering" ping --listen=here && says 'user 0' &&
+		says 'left behind' && says 'another path' || return
+	rm here
+}
+
+no_sealing() {
+	make_filter
+	exits 1 "${filter[@]}" EINVAL fcntl:2:0x10:0x10 "$evering" ping -c 1 --backend=memfd &&
+		says 'cannot be sealed' && ! grep -q EVERING_BACKEND err
+}
+
+no_watches() {
+	make_filter
+	exits 1 "${filter[@]}" ENOSPC epoll_ctl "$evering" ping --listen=here &&
+		says max_user_watches
+}
+
+other_namespace() {
+	need_process_1
+	start ping --listen=here >heard 2>err.listen
+	listener=$pid
+	soon test -S here || return
+	soon exits 0 unshare --pid --fork "$evering" ping -c 2 -i .01 --connect=here &&
+		! grep -q 'pid 0' out && says 'PING another PID namespace' out || return
+	exits 0 unshare --pid --fork "$evering" ping -c 2 -i .01 --json --connect=here &&
+		json out && says '"pid": null' out || return
+	kill -INT "$listener"
+	ended "$listener" 0
+}
+
+# A summary there is, however it ends.
+json_of_failure() {
+	run 1 pipe --json --connect=nobody </dev/null && tail -n 1 err >last && json last &&
+		says '"backend": null, "peer": null, "status": 1' last || return
+	run 1 pipe --json --listen=here --timeout=0.05 </dev/null && tail -n 1 err >last &&
+		json last && says '"status": 1' last
+}
+
+no_right_to_look() {
+	((EUID == 0)) || skip 'is about root'
+	setpriv --bounding-set=-sys_ptrace true 2>/dev/null || skip 'no setpriv(1)'
+	exits 0 setpriv --bounding-set=-sys_ptrace "$evering" top -b -n 1 -d 0.05 &&
+		! grep -q 'be root' out && says CAP_SYS_PTRACE out
+}
+
+numbers() {
+	run 0 ping -c 2 -i .01 && run 0 ping -c 2 -i 0.01 -w .5 || return
+	refuses '--count=99999999999999999999: must be 1..18446744073709551615' \
+		ping --count=99999999999999999999 &&
+		refuses '--interval=.: must be 0..3600 seconds' ping -i . &&
+		refuses '--interval=3600.1: must be 0..3600 seconds' ping -i 3600.1 &&
+		refuses '--size=17M: must be 4..16M' ping -s 17M &&
+		refuses '--iterations=x: must be 1..' top -n x &&
+		refuses '--timeout=86401: must be 0..86400 seconds' cat --listen=a --timeout=86401
+}
+
 # ------------------------------------------------------------------------ all
 
 # refuses TEXT ARGUMENT...: status 2, and what is at fault and where to find help.
@@ -920,6 +1117,17 @@ on_any() {
 	check 'doctor in JSON' doctor_json
 	check 'doctor finds what is wrong' doctor_finds
 	check 'completion' completes
+	check 'another user comes to pipe' other_user_comes
+	check 'another user comes to ping' other_user_pings
+	check 'another user listens' other_user_listens
+	check 'remedies: more descriptors than there are' more_descriptors
+	check 'remedies: what is at a path' what_is_there
+	check 'remedies: memfds that cannot be sealed' no_sealing
+	check 'remedies: no epoll watches' no_watches
+	check 'a process of another PID namespace' other_namespace
+	check 'pipe fails, in JSON' json_of_failure
+	check 'top, root without its rights' no_right_to_look
+	check 'numbers' numbers
 	check 'signals blocked, pipe whose other side dies' blocked_pipe
 	check 'signals blocked, and sent' blocked_end
 	check 'a signal ignored stays so' ignored_end

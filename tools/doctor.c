@@ -6,14 +6,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -21,7 +19,10 @@
 
 #include <evering.h>
 
+#include "json.h"
+#include "options.h"
 #include "process.h"
+#include "remedy.h"
 #include "util.h"
 
 #define DEVICE "/dev/evering"
@@ -53,6 +54,7 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 	static const char *const words[] = { "ok", "warn", "bad" };
 	static const char *const colours[] = { "\033[32m", "\033[33m",
 					       "\033[31m" };
+	struct json j = { .out = output };
 	char text[256];
 	va_list args;
 
@@ -62,16 +64,13 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 	d->warnings += verdict == WARN;
 	d->bad += verdict == BAD;
 	if (d->json) {
-		fprintf(output,
-			"{\"check\": \"%s\", \"result\": \"%s\", \"text\": ",
-			check, words[verdict]);
-		print_json_string(output, text);
-		fputs(", \"remedy\": ", output);
-		if (remedy)
-			print_json_string(output, remedy);
-		else
-			fputs("null", output);
-		fputs("}\n", output);
+		json_open(&j, NULL, '{');
+		json_text(&j, "check", check);
+		json_text(&j, "result", words[verdict]);
+		json_text(&j, "text", text);
+		json_text(&j, "remedy", remedy);
+		json_close(&j, '}');
+		json_end(&j);
 		return;
 	}
 	fprintf(output, "%s%-4s%s  %-12s %s\n",
@@ -221,14 +220,8 @@ static void check_device(struct doctor *d)
 
 static void check_memfd(struct doctor *d)
 {
-	int fd, err = 0;
+	int err = memfd_error();
 
-	fd = memfd_create("evering-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0 ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE))
-		err = errno;
-	if (fd >= 0)
-		close(fd);
 	if (err)
 		report(d, BAD, "memfd",
 		       "use Linux 5.1 or later, outside of what forbids "
@@ -360,9 +353,10 @@ static int try_backend(uint32_t backend, const char **name)
 
 static void check_backend(struct doctor *d)
 {
+	const struct attempt attempt = { .what = "a channel" };
 	const char *wanted = getenv("EVERING_BACKEND");
 	const char *name = "";
-	char remedy[160];
+	char remedy[200];
 	int ret;
 
 	if (wanted && *wanted && strcmp(wanted, "memfd") != 0 &&
@@ -374,7 +368,7 @@ static void check_backend(struct doctor *d)
 	}
 	ret = try_backend(EVERING_BACKEND_AUTO, &name);
 	if (ret) {
-		find_remedy_for(ret, remedy, sizeof(remedy));
+		find_remedy(&attempt, ret, remedy, sizeof(remedy));
 		report(d, BAD, "backend", *remedy ? remedy : NULL,
 		       "no channel can be made: %s", strerror(-ret));
 	} else {
@@ -385,7 +379,7 @@ static void check_backend(struct doctor *d)
 	/* The other one may be asked for, too. */
 	if (d->device && strcmp(name, "device") != 0 &&
 	    (ret = try_backend(EVERING_BACKEND_DEVICE, &name))) {
-		find_remedy_for(ret, remedy, sizeof(remedy));
+		find_remedy(&attempt, ret, remedy, sizeof(remedy));
 		report(d, BAD, "device", *remedy ? remedy : NULL,
 		       "no channel can be made of it: %s", strerror(-ret));
 	}
@@ -405,48 +399,32 @@ static void summarize(const struct doctor *d)
 		fprintf(output, "\nall is well\n");
 }
 
-static const struct option long_options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+static const struct option_spec options[] = {
+	{ "json", 0, OPTION_FLAG, FIELD(struct doctor, json) },
+	{ NULL },
 };
 
-static void print_help(void)
-{
-	fputs("Usage: evering doctor [--json]\n"
-	      "\n"
-	      "Says what this machine has of what channels need, a line for each: ok, warn\n"
-	      "or bad, and what to do about what is missing.  It changes nothing.\n"
-	      "\n"
-	      "      --json  JSON, an object a line: check, result, text, remedy\n"
-	      "  -h, --help  this\n"
-	      "\n"
-	      "Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
-	      "no sense.\n",
-	      output);
-}
+static const char help[] =
+	"Usage: evering doctor [--json]\n"
+	"\n"
+	"Says what this machine has of what channels need, a line for each: ok, warn\n"
+	"or bad, and what to do about what is missing.  It changes nothing.\n"
+	"\n"
+	"      --json  JSON, an object a line: check, result, text, remedy\n"
+	"  -h, --help  this\n"
+	"\n"
+	"Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
+	"no sense.\n";
 
 int cmd_doctor(int argc, char **argv)
 {
 	struct doctor d = { .colour = colour_wanted(output) };
-	int opt;
+	int status;
 
 	set_command("evering doctor");
-	opterr = 0;
-	optind = 1;
-	while ((opt = getopt_long(argc, argv, ":h", long_options, NULL)) !=
-	       -1) {
-		if (opt == '?' || opt == ':')
-			return wrong_option(opt, argv);
-		if (opt == 'h') {
-			print_help();
-			return EXIT_SUCCESS;
-		}
-		d.json = true;
-	}
-	if (optind < argc)
-		return usage_error("'%s' is one argument too many",
-				   printable(argv[optind]));
+	status = parse_options(options, help, &d, argc, argv);
+	if (status >= 0)
+		return status;
 	uname(&d.kernel);
 	check_kernel(&d);
 	check_module(&d);

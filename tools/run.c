@@ -48,7 +48,10 @@
 #include <evering.h>
 
 #include "hist.h"
+#include "json.h"
+#include "options.h"
 #include "process.h"
+#include "remedy.h"
 #include "run.h"
 #include "util.h"
 
@@ -728,7 +731,7 @@ static int meet_server(struct client *c)
 	if (end_signal)
 		return -1;
 	if (ret) {
-		explain_socket(c->o, "cannot make a channel at", ret);
+		explain_socket(c->o, "cannot make a channel at", false, ret);
 		return -1;
 	}
 	if (evering_peer_cred(c->ev, &pid, &uid, &gid) || uid != geteuid() ||
@@ -827,42 +830,55 @@ static void print_summary(const struct client *c, const struct summary *s)
 		s->cpu[EVERING_MINE], s->cpu[EVERING_PEERS]);
 }
 
+/* An object with what each side has. */
+static void put_sides(struct json *j, const uint64_t value[2])
+{
+	json_number(j, "client", value[EVERING_MINE]);
+	json_number(j, "server", value[EVERING_PEERS]);
+}
+
 static void print_json(const struct client *c, const struct summary *s)
 {
 	const struct options *o = c->o;
+	struct json j = { .out = stderr };
 
-	fprintf(stderr,
-		"{\"files\": %llu, \"bytes\": %llu, \"errors\": %llu, \"interrupted\": %s, \"seconds\": %.9f, ",
-		(unsigned long long)c->files, (unsigned long long)c->bytes,
-		(unsigned long long)c->errors, end_signal ? "true" : "false",
-		s->seconds);
-	fprintf(stderr,
-		"\"requests\": %llu, \"requests_per_second\": %.1f, \"gigabytes_per_second\": %.6f, ",
-		(unsigned long long)c->requests, s->requests_rate,
-		s->gigabytes_rate);
-	fprintf(stderr,
-		"\"round_trip_ns\": {\"p50\": %llu, \"p99\": %llu, \"p99.9\": %llu, \"max\": %llu}, ",
-		(unsigned long long)hist_percentile(&c->latency, 50),
-		(unsigned long long)hist_percentile(&c->latency, 99),
-		(unsigned long long)hist_percentile(&c->latency, 99.9),
-		(unsigned long long)c->latency.max);
-	fprintf(stderr,
-		"\"backend\": \"%s\", \"wait\": \"%s\", \"spin_ns\": %u, \"slot\": %u, \"ring\": %u, \"arena\": %llu, \"chunk\": %llu, \"depth\": %u, ",
-		c->backend, policy_names[o->params.policy], o->params.spin_ns,
-		c->geometry.slot_size, c->geometry.entries,
-		(unsigned long long)c->geometry.arena_size[c->end],
-		(unsigned long long)o->chunk, o->depth);
-	fprintf(stderr,
-		"\"messages\": %llu, \"system_calls\": {\"client\": %llu, \"server\": %llu, \"per_message\": %.6f}, ",
-		(unsigned long long)s->messages,
-		(unsigned long long)s->syscalls[EVERING_MINE],
-		(unsigned long long)s->syscalls[EVERING_PEERS],
-		s->syscalls_rate);
-	fprintf(stderr,
-		"\"sleeps\": {\"client\": %llu, \"server\": %llu}, \"cpu_seconds\": {\"client\": %.6f, \"server\": %.6f}}\n",
-		(unsigned long long)s->sleeps[EVERING_MINE],
-		(unsigned long long)s->sleeps[EVERING_PEERS],
-		s->cpu[EVERING_MINE], s->cpu[EVERING_PEERS]);
+	json_open(&j, NULL, '{');
+	json_number(&j, "files", c->files);
+	json_number(&j, "bytes", c->bytes);
+	json_number(&j, "errors", c->errors);
+	json_bool(&j, "interrupted", end_signal);
+	json_fixed(&j, "seconds", s->seconds, 9);
+	json_number(&j, "requests", c->requests);
+	json_fixed(&j, "requests_per_second", s->requests_rate, 1);
+	json_fixed(&j, "gigabytes_per_second", s->gigabytes_rate, 6);
+	json_open(&j, "round_trip_ns", '{');
+	json_number(&j, "p50", hist_percentile(&c->latency, 50));
+	json_number(&j, "p99", hist_percentile(&c->latency, 99));
+	json_number(&j, "p99.9", hist_percentile(&c->latency, 99.9));
+	json_number(&j, "max", c->latency.max);
+	json_close(&j, '}');
+	json_text(&j, "backend", c->backend);
+	json_text(&j, "wait", policy_names[o->params.policy]);
+	json_number(&j, "spin_ns", o->params.spin_ns);
+	json_number(&j, "slot", c->geometry.slot_size);
+	json_number(&j, "ring", c->geometry.entries);
+	json_number(&j, "arena", c->geometry.arena_size[c->end]);
+	json_number(&j, "chunk", o->chunk);
+	json_number(&j, "depth", o->depth);
+	json_number(&j, "messages", s->messages);
+	json_open(&j, "system_calls", '{');
+	put_sides(&j, s->syscalls);
+	json_fixed(&j, "per_message", s->syscalls_rate, 6);
+	json_close(&j, '}');
+	json_open(&j, "sleeps", '{');
+	put_sides(&j, s->sleeps);
+	json_close(&j, '}');
+	json_open(&j, "cpu_seconds", '{');
+	json_fixed(&j, "client", s->cpu[EVERING_MINE], 6);
+	json_fixed(&j, "server", s->cpu[EVERING_PEERS], 6);
+	json_close(&j, '}');
+	json_close(&j, '}');
+	json_end(&j);
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -959,7 +975,9 @@ static int check_dir(const char *dir)
 	else if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode))
 		err = ENOTDIR;
 	if (err)
-		complain("%s: %s", *dir ? printable(dir) : "''", strerror(err));
+		complain("%s: %s%s", *dir ? printable(dir) : "''",
+			 strerror(err),
+			 err == ENOTDIR ? ", nor a regular file" : "");
 	return err;
 }
 
@@ -985,7 +1003,8 @@ int cmd_run(int argc, char **argv)
 	int status;
 
 	set_command("evering run");
-	if (parse_options(&o, argc, argv, &status))
+	status = run_options(&o, argc, argv);
+	if (status >= 0)
 		return status;
 	if (o.control >= 0)
 		return usage_error("unknown option '--control'");

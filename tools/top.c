@@ -16,7 +16,6 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +27,8 @@
 
 #include <evering.h>
 
+#include "json.h"
+#include "options.h"
 #include "process.h"
 #include "util.h"
 
@@ -292,6 +293,12 @@ static bool take_fdinfo(struct look *look, pid_t pid, const char *fd)
 	return true;
 }
 
+/* A process that has ended meanwhile hides nothing. */
+static bool vanished(void)
+{
+	return errno == ENOENT || errno == ESRCH;
+}
+
 /* Do descriptors of @pid have channels of the device?  -1: may not be looked at. */
 static int scan_fds(struct look *look, pid_t pid)
 {
@@ -305,7 +312,7 @@ static int scan_fds(struct look *look, pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
 	dir = opendir(path);
 	if (!dir)
-		return errno == ENOENT ? 0 : -1;
+		return vanished() ? 0 : -1;
 	while ((entry = readdir(dir))) {
 		len = readlinkat(dirfd(dir), entry->d_name, target,
 				 sizeof(target));
@@ -374,7 +381,7 @@ static int scan_maps(struct look *look, pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
 	file = fopen(path, "re");
 	if (!file)
-		return errno == ENOENT ? 0 : -1;
+		return vanished() ? 0 : -1;
 	while (getline(&line, &room, file) > 0)
 		found |= take_map(look, pid, line);
 	free(line);
@@ -847,6 +854,7 @@ static void put_table(struct page *page, const struct look *look)
 	const struct channel *c = look->channels.items;
 	char line[MAX_WIDTH], count[FORMAT_LEN], now[16];
 	time_t seconds = time(NULL);
+	bool root = !geteuid();
 	struct tm local;
 	double rate = 0;
 	size_t i;
@@ -862,8 +870,13 @@ static void put_table(struct page *page, const struct look *look)
 	if (look->unread)
 		snprintf(
 			line, sizeof(line),
-			"%u channels of memfds may not be read: see 'evering doctor', or be root",
-			look->unread);
+			"%u channels of memfds may not be read: 'evering doctor' may tell why%s",
+			look->unread, root ? "" : ", or be root");
+	else if (look->hidden && root)
+		snprintf(
+			line, sizeof(line),
+			"%u processes may not be looked at: that takes CAP_SYS_PTRACE",
+			look->hidden);
 	else if (look->hidden)
 		snprintf(
 			line, sizeof(line),
@@ -895,55 +908,60 @@ static void show_table(const struct top *t)
 	fputs(t->screen ? "\033[J" : "\n", output);
 }
 
-static void show_json_end(const struct channel *c, unsigned int i)
+static void put_json_end(struct json *j, const char *key,
+			 const struct channel *c, unsigned int i)
 {
 	const struct end *end = &c->end[i];
 	uint64_t quiet = end->sent > end->rings ? end->sent - end->rings : 0;
 
-	fprintf(output,
-		"{\"pid\": %d, \"holders\": %u, \"command\": ", end->pid,
-		end->holders);
-	print_json_string(output, end->comm);
-	fprintf(output, ", \"state\": \"%s\"",
-		end->state == UNKNOWN ? "unknown" : state_names[end->state]);
+	json_open(j, key, '{');
+	json_number(j, "pid", (uint64_t)end->pid);
+	json_number(j, "holders", end->holders);
+	json_text(j, "command", end->comm);
+	json_text(j, "state",
+		  end->state == UNKNOWN ? "unknown" : state_names[end->state]);
 	if (c->measured)
-		fprintf(output, ", \"arena\": %llu",
-			(unsigned long long)c->geometry.arena_size[i]);
-	if (end->counted)
-		fprintf(output,
-			", \"sent\": %llu, \"fill\": %llu, \"rings\": %llu, \"sleeps\": %llu, \"system_calls\": %llu, \"wakeups_suppressed\": %llu, \"messages_per_second\": %.3f, \"rings_per_second\": %.3f, \"sleeps_per_second\": %.3f",
-			(unsigned long long)end->sent,
-			(unsigned long long)end->fill,
-			(unsigned long long)end->rings,
-			(unsigned long long)end->sleeps,
-			(unsigned long long)end->syscalls,
-			(unsigned long long)quiet, end->sent_rate,
-			end->rings_rate, end->sleeps_rate);
-	fputc('}', output);
+		json_number(j, "arena", c->geometry.arena_size[i]);
+	if (end->counted) {
+		json_number(j, "sent", end->sent);
+		json_number(j, "fill", end->fill);
+		json_number(j, "rings", end->rings);
+		json_number(j, "sleeps", end->sleeps);
+		json_number(j, "system_calls", end->syscalls);
+		json_number(j, "wakeups_suppressed", quiet);
+		json_fixed(j, "messages_per_second", end->sent_rate, 3);
+		json_fixed(j, "rings_per_second", end->rings_rate, 3);
+		json_fixed(j, "sleeps_per_second", end->sleeps_rate, 3);
+	}
+	json_close(j, '}');
 }
 
 static void show_json(const struct look *look)
 {
 	const struct channel *c = look->channels.items;
+	struct json j = { .out = output };
 	size_t i;
 
-	fprintf(output,
-		"{\"time\": %lld, \"processes\": %u, \"hidden_processes\": %u, \"channels\": [",
-		(long long)time(NULL), look->processes, look->hidden);
+	json_open(&j, NULL, '{');
+	json_number(&j, "time", (uint64_t)time(NULL));
+	json_number(&j, "processes", look->processes);
+	json_number(&j, "hidden_processes", look->hidden);
+	json_open(&j, "channels", '[');
 	for (i = 0; i < look->channels.count; i++) {
-		fprintf(output, "%s{\"backend\": \"%s\", \"id\": %llu",
-			i ? ", " : "", c[i].device ? "device" : "memfd",
-			(unsigned long long)c[i].id);
-		if (c[i].measured)
-			fprintf(output, ", \"slot\": %u, \"ring\": %u",
-				c[i].geometry.slot_size, c[i].geometry.entries);
-		fputs(", \"a\": ", output);
-		show_json_end(&c[i], 0);
-		fputs(", \"b\": ", output);
-		show_json_end(&c[i], 1);
-		fputc('}', output);
+		json_open(&j, NULL, '{');
+		json_text(&j, "backend", c[i].device ? "device" : "memfd");
+		json_number(&j, "id", c[i].id);
+		if (c[i].measured) {
+			json_number(&j, "slot", c[i].geometry.slot_size);
+			json_number(&j, "ring", c[i].geometry.entries);
+		}
+		put_json_end(&j, "a", &c[i], 0);
+		put_json_end(&j, "b", &c[i], 1);
+		json_close(&j, '}');
 	}
-	fputs("]}\n", output);
+	json_close(&j, ']');
+	json_close(&j, '}');
+	json_end(&j);
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -984,96 +1002,42 @@ static int watch(struct top *t)
 	}
 }
 
-static const struct option long_options[] = {
-	{ "delay", required_argument, NULL, 'd' },
-	{ "iterations", required_argument, NULL, 'n' },
-	{ "batch", no_argument, NULL, 'b' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+static const struct option_spec options[] = {
+	{ "delay", 'd', OPTION_SECONDS, FIELD(struct top_options, delay_ns),
+	  SECOND / 100, 3600 * SECOND },
+	{ "iterations", 'n', OPTION_NUMBER, FIELD(struct top_options, count),
+	  .least = 1 },
+	{ "batch", 'b', OPTION_FLAG, FIELD(struct top_options, batch) },
+	{ "json", 0, OPTION_FLAG, FIELD(struct top_options, json) },
+	{ NULL },
 };
 
-static void print_help(void)
-{
-	fputs("Usage: evering top [OPTIONS]\n"
-	      "\n"
-	      "Shows the channels of this machine at work, the busiest first: who has them,\n"
-	      "what they measure, how full each ring is, messages, rings of a doorbell and\n"
-	      "sleeps a second, and what part of the messages woke nobody.  Of the processes\n"
-	      "of others only root sees the channels.  On a terminal, q or Ctrl-C ends it.\n"
-	      "\n"
-	      "  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
-	      "  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
-	      "  -b, --batch          one table after another, as is usual where\n"
-	      "                       standard output is no terminal\n"
-	      "      --json           JSON, an object a line for each table\n"
-	      "  -h, --help           this\n"
-	      "\n"
-	      "Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
-	      "the command line makes no sense, 128 + n after another signal n.\n",
-	      output);
-}
-
-static int parse_option(struct top_options *o, int opt, const char *text)
-{
-	switch (opt) {
-	case 'd':
-		if (parse_seconds(text, &o->delay_ns) &&
-		    o->delay_ns >= 10000000 &&
-		    o->delay_ns <= 3600 * 1000000000ll)
-			return 0;
-		return usage_error("--delay=%s: must be 0.01..3600 seconds",
-				   printable(text));
-	case 'n':
-		if (parse_number(text, &o->count) && o->count)
-			return 0;
-		return usage_error("--iterations=%s: must be 1 or more",
-				   printable(text));
-	case 'b':
-		o->batch = true;
-		return 0;
-	default:
-		o->json = true;
-		return 0;
-	}
-}
-
-/* 0: go on; else exit with *@status. */
-static int parse_command_line(struct top_options *o, int argc, char **argv,
-			      int *status)
-{
-	int opt;
-
-	opterr = 0;
-	optind = 1;
-	*status = EXIT_USAGE;
-	while ((opt = getopt_long(argc, argv, ":d:n:bh", long_options, NULL)) !=
-	       -1) {
-		if (opt == '?' || opt == ':') {
-			wrong_option(opt, argv);
-			return -1;
-		}
-		if (opt == 'h') {
-			print_help();
-			*status = EXIT_SUCCESS;
-			return -1;
-		}
-		if (parse_option(o, opt, optarg))
-			return -1;
-	}
-	if (optind == argc)
-		return 0;
-	usage_error("'%s' is one argument too many", printable(argv[optind]));
-	return -1;
-}
+static const char help[] =
+	"Usage: evering top [OPTIONS]\n"
+	"\n"
+	"Shows the channels of this machine at work, the busiest first: who has them,\n"
+	"what they measure, how full each ring is, messages, rings of a doorbell and\n"
+	"sleeps a second, and what part of the messages woke nobody.  Of the processes\n"
+	"of others only root sees the channels.  On a terminal, q or Ctrl-C ends it.\n"
+	"\n"
+	"  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
+	"  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
+	"  -b, --batch          one table after another, as is usual where\n"
+	"                       standard output is no terminal\n"
+	"      --json           JSON, an object a line for each table\n"
+	"  -h, --help           this\n"
+	"\n"
+	"Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
+	"the command line makes no sense, 128 + n after another signal n.\n";
 
 int cmd_top(int argc, char **argv)
 {
-	struct top t = { .o.delay_ns = 1000000000 };
+	struct top t = { .o.delay_ns = SECOND };
 	int status;
 
 	set_command("evering top");
-	if (parse_command_line(&t.o, argc, argv, &status))
+	status = parse_options(options, help, &t.o, argc, argv);
+	if (status >= 0)
 		return status;
 	t.screen = !t.o.batch && !t.o.json && is_terminal(output);
 	t.colour = colour_wanted(output);

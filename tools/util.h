@@ -45,7 +45,7 @@ const char *printable(const char *text);
 
 /*
  * Parse all of @text; false if it is anything else, or too large.  A size may end
- * in K, M or G, powers of 1024; seconds may have a fraction.
+ * in K, M or G, powers of 1024; seconds may have a fraction, and may begin with it.
  */
 bool parse_number(const char *text, uint64_t *value);
 bool parse_size(const char *text, uint64_t *value);
@@ -58,31 +58,14 @@ int64_t clock_ns(void); /* CLOCK_MONOTONIC */
  *	format_count	1,234,567
  *	format_bytes	1.23 MB		powers of 1000, for amounts
  *	format_size	64 KiB		powers of 1024 without rounding, for settings
+ *	format_plain	64K		the same as options take them
  *	format_time	12.3 us
  */
 #define FORMAT_LEN 32
 char *format_count(char buf[FORMAT_LEN], uint64_t n);
 char *format_bytes(char buf[FORMAT_LEN], uint64_t n);
 char *format_size(char buf[FORMAT_LEN], uint64_t n);
+char *format_plain(char buf[FORMAT_LEN], uint64_t n);
 char *format_time(char buf[FORMAT_LEN], uint64_t ns);
-
-/*
- * Options that more than one command has.  wrong_option() is what to return when
- * getopt_long(), whose options begin with ':', has returned '?' or ':'.
- */
-bool parse_backend(const char *text, uint32_t *backend);
-bool parse_policy(const char *text, uint32_t *policy);
-int wrong_option(int opt, char **argv);
-
-/*
- * Complains that @what, at the socket @path (or NULL), has failed with the negative
- * errno @err of the library, and says what can be done about it.
- */
-void complain_error(const char *what, const char *path, int err);
-/* That alone: what can be done; "" if nothing is known. */
-void find_remedy_for(int err, char *buf, size_t size);
-
-/* Prints @text as a JSON string, whatever bytes it holds. */
-void print_json_string(FILE *out, const char *text);
 
 #endif /* UTIL_H */

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../run.h"
+#include "../options.h"
 #include "../process.h"
 #include "bench.h"
 
@@ -586,7 +586,8 @@ int cmd_bench(int argc, char **argv)
 	int status;
 
 	set_command("evering bench");
-	if (bench_options(&options, argc, argv, &status))
+	status = bench_options(&options, argc, argv);
+	if (status >= 0)
 		return status;
 	catch_end_signals();
 	signal(SIGPIPE, SIG_IGN);

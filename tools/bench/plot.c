@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../run.h"
+#include "../options.h"
 #include "bench.h"
 
 #define SCRIPT "bench.gnuplot"

@@ -5,21 +5,9 @@
  */
 #include <math.h>
 
-#include "../run.h"
+#include "../options.h"
 #include "../process.h"
 #include "bench.h"
-
-char *format_plain(char buf[FORMAT_LEN], uint64_t size)
-{
-	static const char units[] = { 0, 'K', 'M' };
-	size_t i = 0;
-
-	for (; size && size % 1024 == 0 && i < 2; i++)
-		size /= 1024;
-	snprintf(buf, FORMAT_LEN, "%llu%.1s", (unsigned long long)size,
-		 &units[i]);
-	return buf;
-}
 
 /* Nanoseconds of an operation: tenths matter where there are few; or instructions. */
 static char *format_ns(char buf[FORMAT_LEN], double ns, bool icount)
