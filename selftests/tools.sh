@@ -518,6 +518,132 @@ doctor_finds() {
 		says '-> unset EVERING_BACKEND' out
 }
 
+# limited_by FOLDER FILE: a cgroup below a limited one, at FOLDER, and doctor in it.
+limited_by() {
+	local parent=$1/evering-$$ status
+	mkdir "$parent" 2>/dev/null || return
+	mkdir "$parent/child" && echo 48M >"$parent/$2" || return
+	# It is moved by the shell that becomes it.
+	# shellcheck disable=SC2016 # the other shell's
+	exits 0 bash -c 'echo $$ >"$1/cgroup.procs"; exec "$2" doctor' - "$parent/child" "$evering" &&
+		has "^warn +memory .*left of the 50.3 MB that cgroup .*/evering-$$ may have .$2." out &&
+		says "raise $2" out && has '^ok +memory .* available' <("$evering" doctor)
+	status=$?
+	rmdir "$parent/child" "$parent"
+	((!status)) || cat out
+	return $status
+}
+
+doctor_cgroup() {
+	local mount unified
+	((EUID == 0)) || skip 'needs a cgroup: be root'
+	unified=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+	# A guest has none mounted.
+	if [[ $guest && ! $unified ]]; then
+		unified=$tmp/unified
+		mkdir "$unified"
+		mount -t cgroup2 none "$unified" || skip 'no cgroup2'
+	fi
+	if grep -qsw memory "$unified/cgroup.controllers"; then
+		echo +memory >"$unified/cgroup.subtree_control" || skip 'no memory controller to have'
+		limited_by "$unified" memory.max
+		return
+	fi
+	mount=$(awk '$3 == "cgroup" && $4 ~ /(^|,)memory(,|$)/ { print $2; exit }' /proc/mounts)
+	[[ -w $mount ]] || skip 'no memory cgroup that may be written to'
+	limited_by "$mount" memory.limit_in_bytes
+}
+
+# It says so of each call, and why; and all is well without a filter.
+doctor_filtered() {
+	local call error
+	make_filter
+	run 0 doctor && has '^ok +call +epoll_pwait2' out && has '^ok +call +preadv2' out || return
+	for call in epoll_pwait2 preadv2; do
+		for error in 'EPERM Operation not permitted' 'ENOSYS Function not implemented'; do
+			"${filter[@]}" "${error%% *}" $call "$evering" doctor >out 2>err
+			has "^warn +call +$call.2. is answered '${error#* }' by a seccomp filter" out &&
+				says '-> have the seccomp filter allow it' out || return
+		done
+	done
+}
+
+doctor_limits() {
+	(
+		ulimit -f 512 -v 4000000
+		exec timeout -k 5 60 "$evering" doctor
+	) >out 2>err
+	(($? == 1)) && has '^bad +file size +RLIMIT_FSIZE ' out &&
+		has '^warn +addresses +RLIMIT_AS ' out || return
+	need_other_user
+	(
+		ulimit -l 64
+		exec "${as_nobody[@]}" "$evering" doctor
+	) >out 2>err
+	has '^warn +locking +RLIMIT_MEMLOCK is 65.5 kB' out && says 'mlockall(2)' out
+}
+
+# A module of another version, as far as the program can see.
+doctor_abi() {
+	local abi
+	[[ ! -e /dev/evering ]] || skip 'there is a module'
+	[[ ! $(sanitizers "$evering") ]] || skip 'no preloading with a sanitizer'
+	need cc
+	cat >shim.c <<-'END'
+		#define _GNU_SOURCE
+		#include <dlfcn.h>
+		#include <errno.h>
+		#include <fcntl.h>
+		#include <stdarg.h>
+		#include <stdlib.h>
+		#include <string.h>
+		#include <linux/evering.h>
+
+		int access(const char *path, int mode)
+		{
+			int (*next)(const char *, int) = dlsym(RTLD_NEXT, "access");
+
+			return strcmp(path, "/dev/evering") ? next(path, mode) : 0;
+		}
+
+		int open(const char *path, int flags, ...)
+		{
+			int (*next)(const char *, int, int) = dlsym(RTLD_NEXT, "open");
+			va_list args;
+			int mode;
+
+			va_start(args, flags);
+			mode = va_arg(args, int);
+			va_end(args);
+			return next(strcmp(path, "/dev/evering") ? path : "/dev/null", flags, mode);
+		}
+
+		int ioctl(int fd, unsigned long request, ...)
+		{
+			int (*next)(int, unsigned long, void *) = dlsym(RTLD_NEXT, "ioctl");
+			struct evering_info *info;
+			va_list args;
+
+			va_start(args, request);
+			info = va_arg(args, void *);
+			va_end(args);
+			if (request != EVERING_IOC_INFO)
+				return next(fd, request, info);
+			memset((char *)info + 4, 0, info->size - 4);
+			info->abi = atoi(getenv("ABI"));
+			return 0;
+		}
+	END
+	cc -shared -fPIC -I"$top/uapi" -o shim.so shim.c || skip 'no shim'
+	for abi in 0 77; do
+		ABI=$abi LD_PRELOAD=$PWD/shim.so "$evering" doctor >out 2>err
+		(($? == 1)) && has "^bad +device +the loaded module speaks ABI $abi, this library [0-9]+: AUTO uses memfd" out ||
+			return
+		grep -A1 'speaks ABI' out | says "$( ((abi)) && echo 'use the library' ||
+			echo 'load the module')" /dev/stdin || return
+	done
+}
+
 doctor_chooses() {
 	run 0 doctor
 	has "^ok +backend +$1[,;]" out || {
@@ -1088,6 +1214,7 @@ on() {
 	check "$1: top, one end is gone" top_gone
 	check "$1: top, as somebody" top_unprivileged "$1"
 	check "$1: doctor chooses" doctor_chooses "$1"
+	[[ ! $guest ]] || check "$1: doctor in a cgroup" doctor_cgroup
 	unset EVERING_BACKEND
 }
 
@@ -1116,6 +1243,10 @@ on_any() {
 	check 'doctor' doctor
 	check 'doctor in JSON' doctor_json
 	check 'doctor finds what is wrong' doctor_finds
+	check 'doctor in a cgroup' doctor_cgroup
+	check 'doctor behind a seccomp filter' doctor_filtered
+	check 'doctor and resource limits' doctor_limits
+	check 'doctor and a module of another version' doctor_abi
 	check 'completion' completes
 	check 'another user comes to pipe' other_user_comes
 	check 'another user comes to ping' other_user_pings

@@ -6,20 +6,25 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <evering.h>
 
 #include "json.h"
+#include "memory.h"
 #include "options.h"
 #include "process.h"
 #include "remedy.h"
@@ -55,7 +60,7 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 	static const char *const colours[] = { "\033[32m", "\033[33m",
 					       "\033[31m" };
 	struct json j = { .out = output };
-	char text[256];
+	char text[512];
 	va_list args;
 
 	va_start(args, fmt);
@@ -78,21 +83,6 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 		d->colour ? "\033[0m" : "", check, text);
 	if (remedy)
 		fprintf(output, "%20s%s\n", "-> ", remedy);
-}
-
-/* The first line of a small file; false if there is none. */
-static bool read_line(const char *path, char *line, size_t size)
-{
-	FILE *file = fopen(path, "re");
-	bool got;
-
-	if (!file)
-		return false;
-	got = fgets(line, (int)size, file);
-	fclose(file);
-	if (got)
-		line[strcspn(line, "\n")] = '\0';
-	return got;
 }
 
 static void check_kernel(struct doctor *d)
@@ -169,9 +159,14 @@ static void check_info(struct doctor *d, int fd)
 	}
 	if (info.abi != EVERING_ABI_VERSION) {
 		report(d, BAD, "device",
-		       "build the module and the library from one source: make "
-		       "&& sudo rmmod evering && sudo insmod evering.ko",
-		       "the module speaks version %u of the ABI, this program %u",
+		       info.abi < EVERING_ABI_VERSION ?
+			       "load the module that belongs to this library: "
+			       "make modules && sudo rmmod evering && sudo "
+			       "insmod evering.ko" :
+			       "use the library that belongs to this module, or "
+			       "one as new",
+		       "the loaded module speaks ABI %u, this library %u: AUTO "
+		       "uses memfd",
 		       info.abi, EVERING_ABI_VERSION);
 		return;
 	}
@@ -272,25 +267,124 @@ static void check_address_space(struct doctor *d)
 		       format_bytes(size, limit.rlim_cur));
 }
 
-static void check_memory(struct doctor *d)
+/* What /proc/self/status says of @key, "CapEff:", into @value; "" if nothing. */
+static void read_status(const char *key, char *value, size_t size)
 {
-	unsigned long long kib = 0;
-	char line[128], size[FORMAT_LEN];
-	bool known = false;
-	FILE *file;
+	char line[256], name[32], text[32];
+	FILE *file = fopen("/proc/self/status", "re");
 
-	file = fopen("/proc/meminfo", "re");
-	while (file && !known && fgets(line, sizeof(line), file))
-		known = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
+	*value = '\0';
+	while (file && !*value && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%31s %31s", name, text) == 2 &&
+		    !strcmp(name, key))
+			snprintf(value, size, "%s", text);
 	if (file)
 		fclose(file);
-	if (!known)
+}
+
+/* If bit @capability is in the effective set. */
+static bool capable(unsigned int capability)
+{
+	char set[32];
+
+	read_status("CapEff:", set, sizeof(set));
+	return strtoull(set, NULL, 16) >> capability & 1;
+}
+
+/* What a program that locks all that it maps may map: little, for most users. */
+static void check_locking(struct doctor *d)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	uint64_t needed = params.arena_size[0] + params.arena_size[1] +
+			  2 * EVERING_SLOTS_OFFSET +
+			  2 * params.entries * params.slot_size;
+	char size[FORMAT_LEN], channel[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY || capable(CAP_IPC_LOCK))
+		return;
+	report(d, limit.rlim_cur < needed ? WARN : OK, "locking",
+	       limit.rlim_cur < needed ?
+		       "for a program that calls mlockall(2): ulimit -l, or "
+		       "LimitMEMLOCK= of the service" :
+		       NULL,
+	       "RLIMIT_MEMLOCK is %s; a channel of the usual size maps %s, all of "
+	       "it locked after mlockall(2)",
+	       format_bytes(size, limit.rlim_cur),
+	       format_bytes(channel, needed));
+}
+
+#define LITTLE_MEMORY (64u << 20)
+
+static void check_memory(struct doctor *d)
+{
+	char available[FORMAT_LEN], left[FORMAT_LEN], limit[FORMAT_LEN];
+	char remedy[400] = "use small arenas, or free some";
+	struct memory m;
+	uint64_t least;
+
+	if (!find_memory(&m)) {
 		report(d, WARN, "memory", "mount proc at /proc",
 		       "/proc/meminfo cannot be read");
+		return;
+	}
+	least = m.left < m.available ? m.left : m.available;
+	format_bytes(available, m.available);
+	if (m.left < m.available) {
+		snprintf(remedy, sizeof(remedy),
+			 "use small arenas, or raise %s of that cgroup",
+			 m.file);
+		report(d, least < LITTLE_MEMORY ? WARN : OK, "memory",
+		       least < LITTLE_MEMORY ? remedy : NULL,
+		       "%s left of the %s that cgroup %s may have (%s); %s "
+		       "available",
+		       format_bytes(left, m.left), format_bytes(limit, m.limit),
+		       printable(m.cgroup), m.file, available);
+		return;
+	}
+	report(d, least < LITTLE_MEMORY ? WARN : OK, "memory",
+	       least < LITTLE_MEMORY ? remedy : NULL, "%s available%s",
+	       available,
+	       m.left < UINT64_MAX ? ", and no cgroup allows less" : "");
+}
+
+/* A system call that came later than some filters, tried so that it does nothing. */
+static void check_call(struct doctor *d, const char *name, long ret,
+		       const char *without)
+{
+	char remedy[160], line[32] = "";
+	int err = ret < 0 ? errno : 0;
+
+	/* Of descriptor -1 all that can be said is that there is none. */
+	if (err == EBADF) {
+		report(d, OK, "call", NULL, "%s is there", name);
+		return;
+	}
+	read_status("Seccomp:", line, sizeof(line));
+	if (*line == '2')
+		snprintf(
+			remedy, sizeof(remedy),
+			"have the seccomp filter allow it, or update what made "
+			"that: the container's runtime, libseccomp");
 	else
-		report(d, kib < 65536 ? WARN : OK, "memory",
-		       kib < 65536 ? "use small arenas, or free some" : NULL,
-		       "%s available", format_bytes(size, kib * 1024));
+		snprintf(remedy, sizeof(remedy), "use a later kernel");
+	report(d, WARN, "call", remedy, "%s is answered '%s'%s: %s", name,
+	       strerror(err), *line == '2' ? " by a seccomp filter" : "",
+	       without);
+}
+
+static void check_calls(struct doctor *d)
+{
+	struct epoll_event event;
+	struct iovec iov = { &event, sizeof(event) };
+
+	check_call(d, "epoll_pwait2(2)",
+		   syscall(SYS_epoll_pwait2, -1, &event, 1, NULL, NULL, 0),
+		   "waits with a time limit go another way, on memfd");
+	check_call(d, "preadv2(2)",
+		   syscall(SYS_preadv2, -1, &iov, 1, 0L, 0L, 0),
+		   "doorbells are read another way, on memfd");
 }
 
 static void check_cpus(struct doctor *d)
@@ -434,7 +528,9 @@ int cmd_doctor(int argc, char **argv)
 	check_descriptors(&d);
 	check_file_size(&d);
 	check_address_space(&d);
+	check_locking(&d);
 	check_memory(&d);
+	check_calls(&d);
 	check_cpus(&d);
 	check_ptrace(&d);
 	check_backend(&d);
