@@ -364,6 +364,8 @@ int read_results(struct results *r, const char *path);
 
 /* report.c --------------------------------------------------------------- */
 
+/* If @name is one of the words of @list. */
+bool listed(const char *name, const char *list);
 void print_table(const struct results *r);
 void print_targets(const struct results *r);
 void print_changes(const struct results *before, const struct results *now);

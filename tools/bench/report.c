@@ -218,7 +218,7 @@ static const struct target {
 	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME },
 };
 
-static bool listed(const char *name, const char *list)
+bool listed(const char *name, const char *list)
 {
 	size_t len = strlen(name), next;
 
