@@ -569,6 +569,8 @@ doctor_filtered() {
 }
 
 doctor_limits() {
+	# A sanitizer wants addresses without end.
+	[[ ! $(sanitizers "$evering") ]] || skip 'no limits with a sanitizer'
 	(
 		ulimit -f 512 -v 4000000
 		exec timeout -k 5 60 "$evering" doctor
@@ -740,11 +742,12 @@ ended_1() {
 }
 
 process_1_ends() {
-	local signal status
+	local signal status command
 	need_env
 	need_process_1
 	mkfifo fifo
 	exec 8<>fifo
+	truncate -s 64G sparse
 	for signal in TERM:143 INT:130 HUP:129 QUIT:131; do
 		status=${signal#*:} signal=${signal%:*}
 		for command in pipe cat; do
@@ -760,6 +763,10 @@ process_1_ends() {
 		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
 		process_1 ping -i 0.01 >out 2>err && soon has 'seq=2 ' out || return
 		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
+		process_1 ping --listen=here >out 2>err && soon test -S here || return
+		ended_1 "$signal" "$((status == 130 ? 0 : status))" && [[ ! -e here ]] || return
+		process_1 run --quiet sparse >out 2>err && soon child_of "$pid" evering-serve >child &&
+			ended_1 "$signal" "$status" || return
 	done
 }
 
@@ -815,7 +822,7 @@ dumb_terminal() {
 
 # Nobody reads: each ends, whether SIGPIPE kills it or is ignored, as systemd has it.
 nobody_reads() {
-	local command line status
+	local command how line status
 	need_env
 	for command in 'ping -i 0.01' 'ping -i 0' 'ping -i 0 -s 1M' 'ping -i 3600 -c 2' \
 		'ping --json -i 0.01' 'top -b -d 0.05' 'top --json -d 0.05'; do
