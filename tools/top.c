@@ -868,20 +868,18 @@ static void put_table(struct page *page, const struct look *look)
 		 format_count(count, (uint64_t)(rate + .5)));
 	put_line(page, "", line);
 	if (look->unread)
-		snprintf(
-			line, sizeof(line),
-			"%u channels of memfds may not be read: 'evering doctor' may tell why%s",
-			look->unread, root ? "" : ", or be root");
-	else if (look->hidden && root)
-		snprintf(
-			line, sizeof(line),
-			"%u processes may not be looked at: that takes CAP_SYS_PTRACE",
-			look->hidden);
+		snprintf(line, sizeof(line),
+			 "%u channels of memfds may not be read: %s",
+			 look->unread,
+			 root ? "that takes CAP_SYS_PTRACE" :
+				"see 'evering doctor', or be root");
 	else if (look->hidden)
-		snprintf(
-			line, sizeof(line),
-			"%u processes of others are not looked at: be root to see all",
-			look->hidden);
+		snprintf(line, sizeof(line),
+			 root ? "%u processes may not be looked at: that takes "
+				"CAP_SYS_PTRACE" :
+				"%u processes of others are not looked at: be "
+				"root to see all",
+			 look->hidden);
 	else
 		*line = '\0';
 	put_line(page, "", line);
