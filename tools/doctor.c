@@ -495,7 +495,7 @@ static void summarize(const struct doctor *d)
 
 static const struct option_spec options[] = {
 	{ "json", 0, OPTION_FLAG, FIELD(struct doctor, json) },
-	{ NULL },
+	{ .name = NULL },
 };
 
 static const char help[] =

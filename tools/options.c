@@ -195,7 +195,7 @@ static void make_words(const struct option_spec *specs, struct words *w)
 	int i;
 
 	*o++ = (struct option){ "help", no_argument, NULL, 'h' };
-	for (i = 0; specs[i].name && i < MAX_OPTIONS; i++) {
+	for (i = 0; i < MAX_OPTIONS && specs[i].name; i++) {
 		bool value = specs[i].kind != OPTION_FLAG;
 
 		if (specs[i].kind == OPTION_ARGUMENT) {

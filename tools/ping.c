@@ -796,7 +796,7 @@ static const struct option_spec options[] = {
 	{ "backend", 0, OPTION_BACKEND, PING(params.backend) },
 	{ "json", 0, OPTION_FLAG, PING(json) },
 	{ "quiet", 'q', OPTION_FLAG, PING(quiet) },
-	{ NULL },
+	{ .name = NULL },
 };
 
 static const char help[] =

@@ -510,7 +510,7 @@ static const struct option_spec options[] = {
 	{ "wait", 0, OPTION_POLICY, PIPE(params.policy) },
 	{ "backend", 0, OPTION_BACKEND, PIPE(params.backend) },
 	{ "json", 0, OPTION_FLAG, PIPE(json) },
-	{ NULL },
+	{ .name = NULL },
 };
 
 static const char help[] =

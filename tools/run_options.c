@@ -105,7 +105,7 @@ static const struct option_spec specs[] = {
 	{ "control", 0, OPTION_NUMBER, RUN(control), .most = INT_MAX,
 	  .want = "a descriptor" },
 	{ "DIR", 0, OPTION_ARGUMENT, RUN(dir) },
-	{ NULL },
+	{ .name = NULL },
 };
 
 /* What depends on more than one option. */

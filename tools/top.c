@@ -1007,7 +1007,7 @@ static const struct option_spec options[] = {
 	  .least = 1 },
 	{ "batch", 'b', OPTION_FLAG, FIELD(struct top_options, batch) },
 	{ "json", 0, OPTION_FLAG, FIELD(struct top_options, json) },
-	{ NULL },
+	{ .name = NULL },
 };
 
 static const char help[] =

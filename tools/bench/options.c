@@ -258,7 +258,7 @@ static const struct option_spec specs[] = {
 	{ "against", 0, OPTION_TEXT, BENCH(against) },
 	{ "list", 0, OPTION_FLAG, BENCH(list) },
 	{ "quiet", 'q', OPTION_FLAG, BENCH(quiet) },
-	{ NULL },
+	{ .name = NULL },
 };
 
 static void set_defaults(struct bench_options *o)
