@@ -292,7 +292,7 @@ commands() {
 bad_dirs() {
 	run 1 "$tmp/none" && says "$tmp/none: No such file or directory" &&
 		run 1 '' && says "'': No such file or directory" &&
-		run 1 "$tree/fifo" && says "fifo: Not a directory" &&
+		run 1 "$tree/fifo" && says "fifo: Not a directory, nor a regular file" &&
 		run 1 "$tree/one/x" && says 'Not a directory'
 }
 

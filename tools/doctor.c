@@ -32,6 +32,11 @@
 
 #define DEVICE "/dev/evering"
 
+/* The same on all machines, but later than some headers. */
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
+
 enum verdict {
 	OK,
 	WARN,

@@ -967,17 +967,19 @@ static const char *default_dir(void)
 
 static int check_dir(const char *dir)
 {
+	const char *more = "";
 	struct stat st;
 	int err = 0;
 
-	if (stat(dir, &st))
+	if (stat(dir, &st)) {
 		err = errno;
-	else if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode))
+	} else if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode)) {
 		err = ENOTDIR;
+		more = ", nor a regular file";
+	}
 	if (err)
 		complain("%s: %s%s", *dir ? printable(dir) : "''",
-			 strerror(err),
-			 err == ENOTDIR ? ", nor a regular file" : "");
+			 strerror(err), more);
 	return err;
 }
 
