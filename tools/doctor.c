@@ -144,7 +144,7 @@ static void check_headers(struct doctor *d)
 		 "to build the module: apt install linux-headers-%s, or "
 		 "make modules KDIR=...",
 		 d->kernel.release);
-	/* Who has the module needs them no more. */
+	/* Where the module is, its headers are no longer needed. */
 	report(d, d->module ? OK : WARN, "headers", d->module ? NULL : remedy,
 	       "no kernel headers at /lib/modules/%s/build", d->kernel.release);
 }

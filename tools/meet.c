@@ -49,7 +49,7 @@ pid_t pid_of_peer(const struct evering *ev)
 	return pid;
 }
 
-/* Once: whoever comes again and again is not to fill anybody's disk. */
+/* Says so once: a process that comes again and again must not fill a disk. */
 static void turn_away(const struct evering *ev)
 {
 	static bool said;
@@ -67,9 +67,9 @@ static void turn_away(const struct evering *ev)
 		uid, pid, (unsigned int)geteuid());
 }
 
-/* Waits for somebody to come.  End signals come while it waits, and then only. */
-static int wait_for_somebody(struct evering_listener *listener,
-			     int64_t deadline, const sigset_t *waiting)
+/* Waits for a connection.  End signals arrive only while it waits. */
+static int wait_for_peer(struct evering_listener *listener, int64_t deadline,
+			 const sigset_t *waiting)
 {
 	struct pollfd fd = { .fd = evering_listener_fd(listener),
 			     .events = POLLIN };
@@ -97,7 +97,7 @@ int meet_accept(struct evering_listener *listener,
 	block_end_signals(&old);
 	do {
 		ret = end_signal ? -EINTR :
-				   wait_for_somebody(listener, deadline, &old);
+				   wait_for_peer(listener, deadline, &old);
 		if (ret)
 			break;
 		ret = evering_accept(listener, limits, EVERING_NOWAIT, ev);
@@ -106,7 +106,7 @@ int meet_accept(struct evering_listener *listener,
 			evering_close(*ev);
 			ret = -EAGAIN;
 		}
-		/* Others who come and come are not to keep it any longer. */
+		/* Strangers must not keep it waiting beyond its time. */
 		if ((ret == -EAGAIN || ret == -EINTR) && clock_ns() >= deadline)
 			ret = -ETIMEDOUT;
 	} while (ret == -EAGAIN || ret == -EINTR);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How commands meet the other side, and with whom they speak.
+ * How commands meet the other side, and which users may be there.
  */
 #ifndef MEET_H
 #define MEET_H
@@ -16,7 +16,7 @@ int meet_listen(const char *path, struct evering_listener **listener);
 /*
  * Waits until @deadline on clock_ns(), INT64_MAX: for ever, for a process of this
  * user, or of root; others are turned away.  The mode of a socket keeps them out
- * only where there is a file: an abstract name lets anybody in.
+ * only where there is a file: any user may connect to an abstract name.
  *
  * Returns 0, -ETIMEDOUT, -EINTR: an end signal has come, or another negative errno.
  */

@@ -3,7 +3,7 @@
  * evering ping: how long a message takes to another process and back, for people,
  * as ping(8) does for machines.
  *
- * The other process is a child that answers, or, with --connect, whoever runs
+ * The other process is a child that answers, or, with --connect, an
  * `evering ping --listen`.  A ping that fits into an entry is one; a larger one lies
  * in the arena, is copied by the other side into its own, and the entry says where.
  * A channel loses nothing and changes no order, so one ping at a time is under way,
@@ -77,7 +77,7 @@ struct pinger {
 		data; /* what is sent; in the arena if the entry cannot hold it */
 	uint64_t offset;
 	bool progress;
-	bool wanted; /* somebody is there to read what is printed */
+	bool wanted; /* what is printed has a reader */
 	int64_t look_ns;
 
 	int64_t start_ns;
@@ -402,7 +402,7 @@ static void show_progress(struct pinger *p)
 	progress_draw(part, text);
 }
 
-/* Now and then: pings without lines would never find that nobody reads. */
+/* Now and then: pings that print no lines would not notice that the reader is gone. */
 static void look_around(struct pinger *p, int64_t now)
 {
 	if (now < p->look_ns)
@@ -815,11 +815,11 @@ static const char help[] =
 	"  -s, --size=BYTES       of a message, 4..16M; over 252 it goes through the\n"
 	"                         arenas                                        [56]\n"
 	"  -w, --deadline=SECONDS end then, 0.001..86400                    [no end]\n"
-	"      --listen=PATH      answer who comes to this Unix socket, @NAME for an\n"
+	"      --listen=PATH      answer pings at this Unix socket, @NAME for an\n"
 	"                         abstract one\n"
-	"      --connect=PATH     ping who listens there\n"
-	"      --wait=POLICY    how to wait: adaptive: spin, then sleep; block:\n"
-	"                         sleep at once; busy: never sleep         [adaptive]\n"
+	"      --connect=PATH     ping the process that listens there\n"
+	"      --wait=POLICY      how to wait: adaptive: spin, then sleep;\n"
+	"                         block: sleep at once; busy: never sleep  [adaptive]\n"
 	"      --backend=NAME     auto, memfd or device                        [auto]\n"
 	"      --json             JSON, an object a line\n"
 	"  -q, --quiet            nothing but the summary\n"

@@ -4,10 +4,10 @@
  * one sends to standard output.
  *
  * Each side's arena is cut into as many chunks as a ring has entries, and entry n
- * stands for chunk n modulo that.  So whoever may write the entry may fill the chunk,
- * and whoever releases the entry gives the chunk back: the ring's own flow control is
- * all that is needed.  Bytes are read straight into the arena and written straight
- * from the peer's.
+ * stands for chunk n modulo that.  So the side that may write the entry may fill the
+ * chunk, and the side that releases the entry gives the chunk back: the ring's own
+ * flow control is all that is needed.  Bytes are read straight into the arena and
+ * written straight from the peer's.
  *
  * Two threads, as the library's rule has it: one reads and sends, the first receives
  * and writes, so that neither direction waits for the other.
@@ -17,8 +17,8 @@
  *	END	standard input has ended, or ABORT: it cannot be read any further
  *	DONE	after END: everything that the peer sent is written
  *
- * Who has sent and received DONE knows that all is well on both sides.  Who closes
- * the channel earlier, or dies, leaves the other to say so.
+ * A side that has sent and received DONE knows that all is well on both.  If one
+ * closes the channel earlier, or dies, the other says so.
  */
 #include <errno.h>
 #include <limits.h>
@@ -159,8 +159,8 @@ static int send_entry(struct relay *r, uint32_t type, uint32_t len)
 }
 
 /*
- * Waits for input as well as for the end of the channel: who sends nothing still
- * has to learn that there is nobody to send to.  That is the receiving thread's to
+ * Waits for input as well as for the end of the channel: a side that sends nothing
+ * still has to learn that the other is gone.  That is the receiving thread's to
  * notice, which then stops this one.
  */
 static ssize_t read_input(struct relay *r, unsigned char *to)
@@ -529,11 +529,13 @@ static const char help[] =
 	"  -l, --listen=PATH   wait for the other side at this Unix socket, @NAME for\n"
 	"                      an abstract one\n"
 	"  -c, --connect=PATH  meet the other side, which listens there\n"
-	"  --one-way           from who connects to who listens only, as `cat` does\n"
+	"  --one-way           only from the connecting to the listening side, as\n"
+	"                      `cat` does\n"
 	"  --timeout=SECONDS   how long to wait for the other side, 0..86400\n"
 	"                                   [listening: for ever, connecting: 0]\n"
-	"  --wait=POLICY     how to wait: adaptive, block or busy       [adaptive]\n"
-	"  --backend=NAME      auto, memfd or device; who connects chooses    [auto]\n"
+	"  --wait=POLICY       how to wait: adaptive, block or busy          [adaptive]\n"
+	"  --backend=NAME      auto, memfd or device, which the connecting side chooses\n"
+	"                                                                    [auto]\n"
 	"  --json              print a summary, on standard error, as a JSON object\n"
 	"  -h, --help          this\n"
 	"\n"
@@ -547,7 +549,7 @@ static int pipe_through(struct relay *r)
 	const struct pipe_options *o = r->o;
 	int ret;
 
-	/* Until the socket's file is gone nobody may just die. */
+	/* Until the socket's file is gone a signal must not end the process. */
 	catch_end_signals();
 	ret = o->listen ? meet_listening(o, &r->ev) :
 			  meet_connecting(o, &r->ev);

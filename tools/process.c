@@ -247,7 +247,7 @@ static bool in_foreground(int fd)
 {
 	pid_t group = tcgetpgrp(fd);
 
-	/* -1: it controls nobody here. */
+	/* -1: it is not this process's controlling terminal. */
 	return group < 0 || group == getpgrp();
 }
 

@@ -42,8 +42,8 @@ int end_status(int status);
 /* Standard output -------------------------------------------------------- */
 
 /*
- * Standard output, buffered.  Its writes wait for a reader even where somebody has
- * made it non-blocking, until an end signal comes; then only what can be written
+ * Standard output, buffered.  Its writes wait for a reader, even if it was made
+ * non-blocking elsewhere, until an end signal comes; then only what can be written
  * without waiting is written.
  */
 extern FILE *output;
@@ -70,7 +70,7 @@ bool colour_wanted(FILE *file);
 /* Columns of the terminal that @fd is; 80 if it is none. */
 int terminal_width(int fd);
 
-/* If there is somebody to look at a line that changes, on standard error. */
+/* If a line that changes can be shown, on standard error. */
 bool progress_wanted(void);
 /*
  * Draws a bar and @text over what was drawn before.  @part is how much is done, of

@@ -131,7 +131,7 @@ static const char *kind_of(mode_t mode)
 				"something else";
 }
 
-/* 0 if somebody listens at @path, or why nobody can be reached. */
+/* 0 if a process listens at @path, or the errno of a connection to it. */
 static int try_connect(const char *path)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };

@@ -14,7 +14,7 @@
 #define MAX_SOCKET_PATH 107u
 
 /**
- * struct attempt - a call, as far as it matters to who reads of its failure
+ * struct attempt - a call, as far as its failure is explained by it
  * @what: for people: "cannot listen at"
  * @path: of the socket, or NULL
  * @listening: at @path, not connecting

@@ -4,8 +4,8 @@
  *
  * A channel of the device is found by its descriptors, and fdinfo tells of it.  One
  * of memfds is found in /proc/PID/maps: each half is a memfd that one process maps for
- * writing and the other for reading, so who writes whose half says who talks to whom.
- * The processes have closed the descriptors by then, so what is in the halves is read
+ * writing and the other for reading, so which process writes which half says which
+ * two talk to each other.  The processes have closed the descriptors by then, so what is in the halves is read
  * with process_vm_readv(2), which takes the rights of a debugger: one's own
  * processes', or with root's rights all.
  *
@@ -458,7 +458,7 @@ static uint64_t distance(uint64_t a, uint64_t b)
 	return a > b ? a - b : b - a;
 }
 
-/* Of memfds, before anything is read: who maps which half how. */
+/* Of memfds, before anything is read: which process maps which half how. */
 struct duo {
 	const struct map *writer[2]; /* of HALF_A, of HALF_B */
 	const struct map *reader[2];
@@ -477,7 +477,7 @@ static bool fits(const struct map *wa, const struct map *ra,
 
 	if (!a || !b || a->len != b->len)
 		return false;
-	/* Who cannot be seen may be anybody. */
+	/* A process that cannot be seen may be any. */
 	if (wa && rb && pid_of(wa) != pid_of(rb))
 		return false;
 	if (ra && wb && pid_of(ra) != pid_of(wb))
@@ -1013,10 +1013,10 @@ static const struct option_spec options[] = {
 static const char help[] =
 	"Usage: evering top [OPTIONS]\n"
 	"\n"
-	"Shows the channels of this machine at work, the busiest first: who has them,\n"
-	"what they measure, how full each ring is, messages, rings of a doorbell and\n"
-	"sleeps a second, and what part of the messages woke nobody.  Of the processes\n"
-	"of others only root sees the channels.  On a terminal, q or Ctrl-C ends it.\n"
+	"Shows the channels of this machine at work, the busiest first: their\n"
+	"processes and sizes, how full each ring is, messages, rings of a doorbell and\n"
+	"sleeps a second, and what part of the messages needed no wake-up.  Channels of\n"
+	"other users are shown to root alone.  On a terminal, q or Ctrl-C ends it.\n"
 	"\n"
 	"  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
 	"  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
