@@ -110,6 +110,18 @@ json_parses() {
 for line in sys.stdin: json.loads(line)' <out
 }
 
+# Whatever bytes the command line has.
+json_of_bytes() {
+	need python3
+	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --output=$'odd\t"\\\xff\xc3\xa9' \
+		--json || return
+	python3 -c 'import json, sys
+command = json.loads(sys.stdin.buffer.readline())["command"]
+assert command.encode().endswith(b"odd\t\"\\\xef\xbf\xbd\xc3\xa9 --json"), command' <out || return
+	# And as it was read.
+	bench 0 --from=$'odd\t"\\\xff\xc3\xa9' && grep -qF $'odd\t"\\?\xc3\xa9 --json' out
+}
+
 reads_again() {
 	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --output=first || return
 	# What is derived from the numbers comes from rounded ones the second time.
@@ -251,6 +263,7 @@ fi
 check 'on one CPU, by its time stamp counter' one_cpu
 check 'SIGHUP that is ignored' ignores
 check 'the JSON is JSON' json_parses
+check 'the JSON of any bytes' json_of_bytes
 check 'results are read as they were written' reads_again
 check 'two results are compared' compares
 check 'diagrams are drawn' draws
