@@ -463,9 +463,12 @@ top_hostile() {
 
 top_terminal() {
 	need_terminal
+	need_env
 	mkfifo keys
 	exec 8<>keys
-	SHELL=/bin/sh TERM=xterm script -qfc "stty rows 10 cols 60 2>/dev/null; stty -g >before
+	# A shell has what it starts in the background ignore SIGQUIT.
+	SHELL=/bin/sh TERM=xterm env --default-signal=QUIT script -qfc "
+		stty rows 10 cols 60 2>/dev/null; stty -g >before
 		\"$evering\" top -d 0.1; echo \$? >status; stty -g >after" typescript <keys >/dev/null 2>&1 &
 	soon has 'CHANNEL ' typescript || return
 	if [[ $1 == q ]]; then
@@ -478,6 +481,32 @@ top_terminal() {
 	wait
 	[[ $(<status) == "$2" ]] && same before after &&
 		has $'\e\\[\\?1049h' typescript && has $'\e\\[\\?25h\e\\[\\?1049l' typescript
+}
+
+# By Ctrl-Z: the shell has the terminal as it was; afterwards the screen is back.
+top_stopped() {
+	local top
+	need_terminal
+	mkfifo keys
+	exec 8<>keys
+	# shellcheck disable=SC2016 # for the other shell
+	SHELL=/bin/sh TERM=xterm EVERING=$evering script -qfc 'bash -ic "stty -g >before
+		\$EVERING top -d 0.1; stty -g >stopped; fg; echo \$? >status; stty -g >after"' \
+		typescript <keys >/dev/null 2>&1 &
+	soon has 'CHANNEL ' typescript && top=$(ours) || return
+	kill -TSTP "$top"
+	soon test -s stopped || return
+	soon continued "$top" || return
+	printf q >&8
+	soon test -s after || return
+	exec 8>&-
+	wait
+	[[ $(<status) == 0 && $(grep -c '1049h' typescript) -ge 2 ]] && same before stopped &&
+		same before after
+}
+
+continued() {
+	grep -q '^State:.[SR]' "/proc/$1/status"
 }
 
 # colours COMMAND: on a terminal, unless one does not want them.
@@ -722,15 +751,17 @@ ignored_end() {
 	soon has 'seq=' out && ends_by TERM 143
 }
 
+# "${apart[@]}" COMMAND...: it is process 1 of a PID namespace.
 need_process_1() {
-	unshare --pid --fork true 2>/dev/null || skip 'no new PID namespace here'
+	apart=(unshare --pid --fork --kill-child)
+	((EUID == 0)) || apart+=(--user --map-root-user)
+	"${apart[@]}" true 2>/dev/null || skip 'no new PID namespace here'
 }
 
 # process_1 ARGUMENT...: evering as process 1 of a PID namespace, in the background;
 # $pid is its process, $outer the one that ends with its status.
 process_1() {
-	env --default-signal=INT,HUP,TERM,QUIT unshare --pid --fork --kill-child \
-		"$evering" "$@" <&0 7<&- 8<&- &
+	env --default-signal=INT,HUP,TERM,QUIT "${apart[@]}" "$evering" "$@" <&0 7<&- 8<&- &
 	outer=$!
 	soon child_of "$outer" evering >child && pid=$(<child)
 }
@@ -1075,9 +1106,9 @@ other_namespace() {
 	start ping --listen=here >heard 2>err.listen
 	listener=$pid
 	soon test -S here || return
-	soon exits 0 unshare --pid --fork "$evering" ping -c 2 -i .01 --connect=here &&
+	soon exits 0 "${apart[@]}" "$evering" ping -c 2 -i .01 --connect=here &&
 		! grep -q 'pid 0' out && says 'PING another PID namespace' out || return
-	exits 0 unshare --pid --fork "$evering" ping -c 2 -i .01 --json --connect=here &&
+	exits 0 "${apart[@]}" "$evering" ping -c 2 -i .01 --json --connect=here &&
 		json out && says '"pid": null' out || return
 	kill -INT "$listener"
 	ended "$listener" 0
@@ -1245,6 +1276,8 @@ on_any() {
 	check 'top on a terminal, q' top_terminal q 0
 	check 'top on a terminal, SIGHUP' top_terminal HUP 129
 	check 'top on a terminal, SIGTERM' top_terminal TERM 143
+	check 'top on a terminal, SIGQUIT' top_terminal QUIT 131
+	check 'top on a terminal, stopped and continued' top_stopped
 	check 'colours of top' colours 'top -b -n 1 -d 0.05'
 	check 'colours of doctor' colours doctor
 	check 'doctor' doctor
