@@ -1304,8 +1304,11 @@ on_any() {
 	check 'a signal ignored stays so' ignored_end
 	check 'process 1 ends by signals' process_1_ends
 	check 'in the background of a terminal, top' background_group 'top -d 0.1'
-	check 'in the background of a terminal, ping' background_group 'ping -i 0.1'
-	check 'in the background of a terminal, ping in a line' background_group 'ping -i 0'
+	if [[ ! $short ]]; then
+		check 'in the background of a terminal, ping' background_group 'ping -i 0.1'
+		check 'in the background of a terminal, ping in a line' \
+			background_group 'ping -i 0'
+	fi
 	check 'in the background of a terminal, then in front' later_foreground
 	check 'a dumb terminal' dumb_terminal
 	check 'nobody reads what is printed' nobody_reads
