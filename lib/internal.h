@@ -9,6 +9,8 @@
  *	stranger.c	packets and sockets of processes that are not trusted
  *	wait.c		credit, publishing, ringing, spinning and sleeping
  *	arena.c		the allocator
+ *	copy.c		payload that another CPU reads next
+ *	book.c		memory for what arena.c and loan.c know of each granule
  *	ops.c		operations: the table, and what arrives for it
  *	ask.c		operations: submit, cancel, wait
  *	answer.c	operations: requests and their answers
@@ -143,16 +145,30 @@ struct role {
 } __attribute__((aligned(128)));
 
 /**
+ * struct book - records by number, in private memory that is opened as needed
+ * @base: the record with the number 0
+ * @size: bytes of all
+ * @record: bytes of one
+ * @count: how many there are
+ * @shift: log2 of the records of a chunk
+ * @open: a bit for each chunk
+ */
+struct book {
+	unsigned char *base;
+	size_t size;
+	size_t record;
+	uint32_t count;
+	uint32_t shift;
+	uint64_t open[16];
+};
+
+/**
  * struct arena - the allocator's bookkeeping, in private memory; see arena.c
  */
 struct arena {
 	unsigned char *base;
 	uint32_t granules;
-	uint32_t *tag;
-	uint32_t *before;
-	uint32_t *next;
-	uint32_t *prev;
-	uint32_t *hold;
+	struct book book;
 	uint32_t first_level;
 	uint32_t second_level[32];
 	uint32_t head[32][32];
@@ -308,6 +324,25 @@ int channel_end(struct endpoint *e, int error);
 int64_t now_ns(void);
 int64_t deadline_after(int64_t timeout_ns);
 const struct timespec *time_left(int64_t deadline, struct timespec *left);
+
+/* book.c */
+int book_init(struct book *book, uint32_t count, size_t record);
+void book_destroy(struct book *book);
+int book__open(struct book *book, uint32_t n);
+
+/* May record @n be read and written?  One that may not was never written. */
+static inline bool book_has(const struct book *book, uint32_t n)
+{
+	uint32_t chunk = n >> book->shift;
+
+	return book->open[chunk / 64] >> chunk % 64 & 1;
+}
+
+/* From now on it may: all of it is zero.  0; -ENOMEM. */
+static inline int book_open(struct book *book, uint32_t n)
+{
+	return EVERING_LIKELY(book_has(book, n)) ? 0 : book__open(book, n);
+}
 
 /* memory.c */
 bool memory_there(size_t size);

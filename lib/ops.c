@@ -91,23 +91,26 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 static int arrived(struct ops *ops, struct arrival *arrival)
 {
 	unsigned int kind = arrival->header.flags & EVERING_OP_BUFFER;
+	int ret;
 
 	if (!ops->opened && arrival->header.type != EVERING_OP_OPEN)
 		return -EPROTO;
 	switch (arrival->header.type) {
 	case EVERING_OP_REQUEST:
 		if (!answer_expects(ops, arrival->header.id) ||
-		    kind == EVERING_OP_IN_PLACE ||
-		    (kind && loan_arrived(ops, arrival)))
+		    kind == EVERING_OP_IN_PLACE)
 			return -EPROTO;
+		ret = kind ? loan_arrived(ops, arrival) : 0;
+		if (ret)
+			return ret;
 		answer_requested(ops, arrival);
 		return 0;
 	case EVERING_OP_ANSWER:
 		if (!ask_expects(ops, arrival->header.id) ||
-		    kind == EVERING_OP_LENT ||
-		    (kind && loan_arrived(ops, arrival)))
+		    kind == EVERING_OP_LENT)
 			return -EPROTO;
-		return ask_answered(ops, arrival);
+		ret = kind ? loan_arrived(ops, arrival) : 0;
+		return ret ? ret : ask_answered(ops, arrival);
 	case EVERING_OP_CANCEL:
 		answer_cancelled(ops, arrival->header.id);
 		return kind ? -EPROTO : 0;
@@ -587,7 +590,6 @@ struct layout {
 	size_t held_data;
 	size_t heap;
 	size_t tell;
-	size_t loans;
 	size_t all;
 };
 
@@ -613,7 +615,6 @@ static void lay_out(const struct endpoint *e,
 		    struct layout *layout)
 {
 	size_t slot = e->geometry.slot_size, end = 0;
-	size_t granules = e->geometry.arena_size[!e->end] / EVERING_OP_GRANULE;
 
 	layout->place_count = power_above(1 + params->depth + EVERING_OP_SPARE);
 	layout->held_count = power_above(1 + params->serve + EVERING_OP_SPARE);
@@ -626,8 +627,6 @@ static void lay_out(const struct endpoint *e,
 	layout->held_data = add_part(&end, layout->held_count * slot);
 	layout->heap = add_part(&end, params->depth * sizeof(uint32_t));
 	layout->tell = add_part(&end, params->depth * sizeof(uint64_t));
-	/* Touched only where the peer's buffers begin. */
-	layout->loans = add_part(&end, granules * sizeof(struct loan));
 	layout->all = end;
 }
 
@@ -650,7 +649,6 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	ops->stride = e->ev.tx.shift;
 	ops->heap = (uint32_t *)(memory + layout->heap);
 	ops->tell = (uint64_t *)(memory + layout->tell);
-	ops->loans = (struct loan *)(memory + layout->loans);
 	ops->loan_count = (uint32_t)(e->geometry.arena_size[!e->end] /
 				     EVERING_OP_GRANULE);
 	ops->size = params->depth;
@@ -696,6 +694,11 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 	if (ops == MAP_FAILED)
 		return -ENOMEM;
 	set_up(ops, e, &params, &layout);
+	if (book_init(&ops->loans, ops->loan_count, sizeof(struct loan))) {
+		e->ops = NULL;
+		munmap(ops, layout.all);
+		return -ENOMEM;
+	}
 
 	open.depth = params.depth;
 	open.serve = params.serve;
@@ -706,6 +709,13 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 	return 0;
 }
 
+static void ops_free_table(struct ops *ops)
+{
+	ops_endpoint(ops)->ops = NULL;
+	book_destroy(&ops->loans);
+	munmap(ops, ops->map_size);
+}
+
 void evering_ops_close(struct evering_ops *table)
 {
 	struct ops *ops = to_ops(table);
@@ -714,8 +724,7 @@ void evering_ops_close(struct evering_ops *table)
 		return;
 	/* In a process that fork(2) has made nothing of it is to be done, or told. */
 	if (ops_endpoint(ops)->owner != fork_id()) {
-		ops_endpoint(ops)->ops = NULL;
-		munmap(ops, ops->map_size);
+		ops_free_table(ops);
 		return;
 	}
 	if (!ops->error) {
@@ -726,6 +735,5 @@ void evering_ops_close(struct evering_ops *table)
 	}
 	ask_end_all(ops, -ECANCELED, true);
 	flush(ops);
-	ops_endpoint(ops)->ops = NULL;
-	munmap(ops, ops->map_size);
+	ops_free_table(ops);
 }

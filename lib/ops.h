@@ -92,7 +92,7 @@ struct fifo {
  * @abandoned: operations that have an outcome, and their answer still to come
  * @first_done, @last_done, @done: operations whose outcome is to be taken
  * @inbox: requests for evering_op_next()
- * @loans, @loan_count: by granule
+ * @loans, @loan_count: struct loan by granule of the peer's arena
  * @heap, @heap_count: operations by deadline
  * @tell, @tell_first, @tell_count: ring of operations whose end the peer is to know
  * @map_size: bytes of all this
@@ -126,7 +126,7 @@ struct ops {
 	struct evering__place *last_done;
 	uint32_t done;
 	struct fifo inbox;
-	struct loan *loans;
+	struct book loans;
 	uint32_t loan_count;
 	uint32_t *heap;
 	uint32_t heap_count;
@@ -154,6 +154,12 @@ struct arrival {
 
 /* What a wait is for; @arg is whatever that takes. */
 typedef bool (*ops_condition)(struct ops *ops, uint64_t arg);
+
+/* Of what was written before. */
+static inline struct loan *loan_of(const struct ops *ops, uint32_t granule)
+{
+	return (struct loan *)ops->loans.base + granule;
+}
 
 static inline struct ops *to_ops(struct evering_ops *ops)
 {
