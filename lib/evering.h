@@ -544,6 +544,21 @@ EVERING_API void *evering_alloc(struct evering *ev, size_t size, size_t align);
 EVERING_API int evering_free(struct evering *ev, void *buf);
 
 /**
+ * evering_copy - write payload for the peer to read
+ * @to: where, in an arena or an entry
+ * @from: what; the two do not overlap
+ * @len: bytes; may be 0
+ *
+ * memcpy(3), but for what is so large that it is better written past the caches, which
+ * this does, and makes it visible before whatever is committed afterwards.  A caller that
+ * uses non-temporal stores of its own has to see to that itself, with sfence before the
+ * commit: else the peer may find the entry before the payload.
+ *
+ * Returns @to.  Any thread.
+ */
+EVERING_API void *evering_copy(void *to, const void *from, size_t len);
+
+/**
  * evering_offset - where a buffer lies, for an entry to say
  * @ev: endpoint
  * @buf: a place in the own arena
