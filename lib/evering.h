@@ -232,7 +232,7 @@ evering_listener_admit(struct evering_listener *listener,
  *
  * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
  * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE, -ENOMEM: this side could not make
- * its part; -EFBIG: that is beyond RLIMIT_FSIZE, and the peer is told -EPROTO.  One
+ * its part; -EFBIG: that is beyond RLIMIT_FSIZE.  One
  * thread at a time.
  */
 EVERING_API int evering_accept(struct evering_listener *listener,
