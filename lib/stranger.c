@@ -47,6 +47,12 @@
 #define CHILD
 #endif
 
+#if defined(EVERING__TSAN) && defined(__GLIBC__)
+/* What is not intercepted, and taken for a fork. */
+int __clone(int (*run)(void *arg), void *stack, int flags, void *arg, ...);
+#define clone __clone
+#endif
+
 #define CHILD_STACK 16384
 /* The packets without descriptors that are dropped before a socket is given up. */
 #define MAX_DROPPED 16
@@ -392,14 +398,22 @@ int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
 {
 	struct iovec iov = { packet, size };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	bool reset = false, again;
 	ssize_t ret;
 
+	/*
+	 * Whoever was turned away has left its hello unread in a socket that is
+	 * closed, which is told once, and before the packet that says why.
+	 */
 	do {
 		msg.msg_flags = 0;
 		ret = recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
-	} while (ret < 0 && errno == EINTR);
+		again = ret < 0 &&
+			(errno == EINTR || (errno == ECONNRESET && !reset));
+		reset = reset || (ret < 0 && errno == ECONNRESET);
+	} while (again);
 	if (ret < 0)
-		return -errno;
+		return errno == EAGAIN && reset ? -ECONNRESET : -errno;
 	*len = (size_t)ret;
 	*fds = msg.msg_flags & MSG_CTRUNC;
 	return ret || *fds ? 0 : -ECONNRESET;
