@@ -19,8 +19,9 @@
  * Each child shares this process's memory as long as it runs, as posix_spawn()'s does,
  * and has let go of it before it closes anything.  A file that keeps it from exiting
  * (FUSE, before Linux 6.2) keeps nothing else: the child has closed what is not the
- * stranger's.  Where a child cannot be had (RLIMIT_NPROC, a filter of system calls)
- * packets are received and sockets closed as if they were harmless.
+ * stranger's.  Where a child cannot be had (RLIMIT_NPROC, a filter of system calls), or
+ * they do not end because a file that this process itself has open keeps them, packets
+ * are received and sockets closed as if they were harmless.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -74,27 +75,68 @@ union control {
 
 /* ------------------------------------------------------------------ children */
 
-/* Children that have still to be waited for, until the next time. */
+/*
+ * Children that do not end, of each kind: because of what a stranger has sent, or
+ * because of a file that this process itself has open, on a file system that is silent.
+ */
+enum kind {
+	OF_A_STRANGER,
+	OF_OUR_OWN,
+	KINDS
+};
+
+static const unsigned int most[KINDS] = { 192, 32 };
+
 static struct {
 	pthread_mutex_t lock;
-	unsigned int count;
-	pid_t pid[64];
+	unsigned int count[KINDS];
+	pid_t pid[KINDS][192];
 } unreaped = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static void reap_later(pid_t pid)
+/* Forgets those that have ended; how many have not. */
+static unsigned int reap(enum kind kind)
 {
+	pid_t *pid = unreaped.pid[kind];
 	unsigned int i, kept = 0;
 
+	for (i = 0; i < unreaped.count[kind]; i++)
+		if (!waitpid(pid[i], NULL, __WCLONE | WNOHANG))
+			pid[kept++] = pid[i];
+	unreaped.count[kind] = kept;
+	return kept;
+}
+
+/*
+ * It has let go of the memory, and exits.  Most have soon, and with them their copies of
+ * what is open here; nobody waits for one that has not.
+ */
+static void end_child(pid_t pid, enum kind kind)
+{
+	unsigned int tries;
+
+	for (tries = 0; tries < 100; tries++) {
+		if (waitpid(pid, NULL, __WCLONE | WNOHANG))
+			return;
+		sched_yield();
+	}
 	pthread_mutex_lock(&unreaped.lock);
-	for (i = 0; i < unreaped.count; i++)
-		if (!waitpid(unreaped.pid[i], NULL, __WCLONE | WNOHANG))
-			unreaped.pid[kept++] = unreaped.pid[i];
-	/* One that is forgotten stays a zombie until this process ends. */
-	if (waitpid(pid, NULL, __WCLONE | WNOHANG) == 0 &&
-	    kept < ARRAY_SIZE(unreaped.pid))
-		unreaped.pid[kept++] = pid;
-	unreaped.count = kept;
+	if (reap(kind) < most[kind])
+		unreaped.pid[kind][unreaped.count[kind]++] = pid;
 	pthread_mutex_unlock(&unreaped.lock);
+}
+
+/* Are there as many of @kind as there may be? */
+static bool too_many(enum kind kind)
+{
+	bool ret;
+
+	/* Without the lock: most of the time there are none. */
+	if (!__atomic_load_n(&unreaped.count[kind], __ATOMIC_RELAXED))
+		return false;
+	pthread_mutex_lock(&unreaped.lock);
+	ret = reap(kind) == most[kind];
+	pthread_mutex_unlock(&unreaped.lock);
+	return ret;
 }
 
 /*
@@ -330,24 +372,24 @@ static int look_at_next(int sock)
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
 	struct look look = { .parent = getpid(), .sock = sock };
 	int saved = errno, status;
-	pid_t pid, ended;
+	pid_t pid;
 
+	if (too_many(OF_A_STRANGER))
+		return LOOK_WRONG;
+	if (too_many(OF_OUR_OWN))
+		return LOOK_NONE;
 	/* Goes on when the child has let go of the memory, before it closes. */
 	pid = start_child(look_child, &look, stack, CLONE_VFORK, NULL);
 	if (pid < 0) {
 		errno = saved;
 		return LOOK_NONE;
 	}
-	if (look.verdict == LOOK_WRONG) {
-		reap_later(pid);
-	} else {
-		do
-			ended = waitpid(pid, &status, __WCLONE);
-		while (ended < 0 && errno == EINTR);
-		/* Where a child's memory is its own (valgrind). */
-		if (!look.verdict && ended == pid && WIFEXITED(status))
-			look.verdict = WEXITSTATUS(status);
-	}
+	/* Where a child's memory is its own (valgrind) its status tells. */
+	if (!look.verdict && waitpid(pid, &status, __WCLONE) == pid)
+		look.verdict = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+	else
+		end_child(pid, look.verdict == LOOK_WRONG ? OF_A_STRANGER :
+							    OF_OUR_OWN);
 	errno = saved;
 	return look.verdict;
 }
@@ -553,11 +595,12 @@ static void close_by_child(int sock, int instead)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
 	struct holder h = { .parent = getpid(), .tid = 1 };
-	int saved = errno, tries;
-	pid_t pid, tid;
+	int saved = errno;
+	pid_t pid = -1, tid;
 
-	pid = start_child(holder_child, &h, stack, CLONE_CHILD_CLEARTID,
-			  &h.tid);
+	if (!too_many(OF_OUR_OWN))
+		pid = start_child(holder_child, &h, stack, CLONE_CHILD_CLEARTID,
+				  &h.tid);
 	if (instead < 0)
 		close(sock);
 	else
@@ -567,14 +610,7 @@ static void close_by_child(int sock, int instead)
 		syscall(SYS_futex, &h.go, FUTEX_WAKE, 1);
 		while ((tid = __atomic_load_n(&h.tid, __ATOMIC_ACQUIRE)))
 			syscall(SYS_futex, &h.tid, FUTEX_WAIT, tid, NULL);
-		/* Most are gone at once, with their copies of what is open here. */
-		for (tries = 0; tries < 100; tries++) {
-			if (waitpid(pid, NULL, __WCLONE | WNOHANG))
-				break;
-			sched_yield();
-		}
-		if (tries == 100)
-			reap_later(pid);
+		end_child(pid, OF_OUR_OWN);
 	}
 	errno = saved;
 }
