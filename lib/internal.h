@@ -296,6 +296,7 @@ bool fd_is_harmless(int fd);
 void socket_seal(int sock);
 void socket_close(int sock);
 void socket_empty(int sock);
+void sockets_leave(const int *socks, unsigned int count);
 
 /* admission.c */
 struct ledger *ledger_new(void);

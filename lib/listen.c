@@ -181,19 +181,25 @@ static int start_watching(struct evering_listener *l)
 	return ret ? ret : watch(l, EPOLL_CTL_ADD, l->timer, TIMER_INDEX);
 }
 
-/* Lets go of all that but the listening socket; what fork(2) copied is another's. */
+/*
+ * Lets go of all that but the listening socket.  What fork(2) copied is another's, or
+ * was.
+ */
 static void stop_watching(struct evering_listener *l)
 {
 	bool own = l->user == fork_id();
-	unsigned int i;
+	int left[MAX_PENDING];
+	unsigned int i, n = 0;
 
 	for (i = 0; i < MAX_PENDING; i++) {
 		if (own)
 			socket_close(l->pending[i].fd);
-		else
-			close_fds(&l->pending[i].fd, 1);
+		else if (l->pending[i].fd >= 0)
+			left[n++] = l->pending[i].fd;
 		l->pending[i].fd = -1;
 	}
+	if (n)
+		sockets_leave(left, n);
 	close_fds(&l->epoll, 1);
 	close_fds(&l->timer, 1);
 	l->epoll = l->timer = -1;
@@ -262,7 +268,9 @@ void evering_listener_close(struct evering_listener *l)
 	    !lstat(l->address.sun_path, &st) && st.st_dev == l->dev &&
 	    st.st_ino == l->ino)
 		unlink(l->address.sun_path);
-	close_fds(&l->sock, 1);
+	/* Connections that were never accepted go with it, and what is in them. */
+	if (l->sock >= 0)
+		sockets_leave(&l->sock, 1);
 	if (l->user == fork_id())
 		ledger_put(l->ledger);
 	stop_watching(l);

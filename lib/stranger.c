@@ -106,27 +106,8 @@ static unsigned int reap(enum kind kind)
 	return kept;
 }
 
-/*
- * It has let go of the memory, and exits.  Most have soon, and with them their copies of
- * what is open here; nobody waits for one that has not.
- */
-static void end_child(pid_t pid, enum kind kind)
-{
-	unsigned int tries;
-
-	for (tries = 0; tries < 100; tries++) {
-		if (waitpid(pid, NULL, __WCLONE | WNOHANG))
-			return;
-		sched_yield();
-	}
-	pthread_mutex_lock(&unreaped.lock);
-	if (reap(kind) < most[kind])
-		unreaped.pid[kind][unreaped.count[kind]++] = pid;
-	pthread_mutex_unlock(&unreaped.lock);
-}
-
-/* Are there as many of @kind as there may be? */
-static bool too_many(enum kind kind)
+/* Are there so many of @kind? */
+static bool too_many(enum kind kind, unsigned int many)
 {
 	bool ret;
 
@@ -134,9 +115,35 @@ static bool too_many(enum kind kind)
 	if (!__atomic_load_n(&unreaped.count[kind], __ATOMIC_RELAXED))
 		return false;
 	pthread_mutex_lock(&unreaped.lock);
-	ret = reap(kind) == most[kind];
+	ret = reap(kind) >= many;
 	pthread_mutex_unlock(&unreaped.lock);
 	return ret;
+}
+
+/*
+ * It has let go of the memory, and exits.  One of our own has copies of what is open
+ * here, and so is waited for, but not for long, and not if others have not come back
+ * either.
+ */
+static void end_child(pid_t pid, enum kind kind)
+{
+	const struct timespec pause = { .tv_nsec = 50000 };
+	unsigned int tries, patience = 20;
+
+	if (kind == OF_OUR_OWN && !too_many(kind, 1))
+		patience = 120;
+	for (tries = 0; tries < patience; tries++) {
+		if (waitpid(pid, NULL, __WCLONE | WNOHANG))
+			return;
+		if (tries < 20)
+			sched_yield();
+		else
+			nanosleep(&pause, NULL);
+	}
+	pthread_mutex_lock(&unreaped.lock);
+	if (reap(kind) < most[kind])
+		unreaped.pid[kind][unreaped.count[kind]++] = pid;
+	pthread_mutex_unlock(&unreaped.lock);
 }
 
 /*
@@ -374,9 +381,9 @@ static int look_at_next(int sock)
 	int saved = errno, status;
 	pid_t pid;
 
-	if (too_many(OF_A_STRANGER))
+	if (too_many(OF_A_STRANGER, most[OF_A_STRANGER]))
 		return LOOK_WRONG;
-	if (too_many(OF_OUR_OWN))
+	if (too_many(OF_OUR_OWN, most[OF_OUR_OWN]))
 		return LOOK_NONE;
 	/* Goes on when the child has let go of the memory, before it closes. */
 	pid = start_child(look_child, &look, stack, CLONE_VFORK, NULL);
@@ -586,25 +593,33 @@ static CHILD int holder_child(void *arg)
 	return 0;
 }
 
+/* Closes @count descriptors; if @instead is not -1, that is put in their place. */
+static void close_all(const int *fds, unsigned int count, int instead)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		if (fds[i] >= 0 && instead < 0)
+			close(fds[i]);
+		else if (fds[i] >= 0)
+			dup3(instead, fds[i], O_CLOEXEC);
+}
+
 /*
- * Closes @sock, or puts @instead in its place, while a child has a copy, which goes as
- * the child exits.  Its memory is on this stack, so it is waited for until it has let
- * go of that.
+ * The same while a child has copies, which go as the child exits.  Its memory is on this
+ * stack, so it is waited for until it has let go of that.
  */
-static void close_by_child(int sock, int instead)
+static void close_by_child(const int *fds, unsigned int count, int instead)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
 	struct holder h = { .parent = getpid(), .tid = 1 };
 	int saved = errno;
 	pid_t pid = -1, tid;
 
-	if (!too_many(OF_OUR_OWN))
+	if (!too_many(OF_OUR_OWN, most[OF_OUR_OWN]))
 		pid = start_child(holder_child, &h, stack, CLONE_CHILD_CLEARTID,
 				  &h.tid);
-	if (instead < 0)
-		close(sock);
-	else
-		dup3(instead, sock, O_CLOEXEC);
+	close_all(fds, count, instead);
 	if (pid > 0) {
 		__atomic_store_n(&h.go, 1, __ATOMIC_RELEASE);
 		syscall(SYS_futex, &h.go, FUTEX_WAKE, 1);
@@ -624,7 +639,18 @@ void socket_close(int sock)
 	if (socket_is_empty(sock))
 		close(sock);
 	else
-		close_by_child(sock, -1);
+		close_by_child(&sock, 1, -1);
+}
+
+/*
+ * sockets_leave - close sockets that other processes may have, too
+ *
+ * So nothing is done to what they share, and where they have not, what is in the sockets
+ * goes with a child.
+ */
+void sockets_leave(const int *socks, unsigned int count)
+{
+	close_by_child(socks, count, -1);
 }
 
 /*
@@ -642,7 +668,7 @@ void socket_empty(int sock)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return;
 	close(pair[1]);
-	close_by_child(sock, pair[0]);
+	close_by_child(&sock, 1, pair[0]);
 	close(pair[0]);
 	if (!(flags & FD_CLOEXEC))
 		fcntl(sock, F_SETFD, flags);
