@@ -72,7 +72,7 @@ static struct account **find(struct ledger *ledger, uid_t uid)
 }
 
 /* This process's own user and root could take as much without asking. */
-static bool is_limited(uid_t uid)
+bool user_is_limited(uid_t uid)
 {
 	return uid && uid != geteuid();
 }
@@ -106,7 +106,7 @@ int ledger_charge(struct ledger *ledger, const struct evering_admission *a,
 		account->uid = uid;
 		*at = account;
 	}
-	if (is_limited(uid) && !fits(a, account, bytes)) {
+	if (user_is_limited(uid) && !fits(a, account, bytes)) {
 		ret = -EDQUOT;
 	} else {
 		account->channels++;

@@ -304,6 +304,7 @@ void ledger_put(struct ledger *ledger);
 int ledger_charge(struct ledger *ledger,
 		  const struct evering_admission *admission, uid_t uid,
 		  uint64_t bytes);
+bool user_is_limited(uid_t uid);
 void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes);
 int admission_read(const struct evering_admission *from,
 		   struct evering_admission *admission);

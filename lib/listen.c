@@ -392,7 +392,8 @@ static struct pending *pending_place(struct evering_listener *l, uid_t uid)
 	struct pending *p, *victim = NULL;
 	unsigned int n, most = 0;
 
-	if (pending_of(l, uid) >= l->admission.user_waiting) {
+	if (user_is_limited(uid) &&
+	    pending_of(l, uid) >= l->admission.user_waiting) {
 		victim = oldest_of(l, uid);
 	} else {
 		for (p = l->pending; p < l->pending + MAX_PENDING; p++) {
@@ -445,8 +446,10 @@ static int ask_admission(const struct evering_listener *l,
 {
 	int ret;
 
+	if (!l->admission.user_waiting && user_is_limited(who->uid))
+		return -EDQUOT;
 	if (!l->admission.allow)
-		return l->admission.user_waiting ? 0 : -EACCES;
+		return 0;
 	ret = l->admission.allow(who->pid, who->uid, who->gid,
 				 l->admission.context);
 	return ret > 0 ? -EACCES : ret;

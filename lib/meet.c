@@ -407,7 +407,8 @@ static int meet(struct endpoint *e, int sock, int64_t deadline)
 
 	hello.fds = e->backend->offer(e, fds);
 	ret = packet_send(sock, &hello, sizeof(hello), fds, hello.fds);
-	if (ret)
+	/* A listener may have turned this side away before, and said why. */
+	if (ret && ret != -ECONNRESET)
 		return ret;
 	do {
 		ret = wait_readable(sock, deadline);
