@@ -223,7 +223,8 @@ struct evering_ops_params {
 #define EVERING_OPS_PARAMS_INIT                                                \
 	{                                                                      \
 		sizeof(struct evering_ops_params), 0, EVERING_OPS_DEFAULT,     \
-			EVERING_OPS_DEFAULT, NULL, NULL, NULL                  \
+			EVERING_OPS_DEFAULT, EVERING__NULL, EVERING__NULL,     \
+			EVERING__NULL                                          \
 	}
 
 /**
