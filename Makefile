@@ -21,7 +21,9 @@
 #	V=1		show whole commands
 #	WERROR=1	a warning is an error
 
-VERSION := 0.1.0
+# Of the headers, which are not there where DKMS builds the module alone.
+VERSION := $(shell awk '$$2 ~ /^EVERING_VERSION_(MAJOR|MINOR|PATCH)$$/ \
+	{ printf "%s%s", dot, $$3; dot = "." }' $(wildcard lib/evering.h) /dev/null)
 SONAME := libevering.so.0
 FFI_SONAME := libevering-ffi.so.0
 
@@ -82,6 +84,7 @@ test_names := $(basename $(notdir $(filter-out $(if $(have_uring),, \
 	selftests/uring.c),$(wildcard selftests/*.c))))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
 headers := $(notdir $(wildcard lib/evering*.h lib/evering*.hpp))
+kernel_headers := $(notdir $(wildcard uapi/linux/*.h))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
 test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
 
@@ -475,44 +478,54 @@ lint: ## check style, headers, scripts and warnings
 # So that pkg-config follows when the prefix as a whole has moved.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$1)
 
+# to PATH: where it goes, for the shell; DESTDIR may have blanks in it.
+to = "$(DESTDIR)$1"
+
+.PHONY: version
+version: ## print the version, which is that of lib/evering.h
+	@echo '$(VERSION)'
+
 .PHONY: install
 install: library tools ## install all but the module, which DKMS or `make modules` brings
-	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
-		$(INCLUDEDIR)/linux)
-	install -m 644 $(addprefix lib/,$(headers)) $(DESTDIR)$(INCLUDEDIR)
-	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
-	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
-	install -m 755 $(shared) $(ffi) $(DESTDIR)$(LIBDIR)
-	ln -sf $(notdir $(shared)) $(DESTDIR)$(LIBDIR)/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libevering.so
-	ln -sf $(notdir $(ffi)) $(DESTDIR)$(LIBDIR)/$(FFI_SONAME)
-	ln -sf $(FFI_SONAME) $(DESTDIR)$(LIBDIR)/libevering-ffi.so
+	install -d $(foreach dir,$(BINDIR) $(LIBDIR)/pkgconfig \
+		$(INCLUDEDIR)/linux,$(call to,$(dir)))
+	install -m 644 $(addprefix lib/,$(headers)) $(call to,$(INCLUDEDIR))
+	install -m 644 $(addprefix uapi/linux/,$(kernel_headers)) \
+		$(call to,$(INCLUDEDIR)/linux)
+	install -m 644 $(static) $(call to,$(LIBDIR))
+	install -m 755 $(shared) $(ffi) $(call to,$(LIBDIR))
+	ln -sf $(notdir $(shared)) $(call to,$(LIBDIR)/$(SONAME))
+	ln -sf $(SONAME) $(call to,$(LIBDIR)/libevering.so)
+	ln -sf $(notdir $(ffi)) $(call to,$(LIBDIR)/$(FFI_SONAME))
+	ln -sf $(FFI_SONAME) $(call to,$(LIBDIR)/libevering-ffi.so)
 	for name in evering evering-ffi; do sed -e "s|@NAME@|$$name|" \
 		-e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
 		-e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
 		-e 's|@INCLUDEDIR@|$(call below_prefix,$(INCLUDEDIR))|' \
 		lib/evering.pc.in | install -m 644 /dev/stdin \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc || exit; done
-	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
-	install -D -m 644 tools/completion/evering $(DESTDIR)$(COMPLETION)/evering
+		$(call to,$(LIBDIR)/pkgconfig/$$name.pc) || exit; done
+	install -m 755 $(BUILD)/evering $(call to,$(BINDIR))
+	install -D -m 644 tools/completion/evering $(call to,$(COMPLETION)/evering)
 	install -D -m 644 tools/packaging/60-evering.rules \
-		$(DESTDIR)$(UDEVRULES)/60-evering.rules
+		$(call to,$(UDEVRULES)/60-evering.rules)
 	install -D -m 644 tools/packaging/evering.conf \
-		$(DESTDIR)$(MODULESLOAD)/evering.conf
+		$(call to,$(MODULESLOAD)/evering.conf)
 	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
-		$(DESTDIR)$(MANDIR)/$$page || exit; done
+		$(call to,$(MANDIR)/$$page) || exit; done
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put there
-	rm -f $(addprefix $(DESTDIR),$(BINDIR)/evering \
+	rm -f $(foreach file,$(BINDIR)/evering \
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
 			$(notdir $(shared)) libevering-ffi.so $(FFI_SONAME) \
 			$(notdir $(ffi)) pkgconfig/evering.pc \
 			pkgconfig/evering-ffi.pc) \
-		$(addprefix $(INCLUDEDIR)/,$(headers) linux/evering.h) \
+		$(addprefix $(INCLUDEDIR)/,$(headers) \
+			$(addprefix linux/,$(kernel_headers))) \
 		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering \
-		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf)
+		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf, \
+		$(call to,$(file)))
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: deb
