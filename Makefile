@@ -53,7 +53,8 @@ sanitize := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
 	-fno-omit-frame-pointer $(if $(findstring thread,$(SANITIZE)), \
 	$(if $(findstring clang,$(CC)),,-Wno-tsan)))
 
-flags := -std=gnu11 -D_GNU_SOURCE= -Iuapi -Ilib -Wall -Wextra \
+# A file's offset has 64 bits everywhere: the device's regions are 1 TiB apart.
+flags := -std=gnu11 -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iuapi -Ilib -Wall -Wextra \
 	-Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wvla \
 	$(if $(WERROR),-Werror) -fvisibility=hidden -pthread $(sanitize)
 compile = $(CC) $(CPPFLAGS) $(flags) $(CFLAGS) -MMD -MP
@@ -127,15 +128,25 @@ $(lib_objs) $(obj)/lib/ffi/ffi.o $(tool_objs) $(obj)/tools/speed.o \
 	$(call say,CC $<)
 	$(Q)$(compile) $(extra) -c -o $@ $<
 
-$(lib_objs) $(obj)/lib/ffi/ffi.o: private extra := -fPIC -fno-semantic-interposition
+$(lib_objs) $(obj)/lib/ffi/ffi.o: private extra = -fPIC -fno-semantic-interposition \
+	$(if $(is_clang),-fno-lto)
 $(tool_objs): private extra := -DEVERING_SOURCE_DIR="\"$(SOURCEDIR)\""
 
-# One object whose hidden symbols are local, so that the static library takes no
-# names from who links it but its own, evering_*.
+# With -flto what an object defines is known when the compiler has made code of all of
+# them: gcc does so where the static library is put together.  clang cannot, and makes
+# its objects without.
+lto := $(filter -flto%,$(CFLAGS) $(LDFLAGS))
+is_clang := $(if $(lto),$(findstring clang,$(shell $(CC) --version)))
+relink := $(CC) $(CFLAGS) -r -nostdlib -Wl,--force-group-allocation \
+	$(if $(lto),$(if $(is_clang),-fno-lto,-flinker-output=nolto-rel))
+
+# One object whose hidden symbols are local, so that the static library takes no names
+# from the programs that link it but its own, evering_*.  Of what the compiler itself
+# puts there once for a whole program, as on i386, it has its own copy.
 $(static): $(lib_objs)
 	@mkdir -p $(@D)
 	$(call say,AR $@)
-	$(Q)$(LD) -r -o $(obj)/libevering.o $^
+	$(Q)$(relink) -o $(obj)/libevering.o $^
 	$(Q)$(OBJCOPY) --localize-hidden $(obj)/libevering.o
 	$(Q)rm -f $@ && $(AR) rcs $@ $(obj)/libevering.o
 
@@ -253,11 +264,25 @@ $(KSELFTEST_DIR)/kselftest_harness.h:
 		'say where it is with KSELFTEST_DIR='
 	@exit 1
 
+# Programs of 32 bits, which meet those of 64 in m32.sh: the compiler that makes the
+# others has to know how, and Debian's to be told where the kernel's headers are.
+m32_programs := $(addprefix $(BUILD)/m32/,examples/echo examples/kv selftests/abi \
+	selftests/geometry)
+ifeq ($(SANITIZE)$(M32)$(findstring coverage,$(CFLAGS)),)
+have_m32 := $(wildcard $(shell $(CC) -m32 -print-libgcc-file-name 2>/dev/null))
+endif
+
+.PHONY: m32
+m32: ## build programs of 32 bits, for a test
+	$(Q)$(MAKE) M32=1 BUILD=$(BUILD)/m32 CC='$(CC) -m32' have_uring= \
+		CPPFLAGS='$(CPPFLAGS) -idirafter /usr/include/$(shell $(CC) -print-multiarch)' \
+		$(m32_programs)
+
 # They run no program with threads, which TSan could have something to say of.
-no_threads := cxx.sh install.sh loops.sh
+no_threads := cxx.sh install.sh loops.sh m32.sh
 
 .PHONY: selftests
-selftests: library tools examples $(test_programs) ## build the selftests without running them
+selftests: library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
 	@mkdir -p $(BUILD)/selftests
 	@printf '%s\n' $(sort $(test_names) $(filter-out \
 		$(if $(findstring thread,$(SANITIZE)),$(no_threads)),$(test_scripts))) \
