@@ -152,7 +152,8 @@ $(static): $(lib_objs)
 
 # shared_library SONAME MAP OPTIONS: of the objects among what the target needs.
 shared_library = $(link) -shared -Wl,-soname,$1 -Wl,--as-needed \
-	$(if $(sanitize),,-Wl,-z,defs) -Wl,--version-script=$2 $3 -o $@ \
+	$(if $(sanitize),,-Wl,-z,defs) -Wl,--version-script=$2 \
+	-Wl,--no-undefined-version $3 -o $@ \
 	$(filter %.o,$^)
 
 $(shared): $(lib_objs) lib/evering.map
@@ -490,12 +491,17 @@ icount: ## evering bench in a guest, counting instructions (ARGS=)
 
 .PHONY: verify
 verify: ## model and lint, both at once
-	@tools/setup run model test lint
+	@tools/setup run model test lint abi
 	@tools/sum-up --together $(MAKE) model lint
+
+.PHONY: abi
+abi: ## compare with the ABI that lib/evering.abi has (ARGS=--renew: write it there)
+	@tools/setup run abi
+	@tools/abi $(ARGS)
 
 .PHONY: lint
 lint: ## check style, headers, scripts and warnings
-	@tools/setup run test lint
+	@tools/setup run test lint abi
 	@tools/lint
 
 # ----------------------------------------------------------------- installing

@@ -56,6 +56,8 @@
  * library's.  The Makefile, pkg-config and the packages take theirs from here.
  *
  *	#if EVERING_VERSION >= EVERING_VERSION_NUMBER(0, 2, 0)
+ *
+ * What a version promises to the next is in evering-stability(7).
  */
 #define EVERING_VERSION_MAJOR	0
 #define EVERING_VERSION_MINOR	1
