@@ -279,13 +279,16 @@ m32: ## build programs of 32 bits, for a test
 		CPPFLAGS='$(CPPFLAGS) -idirafter /usr/include/$(shell $(CC) -print-multiarch)' \
 		$(m32_programs)
 
-# They run no program with threads, which TSan could have something to say of.
-no_threads := cxx.sh install.sh loops.sh m32.sh
+# What has nothing to do with how the library was compiled; and what runs no program
+# with threads, which TSan could have something to say of.
+native_only := m32.sh vm.sh
+no_threads := cxx.sh install.sh loops.sh
 
 .PHONY: selftests
 selftests: library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
 	@mkdir -p $(BUILD)/selftests
 	@printf '%s\n' $(sort $(test_names) $(filter-out \
+		$(if $(SANITIZE),$(native_only)) \
 		$(if $(findstring thread,$(SANITIZE)),$(no_threads)),$(test_scripts))) \
 		>$(BUILD)/selftests/list
 
@@ -389,8 +392,8 @@ test-tsan: ## run the selftests under TSan
 
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
 # So it is for memfd, which is not in the module: it is tested on the older one.
-elsewhere_6.12 := bench.sh
-elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh
+elsewhere_6.12 := bench.sh vm.sh
+elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh
 # It steps through programs, each step a trap: six minutes there, and three stories run
 # out of time.
 elsewhere_debug := $(test_scripts) kill
