@@ -284,6 +284,10 @@ m32: ## build programs of 32 bits, for a test
 native_only := m32.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh
 
+# named_tests NAMES: what is built of them; scripts want everything.
+named_tests = $(if $(filter %.sh,$1),selftests) library \
+	$(addprefix $(BUILD)/selftests/,$(filter-out %.sh,$1))
+
 .PHONY: selftests
 selftests: library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
 	@mkdir -p $(BUILD)/selftests
@@ -417,12 +421,43 @@ guest-6.12: export EVERING_BACKEND ?= device
 guest-6.12 guest-6.1: guest-%:
 	@tools/vm test $* $(call guest_tests,$*)
 
+# One test, while one works at it: `make guest TESTS=ring` takes 15 to 30 seconds.
+KERNEL ?= 6.12
+BACKEND ?= device
+.PHONY: guest
+guest: ## run TESTS= in one guest, in seconds (KERNEL=6.1|6.12|debug, BACKEND=memfd)
+	@tools/setup run test vm $(if $(filter debug kcsan,$(KERNEL)),debug)
+	@$(MAKE) $(jobs) $(if $(TESTS),$(call named_tests,$(TESTS)),selftests)
+	@EVERING_BACKEND=$(BACKEND) tools/vm test $(KERNEL) $(vm_tests)
+
 .PHONY: test-debug
-test-debug: ## run the selftests in a guest with KASAN, lockdep and fault injection
+test-debug: ## run the selftests in guests with KASAN, lockdep and fault injection
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
 	@tools/vm debug-kernel
-	@tools/vm test debug $(call guest_tests,debug)
+	@tools/sum-up --together $(MAKE) guest-debug-1 guest-debug-2
+
+# One of them alone leaves half a CPU idle, and most of the other while modules are
+# taken out, which that kernel draws out: a new test goes to the first of the two.
+second_debug := $(filter dev_unload death pressure ring uring wait,$(test_names))
+debug_tests_1 = $(filter-out $(second_debug),$(filter-out --,$(call guest_tests,debug)))
+debug_tests_2 = $(filter $(second_debug),$(filter-out --,$(call guest_tests,debug)))
+
+.PHONY: guest-debug-1 guest-debug-2
+guest-debug-1 guest-debug-2: guest-debug-%:
+	@$(if $(debug_tests_$*),EVERING_VM_PART=$* tools/vm test debug -- $(debug_tests_$*), \
+		echo '0 passed, 0 failed, 0 skipped')
+
+# With nothing but what the CPUs have left over: for CI, beside the tests.
+.PHONY: debug-kernel
+debug-kernel: ## build the kernel of test-debug
+	@tools/setup run vm debug
+	@tools/vm debug-kernel >/dev/null
+	@echo '0 passed, 0 failed, 0 skipped'
+
+.PHONY: test-beside
+test-beside: ## make test, and debug-kernel beside it
+	@tools/sum-up --together $(MAKE) test debug-kernel
 
 .PHONY: test-kcsan
 test-kcsan: ## run the selftests in a guest whose kernel finds data races (KCSAN)
