@@ -380,7 +380,7 @@ test-here: ## run the selftests natively, under ASan and UBSan, and under TSan
 .PHONY: test-native
 test-native: ## run the selftests natively
 	@tools/setup run test
-	@$(MAKE) $(jobs) selftests
+	@$(MAKE) $(jobs) $(if $(CI),WERROR=1) selftests
 	@$(if $(CI),EVERING_SOAK=$${EVERING_SOAK:-120} )tools/run-selftests $(BUILD)/selftests
 
 .PHONY: test-asan
