@@ -39,25 +39,16 @@ void answer_init(struct ops *ops)
 	}
 }
 
-/* As many may be in flight, and so have one index more than that, from 1. */
+/* As many may be in flight, under a few more indices than that, from 1. */
 void answer_open(struct ops *ops, uint32_t serve)
 {
 	uint32_t i;
 
 	ops->serve = serve;
-	for (i = 1; serve && i <= serve + 1; i++) {
+	for (i = 1; serve && i <= serve + EVERING_OP_SPARE; i++) {
 		ops->pub.held[i].plain = 0;
 		ops->pub.held[i].state = 0;
 	}
-}
-
-uint32_t answer_holding(const struct ops *ops)
-{
-	uint32_t i, n = 0;
-
-	for (i = 1; ops->serve && i <= ops->serve + 1; i++)
-		n += ops->pub.held[i].plain != 0;
-	return n;
 }
 
 /* May a request come under this id? */
@@ -121,6 +112,7 @@ void answer_requested(struct ops *ops, const struct arrival *arrival)
 		.buf_len = arrival->buf_len,
 	};
 	unplain(ops, held);
+	ops->pub.holding++;
 	if (kind)
 		held->r.flags = kind == EVERING_OP_LENT ? EVERING_LEND :
 							  EVERING_GIVE;
@@ -174,6 +166,7 @@ static void held_end(struct ops *ops, struct evering__held *held)
 		loan_end(ops, held->r.buf);
 	if (held->state & HELD_INBOX)
 		inbox_remove(ops, held_index(ops, held));
+	ops->pub.holding--;
 	held->plain = 0;
 	held->state = 0;
 	held->r.flags = 0;

@@ -5,8 +5,9 @@
  * Two-level segregated fit (Masmano, Ripoll, Crespo, Real: TLSF, ECRTS 2004), with
  * all bookkeeping outside the arena: the peer can read the arena, can perhaps write
  * it, and would otherwise read or write the lists.  The arena is divided into
- * granules of 64 bytes; block headers are entries of arrays indexed by granule, so
- * there are no nodes to allocate, and nothing is allocated after arena_init().
+ * granules of 64 bytes; block headers are records of a book, by granule, so there are
+ * no nodes to allocate, and nothing is allocated after arena_init() but, where a block
+ * begins in a part of the arena that was not used before, the memory of its record.
  *
  * Invariants, for granule g:
  *	tag[g] is 0 unless a block starts at g; else its granules, times two, plus
@@ -36,11 +37,24 @@
 #define NONE	      UINT32_MAX
 #define LOOKS	      32u
 #define MAX_ALIGN     (2u << 20)
-#define BOOK_PER_SLOT (5 * sizeof(uint32_t))
 
 /* hold[g]: where a block is, and above it how often there was one at g. */
 #define HOLD_BITS     2u
 #define HOLD_MASK     ((1u << HOLD_BITS) - 1)
+
+/* What there is to know of granule g, if a block starts there. */
+struct block {
+	uint32_t tag;
+	uint32_t before;
+	uint32_t next;
+	uint32_t prev;
+	uint32_t hold;
+};
+
+static inline struct block *at(const struct arena *a, uint32_t g)
+{
+	return (struct block *)a->book.base + g;
+}
 
 static unsigned int log2_floor(uint32_t n)
 {
@@ -63,12 +77,12 @@ static void class_of(uint32_t n, unsigned int *fl, unsigned int *sl)
 
 static uint32_t block_length(const struct arena *a, uint32_t g)
 {
-	return a->tag[g] >> 1;
+	return at(a, g)->tag >> 1;
 }
 
 static bool block_used(const struct arena *a, uint32_t g)
 {
-	return a->tag[g] & 1;
+	return at(a, g)->tag & 1;
 }
 
 static void list_insert(struct arena *a, uint32_t g, uint32_t length)
@@ -78,28 +92,28 @@ static void list_insert(struct arena *a, uint32_t g, uint32_t length)
 
 	class_of(length, &fl, &sl);
 	head = a->head[fl][sl];
-	a->next[g] = head;
-	a->prev[g] = NONE;
+	at(a, g)->next = head;
+	at(a, g)->prev = NONE;
 	if (head != NONE)
-		a->prev[head] = g;
+		at(a, head)->prev = g;
 	a->head[fl][sl] = g;
 	a->first_level |= 1u << fl;
 	a->second_level[fl] |= 1u << sl;
 
-	a->tag[g] = length << 1;
-	a->before[g + length] = length;
+	at(a, g)->tag = length << 1;
+	at(a, g + length)->before = length;
 }
 
 static void list_remove(struct arena *a, uint32_t g)
 {
 	uint32_t length = block_length(a, g);
-	uint32_t next = a->next[g], prev = a->prev[g];
+	uint32_t next = at(a, g)->next, prev = at(a, g)->prev;
 	unsigned int fl, sl;
 
 	if (next != NONE)
-		a->prev[next] = prev;
+		at(a, next)->prev = prev;
 	if (prev != NONE) {
-		a->next[prev] = next;
+		at(a, prev)->next = next;
 	} else {
 		class_of(length, &fl, &sl);
 		a->head[fl][sl] = next;
@@ -109,7 +123,7 @@ static void list_remove(struct arena *a, uint32_t g)
 				a->first_level &= ~(1u << fl);
 		}
 	}
-	a->before[g + length] = 0;
+	at(a, g + length)->before = 0;
 }
 
 /* Where in the free block at @g @n granules aligned to @align begin; NONE: nowhere. */
@@ -172,7 +186,7 @@ static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
 		*start = fit(a, g, n, align);
 		if (*start != NONE)
 			return g;
-		g = a->next[g];
+		g = at(a, g)->next;
 	}
 	return NONE;
 }
@@ -192,13 +206,15 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	if (g == NONE)
 		return NULL;
 	length = block_length(a, g);
+	if (book_open(&a->book, start) || book_open(&a->book, start + n))
+		return NULL;
 	list_remove(a, g);
-	a->tag[g] = 0;
+	at(a, g)->tag = 0;
 	if (start != g)
 		list_insert(a, g, start - g);
 	if (start + n != g + length)
 		list_insert(a, start + n, g + length - (start + n));
-	a->tag[start] = n << 1 | 1;
+	at(a, start)->tag = n << 1 | 1;
 	return a->base + (size_t)start * GRANULE;
 }
 
@@ -208,6 +224,7 @@ static uint32_t block_at(const struct arena *a, const void *buf)
 	uint64_t offset = (uint64_t)((uintptr_t)buf - (uintptr_t)a->base);
 
 	if (offset % GRANULE || offset / GRANULE >= a->granules ||
+	    !book_has(&a->book, (uint32_t)(offset / GRANULE)) ||
 	    !block_used(a, (uint32_t)(offset / GRANULE)))
 		return NONE;
 	return (uint32_t)(offset / GRANULE);
@@ -215,12 +232,12 @@ static uint32_t block_at(const struct arena *a, const void *buf)
 
 static unsigned int hold_of(const struct arena *a, uint32_t g)
 {
-	return a->hold[g] & HOLD_MASK;
+	return at(a, g)->hold & HOLD_MASK;
 }
 
 static void hold_set(struct arena *a, uint32_t g, unsigned int hold)
 {
-	a->hold[g] = (a->hold[g] & ~HOLD_MASK) | hold;
+	at(a, g)->hold = (at(a, g)->hold & ~HOLD_MASK) | hold;
 }
 
 /* Frees the block in use at @g, whoever has it. */
@@ -229,15 +246,15 @@ static void block_free(struct arena *a, uint32_t g)
 	uint32_t length = block_length(a, g);
 	uint32_t neighbour = g + length;
 
-	a->hold[g] = (a->hold[g] & ~HOLD_MASK) + (1u << HOLD_BITS);
-	a->tag[g] = 0;
+	at(a, g)->hold = (at(a, g)->hold & ~HOLD_MASK) + (1u << HOLD_BITS);
+	at(a, g)->tag = 0;
 	if (!block_used(a, neighbour)) {
 		length += block_length(a, neighbour);
 		list_remove(a, neighbour);
-		a->tag[neighbour] = 0;
+		at(a, neighbour)->tag = 0;
 	}
-	if (a->before[g]) {
-		neighbour = g - a->before[g];
+	if (at(a, g)->before) {
+		neighbour = g - at(a, g)->before;
 		length += block_length(a, neighbour);
 		list_remove(a, neighbour);
 		g = neighbour;
@@ -301,7 +318,7 @@ int arena_hand_out(struct arena *a, const void *buf, uint64_t len,
 		return ret;
 	hold_set(a, g, hold);
 	*granule = g;
-	*generation = a->hold[g] >> HOLD_BITS;
+	*generation = at(a, g)->hold >> HOLD_BITS;
 	return 0;
 }
 
@@ -328,9 +345,9 @@ void *arena_take_back(struct arena *a, uint32_t g, bool release)
 void *arena_come_home(struct arena *a, uint32_t g, uint32_t generation,
 		      uint64_t len, bool release)
 {
-	if (g >= a->granules || !block_used(a, g) ||
+	if (g >= a->granules || !book_has(&a->book, g) || !block_used(a, g) ||
 	    hold_of(a, g) != HOLD_GIVEN ||
-	    a->hold[g] >> HOLD_BITS != generation ||
+	    at(a, g)->hold >> HOLD_BITS != generation ||
 	    len > (uint64_t)block_length(a, g) * GRANULE)
 		return NULL;
 	return arena_take_back(a, g, release);
@@ -355,35 +372,22 @@ void arena_all_home(struct arena *a)
 /* 0; -ENOMEM. */
 int arena_init(struct arena *a, void *base, uint64_t size)
 {
-	size_t slots;
-	void *book;
+	uint32_t granules = (uint32_t)(size / GRANULE);
 
 	memset(a->head, 0xff, sizeof(a->head));
 	a->base = base;
-	a->granules = (uint32_t)(size / GRANULE);
-	if (!a->granules)
+	if (!granules)
 		return 0;
-
-	slots = (size_t)a->granules + 1;
-	/* Touched only where blocks begin, so most of it is never really there. */
-	book = mmap(NULL, slots * BOOK_PER_SLOT, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (book == MAP_FAILED) {
-		a->granules = 0;
+	if (book_init(&a->book, granules + 1, sizeof(struct block)) ||
+	    book_open(&a->book, 0) || book_open(&a->book, granules))
 		return -ENOMEM;
-	}
-	a->tag = book;
-	a->before = a->tag + slots;
-	a->next = a->before + slots;
-	a->prev = a->next + slots;
-	a->hold = a->prev + slots;
-	a->tag[a->granules] = 1;
-	list_insert(a, 0, a->granules);
+	a->granules = granules;
+	at(a, granules)->tag = 1;
+	list_insert(a, 0, granules);
 	return 0;
 }
 
 void arena_destroy(struct arena *a)
 {
-	if (a->tag)
-		munmap(a->tag, ((size_t)a->granules + 1) * BOOK_PER_SLOT);
+	book_destroy(&a->book);
 }

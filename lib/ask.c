@@ -37,42 +37,50 @@ static uint32_t place_index(const struct ops *ops,
 	return (uint32_t)(place - ops->pub.places);
 }
 
-/* @depth places are free, and one in limbo.  What has index 0 is never in flight. */
-void ask_init(struct ops *ops, uint32_t depth)
+static void place_push(struct evering__place **list,
+		       struct evering__place *place)
 {
-	struct evering__place *place;
+	place->next = *list;
+	*list = place;
+}
+
+static struct evering__place *place_pop(struct evering__place **list)
+{
+	struct evering__place *place = *list;
+
+	*list = place->next;
+	return place;
+}
+
+static void place_init(struct ops *ops, uint32_t index,
+		       struct evering__place **list)
+{
+	struct evering__place *place = &ops->pub.places[index];
+
+	place->c.id = index;
+	place->c.data = place_data(ops, index);
+	place->c.flags = EVERING_ANSWERED;
+	place_push(list, place);
+}
+
+/* None is free.  What has index 0 is never in flight. */
+void ask_init(struct ops *ops)
+{
+	uint32_t i;
+
+	for (i = EVERING_OP_SPARE; i; i--)
+		place_init(ops, i, &ops->spare);
+	ops->pub.places[0].expect = 1; /* which no id with index 0 is */
+}
+
+/* @depth are. */
+void ask_open(struct ops *ops, uint32_t depth)
+{
 	uint32_t i;
 
 	ops->depth = depth;
-	for (i = 0; i <= depth + 1; i++) {
-		place = &ops->pub.places[i];
-		place->c.id = i;
-		place->c.data = place_data(ops, i);
-		place->c.flags = EVERING_ANSWERED;
-		place->next = i < depth ? place + 1 : NULL;
-	}
-	ops->pub.places[0].expect = 1; /* which no id with index 0 is */
-	ops->pub.free = depth ? &ops->pub.places[1] : NULL;
-	ops->pub.limbo = &ops->pub.places[depth + 1];
-}
-
-/* Operations without an outcome */
-uint32_t ask_in_flight(const struct ops *ops)
-{
-	const struct evering__place *place;
-	uint32_t i, n = 0;
-
-	for (i = 1; i <= ops->depth + 1; i++) {
-		place = &ops->pub.places[i];
-		n += place->expect || (place->state & OP_OPEN);
-	}
-	return n;
-}
-
-/* Is none of them in flight, those aside that are not started? */
-static bool none_in_flight(const struct ops *ops)
-{
-	return ask_in_flight(ops) == ops->prepared;
+	for (i = depth; i; i--)
+		place_init(ops, EVERING_OP_SPARE + i, &ops->pub.free);
 }
 
 /* As the fast path wants to find what is free. */
@@ -80,6 +88,7 @@ static void place_clear(struct evering__place *place)
 {
 	place->state = 0;
 	place->c.flags = EVERING_ANSWERED;
+	place->c.ext = 0;
 	place->c.buf = NULL;
 	place->c.buf_len = 0;
 }
@@ -87,18 +96,7 @@ static void place_clear(struct evering__place *place)
 static void place_free(struct ops *ops, struct evering__place *place)
 {
 	place_clear(place);
-	place->next = ops->pub.free;
-	ops->pub.free = place;
-}
-
-/* Its callback will still look at it: so it is not given away before another's. */
-static void place_free_later(struct ops *ops, struct evering__place *place)
-{
-	struct evering__place *free = ops->pub.limbo;
-
-	ops->pub.limbo = place;
-	place_clear(place);
-	place_free(ops, free);
+	place_push(&ops->pub.free, place);
 }
 
 /* --------------------------------------------- operations done, oldest first */
@@ -202,13 +200,15 @@ static void heap_remove(struct ops *ops, struct evering__place *place)
 static void op_outcome(struct ops *ops, struct evering__place *place,
 		       int32_t result, const struct arrival *arrival)
 {
-	struct evering_completion *c = &place->c;
+	struct evering_completion *c = &place->c, copy;
+	evering_done_fn done = place->done;
 
 	heap_remove(ops, place);
 	place->state &= ~OP_OPEN;
+	ops->pub.in_flight--;
 	c->result = result;
 	c->len = 0;
-	c->flags = 0;
+	c->flags = place->state & OP_LENDS ? EVERING_ABANDONED : 0;
 	if (arrival) {
 		c->len = arrival->header.len;
 		c->flags = EVERING_ANSWERED;
@@ -217,19 +217,25 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 		copy_data(place_data(ops, place_index(ops, place)),
 			  arrival->data, c->len);
 	}
-	if (place->done) {
-		struct evering_completion copy = *c;
-		evering_done_fn done = place->done;
-
-		c->buf = NULL;
-		c->buf_len = 0;
-		if (!(place->state & OP_SENT))
-			place_free_later(ops, place);
+	if (!done) {
+		ops->takeable--;
+		place->state |= OP_DONE;
+		done_push(ops, place);
+		return;
+	}
+	copy = *c;
+	c->buf = NULL;
+	c->buf_len = 0;
+	if (place->state & OP_SENT) {
 		done(&ops->pub, &copy);
 		return;
 	}
-	place->state |= OP_DONE;
-	done_push(ops, place);
+	/* It is not to be used while the callback may look at its data. */
+	if (ops->spare)
+		place_free(ops, place_pop(&ops->spare));
+	place_clear(place);
+	done(&ops->pub, &copy);
+	place_push(&ops->spare, place);
 }
 
 /*
@@ -343,9 +349,7 @@ int ask_expire(struct ops *ops)
 
 	while (ops->heap_count && heap_deadline(ops, 0) <= now) {
 		place = &ops->pub.places[ops->heap[0]];
-		op_abandon(ops, place,
-			   place->state & OP_ASKED ? -ECANCELED : -ETIMEDOUT,
-			   true);
+		op_abandon(ops, place, -ETIMEDOUT, true);
 		n++;
 	}
 	return n;
@@ -360,7 +364,22 @@ static void op_unprepare(struct ops *ops, struct evering__place *place)
 	if (place->state & OP_RETURNS)
 		loan_keep(ops, place->granule, place->generation);
 	ops->prepared--;
+	ops->pub.in_flight--;
 	place_free(ops, place);
+}
+
+/* No answer will come any more; @closing: because nobody will be there to take it. */
+static void op_end(struct ops *ops, struct evering__place *place,
+		   int32_t result, bool closing)
+{
+	if (!closing) {
+		op_answered(ops, place, result, NULL);
+		return;
+	}
+	/* What was lent stays locked until evering_close(). */
+	place->state &= ~OP_SENT;
+	if (place->state & OP_OPEN)
+		op_outcome(ops, place, result, NULL);
 }
 
 /*
@@ -372,15 +391,13 @@ void ask_end_all(struct ops *ops, int result, bool closing)
 	struct evering__place *place;
 	uint32_t i;
 
-	for (i = 1; i <= ops->depth + 1; i++) {
+	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
 		place = &ops->pub.places[i];
 		unplain(place);
 		if (closing && (place->state & OP_PREPARED))
 			op_unprepare(ops, place);
-		if (closing)
-			place->state &= ~OP_LENDS;
 		if (place->state & OP_SENT)
-			op_answered(ops, place, result, NULL);
+			op_end(ops, place, result, closing);
 	}
 }
 
@@ -393,7 +410,8 @@ static int check_op(const struct ops *ops, const struct evering_op *op)
 
 	if (ops->error)
 		return ops->error;
-	if (op->reserved || op->timeout_ns < 0 || (!op->data && op->len) ||
+	if (op->reserved || op->timeout_ns < EVERING_WAIT_FOREVER ||
+	    (!op->data && op->len) || (op->buf && !op->flags) ||
 	    (op->flags && op->flags != EVERING_LEND &&
 	     op->flags != EVERING_GIVE))
 		return -EINVAL;
@@ -444,6 +462,7 @@ int evering_op_prepare(struct evering_ops *table, const struct evering_op *op,
 	}
 	ops->pub.free = place->next;
 	ops->prepared++;
+	ops->pub.in_flight++;
 	place->c.id += (uint64_t)1 << EVERING_OP_INDEX_BITS;
 	place->c.user = op->user;
 	place->c.ext = op->ext;
@@ -484,7 +503,9 @@ static void op_start(struct ops *ops, struct evering__place *place)
 	ops->prepared--;
 	place->state &= ~(OP_PREPARED | OP_GIVES | OP_RETURNS);
 	place->state |= OP_SENT;
-	if (place->deadline) {
+	if (!place->done)
+		ops->takeable++;
+	if (place->deadline > 0) {
 		place->deadline = deadline_after(place->deadline);
 		heap_insert(ops, place);
 	}
@@ -535,6 +556,25 @@ int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 		return -EALREADY;
 	op_start(ops, place);
 	return 0;
+}
+
+/* One that is plain, and has to wait. */
+int evering__op_submit_data(struct evering_ops *table, uint32_t opcode,
+			    const void *data, uint32_t len,
+			    evering_done_fn done, void *user,
+			    int64_t timeout_ns)
+{
+	const struct evering_op op = {
+		.opcode = opcode,
+		.data = data,
+		.len = len,
+		.done = done,
+		.user = user,
+	};
+
+	if (!done)
+		return -EINVAL;
+	return evering__op_submit(table, &op, NULL, timeout_ns);
 }
 
 /* An operation that is not plain, or has to wait. */
@@ -655,21 +695,6 @@ int evering_op_wait(struct evering_ops *table, uint64_t id,
 	return ret ? ret : evering_op_done(table, id, completion);
 }
 
-/* Will there be an outcome that no callback takes? */
-static bool any_to_take(const struct ops *ops)
-{
-	const struct evering__place *place;
-	uint32_t i;
-
-	for (i = 1; i <= ops->depth + 1; i++) {
-		place = &ops->pub.places[i];
-		if ((place->state & (OP_OPEN | OP_PREPARED)) == OP_OPEN &&
-		    !place->done)
-			return true;
-	}
-	return false;
-}
-
 static bool any_done(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
@@ -684,7 +709,7 @@ int evering_op_wait_any(struct evering_ops *table,
 	int64_t deadline = 0;
 	int ret;
 
-	if (!ops->done && !any_to_take(ops))
+	if (!ops->done && !ops->takeable)
 		return -ENOENT;
 	ret = ops_wait_for(ops, any_done, 0, false, timeout_ns, &deadline);
 	if (ret)
@@ -693,10 +718,11 @@ int evering_op_wait_any(struct evering_ops *table,
 	return 0;
 }
 
+/* Those aside that are not started */
 static bool all_done(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
-	return none_in_flight(ops);
+	return ops->pub.in_flight == ops->prepared;
 }
 
 int evering_op_wait_all(struct evering_ops *table, int64_t timeout_ns)

@@ -16,6 +16,11 @@
 #define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
 #define ARENA_MAP_ALIGN ((size_t)2 << 20)
+#if defined(__x86_64__) || defined(__i386__)
+#define LARGEST_PAGE 4096
+#else
+#define LARGEST_PAGE 65536
+#endif
 
 static const struct evering_params default_params = EVERING_PARAMS_INIT;
 static const struct evering_params default_limits = EVERING_LIMITS_INIT;
@@ -38,6 +43,35 @@ void close_fds(const int *fds, unsigned int count)
 static size_t page_size(void)
 {
 	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/*
+ * Another number in a process that fork(2) has made, whatever pid it has.  There the
+ * kernel wipes @page, and zero stands for "not asked yet".
+ */
+uint64_t fork_id(void)
+{
+	static unsigned char page[LARGEST_PAGE]
+		__attribute__((aligned(LARGEST_PAGE)));
+	static uint64_t last;
+	static int wiped; /* 0: not asked yet; 1: it is; -1: it cannot be */
+	uint64_t *own = (uint64_t *)page, id, next;
+
+	if (EVERING_UNLIKELY(!__atomic_load_n(&wiped, __ATOMIC_ACQUIRE)))
+		__atomic_store_n(
+			&wiped,
+			madvise(page, sizeof(page), MADV_WIPEONFORK) ? -1 : 1,
+			__ATOMIC_RELEASE);
+	if (__atomic_load_n(&wiped, __ATOMIC_RELAXED) < 0)
+		return (uint64_t)getpid();
+	id = __atomic_load_n(own, __ATOMIC_RELAXED);
+	if (id)
+		return id;
+	next = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+	if (__atomic_compare_exchange_n(own, &id, next, false, __ATOMIC_RELAXED,
+					__ATOMIC_RELAXED))
+		id = next;
+	return id;
 }
 
 static bool power_of_two(uint64_t n)
@@ -70,26 +104,40 @@ int geometry_check(const struct evering_geometry *geometry)
 }
 
 /*
- * A copy of the caller's params, as this version knows them.  A longer struct is
- * welcome if what is not known here is zero.
+ * Reads a struct that begins with its size, over the defaults in @to.  An older
+ * caller's is shorter, and keeps the defaults of what it does not know; a newer one's
+ * is longer, and welcome if what is not known here is zero.  No field lies across a
+ * multiple of a pointer's size.  0; -EINVAL: no such size; -E2BIG: it is not zero.
  */
+int read_sized(void *to, size_t size, const void *from)
+{
+	const unsigned char *bytes = from;
+	uint32_t theirs, i;
+
+	memcpy(&theirs, from, sizeof(theirs));
+	if (theirs > 65536)
+		return -E2BIG;
+	if (theirs < 2 * sizeof(uint32_t) || theirs % sizeof(void *))
+		return -EINVAL;
+	for (i = (uint32_t)size; i < theirs; i++)
+		if (bytes[i])
+			return -E2BIG;
+	memcpy(to, from, theirs < size ? theirs : size);
+	return 0;
+}
+
+/* A copy of the caller's params, as this version knows them. */
 int params_read(const struct evering_params *from, bool limits,
 		struct evering_params *params)
 {
-	const unsigned char *bytes = (const unsigned char *)from;
-	uint32_t i;
+	int ret;
 
 	*params = limits ? default_limits : default_params;
 	if (!from)
 		return 0;
-	if (from->size < sizeof(*params))
-		return -EINVAL;
-	if (from->size > 65536)
-		return -E2BIG;
-	for (i = sizeof(*params); i < from->size; i++)
-		if (bytes[i])
-			return -E2BIG;
-	*params = *from;
+	ret = read_sized(params, sizeof(*params), from);
+	if (ret)
+		return ret;
 	if (params->reserved || params->policy > EVERING_BUSY ||
 	    params->spin_ns > 1000000 ||
 	    params->backend > EVERING_BACKEND_MEMFD)
@@ -164,12 +212,17 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 {
 	struct endpoint *e;
 	unsigned int i;
+	void *block;
 
-	e = aligned_alloc(_Alignof(struct endpoint), sizeof(*e));
-	if (!e)
+	/* aligned_alloc(3) would leave a bit of memory behind each. */
+	block = calloc(1, sizeof(*e) + _Alignof(struct endpoint));
+	if (!block)
 		return -ENOMEM;
-	memset(e, 0, sizeof(*e));
+	e = (struct endpoint *)(((uintptr_t)block + _Alignof(struct endpoint)) &
+				~(uintptr_t)(_Alignof(struct endpoint) - 1));
+	e->block = block;
 	e->backend = backend;
+	e->owner = fork_id();
 	e->end = end;
 	e->geometry = *geometry;
 	e->policy = params->policy;
@@ -182,8 +235,7 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 		e->memfd.region[i] = -1;
 	for (i = 0; i < 2; i++)
 		e->memfd.bell[i][0] = e->memfd.bell[i][1] = -1;
-	e->memfd.epoll = -1;
-	e->memfd.sleeper[0] = e->memfd.sleeper[1] = -1;
+	e->memfd.both = e->memfd.role[0] = e->memfd.role[1] = -1;
 	e->device.fd = e->device.peers = -1;
 	*ret = e;
 	return 0;
@@ -312,13 +364,18 @@ void endpoint_destroy(struct endpoint *e)
 {
 	unsigned int i;
 
+	bool own = e->owner == fork_id();
+
 	arena_destroy(&e->arena);
-	for (i = 0; i < EVERING_REGIONS; i++)
+	/* A child has none of these mappings, and perhaps its own in their place. */
+	for (i = 0; i < EVERING_REGIONS && own; i++)
 		if (e->map[i])
 			munmap(e->map[i], e->map_size[i]);
 	e->backend->destroy(e);
-	close_fds(&e->sock, 1);
-	free(e);
+	socket_close(e->sock);
+	if (e->ledger && own)
+		ledger_uncharge(e->ledger, e->charged_uid, e->charged);
+	free(e->block);
 }
 
 void evering_close(struct evering *ev)
@@ -328,7 +385,8 @@ void evering_close(struct evering *ev)
 	if (!e)
 		return;
 	evering_ops_close((struct evering_ops *)e->ops);
-	evering_store_release(&e->half->closed, 1);
+	if (e->owner == fork_id())
+		evering_store_release(&e->half->closed, 1);
 	endpoint_destroy(e);
 }
 

@@ -53,7 +53,7 @@ static int open_error(int error)
 	}
 }
 
-static int device_make(struct endpoint *e)
+static int device_make(struct endpoint *e, int64_t deadline)
 {
 	struct evering_create create = {
 		.size = sizeof(create),
@@ -61,6 +61,7 @@ static int device_make(struct endpoint *e)
 	};
 	int fd, ret;
 
+	(void)deadline;
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return open_error(errno);
@@ -107,9 +108,12 @@ static int check_endpoint(int fd)
 	return ret;
 }
 
-static int device_join(struct endpoint *e, const int *fds, unsigned int count)
+static int device_join(struct endpoint *e, const int *fds, unsigned int count,
+		       int64_t deadline)
 {
 	int ret;
+
+	(void)deadline;
 
 	if (count != 1) {
 		close_fds(fds, count);
@@ -176,11 +180,11 @@ static short device_events(unsigned int what)
 }
 
 /*
- * Somebody made the descriptor non-blocking, as libuv does with what it is given to
- * poll, and so ENTER does not wait.
+ * Where ENTER would not do: it takes no signal mask, and it does not wait if somebody
+ * has made the descriptor non-blocking, as libuv does with what it is given to poll.
  */
 static int sleep_in_poll(struct endpoint *e, unsigned int what,
-			 int64_t deadline)
+			 int64_t deadline, const sigset_t *mask)
 {
 	struct pollfd fd = { .fd = e->device.fd,
 			     .events = device_events(what) };
@@ -188,7 +192,7 @@ static int sleep_in_poll(struct endpoint *e, unsigned int what,
 	int ret;
 
 	fd.events |= POLLRDHUP;
-	ret = ppoll(&fd, 1, time_left(deadline, &left), NULL);
+	ret = ppoll(&fd, 1, time_left(deadline, &left), mask);
 	if (ret < 0)
 		return -errno;
 	if (ret == 0)
@@ -198,7 +202,8 @@ static int sleep_in_poll(struct endpoint *e, unsigned int what,
 }
 
 static int device_sleep(struct endpoint *e, unsigned int what,
-			unsigned int ring, int64_t deadline, unsigned int *rang)
+			unsigned int ring, int64_t deadline,
+			const sigset_t *mask, unsigned int *rang)
 {
 	struct evering_enter enter = {
 		.size = sizeof(enter),
@@ -212,14 +217,24 @@ static int device_sleep(struct endpoint *e, unsigned int what,
 
 	counter_add(what & EVERING_RX ? &e->half->counters.rx_syscalls :
 					&e->half->counters.tx_syscalls,
-		    1);
+		    mask && ring ? 2 : 1);
+	if (mask) {
+		if (ring)
+			*rang = device_ring(e, ring);
+		return sleep_in_poll(e, what, deadline, mask);
+	}
 	ret = ioctl(e->device.fd, EVERING_IOC_ENTER, &enter);
 	if (ret < 0 && errno == EAGAIN)
-		return sleep_in_poll(e, what, deadline);
+		return sleep_in_poll(e, what, deadline, NULL);
 	if (ret < 0)
 		return -errno;
 	*rang = (unsigned int)ret / EVERING_RANG_RX;
 	return ret & (EVERING_RX | EVERING_TX);
+}
+
+static void device_wake(struct endpoint *e, unsigned int what)
+{
+	ioctl(e->device.fd, EVERING_IOC_RING, what | EVERING_RING_SELF);
 }
 
 /* A ring is a cleared EVERING_ARMED, which whoever disarms sees. */
@@ -255,6 +270,7 @@ const struct backend device_backend = {
 	.ring = device_ring,
 	.bell = device_bell,
 	.sleep = device_sleep,
+	.wake = device_wake,
 	.drain = device_drain,
 	.gone = device_gone,
 	.fd = device_fd,

@@ -14,8 +14,11 @@
  *   EVERING_WAIT_FOREVER, or a positive number.
  * - Sizes are in bytes.
  * - A signal handler that runs while a call sleeps ends it with -EINTR, whatever
- *   SA_RESTART says.  One that runs while it spins does not: who waits under
- *   EVERING_BUSY and wants to react to signals gives waits a timeout.
+ *   SA_RESTART says.  So does one while it spins under EVERING_ADAPTIVE, but for the
+ *   first microseconds, and no handler does under EVERING_BUSY: evering_wake() from
+ *   the handler, or evering_pwait(), miss none.  On memfd a process that is stopped
+ *   and goes on (SIGSTOP, SIGTSTP, a debugger, a freezer) gets -EINTR, too, without
+ *   any handler: as of epoll_wait(2).
  *
  * Threads
  *
@@ -25,23 +28,26 @@
  *	role		functions
  *	sending		evering_reserve*, _commit*, _flush, _send*;
  *			evering_wait and evering_arm with EVERING_TX
- *	receiving	evering_peek*, _release*, _recv*;
+ *	receiving	evering_peek*, _release*, _recv*, _publish;
  *			evering_wait and evering_arm with EVERING_RX
  *	both at once	evering_wait with EVERING_RX and EVERING_TX or EVERING_FLUSH
  *	arena		evering_alloc, _free: one thread at a time, any
- *	listener	evering_accept, evering_listener_refused: one thread at a time
+ *	listener	evering_accept, evering_listener_admit, _fd, _refused: one thread at
+ *			a time
  *	alone		evering_close, evering_listener_close; evering_set_policy
  *			takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
  *			takes everything
  *
  * A process that was made by fork() has none of the memory of its parent's
- * channels: it must not use them, and may only exec or exit.
+ * channels: it must not use them, and may only exec, exit or close them, which the
+ * peer does not notice.  Listeners it can use: see evering_accept().
  */
 #ifndef EVERING_H
 #define EVERING_H
 
 #include <errno.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -168,7 +174,7 @@ struct evering_params {
 #define EVERING_LIMITS_INIT                                                    \
 	{                                                                      \
 		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
-			EVERING_MAX_SLOT, 4096, { 64 << 20, 1 << 30 },         \
+			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 }, \
 			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
 			EVERING_SPIN_NS, 0                                     \
 	}
@@ -194,6 +200,54 @@ EVERING_API int evering_listen(const char *path, mode_t mode,
 			       struct evering_listener **listener);
 
 /**
+ * struct evering_admission - who may meet a listener, and how much a user may have
+ * @size: sizeof(struct evering_admission)
+ * @flags: 0
+ * @user_channels: channels that one user may have open with this listener
+ * @user_waiting: connections of one user that have not said hello yet
+ * @user_bytes: bytes that this side allocates for one user's channels; those of the
+ *	device, for which the connecting side pays, count none
+ * @allow: called for each connection before anything of it is received and anything
+ *	for it allocated, with the credentials of its maker as SO_PEERCRED has them;
+ *	returns 0: it may say hello; a negative errno: it is turned away, and told so
+ *	if that is -EACCES, -EPERM or -EDQUOT.  Called from evering_accept(); must
+ *	not call it, nor close the listener.  NULL: everybody may
+ * @context: for @allow
+ *
+ * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user but root and the
+ * one that this process runs as.
+ */
+struct evering_admission {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t user_channels;
+	uint32_t user_waiting;
+	uint64_t user_bytes;
+	int (*allow)(pid_t pid, uid_t uid, gid_t gid, void *context);
+	void *context;
+};
+
+#define EVERING_ADMISSION_INIT                                            \
+	{                                                                 \
+		sizeof(struct evering_admission), 0, 1024, 64, 256 << 20, \
+			NULL, NULL                                        \
+	}
+
+/**
+ * evering_listener_admit - say who may meet a listener
+ * @listener: from evering_listen()
+ * @admission: the rules from now on; NULL: EVERING_ADMISSION_INIT, which hold if this
+ *	is never called
+ *
+ * Channels that there are stay, and count.
+ *
+ * Returns 0; -EINVAL, -E2BIG: @admission.  Thread: the one that accepts.
+ */
+EVERING_API int
+evering_listener_admit(struct evering_listener *listener,
+		       const struct evering_admission *admission);
+
+/**
  * evering_accept - take the next peer
  * @listener: from evering_listen()
  * @limits: the most that a peer may ask for; NULL: EVERING_LIMITS_INIT
@@ -207,7 +261,7 @@ EVERING_API int evering_listen(const char *path, mode_t mode,
  *
  * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
  * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE, -ENOMEM: this side could not make
- * its part; -EFBIG: that is beyond RLIMIT_FSIZE, and the peer is told -EPROTO.  One
+ * its part; -EFBIG: that is beyond RLIMIT_FSIZE.  One
  * thread at a time.
  */
 EVERING_API int evering_accept(struct evering_listener *listener,
@@ -221,7 +275,7 @@ EVERING_API int evering_accept(struct evering_listener *listener,
  * Returns a descriptor that polls readable when evering_accept() with
  * EVERING_NOWAIT has something to do.  It belongs to the listener.
  */
-EVERING_API int evering_listener_fd(const struct evering_listener *listener);
+EVERING_API int evering_listener_fd(struct evering_listener *listener);
 
 /**
  * evering_listener_refused - how many were turned away, and why the last one
@@ -338,6 +392,53 @@ EVERING_API void evering_close(struct evering *ev);
  */
 EVERING_API int evering_wait(struct evering *ev, unsigned int what,
 			     int64_t timeout_ns);
+
+/**
+ * evering_pwait - evering_wait() with other signals let in, as ppoll(2)
+ * @ev: endpoint
+ * @what: as for evering_wait()
+ * @timeout_ns: as for evering_wait()
+ * @sigmask: the signals that are blocked while this waits; NULL: those that are anyway
+ *
+ * For callers that block a signal, look at what its handler has left, and wait: with the
+ * signal let in here, and nowhere else, none is slept over.  It ends the wait within
+ * some tens of microseconds (a millisecond under EVERING_BUSY) even while that spins.
+ *
+ * Declared where <signal.h> has sigset_t, which takes _POSIX_C_SOURCE or the like.
+ *
+ * Returns as evering_wait().  Thread: the roles of @what.
+ */
+#ifdef SIG_BLOCK
+EVERING_API int evering_pwait(struct evering *ev, unsigned int what,
+			      int64_t timeout_ns, const sigset_t *sigmask);
+#endif
+
+/**
+ * evering_wake - end a wait of this process
+ * @ev: endpoint
+ * @what: the roles whose wait to end: EVERING_RX, EVERING_TX or both
+ *
+ * The wait that a thread is in, in one of these roles, ends with -EINTR, whether it spins
+ * or sleeps; if there is none, the next one does that would have to wait.  Any number of
+ * calls before that end one.  A loop that sleeps in evering_fd() is woken as well.
+ *
+ * Returns 0; -EINVAL: @what.  Any thread; async-signal-safe.  The endpoint must stay open
+ * until it has returned.
+ */
+EVERING_API int evering_wake(struct evering *ev, unsigned int what);
+
+/**
+ * evering_publish - tell the peer now what was released
+ * @ev: endpoint
+ *
+ * The peer is otherwise told each quarter ring, and before this side waits on the same
+ * channel.  Whoever stops receiving here to wait for something else, another channel or
+ * a lock, calls this first: else the peer may wait for room that there is.  If the peer
+ * sleeps for want of it, it is woken.
+ *
+ * Returns 0.  Thread: receiving.
+ */
+EVERING_API int evering_publish(struct evering *ev);
 
 /**
  * evering_fd - a descriptor for an event loop
@@ -470,6 +571,21 @@ EVERING_API void *evering_alloc(struct evering *ev, size_t size, size_t align);
  * lent; -ESTALE: it was given to the peer.  One thread at a time.
  */
 EVERING_API int evering_free(struct evering *ev, void *buf);
+
+/**
+ * evering_copy - write payload for the peer to read
+ * @to: where, in an arena or an entry
+ * @from: what; the two do not overlap
+ * @len: bytes; may be 0
+ *
+ * memcpy(3), but for what is so large that it is better written past the caches, which
+ * this does, and makes it visible before whatever is committed afterwards.  A caller that
+ * uses non-temporal stores of its own has to see to that itself, with sfence before the
+ * commit: else the peer may find the entry before the payload.
+ *
+ * Returns @to.  Any thread.
+ */
+EVERING_API void *evering_copy(void *to, const void *from, size_t len);
 
 /**
  * evering_offset - where a buffer lies, for an entry to say

@@ -49,8 +49,8 @@
  * - One thread at a time uses a table, in callbacks too.  While it is open nobody
  *   sends, receives or waits on the endpoint by other means; the arena belongs to
  *   the same thread.
- * - Callbacks may wait; while they do, others are called.  When eight waits are in each
- *   other the next fails with -EDEADLK.
+ * - Callbacks may wait, and poll; while they do, others are called.  When eight waits,
+ *   or EVERING_OP_SPARE polls, are in each other the next fails with -EDEADLK.
  * - What was submitted or answered is seen by a peer that is awake at once, one that
  *   sleeps is woken by the next evering_ops_poll(), _wait(), _flush() or _arm(), or
  *   evering_op_ function that waits.
@@ -66,15 +66,16 @@
 struct evering_ops;
 
 /* evering_op.flags */
-#define EVERING_LEND		(1u << 0)
-#define EVERING_GIVE		(1u << 1)
+#define EVERING_LEND (1u << 0)
+#define EVERING_GIVE (1u << 1)
 
 /* evering_completion.flags */
-#define EVERING_ANSWERED	(1u << 0)
+#define EVERING_ANSWERED (1u << 0)
+#define EVERING_ABANDONED (1u << 1)
 
 /* evering_op_cancel() */
-#define EVERING_CANCEL_TELL	(1u << 0)
-#define EVERING_CANCEL_DETACH	(1u << 1)
+#define EVERING_CANCEL_TELL (1u << 0)
+#define EVERING_CANCEL_DETACH (1u << 1)
 
 /**
  * struct evering_completion - how an operation ended
@@ -83,7 +84,10 @@ struct evering_ops;
  * @result: what the peer answered; or else -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO
  * @len: bytes at @data, which is not to be looked at beyond
  * @flags: EVERING_ANSWERED: @result is the peer's, who may have answered whatever
- *	this library says, too; 0: it is the library's
+ *	this library says, too; else it is the library's.  EVERING_ABANDONED: the peer
+ *	may still use the buffer that was lent, which is not the caller's any more: it
+ *	is freed when the answer comes, or the peer goes.  Without that flag the buffer
+ *	is the caller's again
  * @data: what the answer carried, copied.  Like all of this it stays until the
  *	callback returns, or calls a function that polls or waits; if no callback
  *	is called, until the next call with this table.
@@ -127,7 +131,8 @@ typedef void (*evering_done_fn)(struct evering_ops *ops,
  * @buf_len: its bytes that the peer is to see, 1..those allocated
  * @timeout_ns: how long it may take from submission, after which it is abandoned
  *	as if by EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, its outcome being
- *	-ETIMEDOUT; 0: as long as it takes
+ *	-ETIMEDOUT; EVERING_WAIT_FOREVER, or 0, which a struct has that does not
+ *	name it: as long as it takes
  * @done: called with the outcome; NULL: it is kept for evering_op_done() or one of
  *	the evering_op_wait functions
  * @user, @ext: kept until the end, and given back in the completion
@@ -195,7 +200,7 @@ typedef void (*evering_request_fn)(struct evering_ops *ops,
 typedef void (*evering_cancelled_fn)(struct evering_ops *ops, uint64_t id,
 				     void *context);
 
-#define EVERING_OPS_DEFAULT	UINT32_MAX
+#define EVERING_OPS_DEFAULT UINT32_MAX
 
 /**
  * struct evering_ops_params - how to make a table
@@ -380,6 +385,25 @@ static inline int evering_op_submit(struct evering_ops *ops,
 				    int64_t timeout_ns);
 
 /**
+ * evering_op_submit_data - ask the peer for something that fits an entry
+ * @ops: table
+ * @opcode: what to do; means nothing to the library
+ * @data: to go in the entry; copied
+ * @len: its bytes, 0..evering_ops_info.max_data
+ * @done: called with the outcome; not NULL
+ * @user: given back in the completion
+ * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try
+ *
+ * evering_op_submit() for the commonest of operations, with nothing of it in memory.
+ *
+ * Returns as evering_op_submit(); -EINVAL: @done is NULL.
+ */
+static inline int evering_op_submit_data(struct evering_ops *ops,
+					 uint32_t opcode, const void *data,
+					 uint32_t len, evering_done_fn done,
+					 void *user, int64_t timeout_ns);
+
+/**
  * evering_op_prepare - make an operation without sending it
  * @ops: table
  * @op: as for evering_op_submit(); its buffer is lent or given from now on, and
@@ -415,7 +439,8 @@ EVERING_API int evering_op_start(struct evering_ops *ops, uint64_t id,
  * the caller's as before.
  *
  * One in flight ends with -ECANCELED when the answer comes, whatever that says; what
- * the answer carries is dropped, and the buffer that was lent is the caller's again.
+ * the answer carries is dropped, and the buffer that was lent is the caller's again.  If
+ * its time runs out before, it ends with -ETIMEDOUT, as it would have without this.
  * With EVERING_CANCEL_DETACH its outcome is -ECANCELED at once (the callback is
  * called from here), and the buffer that was lent is no longer the caller's: it is
  * freed when the answer comes.  One that was cancelled without can still be
@@ -584,15 +609,15 @@ EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
 
 /*
  * Private, and in this header so that the fast path can be inlined; do not access
- * the members.  What is plain, that is, has a callback and neither a buffer nor a
- * timeout, goes through here; whatever is not is the library's.
+ * the members.  What is plain, that is, has a callback and no buffer, no timeout and no
+ * @ext, goes through here; whatever is not is the library's.
  */
 
 /**
  * struct evering__place - a place in the table
  * @c: of its operation: id, user and ext from submission on, the rest when it ends.
- *	While nothing is there @c.id is the last one's, and @c.flags what an answer
- *	wants it to be.
+ *	While nothing is there @c.id is the last one's, and @c.flags and @c.ext what an
+ *	answer wants them to be.
  * @expect: c.id while a plain operation is in flight, else 0, which is no id
  * @done: its callback
  * @next: the next free place; or, with @prev, the neighbours among those done
@@ -635,30 +660,36 @@ struct evering__held {
  * @ev: its endpoint
  * @free: places to submit at; NULL: there is none
  * @places, @place_mask: by index, of which 0 is no operation's
- * @limbo: the place of the operation that ended last: free, but not given away
- *	while its callback may still look at it
  * @held, @held_mask: as @places
- * @reserve: slots that a request leaves free; UINT32_MAX: not the fast path's
- * @answer_reserve: likewise 0, or UINT32_MAX
+ * @in_flight: operations without an outcome, prepared ones included
+ * @holding: requests that are not answered yet
+ * @reserve: slots that a request leaves free; 2^30: not the fast path's
+ * @answer_limit: bytes of data that an answer has fewer of than this; 0: not the fast
+ *	path's
  * @max_data: bytes of data in an entry without a buffer
  */
 struct evering_ops {
 	struct evering *ev;
 	struct evering__place *free;
 	struct evering__place *places;
-	struct evering__place *limbo;
 	struct evering__held *held;
 	uint32_t place_mask;
 	uint32_t held_mask;
 	uint32_t reserve;
-	uint32_t answer_reserve;
+	uint32_t answer_limit;
 	uint32_t max_data;
+	uint32_t in_flight;
+	uint32_t holding;
 	uint32_t reserved;
 };
 
 EVERING_API int evering__op_submit(struct evering_ops *ops,
 				   const struct evering_op *op, uint64_t *id,
 				   int64_t timeout_ns);
+EVERING_API int evering__op_submit_data(struct evering_ops *ops,
+					uint32_t opcode, const void *data,
+					uint32_t len, evering_done_fn done,
+					void *user, int64_t timeout_ns);
 EVERING_API int evering__op_answer(struct evering_ops *ops, uint64_t id,
 				   int32_t result, const void *data,
 				   uint32_t len);
@@ -683,35 +714,62 @@ evering_ops_endpoint(const struct evering_ops *ops)
 	return ops->ev;
 }
 
-static inline int evering_op_submit(struct evering_ops *ops,
-				    const struct evering_op *op, uint64_t *id,
-				    int64_t timeout_ns)
+/* As evering_op_submit() of what is plain, and true, if it need not wait. */
+static inline int evering__op_try(struct evering_ops *ops, uint32_t opcode,
+				  const void *data, uint32_t len,
+				  evering_done_fn done, void *user,
+				  uint64_t *id)
 {
 	struct evering_tx *tx = &ops->ev->tx;
 	struct evering__place *place = ops->free;
 	uint32_t n = tx->next;
+	uint64_t new_id;
 
-	if (EVERING_UNLIKELY(op->flags | op->reserved) ||
-	    EVERING_UNLIKELY(op->timeout_ns || !op->done) ||
-	    EVERING_UNLIKELY(op->len > ops->max_data || !place) ||
-	    EVERING_UNLIKELY(!op->data && op->len) ||
-	    EVERING_UNLIKELY(tx->limit - n <= ops->reserve)) {
-		/* So that only who comes here has to have it in memory. */
-		struct evering_op copy = *op;
-
-		return evering__op_submit(ops, &copy, id, timeout_ns);
-	}
+	if (EVERING_UNLIKELY(len > ops->max_data || !place) ||
+	    EVERING_UNLIKELY(!data && len) ||
+	    EVERING_UNLIKELY(evering__full(tx, n, ops->reserve)))
+		return 0;
 	ops->free = place->next;
-	place->c.id += (uint64_t)1 << EVERING_OP_INDEX_BITS;
-	place->expect = place->c.id;
-	place->c.user = op->user;
-	place->c.ext = op->ext;
-	place->done = op->done;
+	ops->in_flight++;
+	new_id = place->c.id + ((uint64_t)1 << EVERING_OP_INDEX_BITS);
+	place->c.id = new_id;
+	place->expect = new_id;
+	place->c.user = user;
+	place->done = done;
 	if (id)
-		*id = place->c.id;
-	evering__op_send(tx, n, place->c.id, EVERING_OP_REQUEST, op->opcode,
-			 op->data, op->len);
-	return 0;
+		*id = new_id;
+	evering__op_send(tx, n, new_id, EVERING_OP_REQUEST, opcode, data, len);
+	return 1;
+}
+
+static inline int evering_op_submit(struct evering_ops *ops,
+				    const struct evering_op *op, uint64_t *id,
+				    int64_t timeout_ns)
+{
+	struct evering_op copy;
+
+	if (EVERING_LIKELY(!(op->flags | op->reserved)) &&
+	    EVERING_LIKELY(!op->buf && op->done) &&
+	    EVERING_LIKELY(!op->timeout_ns && !op->ext) &&
+	    EVERING_LIKELY(evering__op_try(ops, op->opcode, op->data, op->len,
+					   op->done, op->user, id)))
+		return 0;
+	/* So that only who comes here has to have it in memory. */
+	copy = *op;
+	return evering__op_submit(ops, &copy, id, timeout_ns);
+}
+
+static inline int evering_op_submit_data(struct evering_ops *ops,
+					 uint32_t opcode, const void *data,
+					 uint32_t len, evering_done_fn done,
+					 void *user, int64_t timeout_ns)
+{
+	if (EVERING_LIKELY(done != NULL) &&
+	    EVERING_LIKELY(
+		    evering__op_try(ops, opcode, data, len, done, user, NULL)))
+		return 0;
+	return evering__op_submit_data(ops, opcode, data, len, done, user,
+				       timeout_ns);
 }
 
 static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
@@ -723,10 +781,11 @@ static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 	uint32_t n = tx->next;
 
 	if (EVERING_UNLIKELY(held->plain != id) ||
-	    EVERING_UNLIKELY(tx->limit - n <= ops->answer_reserve) ||
-	    EVERING_UNLIKELY(len > ops->max_data || (!data && len)))
+	    EVERING_UNLIKELY(evering__full(tx, n, 0)) ||
+	    EVERING_UNLIKELY(len >= ops->answer_limit || (!data && len)))
 		return evering__op_answer(ops, id, result, data, len);
 	held->plain = 0;
+	ops->holding--;
 	evering__op_send(tx, n, id, EVERING_OP_ANSWER, (uint32_t)result, data,
 			 len);
 	return 0;

@@ -3,13 +3,19 @@
  * internal.h: what the parts of the library share and nobody else sees.
  *
  *	channel.c	making, checking and closing endpoints; questions about them
- *	meet.c		listen, accept, connect, pair: two endpoints find each other
+ *	meet.c		hello and welcome, connect, pair: two endpoints find each other
+ *	listen.c	listen and accept: connections that have not said hello yet
+ *	admission.c	who may, and how much of a listener one user may have
+ *	stranger.c	packets and sockets of processes that are not trusted
  *	wait.c		credit, publishing, ringing, spinning and sleeping
  *	arena.c		the allocator
+ *	copy.c		payload that another CPU reads next
+ *	book.c		memory for what arena.c and loan.c know of each granule
  *	ops.c		operations: the table, and what arrives for it
  *	ask.c		operations: submit, cancel, wait
  *	answer.c	operations: requests and their answers
  *	loan.c		operations: buffers of the peer's, and their way home
+ *	memory.c	whether memory could be had
  *	device.c	backend: the kernel module
  *	memfd.c		backend: memfd, eventfd and a Unix socket
  *
@@ -18,9 +24,11 @@
 #ifndef EVERING_INTERNAL_H
 #define EVERING_INTERNAL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "evering.h"
@@ -34,17 +42,20 @@ _Static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
 #define MAX_HELLO_FDS 8
 
 struct endpoint;
+struct ledger;
 struct ops;
+struct sockaddr_un;
 struct timespec;
+struct ucred;
 
 /**
  * struct backend - what a channel can be made of
  * @name: as evering_backend_name() says it
  * @id: enum evering_backend_id; in the hello
  * @create: make the connecting side's part of a channel; -ENODEV: not on this
- *	machine
+ *	machine; -ETIMEDOUT: not until @deadline
  * @join: take the descriptors of the other side's offer and make the accepting
- *	side's part
+ *	side's part; -ETIMEDOUT likewise
  * @complete: take the descriptors of the accepting side's offer
  * @offer: list the descriptors that the other side needs; still the endpoint's
  * @met: both sides have everything: let go of what was for the hello only
@@ -54,8 +65,10 @@ struct timespec;
  *	now on, else 0
  * @sleep: ring the peer's doorbells @ring, then sleep until one of the own ones of
  *	@what is rung (returns which, and forgets it), the peer goes (-EPIPE), the
- *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR).  Which of @ring were
- *	rung is added to *@rang.
+ *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR), of those that @mask
+ *	lets in, unless it is NULL.  Which of @ring were rung is added to *@rang.
+ * @masks: a sleep with a mask costs no more than one without
+ * @wake: ring the own doorbells; async-signal-safe
  * @drain: forget rings that nobody slept for; returns which there were
  * @gone: has the peer gone
  * @fd: for evering_fd()
@@ -67,8 +80,9 @@ struct timespec;
 struct backend {
 	const char *name;
 	unsigned int id;
-	int (*create)(struct endpoint *e);
-	int (*join)(struct endpoint *e, const int *fds, unsigned int count);
+	int (*create)(struct endpoint *e, int64_t deadline);
+	int (*join)(struct endpoint *e, const int *fds, unsigned int count,
+		    int64_t deadline);
 	int (*complete)(struct endpoint *e, const int *fds, unsigned int count);
 	unsigned int (*offer)(struct endpoint *e, int fds[MAX_HELLO_FDS]);
 	void (*met)(struct endpoint *e);
@@ -76,7 +90,10 @@ struct backend {
 	unsigned int (*ring)(struct endpoint *e, unsigned int what);
 	unsigned int (*bell)(struct endpoint *e, struct evering_bell *bell);
 	int (*sleep)(struct endpoint *e, unsigned int what, unsigned int ring,
-		     int64_t deadline, unsigned int *rang);
+		     int64_t deadline, const sigset_t *mask,
+		     unsigned int *rang);
+	bool masks;
+	void (*wake)(struct endpoint *e, unsigned int what);
 	unsigned int (*drain)(struct endpoint *e, unsigned int what);
 	bool (*gone)(struct endpoint *e);
 	int (*fd)(struct endpoint *e);
@@ -108,9 +125,8 @@ struct spin {
  * @armed: @word is; outside of a sleep: by evering_arm()
  * @exposed: this generation has been armed, so a ring of it may be under way, or waiting
  *	to be drained
- * @unread: a sleep may have heard rings without draining them
- * @idle: calls with EVERING_NOWAIT that found nothing, to ask now and then whether
- *	the peer still lives
+ * @idle, @asked: calls with EVERING_NOWAIT that found nothing, and when one of them
+ *	asked whether the peer still lives
  * @counted: entry number up to which the counters are brought up to date; the
  *	receiver's is also what it has published as released
  * @spin: see there
@@ -125,11 +141,29 @@ struct role {
 	uint32_t generation;
 	bool armed;
 	bool exposed;
-	bool unread;
 	uint32_t idle;
+	long asked;
 	uint32_t counted;
 	struct spin spin;
 } __attribute__((aligned(128)));
+
+/**
+ * struct book - records by number, in private memory that is opened as needed
+ * @base: the record with the number 0
+ * @size: bytes of all
+ * @record: bytes of one
+ * @count: how many there are
+ * @shift: log2 of the records of a chunk
+ * @open: a bit for each chunk
+ */
+struct book {
+	unsigned char *base;
+	size_t size;
+	size_t record;
+	uint32_t count;
+	uint32_t shift;
+	uint64_t open[16];
+};
 
 /**
  * struct arena - the allocator's bookkeeping, in private memory; see arena.c
@@ -137,11 +171,7 @@ struct role {
 struct arena {
 	unsigned char *base;
 	uint32_t granules;
-	uint32_t *tag;
-	uint32_t *before;
-	uint32_t *next;
-	uint32_t *prev;
-	uint32_t *hold;
+	struct book book;
 	uint32_t first_level;
 	uint32_t second_level[32];
 	uint32_t head[32][32];
@@ -150,8 +180,8 @@ struct arena {
 struct memfd_state {
 	int region[EVERING_REGIONS]; /* until met */
 	int bell[2][2]; /* eventfds by endpoint, then 0 for RX and 1 for TX */
-	int epoll;	/* evering_fd(), made when first asked for */
-	int sleeper[2]; /* epoll sets, as bell[], made for the first sleep */
+	int role[2]; /* epoll sets of the connection and a bell, as bell[] */
+	int both; /* an epoll set of these two; evering_fd() */
 };
 
 struct device_state {
@@ -162,6 +192,7 @@ struct device_state {
 /**
  * struct endpoint - what is behind a struct evering
  * @ev: the fast path's part, first so that one pointer serves
+ * @block: what it was allocated as, less aligned
  * @backend: what the channel is made of
  * @geometry: a copy; never read from shared memory again
  * @end: EVERING_A or EVERING_B
@@ -172,14 +203,19 @@ struct device_state {
  * @policy, @spin_ns: evering_set_policy()
  * @populate: EVERING_POPULATE
  * @error: 0, or why the channel has ended; set once, by either thread
+ * @woken: EVERING_RX and EVERING_TX: of evering_wake(), until a wait has found out
  * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
  * @pid, @uid, @gid: the peer
+ * @owner: fork_id() of the process that has made it
+ * @ledger, @charged, @charged_uid: where it is entered, with how many bytes of whom;
+ *	NULL: nowhere
  * @ops: the table that is open, if there is one
  * @room: free slots that EVERING_TX means, less one; the table sets it
  */
 struct endpoint {
 	struct evering ev;
+	void *block;
 	const struct backend *backend;
 	struct evering_geometry geometry;
 	unsigned int end;
@@ -193,11 +229,16 @@ struct endpoint {
 	uint32_t spin_ns;
 	bool populate;
 	int error;
+	unsigned int woken;
 	uint32_t space_rung;
 	int sock;
 	pid_t pid;
 	uid_t uid;
 	gid_t gid;
+	uint64_t owner;
+	struct ledger *ledger;
+	uint64_t charged;
+	uid_t charged_uid;
 	struct arena arena;
 	struct ops *ops;
 	uint32_t room;
@@ -246,12 +287,69 @@ int endpoint_check_status(const struct endpoint *e);
 int endpoint_ready(struct endpoint *e);
 void endpoint_destroy(struct endpoint *e);
 void close_fds(const int *fds, unsigned int count);
+int read_sized(void *to, size_t size, const void *from);
+uint64_t fork_id(void);
+
+/* stranger.c */
+int packet_send(int sock, const void *packet, size_t size, const int *fds,
+		unsigned int count);
+int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds);
+int packet_take_fds(int sock, int fds[MAX_HELLO_FDS]);
+bool fd_is_harmless(int fd);
+void socket_seal(int sock);
+void socket_close(int sock);
+void socket_empty(int sock);
+
+/* admission.c */
+struct ledger *ledger_new(void);
+void ledger_put(struct ledger *ledger);
+int ledger_charge(struct ledger *ledger,
+		  const struct evering_admission *admission, uid_t uid,
+		  uint64_t bytes);
+void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes);
+int admission_read(const struct evering_admission *from,
+		   struct evering_admission *admission);
+
+/* listen.c */
+int listener_charge(struct evering_listener *listener, const struct ucred *who,
+		    uint64_t bytes, struct ledger **ledger);
+
+/* meet.c */
+int make_address(const char *path, struct sockaddr_un *address, socklen_t *len);
+int greet(int sock, const struct evering_params *limits,
+	  struct evering_listener *listener, const struct ucred *who,
+	  int64_t deadline, struct evering **ev, bool *own);
+void refuse(int sock, int error);
 
 /* wait.c */
+int block_signals(sigset_t *old);
 int channel_end(struct endpoint *e, int error);
 int64_t now_ns(void);
 int64_t deadline_after(int64_t timeout_ns);
 const struct timespec *time_left(int64_t deadline, struct timespec *left);
+
+/* book.c */
+int book_init(struct book *book, uint32_t count, size_t record);
+void book_destroy(struct book *book);
+int book__open(struct book *book, uint32_t n);
+
+/* May record @n be read and written?  One that may not was never written. */
+static inline bool book_has(const struct book *book, uint32_t n)
+{
+	uint32_t chunk = n >> book->shift;
+
+	return book->open[chunk / 64] >> chunk % 64 & 1;
+}
+
+/* From now on it may: all of it is zero.  0; -ENOMEM. */
+static inline int book_open(struct book *book, uint32_t n)
+{
+	return EVERING_LIKELY(book_has(book, n)) ? 0 : book__open(book, n);
+}
+
+/* memory.c */
+bool memory_there(size_t size);
+bool file_may_be(size_t size);
 
 /* arena.c: who has a block */
 #define HOLD_OWN	0u

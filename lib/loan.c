@@ -13,7 +13,7 @@ static unsigned int loan_hold(const struct loan *loan)
 	return loan->hold & LOAN_MASK;
 }
 
-/* The loan that starts at @buf; NULL: no place in the peer's arena for one. */
+/* The loan that starts at @buf; NULL: there was never one. */
 static struct loan *loan_at(const struct ops *ops, const void *buf)
 {
 	const struct endpoint *e = ops_endpoint(ops);
@@ -21,9 +21,10 @@ static struct loan *loan_at(const struct ops *ops, const void *buf)
 	uint64_t offset = (uint64_t)((uintptr_t)buf - (uintptr_t)base);
 
 	if (offset % EVERING_OP_GRANULE ||
-	    offset / EVERING_OP_GRANULE >= ops->loan_count)
+	    offset / EVERING_OP_GRANULE >= ops->loan_count ||
+	    !book_has(&ops->loans, (uint32_t)(offset / EVERING_OP_GRANULE)))
 		return NULL;
-	return &ops->loans[offset / EVERING_OP_GRANULE];
+	return loan_of(ops, (uint32_t)(offset / EVERING_OP_GRANULE));
 }
 
 static void *loan_address(const struct ops *ops, uint32_t granule)
@@ -46,7 +47,9 @@ static int loan_start(struct ops *ops, struct arrival *arrival,
 	if (granule >= ops->loan_count || !arrival->buf_len ||
 	    arrival->buf_len > size - offset)
 		return -EPROTO;
-	loan = &ops->loans[granule];
+	if (book_open(&ops->loans, granule))
+		return -ENOMEM;
+	loan = loan_of(ops, granule);
 	if (loan_hold(loan) != LOAN_NONE)
 		return -EPROTO;
 	loan->hold = arrival->name.generation << LOAN_BITS | hold;
@@ -57,7 +60,8 @@ static int loan_start(struct ops *ops, struct arrival *arrival,
 
 /*
  * An entry has come with a buffer; what kind of buffer may come with what kind of
- * entry is its receiver's business.  Sets arrival->buf.  0; -EPROTO: it cannot be.
+ * entry is its receiver's business.  Sets arrival->buf.  0; -EPROTO: it cannot be;
+ * -ENOMEM: no memory to remember it.
  */
 int loan_arrived(struct ops *ops, struct arrival *arrival)
 {
@@ -104,7 +108,7 @@ int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		return -EBUSY;
 	if (!loan || loan_hold(loan) != LOAN_GIVEN || !len || len > loan->len)
 		return -EINVAL;
-	*granule = (uint32_t)(loan - ops->loans);
+	*granule = (uint32_t)(loan - loan_of(ops, 0));
 	*generation = loan->hold >> LOAN_BITS;
 	/* Until it is sent the peer has no business with it. */
 	loan->hold |= LOAN_HOMEBOUND;
@@ -114,7 +118,20 @@ int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 /* It does not go after all. */
 void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation)
 {
-	ops->loans[granule].hold = generation << LOAN_BITS | LOAN_GIVEN;
+	loan_of(ops, granule)->hold = generation << LOAN_BITS | LOAN_GIVEN;
+}
+
+/* Nobody is there to have back what waits to be sent home. */
+void loan_forget(struct ops *ops)
+{
+	struct fifo *homebound = &ops->homebound;
+	struct loan *loan;
+
+	for (; homebound->count; homebound->count--) {
+		loan = loan_of(ops, homebound->head);
+		homebound->head = loan->next;
+		loan->hold = LOAN_NONE;
+	}
 }
 
 /* evering_free() of what is not in the own arena */
@@ -134,10 +151,10 @@ int ops_free(struct endpoint *e, void *buf)
 		loan->hold = LOAN_NONE;
 		return 0;
 	}
-	granule = (uint32_t)(loan - ops->loans);
+	granule = (uint32_t)(loan - loan_of(ops, 0));
 	loan->hold |= LOAN_HOMEBOUND;
 	if (ops->homebound.count++)
-		ops->loans[ops->homebound.tail].next = granule;
+		loan_of(ops, ops->homebound.tail)->next = granule;
 	else
 		ops->homebound.head = granule;
 	ops->homebound.tail = granule;
@@ -159,7 +176,7 @@ unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
 
 	while (homebound->count && count < EVERING_OP_MAX_HOME &&
 	       to - from >= sizeof(home)) {
-		loan = &ops->loans[homebound->head];
+		loan = loan_of(ops, homebound->head);
 		home.granule = homebound->head;
 		home.generation = loan->hold >> LOAN_BITS;
 		to -= (uint32_t)sizeof(home);

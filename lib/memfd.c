@@ -21,17 +21,14 @@
  * are touched again, for there is no seal against that alone.
  */
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -43,12 +40,20 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-#define SEALS_SIZE   (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
-#define SEALS_OWN    (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
+
+#define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
+#define SEALS_OWN (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
 #define SEALS_STATUS (SEALS_SIZE | F_SEAL_WRITE)
 
-#define BELL_RX	     0
-#define BELL_TX	     1
+/* What is allocated at once: 10,000 pages a second could still be had by the least. */
+#define MAX_PIECE ((uint64_t)4 << 20)
+#define MIN_PIECE ((uint64_t)64 << 10)
+
+#define BELL_RX 0
+#define BELL_TX 1
 
 static unsigned int own_half(const struct endpoint *e)
 {
@@ -76,39 +81,35 @@ static int new_memfd(unsigned int region)
 }
 
 /*
- * Could @size bytes be had?  Allocating them is not held back by overcommit, and
- * might well end with the OOM killer instead of an error.
+ * Allocates all pages of a memfd, a piece at a time: a signal undoes the piece that it
+ * interrupts (before Linux 6.4 it did so with all of one call), and one that comes
+ * again and again has to leave time for the smallest.
  */
-static bool memory_there(size_t size)
+static int allocate(int fd, uint64_t size, int64_t deadline)
 {
-	unsigned long long kib;
-	struct sysinfo info;
-	bool known = false;
-	char line[128];
-	FILE *file;
+	uint64_t at = 0, piece = MAX_PIECE;
 
-	if (size < (64u << 20)) /* not worth the question */
-		return true;
-	file = fopen("/proc/meminfo", "re");
-	while (file && !known && fgets(line, sizeof(line), file))
-		known = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
-	if (file)
-		fclose(file);
-	if (known)
-		return size / 1024 <= kib;
-	return sysinfo(&info) || size / info.mem_unit <= info.totalram;
-}
-
-/* May a file be so large?  If not, the kernel would send SIGXFSZ. */
-static bool file_may_be(size_t size)
-{
-	struct rlimit limit;
-
-	return getrlimit(RLIMIT_FSIZE, &limit) || size <= limit.rlim_cur;
+	while (at < size) {
+		if (piece > size - at)
+			piece = size - at;
+		if (!fallocate(fd, 0, (off_t)at, (off_t)piece)) {
+			at += piece;
+			if (piece < MAX_PIECE)
+				piece *= 2;
+		} else if (errno != EINTR) {
+			return errno == ENOSPC ? -ENOMEM : -errno;
+		} else if (piece > MIN_PIECE) {
+			piece /= 2;
+		}
+		if (deadline != INT64_MAX && at < size && now_ns() >= deadline)
+			return -ETIMEDOUT;
+	}
+	return 0;
 }
 
 /* Makes, maps and seals a region that this side writes. */
-static int make_region(struct endpoint *e, unsigned int region)
+static int make_region(struct endpoint *e, unsigned int region,
+		       int64_t deadline)
 {
 	size_t size = region_size(&e->geometry, region);
 	int fd, ret;
@@ -126,11 +127,9 @@ static int make_region(struct endpoint *e, unsigned int region)
 	if (ftruncate(fd, (off_t)size))
 		return -errno;
 	/* Every page now, or an error now: never a SIGBUS later. */
-	do
-		ret = fallocate(fd, 0, 0, (off_t)size);
-	while (ret && errno == EINTR);
+	ret = allocate(fd, size, deadline);
 	if (ret)
-		return errno == ENOSPC ? -ENOMEM : -errno;
+		return ret;
 	ret = endpoint_map(e, region, fd, 0, PROT_READ | PROT_WRITE);
 	if (ret)
 		return ret;
@@ -186,20 +185,20 @@ static int make_bells(struct endpoint *e)
 	return 0;
 }
 
-static int make_own(struct endpoint *e)
+static int make_own(struct endpoint *e, int64_t deadline)
 {
-	int ret = make_region(e, own_half(e));
+	int ret = make_region(e, own_half(e), deadline);
 
-	return ret ? ret : make_region(e, own_arena(e));
+	return ret ? ret : make_region(e, own_arena(e), deadline);
 }
 
-static int memfd_make(struct endpoint *e)
+static int memfd_make(struct endpoint *e, int64_t deadline)
 {
 	int ret = make_bells(e);
 
 	if (!ret)
 		ret = make_status(e);
-	return ret ? ret : make_own(e);
+	return ret ? ret : make_own(e, deadline);
 }
 
 /* The regions that @end makes, in the order in which they are offered. */
@@ -264,22 +263,6 @@ static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 	return 0;
 }
 
-/*
- * An eventfd of the peer's.  The rings are written to it with this process's
- * credentials, so it must not be a file for which these matter: eventfds share one
- * inode with other such anonymous files, and with nothing else.
- */
-static int check_bell(const struct endpoint *e, int fd)
-{
-	struct stat own, st;
-
-	if (fstat(e->memfd.bell[e->end][BELL_RX], &own) || fstat(fd, &st))
-		return -EPROTO;
-	if (st.st_dev != own.st_dev || st.st_ino != own.st_ino)
-		return -EPROTO;
-	return 0;
-}
-
 /* Takes what the peer offers; owns @fds. */
 static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 {
@@ -308,15 +291,23 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 		if (ret == -EACCES || ret == -EPERM)
 			ret = -EPROTO;
 	}
+	/*
+	 * The rings are written to it with this process's credentials, so it must not
+	 * be a file for which these matter; those that are harmless and no memfds are
+	 * eventfds and endpoints, and the latter cannot be written.
+	 */
 	for (i = 0; i < 2 && !ret; i++)
-		ret = check_bell(e, e->memfd.bell[peer][i]);
+		if (fcntl(e->memfd.bell[peer][i], F_GET_SEALS) >= 0 ||
+		    !fd_is_harmless(e->memfd.bell[peer][i]))
+			ret = -EPROTO;
 	if (!ret && peer == EVERING_A)
 		ret = endpoint_check_status(e);
 	return ret;
 }
 
 /* Nothing is allocated for who does not bring what belongs to a channel. */
-static int memfd_join(struct endpoint *e, const int *fds, unsigned int count)
+static int memfd_join(struct endpoint *e, const int *fds, unsigned int count,
+		      int64_t deadline)
 {
 	int ret = make_bells(e);
 
@@ -325,7 +316,7 @@ static int memfd_join(struct endpoint *e, const int *fds, unsigned int count)
 		return ret;
 	}
 	ret = take_peers(e, fds, count);
-	return ret ? ret : make_own(e);
+	return ret ? ret : make_own(e, deadline);
 }
 
 /* The mappings hold the memory from here on. */
@@ -345,8 +336,8 @@ static void memfd_destroy(struct endpoint *e)
 	memfd_met(e);
 	close_fds(e->memfd.bell[0], 2);
 	close_fds(e->memfd.bell[1], 2);
-	close_fds(&e->memfd.epoll, 1);
-	close_fds(e->memfd.sleeper, 2);
+	close_fds(&e->memfd.both, 1);
+	close_fds(e->memfd.role, 2);
 }
 
 /*
@@ -379,96 +370,212 @@ static unsigned int memfd_bell(struct endpoint *e, struct evering_bell *bell)
 	return EVERING_RX;
 }
 
-/*
- * Forgets rings of a bell; says whether there was one.  RWF_NOWAIT because the peer
- * has the same open file, and could have made it blocking and emptied it.
- */
-static bool bell_take(int fd)
-{
-	uint64_t rings;
-	struct iovec iov = { &rings, sizeof(rings) };
-	ssize_t ret;
+/* An epoll set, or a negative errno; @fds are watched for @events, and told as @data. */
+struct watched {
+	int fd;
+	uint32_t events;
+	uint32_t data;
+};
 
-	ret = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
-	if (ret < 0 && errno == EOPNOTSUPP) /* before Linux 5.8 */
-		ret = read(fd, &rings, sizeof(rings));
-	return ret == sizeof(rings);
+static int new_set(const struct watched *watched, unsigned int count)
+{
+	struct epoll_event event;
+	int set, error;
+
+	set = epoll_create1(EPOLL_CLOEXEC);
+	if (set < 0)
+		return -errno;
+	while (count--) {
+		event.events = watched[count].events;
+		event.data.u32 = watched[count].data;
+		if (epoll_ctl(set, EPOLL_CTL_ADD, watched[count].fd, &event)) {
+			error = -errno;
+			close(set);
+			return error;
+		}
+	}
+	return set;
+}
+
+/* Makes @set what *@at is, unless another thread was faster.  What it is now. */
+static int publish_set(int *at, int set)
+{
+	int none = -1;
+
+	if (set < 0 ||
+	    __atomic_compare_exchange_n(at, &none, set, false, __ATOMIC_ACQ_REL,
+					__ATOMIC_ACQUIRE))
+		return set;
+	close(set);
+	return none;
+}
+
+/*
+ * The set of a role, made when first asked for: its bell and the connection's end.
+ * Edge-triggered, a ring is heard once and the eventfd need not be emptied.  That takes
+ * a system call less, and one that the peer could make block.
+ */
+static int role_set(struct endpoint *e, unsigned int bell)
+{
+	const struct watched watched[] = {
+		{ e->sock, EPOLLRDHUP, 0 },
+		{ e->memfd.bell[e->end][bell], EPOLLIN | EPOLLET,
+		  bell == BELL_RX ? EVERING_RX : EVERING_TX },
+	};
+	int set = __atomic_load_n(&e->memfd.role[bell], __ATOMIC_ACQUIRE);
+
+	if (set >= 0)
+		return set;
+	return publish_set(&e->memfd.role[bell],
+			   new_set(watched, ARRAY_SIZE(watched)));
+}
+
+/* A set of both roles' sets, so that each role still hears, and forgets, its own. */
+static int both_set(struct endpoint *e)
+{
+	struct watched watched[2];
+	unsigned int i;
+	int set = __atomic_load_n(&e->memfd.both, __ATOMIC_ACQUIRE);
+
+	if (set >= 0)
+		return set;
+	for (i = BELL_RX; i <= BELL_TX; i++) {
+		set = role_set(e, i);
+		if (set < 0)
+			return set;
+		watched[i] = (struct watched){ set, EPOLLIN, i };
+	}
+	return publish_set(&e->memfd.both,
+			   new_set(watched, ARRAY_SIZE(watched)));
+}
+
+/* What a role's set has heard, which it then forgets; *@gone: the peer is. */
+static unsigned int hear(int set, bool *gone)
+{
+	struct epoll_event events[2];
+	unsigned int rung = 0;
+	int n;
+
+	for (n = epoll_wait(set, events, 2, 0); n > 0; n--) {
+		rung |= events[n - 1].data.u32;
+		*gone |= !events[n - 1].data.u32;
+	}
+	return rung;
 }
 
 static unsigned int memfd_drain(struct endpoint *e, unsigned int what)
 {
-	const int *bell = e->memfd.bell[e->end];
-	unsigned int rung = 0;
+	unsigned int rung = 0, i;
+	bool gone;
+	int set;
 
-	if ((what & EVERING_RX) && bell_take(bell[BELL_RX]))
-		rung |= EVERING_RX;
-	if ((what & EVERING_TX) && bell_take(bell[BELL_TX]))
-		rung |= EVERING_TX;
+	for (i = BELL_RX; i <= BELL_TX; i++) {
+		set = __atomic_load_n(&e->memfd.role[i], __ATOMIC_ACQUIRE);
+		/* Without a set nobody has listened, and the ring is still to come. */
+		if (set >= 0 &&
+		    (what & (i == BELL_RX ? EVERING_RX : EVERING_TX)))
+			rung |= hear(set, &gone);
+	}
 	return rung;
 }
 
-/* An epoll set of the connection's end and some bells.  The descriptor, or -errno. */
-static int new_set(const struct endpoint *e, unsigned int bells, uint32_t flags)
+/*
+ * epoll_pwait2(2), of Linux 5.11, by its number: C libraries have it or not, and
+ * filters of system calls that do not know it say so in various ways.
+ */
+static int wait_precisely(int set, struct epoll_event *events, int count,
+			  const struct timespec *left, const sigset_t *mask)
 {
-	struct epoll_event event = { .events = EPOLLRDHUP };
-	int fd, error = 0;
-	unsigned int i;
+#ifdef SYS_epoll_pwait2
+	const struct {
+		int64_t seconds;
+		int64_t nanoseconds;
+	} timeout = { left->tv_sec, left->tv_nsec };
+	static bool refused;
+	struct pollfd fd = { .fd = set, .events = POLLIN };
+	int n;
 
-	fd = epoll_create1(EPOLL_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (epoll_ctl(fd, EPOLL_CTL_ADD, e->sock, &event))
-		error = -errno;
-	for (i = BELL_RX; i <= BELL_TX && !error; i++) {
-		event.events = EPOLLIN | flags;
-		event.data.u32 = i == BELL_RX ? EVERING_RX : EVERING_TX;
-		if ((bells & event.data.u32) &&
-		    epoll_ctl(fd, EPOLL_CTL_ADD, e->memfd.bell[e->end][i],
-			      &event))
-			error = -errno;
+	if (!__atomic_load_n(&refused, __ATOMIC_RELAXED)) {
+		n = (int)syscall(SYS_epoll_pwait2, set, events, count, &timeout,
+				 mask, (size_t)_NSIG / 8);
+		if (n >= 0 || errno == EINTR)
+			return n;
+		__atomic_store_n(&refused, true, __ATOMIC_RELAXED);
 	}
-	if (error)
-		close(fd);
-	return error ? error : fd;
+#else
+	struct pollfd fd = { .fd = set, .events = POLLIN };
+	int n;
+#endif
+	n = ppoll(&fd, 1, left, mask);
+	return n > 0 ? epoll_wait(set, events, count, 0) : n;
 }
 
-/*
- * A sleep on one bell.  Edge-triggered, what is written to an eventfd is heard once
- * and need not be read, which saves a system call in three.  -ENOSYS: not to be had.
- */
-static int sleep_on_edge(struct endpoint *e, unsigned int what,
-			 const struct timespec *left)
+/* Of the sets of one role. */
+static int sleep_on_set(int set, unsigned int what, const struct timespec *left,
+			const sigset_t *mask)
 {
-	struct role *role = what == EVERING_RX ? &e->rx : &e->tx;
-	int *set = &e->memfd.sleeper[what == EVERING_RX ? BELL_RX : BELL_TX];
 	struct epoll_event events[2];
 	int n;
 
-	if (*set < 0)
-		*set = new_set(e, what, EPOLLET);
-	if (*set < 0)
-		return -ENOSYS;
-	/* One that needs no newer kernel, and is known to sanitizers. */
-	if (!left)
-		n = epoll_wait(*set, events, 2, -1);
+	if (left)
+		n = wait_precisely(set, events, 2, left, mask);
 	else
-		n = epoll_pwait2(*set, events, 2, left, NULL);
+		n = epoll_pwait(set, events, 2, -1, mask);
 	if (n < 0)
 		return -errno;
 	if (n == 0)
-		return -ETIMEDOUT;
-	role->unread = true;
+		return left ? -ETIMEDOUT : 0;
 	while (n--)
 		if (events[n].data.u32)
 			return (int)what;
 	return -EPIPE;
 }
 
-/* Where there is no epoll set to be had, and for both bells. */
-static __attribute__((noinline)) int sleep_on_level(struct endpoint *e,
+/* In both roles. */
+static int sleep_on_both(struct endpoint *e, int set,
+			 const struct timespec *left, const sigset_t *mask)
+{
+	struct pollfd fd = { .fd = set, .events = POLLIN };
+	bool gone = false;
+	unsigned int rung;
+	int ret;
+
+	ret = ppoll(&fd, 1, left, mask);
+	if (ret < 0)
+		return -errno;
+	if (ret == 0)
+		return -ETIMEDOUT;
+	rung = hear(e->memfd.role[BELL_RX], &gone) |
+	       hear(e->memfd.role[BELL_TX], &gone);
+	return rung || !gone ? (int)rung : -EPIPE;
+}
+
+/*
+ * Empties a bell; says whether there was a ring in it.  The peer has the same open file,
+ * and could make it block: RWF_NOWAIT, where that is to be had.
+ */
+static bool bell_take(int fd)
+{
+	uint64_t rings;
+	struct iovec iov = { &rings, sizeof(rings) };
+	long ret = -1;
+
+	errno = ENOSYS;
+#ifdef SYS_preadv2
+	ret = syscall(SYS_preadv2, fd, &iov, 1, -1l, -1l, RWF_NOWAIT);
+#endif
+	if (ret < 0 && errno != EAGAIN && errno != EINTR) {
+		fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
+		ret = read(fd, iov.iov_base, iov.iov_len);
+	}
+	return ret == sizeof(rings);
+}
+
+/* Where no epoll set is to be had. */
+static __attribute__((noinline)) int sleep_on_bells(struct endpoint *e,
 						    unsigned int what,
 						    const struct timespec *left,
-						    __u64 *syscalls)
+						    const sigset_t *mask)
 {
 	const int *bell = e->memfd.bell[e->end];
 	struct pollfd fds[3] = {
@@ -481,7 +588,7 @@ static __attribute__((noinline)) int sleep_on_level(struct endpoint *e,
 	unsigned int rung = 0;
 	int ret;
 
-	ret = ppoll(fds, ARRAY_SIZE(fds), left, NULL);
+	ret = ppoll(fds, ARRAY_SIZE(fds), left, mask);
 	if (ret < 0)
 		return -errno;
 	if (ret == 0)
@@ -490,29 +597,46 @@ static __attribute__((noinline)) int sleep_on_level(struct endpoint *e,
 		rung |= EVERING_RX;
 	if ((fds[2].revents & POLLIN) && bell_take(bell[BELL_TX]))
 		rung |= EVERING_TX;
-	if (fds[1].revents || fds[2].revents)
-		counter_add(syscalls, 1);
 	if (fds[0].revents && !rung)
 		return -EPIPE;
 	return (int)rung;
 }
 
 static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
-		       int64_t deadline, unsigned int *rang)
+		       int64_t deadline, const sigset_t *mask,
+		       unsigned int *rang)
 {
 	__u64 *syscalls = what & EVERING_RX ? &e->half->counters.rx_syscalls :
 					      &e->half->counters.tx_syscalls;
 	const struct timespec *left;
 	struct timespec storage;
-	int ret = -ENOSYS;
+	int set;
 
 	if (ring)
 		*rang = memfd_ring(e, ring);
 	counter_add(syscalls, ring ? 2 : 1);
 	left = time_left(deadline, &storage);
-	if (what != (EVERING_RX | EVERING_TX))
-		ret = sleep_on_edge(e, what, left);
-	return ret == -ENOSYS ? sleep_on_level(e, what, left, syscalls) : ret;
+	if (what == (EVERING_RX | EVERING_TX)) {
+		set = both_set(e);
+		if (set >= 0)
+			return sleep_on_both(e, set, left, mask);
+	} else {
+		set = role_set(e, what == EVERING_RX ? BELL_RX : BELL_TX);
+		if (set >= 0)
+			return sleep_on_set(set, what, left, mask);
+	}
+	return sleep_on_bells(e, what, left, mask);
+}
+
+/* write(2) is async-signal-safe, and an eventfd of one's own does not block. */
+static void memfd_wake(struct endpoint *e, unsigned int what)
+{
+	const int *bell = e->memfd.bell[e->end];
+
+	if (what & EVERING_RX)
+		bell_ring(bell[BELL_RX]);
+	if (what & EVERING_TX)
+		bell_ring(bell[BELL_TX]);
 }
 
 static bool memfd_gone(struct endpoint *e)
@@ -520,24 +644,6 @@ static bool memfd_gone(struct endpoint *e)
 	struct pollfd fd = { .fd = e->sock, .events = POLLRDHUP };
 
 	return poll(&fd, 1, 0) > 0;
-}
-
-static int memfd_fd(struct endpoint *e)
-{
-	int none = -1, fd;
-
-	fd = __atomic_load_n(&e->memfd.epoll, __ATOMIC_ACQUIRE);
-	if (fd >= 0)
-		return fd;
-	fd = new_set(e, EVERING_RX | EVERING_TX, 0);
-	if (fd < 0)
-		return fd;
-	if (!__atomic_compare_exchange_n(&e->memfd.epoll, &none, fd, false,
-					 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-		close(fd); /* another thread was faster */
-		return none;
-	}
-	return fd;
 }
 
 /* An epoll set knows no other kind of ready. */
@@ -559,8 +665,10 @@ const struct backend memfd_backend = {
 	.ring = memfd_ring,
 	.bell = memfd_bell,
 	.sleep = memfd_sleep,
+	.masks = true,
+	.wake = memfd_wake,
 	.drain = memfd_drain,
 	.gone = memfd_gone,
-	.fd = memfd_fd,
+	.fd = both_set,
 	.events = memfd_events,
 };

@@ -58,7 +58,8 @@ int ops_end(struct ops *ops, int error)
 	if (ops->error)
 		return ops->error;
 	ops->error = error;
-	ops->keep = UINT32_MAX;
+	ops->keep = NO_ROOM;
+	loan_forget(ops);
 	ops_update(ops);
 	if (error != -EPIPE)
 		channel_end(ops_endpoint(ops), -EPROTO);
@@ -83,30 +84,33 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 							ops->serve_size);
 	ops->keep = ops->serve;
 	ops_update(ops);
-	ask_init(ops, open.serve < ops->size ? open.serve : ops->size);
+	ask_open(ops, open.serve < ops->size ? open.serve : ops->size);
 	return 0;
 }
 
 static int arrived(struct ops *ops, struct arrival *arrival)
 {
 	unsigned int kind = arrival->header.flags & EVERING_OP_BUFFER;
+	int ret;
 
 	if (!ops->opened && arrival->header.type != EVERING_OP_OPEN)
 		return -EPROTO;
 	switch (arrival->header.type) {
 	case EVERING_OP_REQUEST:
 		if (!answer_expects(ops, arrival->header.id) ||
-		    kind == EVERING_OP_IN_PLACE ||
-		    (kind && loan_arrived(ops, arrival)))
+		    kind == EVERING_OP_IN_PLACE)
 			return -EPROTO;
+		ret = kind ? loan_arrived(ops, arrival) : 0;
+		if (ret)
+			return ret;
 		answer_requested(ops, arrival);
 		return 0;
 	case EVERING_OP_ANSWER:
 		if (!ask_expects(ops, arrival->header.id) ||
-		    kind == EVERING_OP_LENT ||
-		    (kind && loan_arrived(ops, arrival)))
+		    kind == EVERING_OP_LENT)
 			return -EPROTO;
-		return ask_answered(ops, arrival);
+		ret = kind ? loan_arrived(ops, arrival) : 0;
+		return ret ? ret : ask_answered(ops, arrival);
 	case EVERING_OP_CANCEL:
 		answer_cancelled(ops, arrival->header.id);
 		return kind ? -EPROTO : 0;
@@ -152,44 +156,33 @@ static int take_any(struct ops *ops, const unsigned char *slot)
 	return arrived(ops, &arrival);
 }
 
-/* As evering_release(), but a peer that waits for space is looked for by poll_once(). */
-static void release_one(struct ops *ops)
+/* Type and flags, and below them the length, of the first half of a header's word. */
+static inline uint32_t header_key(uint32_t word)
 {
-	struct evering_rx *rx = &ops->pub.ev->rx;
-	uint32_t n = rx->next + 1;
-
-	evering_store_release(&rx->next, n); /* [C] */
-	if (EVERING_UNLIKELY((int32_t)(n - rx->publish_at) >= 0))
-		evering__publish(ops->pub.ev);
+	return word << 16 | word >> 16;
 }
 
-/*
- * An answer to what is plain, as ask_answered() would take it.  Only then is @expect
- * its id.
- */
-static void take_answer(struct ops *ops, struct evering__place *place,
-			const unsigned char *slot, uint32_t len, uint32_t code)
+/* An answer to what is plain, as ask_answered() would take it; @place expects it. */
+static inline __attribute__((always_inline)) void
+take_answer(struct ops *ops, struct evering__place *place,
+	    struct evering__place **spare, uint32_t len, uint32_t code)
 {
-	copy_data((unsigned char *)place->c.data,
-		  slot + sizeof(struct evering_op_header), len);
-	release_one(ops);
+	ops->pub.in_flight--;
 	place->c.result = (int32_t)code;
 	place->c.len = (uint16_t)len;
 	place->expect = 0;
-	ops->pub.limbo->next = ops->pub.free;
-	ops->pub.free = ops->pub.limbo;
-	ops->pub.limbo = place;
+	(*spare)->next = ops->pub.free;
+	ops->pub.free = *spare;
 	place->done(&ops->pub, &place->c);
+	*spare = place;
 }
 
-/* A request without a buffer. */
-static void take_request(struct ops *ops, struct evering__held *held,
-			 const unsigned char *slot, uint64_t id, uint32_t len,
-			 uint32_t code)
+/* A request without a buffer, for a place that is free. */
+static inline __attribute__((always_inline)) void
+take_request(struct ops *ops, struct evering__held *held, uint64_t id,
+	     uint32_t len, uint32_t code)
 {
-	copy_data((unsigned char *)held->r.data,
-		  slot + sizeof(struct evering_op_header), len);
-	release_one(ops);
+	ops->pub.holding++;
 	held->r.id = id;
 	held->r.opcode = code;
 	held->r.len = len;
@@ -197,49 +190,127 @@ static void take_request(struct ops *ops, struct evering__held *held,
 	ops->request(&ops->pub, &held->r, ops->context);
 }
 
-/*
- * Takes the next entry: 1; 0: there is none; or why the channel ends.
- *
- * Each of the two words of a header is read once, and no more than a slot is copied.
- * An answer's id is right if the place that it names expects it.  A request's is not
- * looked at: whatever it is, its low bits name a place that is free and may be used.
+/**
+ * struct take - what take_some() knows, most of it when it is compiled
+ * @shift: log2 of the slot size
+ * @requests: more of them are to be expected than answers
+ * @most: how many entries to take at the most
+ * @spare: see struct ops
  */
-static inline int take(struct ops *ops)
+struct take {
+	uint32_t shift;
+	bool requests;
+	uint32_t most;
+	struct evering__place **spare;
+};
+
+/*
+ * Takes entries that are there.  Returns how many, or why the channel ends.
+ *
+ * Each word of a header is read once, and no more than a slot is copied.  An entry without
+ * flags, and with no more data than fits, is known by one comparison of its type, its
+ * flags and its length.  An answer's id is right if the place that it names expects it;
+ * only what is plain expects any.  A request's is not looked at: whatever it is, its low
+ * bits name a place that is free and may be used.
+ *
+ * After a callback all memory counts as changed: what does not change is in locals.  It
+ * is the caller's to publish what was released.
+ */
+static inline __attribute__((always_inline)) int take_some(struct ops *ops,
+							   struct take take)
 {
-	const struct evering_rx *rx = &ops->pub.ev->rx;
-	const unsigned char *slot = evering__rx_slot(rx, rx->next);
+	struct evering_rx *rx = &ops->pub.ev->rx;
+	const unsigned char *const slots = rx->slots;
+	const uint32_t payload = (1u << take.shift) - EVERING_STAMP_SIZE;
+	const uint32_t max_data = payload - sizeof(struct evering_op_header);
+	const uint32_t mask = rx->mask;
 	struct evering__place *place;
 	struct evering__held *held;
-	uint64_t id, word;
-	uint32_t len;
+	const unsigned char *slot, *data;
+	uint32_t left = take.most, n, key, code, answer, request;
+	uint64_t id;
 	int ret;
 
-	if (evering_load_acquire((const uint32_t *)(slot + rx->payload)) !=
-	    rx->next + 1) /* [A] */
-		return 0;
-	id = __atomic_load_n((const uint64_t *)slot, __ATOMIC_RELAXED);
-	word = __atomic_load_n((const uint64_t *)slot + 1, __ATOMIC_RELAXED);
-	len = (uint16_t)(word >> 16);
-	if (EVERING_UNLIKELY(len > ops->pub.max_data))
-		goto any;
-	/* The type, and no flags */
-	if ((uint16_t)word == EVERING_OP_ANSWER) {
-		place = &ops->pub.places[id & ops->pub.place_mask];
-		if (EVERING_UNLIKELY(place->expect != id))
-			goto any;
-		take_answer(ops, place, slot, len, (uint32_t)(word >> 32));
-		return 1;
-	}
-	if ((uint16_t)word == EVERING_OP_REQUEST) {
+	do {
+		n = rx->next;
+		slot = slots + ((size_t)(n & mask) << take.shift);
+		if (evering_load_acquire((const uint32_t *)(slot + payload)) !=
+		    n + 1) /* [A] */
+			break;
+		data = slot + sizeof(struct evering_op_header);
+		id = __atomic_load_n((const uint64_t *)slot, __ATOMIC_RELAXED);
+		key = header_key(
+			evering_load_relaxed((const uint32_t *)slot + 2));
+		code = evering_load_relaxed((const uint32_t *)slot + 3);
+		answer = key - (EVERING_OP_ANSWER << 16);
+		request = key - (EVERING_OP_REQUEST << 16);
+		if (take.requests ? request > max_data : answer <= max_data) {
+			place = &ops->pub.places[id & ops->pub.place_mask];
+			if (EVERING_UNLIKELY(place->expect != id ||
+					     answer > max_data))
+				goto any;
+			copy_data((unsigned char *)place->c.data, data,
+				  max_data > 48 ? answer : 0);
+			evering_store_release(&rx->next, n + 1); /* [C] */
+			take_answer(ops, place, take.spare, answer, code);
+			continue;
+		}
 		held = &ops->pub.held[id & ops->pub.held_mask];
-		if (EVERING_UNLIKELY(held->plain))
-			goto any;
-		take_request(ops, held, slot, id, len, (uint32_t)(word >> 32));
-		return 1;
-	}
+		if (EVERING_LIKELY(!held->plain && request <= max_data)) {
+			copy_data((unsigned char *)held->r.data, data,
+				  max_data > 48 ? request : 0);
+			evering_store_release(&rx->next, n + 1); /* [C] */
+			take_request(ops, held, id, request, code);
+			continue;
+		}
 any:
-	ret = take_any(ops, slot);
-	return ret ? ret : 1;
+		ret = take_any(ops, slot);
+		if (ret)
+			return ret;
+	} while (--left);
+	return (int)(take.most - left);
+}
+
+/* The same for slots of 64 bytes, which most have, as constants. */
+static int take_until(struct ops *ops, uint32_t most,
+		      struct evering__place **spare)
+{
+	uint32_t shift = ops->pub.ev->rx.shift;
+
+	if (shift != 6)
+		return take_some(ops,
+				 (struct take){ shift, false, most, spare });
+	if (ops->serve > ops->depth)
+		return take_some(ops, (struct take){ 6, true, most, spare });
+	return take_some(ops, (struct take){ 6, false, most, spare });
+}
+
+/* A lap at the most, so that the peer cannot keep this from returning. */
+static int take_lap(struct ops *ops, struct evering__place **spare)
+{
+	const struct evering_rx *rx = &ops->pub.ev->rx;
+	uint32_t most = rx->mask + 1, taken = 0, until;
+	int ret;
+
+	do {
+		/*
+		 * What was released is published each quarter ring, and so that it
+		 * need not be looked at each time, ahead: no callback, however long
+		 * it takes, keeps a quarter from the peer.
+		 */
+		until = rx->publish_at - rx->next;
+		if (until <= 1 || until > most) {
+			evering__publish(ops->pub.ev);
+			until = rx->publish_at - rx->next;
+		}
+		if (until > 1)
+			until--;
+		ret = take_until(ops, until, spare);
+		if (ret < 0)
+			return ret;
+		taken += (uint32_t)ret;
+	} while ((uint32_t)ret == until && taken < most);
+	return (int)taken;
 }
 
 /* How many go home in an entry of their own. */
@@ -253,20 +324,20 @@ static uint32_t home_batch(const struct ops *ops)
 
 static int poll_once(struct ops *ops)
 {
-	uint32_t most = ops->pub.ev->rx.mask + 1;
-	int n = 0, ret;
+	struct evering__place *spare = ops->spare;
+	int n, ret;
 
 	if (ops->error)
 		return ops->error;
-	/* A lap at the most, so that the peer cannot keep this from returning. */
-	while ((uint32_t)n < most) {
-		ret = take(ops);
-		if (!ret)
-			break;
-		if (ret < 0)
-			return ops_end(ops, ret);
-		n++;
-	}
+	/* As many polls are in each other. */
+	if (!spare)
+		return -EDEADLK;
+	ops->spare = spare->next;
+	n = take_lap(ops, &spare);
+	spare->next = ops->spare;
+	ops->spare = spare;
+	if (n < 0)
+		return ops_end(ops, n);
 	/* What a callback called may have found out. */
 	if (ops->error)
 		return ops->error;
@@ -478,10 +549,10 @@ void evering_ops_get_info(const struct evering_ops *table,
 	*info = (struct evering_ops_info){
 		.depth = ops->depth,
 		.serve = ops->serve,
-		.in_flight = ask_in_flight(ops),
+		.in_flight = ops->pub.in_flight,
 		.abandoned = ops->abandoned,
 		.done = ops->done,
-		.held = answer_holding(ops),
+		.held = ops->pub.holding,
 		.homebound = ops->homebound.count,
 		.max_data = ops->pub.max_data,
 	};
@@ -494,18 +565,9 @@ static const struct evering_ops_params default_params = EVERING_OPS_PARAMS_INIT;
 static int read_params(const struct evering_ops_params *from, uint32_t entries,
 		       struct evering_ops_params *params)
 {
-	const unsigned char *bytes = (const unsigned char *)from;
-	uint32_t i;
-
 	*params = default_params;
-	if (from) {
-		if (from->size < sizeof(*params) || from->size > 65536)
-			return -EINVAL;
-		for (i = sizeof(*params); i < from->size; i++)
-			if (bytes[i])
-				return -EINVAL;
-		*params = *from;
-	}
+	if (from && read_sized(params, sizeof(*params), from))
+		return -EINVAL;
 	if (params->depth == EVERING_OPS_DEFAULT)
 		params->depth = entries / 2;
 	if (params->serve == EVERING_OPS_DEFAULT)
@@ -528,7 +590,6 @@ struct layout {
 	size_t held_data;
 	size_t heap;
 	size_t tell;
-	size_t loans;
 	size_t all;
 };
 
@@ -554,11 +615,9 @@ static void lay_out(const struct endpoint *e,
 		    struct layout *layout)
 {
 	size_t slot = e->geometry.slot_size, end = 0;
-	size_t granules = e->geometry.arena_size[!e->end] / EVERING_OP_GRANULE;
 
-	/* Index 0, and one more than in flight, for what is in limbo. */
-	layout->place_count = power_above(params->depth + 2);
-	layout->held_count = power_above(params->serve + 2);
+	layout->place_count = power_above(1 + params->depth + EVERING_OP_SPARE);
+	layout->held_count = power_above(1 + params->serve + EVERING_OP_SPARE);
 	add_part(&end, sizeof(struct ops));
 	layout->places = add_part(&end, layout->place_count *
 						sizeof(struct evering__place));
@@ -568,8 +627,6 @@ static void lay_out(const struct endpoint *e,
 	layout->held_data = add_part(&end, layout->held_count * slot);
 	layout->heap = add_part(&end, params->depth * sizeof(uint32_t));
 	layout->tell = add_part(&end, params->depth * sizeof(uint64_t));
-	/* Touched only where the peer's buffers begin. */
-	layout->loans = add_part(&end, granules * sizeof(struct loan));
 	layout->all = end;
 }
 
@@ -592,18 +649,17 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	ops->stride = e->ev.tx.shift;
 	ops->heap = (uint32_t *)(memory + layout->heap);
 	ops->tell = (uint64_t *)(memory + layout->tell);
-	ops->loans = (struct loan *)(memory + layout->loans);
 	ops->loan_count = (uint32_t)(e->geometry.arena_size[!e->end] /
 				     EVERING_OP_GRANULE);
 	ops->size = params->depth;
 	ops->serve_size = params->serve;
-	ops->keep = UINT32_MAX;
+	ops->keep = NO_ROOM;
 	ops->request = params->request ? params->request : answer_later;
 	ops->cancelled = params->cancelled;
 	ops->context = params->context;
 	ops_update(ops);
 	answer_init(ops);
-	ask_init(ops, 0);
+	ask_init(ops);
 	e->ops = ops;
 }
 
@@ -638,6 +694,11 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 	if (ops == MAP_FAILED)
 		return -ENOMEM;
 	set_up(ops, e, &params, &layout);
+	if (book_init(&ops->loans, ops->loan_count, sizeof(struct loan))) {
+		e->ops = NULL;
+		munmap(ops, layout.all);
+		return -ENOMEM;
+	}
 
 	open.depth = params.depth;
 	open.serve = params.serve;
@@ -648,20 +709,31 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 	return 0;
 }
 
+static void ops_free_table(struct ops *ops)
+{
+	ops_endpoint(ops)->ops = NULL;
+	book_destroy(&ops->loans);
+	munmap(ops, ops->map_size);
+}
+
 void evering_ops_close(struct evering_ops *table)
 {
 	struct ops *ops = to_ops(table);
 
 	if (!ops)
 		return;
+	/* In a process that fork(2) has made nothing of it is to be done, or told. */
+	if (ops_endpoint(ops)->owner != fork_id()) {
+		ops_free_table(ops);
+		return;
+	}
 	if (!ops->error) {
 		send_rest(ops);
 		ops->error = -EPIPE;
-		ops->keep = UINT32_MAX;
+		ops->keep = NO_ROOM;
 		ops_update(ops);
 	}
 	ask_end_all(ops, -ECANCELED, true);
 	flush(ops);
-	ops_endpoint(ops)->ops = NULL;
-	munmap(ops, ops->map_size);
+	ops_free_table(ops);
 }

@@ -18,6 +18,8 @@
 #include "internal.h"
 
 #define NONE UINT32_MAX
+/* So many slots are never free. */
+#define NO_ROOM (1u << 30)
 
 /* The first half of a header is read and written as one number. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
@@ -73,12 +75,16 @@ struct fifo {
  * @place_data, @held_data: data by index, @stride being log2 of the bytes for each
  * @request, @cancelled, @context: the parameters, @request being never NULL
  * @flushed: entry number up to which a sleeping peer has been woken
- * @keep: slots that an entry leaves free for answers, see above; UINT32_MAX while
+ * @keep: slots that an entry leaves free for answers, see above; NO_ROOM while
  *	nothing else can be sent
  * @homebound: loans to be sent home
  * @error: 0, or why nothing more will come
  * @opened: the peer has opened its table
  * @waits: waits that are in each other
+ * @spare: places that are neither free nor in use, one for each poll that may be in
+ *	another: while a callback is called with its operation's place, one of these
+ *	stands in for it, so that the callback finds as many free as if it had ended
+ * @takeable: operations in flight whose outcome is to be taken
  * @refused: somebody tried to submit, and there was no room in the ring
  * @depth, @serve: as in evering_ops_info, once it has
  * @size, @serve_size: what there is memory for
@@ -86,7 +92,7 @@ struct fifo {
  * @abandoned: operations that have an outcome, and their answer still to come
  * @first_done, @last_done, @done: operations whose outcome is to be taken
  * @inbox: requests for evering_op_next()
- * @loans, @loan_count: by granule
+ * @loans, @loan_count: struct loan by granule of the peer's arena
  * @heap, @heap_count: operations by deadline
  * @tell, @tell_first, @tell_count: ring of operations whose end the peer is to know
  * @map_size: bytes of all this
@@ -107,6 +113,8 @@ struct ops {
 	int error;
 	bool opened;
 	uint32_t waits;
+	uint32_t takeable;
+	struct evering__place *spare;
 	bool refused;
 	uint32_t depth;
 	uint32_t serve;
@@ -118,7 +126,7 @@ struct ops {
 	struct evering__place *last_done;
 	uint32_t done;
 	struct fifo inbox;
-	struct loan *loans;
+	struct book loans;
 	uint32_t loan_count;
 	uint32_t *heap;
 	uint32_t heap_count;
@@ -146,6 +154,12 @@ struct arrival {
 
 /* What a wait is for; @arg is whatever that takes. */
 typedef bool (*ops_condition)(struct ops *ops, uint64_t arg);
+
+/* Of what was written before. */
+static inline struct loan *loan_of(const struct ops *ops, uint32_t granule)
+{
+	return (struct loan *)ops->loans.base + granule;
+}
 
 static inline struct ops *to_ops(struct evering_ops *ops)
 {
@@ -197,8 +211,8 @@ static inline void ops_update(struct ops *ops)
 {
 	bool slow = ops->homebound.count || ops->error;
 
-	ops->pub.reserve = slow ? UINT32_MAX : ops->keep;
-	ops->pub.answer_reserve = slow ? UINT32_MAX : 0;
+	ops->pub.reserve = slow ? NO_ROOM : ops->keep;
+	ops->pub.answer_limit = slow ? 0 : ops->pub.max_data + 1;
 }
 
 /*
@@ -225,20 +239,19 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		 bool space, int64_t timeout_ns, int64_t *deadline);
 
 /* ask.c */
-void ask_init(struct ops *ops, uint32_t depth);
+void ask_init(struct ops *ops);
+void ask_open(struct ops *ops, uint32_t depth);
 bool ask_expects(const struct ops *ops, uint64_t id);
 int ask_answered(struct ops *ops, const struct arrival *arrival);
 int ask_expire(struct ops *ops);
 void ask_tell(struct ops *ops);
 void ask_end_all(struct ops *ops, int result, bool closing);
-uint32_t ask_in_flight(const struct ops *ops);
 
 /* answer.c */
 void answer_init(struct ops *ops);
 void answer_open(struct ops *ops, uint32_t serve);
 void answer_later(struct evering_ops *table,
 		  const struct evering_request *request, void *context);
-uint32_t answer_holding(const struct ops *ops);
 bool answer_expects(const struct ops *ops, uint64_t id);
 void answer_requested(struct ops *ops, const struct arrival *arrival);
 void answer_cancelled(struct ops *ops, uint64_t id);
@@ -248,6 +261,7 @@ int loan_arrived(struct ops *ops, struct arrival *arrival);
 void loan_end(struct ops *ops, const void *buf);
 int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		   uint32_t *granule, uint32_t *generation);
+void loan_forget(struct ops *ops);
 void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation);
 unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
 			 uint32_t to);

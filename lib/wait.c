@@ -9,6 +9,9 @@
  * the words in shared memory.
  */
 #include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <time.h>
 
 #include "internal.h"
@@ -18,9 +21,12 @@
  * end before the first look.
  */
 #define SPINS_PER_LOOK	    64u
-/* Looks, or calls with EVERING_NOWAIT, between two questions whether the peer lives. */
+/* Looks between two questions whether the peer lives. */
 #define LOOKS_PER_QUESTION  256u
-#define CALLS_PER_QUESTION  1024u
+/* Calls with EVERING_NOWAIT between two looks at a clock that is cheap, and coarse. */
+#define CALLS_PER_CLOCK 16u
+/* A wait that has looked so often, a microsecond or more, can afford two system calls. */
+#define LOOKS_UNTIL_BLOCKED 1u
 
 #define WAIT_MASK	    (EVERING_RX | EVERING_TX)
 
@@ -69,13 +75,22 @@ static inline void relax(void)
 #endif
 }
 
-/* The first reason stays. */
+/*
+ * Ends the channel; the first reason stays.  The sending thread, whichever thread this
+ * is, is to find no room from now on: it may have committed more meanwhile, which is
+ * why it takes a limit that lies behind it for no room, too.
+ */
 int channel_end(struct endpoint *e, int error)
 {
+	struct evering_tx *tx = &e->ev.tx;
 	int none = 0;
 
 	__atomic_compare_exchange_n(&e->error, &none, error, false,
 				    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	evering_full_fence(); /* the store of the error, then that of the limit */
+	__atomic_store_n(&tx->limit,
+			 __atomic_load_n(&tx->next, __ATOMIC_RELAXED),
+			 __ATOMIC_RELAXED);
 	return none ? none : error;
 }
 
@@ -92,19 +107,21 @@ uint32_t evering__credit(struct evering *ev)
 	uint32_t entries = tx->mask + 1;
 	uint32_t released;
 
-	if (channel_error(e) == -EPROTO)
-		return 0;
 	counter_add(&e->half->counters.tx_entries, tx->next - e->tx.counted);
 	e->tx.counted = tx->next;
 
 	released = evering_load_acquire(&e->peer->released); /* [C] */
 	if (tx->next - released > entries) {
 		channel_end(e, -EPROTO);
-		tx->limit = tx->next;
 		return 0;
 	}
-	tx->limit = released + entries;
-	return tx->limit - tx->next;
+	__atomic_store_n(&tx->limit, released + entries, __ATOMIC_RELAXED);
+	evering_full_fence(); /* the store of the limit, then a look at the error */
+	if (channel_error(e)) {
+		channel_end(e, channel_error(e));
+		return 0;
+	}
+	return released + entries - tx->next;
 }
 
 /*
@@ -182,6 +199,15 @@ int evering__ring(struct evering *ev, uint32_t armed)
 		counter_add(&e->half->counters.tx_syscalls, 1);
 		note_tx_rung(e, armed, e->backend->ring(e, EVERING_RX));
 	}
+	return 0;
+}
+
+int evering_publish(struct evering *ev)
+{
+	const struct endpoint *e = to_endpoint(ev);
+
+	if (ev->rx.next != evering_load_relaxed(&e->half->released))
+		evering__publish(ev);
 	return 0;
 }
 
@@ -366,10 +392,6 @@ static void drain(struct endpoint *e, unsigned int what)
 	if (!what)
 		return;
 	disarm(e, what, e->backend->drain(e, what));
-	if (what & EVERING_RX)
-		e->rx.unread = false;
-	if (what & EVERING_TX)
-		e->tx.unread = false;
 }
 
 /* What evering_arm() has armed; of the other thread's role nothing is read. */
@@ -386,14 +408,13 @@ static void disarm_external(struct endpoint *e, unsigned int what)
 
 static bool may_have_heard(const struct role *role)
 {
-	return role->armed || role->exposed || role->unread;
+	return role->armed || role->exposed;
 }
 
 /*
- * Before it arms: what a sleep has heard is not to be told of again.  And a ring that
- * came late, when its generation was not armed any more, is not to be taken for one of
- * what comes from now on: an edge-triggered loop has had its edge, and the peer rings
- * a generation once.
+ * Before it arms: a ring that came late, when its generation was not armed any more, is
+ * not to be taken for one of what comes from now on: an edge-triggered loop has had its
+ * edge, and the peer rings a generation once.
  */
 static void drain_heard(struct endpoint *e, unsigned int what)
 {
@@ -469,12 +490,79 @@ static void spin_succeeded(struct spin *spin)
 	spin->next_hold = 8;
 }
 
+/**
+ * struct signals - signals during a wait
+ * @mask: what the sleep is to let in; NULL: what is let in anyway
+ * @blocked: this wait has blocked the others, and @own is to be restored
+ * @own: the thread's mask before
+ *
+ * A handler that runs while a thread spins leaves no trace, and one that has set a flag
+ * would be slept over.  So a spin that is not a short one blocks signals, and the sleep
+ * lets them in again, in the same system call.
+ */
+struct signals {
+	const sigset_t *mask;
+	bool blocked;
+	sigset_t own;
+};
+
+/* All but what a fault in this thread raises, which cannot wait.  0, or an errno. */
+int block_signals(sigset_t *old)
+{
+	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE,
+				      SIGTRAP, SIGSYS, SIGABRT };
+	sigset_t most;
+	unsigned int i;
+
+	sigfillset(&most);
+	for (i = 0; i < ARRAY_SIZE(faults); i++)
+		sigdelset(&most, faults[i]);
+	return pthread_sigmask(SIG_BLOCK, &most, old);
+}
+
+static void signals_block(struct signals *s)
+{
+	if (block_signals(&s->own))
+		return;
+	s->blocked = true;
+	s->mask = &s->own;
+}
+
+static void signals_restore(struct signals *s)
+{
+	if (!s->blocked)
+		return;
+	pthread_sigmask(SIG_SETMASK, &s->own, NULL);
+	s->blocked = false;
+	s->mask = NULL;
+}
+
+/* Has one come that is to be let in?  If so its handler has run after this. */
+static bool signals_came(const struct signals *s)
+{
+	const struct timespec none = { 0 };
+
+	return s->mask && ppoll(NULL, 0, &none, s->mask) < 0 && errno == EINTR;
+}
+
+/* evering_wake() was called for @what since it was last found out. */
+static bool was_woken(struct endpoint *e, unsigned int what)
+{
+	unsigned int woken = __atomic_load_n(&e->woken, __ATOMIC_RELAXED) &
+			     what;
+
+	if (EVERING_LIKELY(!woken))
+		return false;
+	__atomic_fetch_and(&e->woken, ~woken, __ATOMIC_RELAXED);
+	return true;
+}
+
 /*
  * Spins until something is ready (returns what), the budget or the time given has
- * passed (0), or the peer has gone (-EPIPE).
+ * passed (0), the peer has gone (-EPIPE) or a signal came (-EINTR).
  */
 static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
-		    int64_t deadline)
+		    int64_t deadline, struct signals *signals)
 {
 	unsigned int looks = 0, i, is;
 	int64_t until = 0;
@@ -488,10 +576,20 @@ static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
 		}
 		if (channel_error(e))
 			return channel_error(e);
+		if (was_woken(e, what))
+			return -EINTR;
 		/* This takes longer. */
 		publish_awake(e, what);
-		if (++looks % LOOKS_PER_QUESTION == 0 && e->backend->gone(e))
-			return -EPIPE;
+		looks++;
+		if (looks == LOOKS_UNTIL_BLOCKED && budget != INT64_MAX &&
+		    !signals->mask)
+			signals_block(signals);
+		if (looks % LOOKS_PER_QUESTION == 0) {
+			if (e->backend->gone(e))
+				return -EPIPE;
+			if (signals_came(signals))
+				return -EINTR;
+		}
 		if (budget != INT64_MAX || deadline != INT64_MAX) {
 			int64_t now = now_ns();
 
@@ -502,6 +600,23 @@ static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
 				return 0;
 		}
 	}
+}
+
+/*
+ * Is it time to ask the system whether the peer lives?  A caller that looks seldom asks
+ * at once, one that does nothing else once in some milliseconds.
+ */
+static bool time_to_ask(struct role *role)
+{
+	struct timespec now;
+
+	if (++role->idle % CALLS_PER_CLOCK)
+		return false;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (role->asked == now.tv_nsec)
+		return false;
+	role->asked = now.tv_nsec;
+	return true;
 }
 
 static int wait_nowait(struct endpoint *e, unsigned int what)
@@ -517,23 +632,28 @@ static int wait_nowait(struct endpoint *e, unsigned int what)
 	if (!(what & EVERING_RX) ||
 	    (evering_load_relaxed(e->ev.rx.armed) & EVERING_ARMED))
 		publish_awake(e, what);
-	if (++role->idle % CALLS_PER_QUESTION == 0 && e->backend->gone(e))
+	if (evering_load_relaxed(&e->peer->closed) ||
+	    (time_to_ask(role) && e->backend->gone(e)))
 		return peer_gone(e, what);
 	return -EAGAIN;
 }
 
 FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
-			     int64_t deadline)
+			     int64_t deadline, const sigset_t *mask)
 {
 	struct owed owed;
 	unsigned int is, rang;
+	bool woken;
 	int ret;
 
 	for (;;) {
 		is = evering__arm(e, what, &owed);
-		if (is || channel_error(e)) {
+		woken = !is && was_woken(e, what);
+		if (is || woken || channel_error(e)) {
 			disarm(e, what, 0);
 			ring_owed(e, what, &owed);
+			if (woken)
+				return -EINTR;
 			return is ? (int)is : peer_gone(e, what);
 		}
 		if (what & EVERING_RX)
@@ -542,7 +662,7 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 			counter_add(&e->half->counters.tx_sleeps, 1);
 		rang = 0;
 		ret = e->backend->sleep(e, what & WAIT_MASK, owed.ring,
-					deadline, &rang);
+					deadline, mask, &rang);
 		note_owed(e, what, &owed, rang);
 		disarm(e, what, ret > 0 ? (unsigned int)ret : 0);
 		is = ready(e, what);
@@ -558,28 +678,71 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 	}
 }
 
-static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline)
+static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline,
+		       const sigset_t *mask)
 {
 	disarm_external(e, what);
 	switch (what) {
 	case EVERING_RX:
-		return sleep_until_ready(e, EVERING_RX, deadline);
+		return sleep_until_ready(e, EVERING_RX, deadline, mask);
 	case EVERING_RX | EVERING_FLUSH:
 		return sleep_until_ready(e, EVERING_RX | EVERING_FLUSH,
-					 deadline);
+					 deadline, mask);
 	case EVERING_TX | EVERING_FLUSH:
 		return sleep_until_ready(e, EVERING_TX | EVERING_FLUSH,
-					 deadline);
+					 deadline, mask);
 	default:
-		return sleep_until_ready(e, what, deadline);
+		return sleep_until_ready(e, what, deadline, mask);
 	}
 }
 
-int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
+/*
+ * Spins as the policy says.  0: sleep; else what the wait is to return.  *@start and
+ * *@asleep: when it began, and ended, for EVERING_ADAPTIVE.
+ */
+static int wait_awake(struct endpoint *e, unsigned int *what, int64_t deadline,
+		      struct signals *signals, int64_t *start, int64_t *asleep)
+{
+	struct spin *spin = *what & EVERING_RX ? &e->rx.spin : &e->tx.spin;
+	int64_t budget = 0;
+	int ret;
+
+	if (e->policy == EVERING_BUSY)
+		budget = INT64_MAX;
+	else if (e->policy == EVERING_ADAPTIVE && !spin->hold)
+		budget = spin->budget;
+	if (e->policy == EVERING_ADAPTIVE)
+		*start = *asleep = now_ns();
+	if (!budget)
+		return 0;
+	if (*what & EVERING_FLUSH)
+		evering_flush(&e->ev);
+	*what &= ~EVERING_FLUSH;
+	ret = spin_for(e, *what, budget, deadline, signals);
+	if (ret > 0)
+		spin_succeeded(spin);
+	if (ret == -EPIPE)
+		return peer_gone(e, *what);
+	if (ret)
+		return ret;
+	*asleep = now_ns();
+	if (*asleep >= deadline)
+		return -ETIMEDOUT;
+	/* Where a sleep that lets them in costs more than one that need not. */
+	if (signals->blocked && !e->backend->masks) {
+		if (signals_came(signals))
+			return -EINTR;
+		signals_restore(signals);
+	}
+	return 0;
+}
+
+static int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
+		    const sigset_t *mask)
 {
 	struct endpoint *e = to_endpoint(ev);
-	int64_t deadline, budget, start = 0, asleep = 0;
-	struct spin *spin;
+	struct signals signals = { .mask = mask };
+	int64_t deadline, start = 0, asleep = 0;
 	unsigned int is;
 	int ret;
 
@@ -599,41 +762,49 @@ int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
 	}
 	if (channel_error(e))
 		return peer_gone(e, what);
-
-	spin = what & EVERING_RX ? &e->rx.spin : &e->tx.spin;
-	switch (e->policy) {
-	case EVERING_BUSY:
-		budget = INT64_MAX;
-		break;
-	case EVERING_ADAPTIVE:
-		budget = spin->hold ? 0 : spin->budget;
-		break;
-	default:
-		budget = 0;
-	}
+	if (was_woken(e, what))
+		return -EINTR;
 
 	deadline = deadline_after(timeout_ns);
-	if (e->policy == EVERING_ADAPTIVE)
-		start = asleep = now_ns();
-	if (budget) {
-		if (what & EVERING_FLUSH)
-			evering_flush(ev);
-		what &= ~EVERING_FLUSH;
-		ret = spin_for(e, what, budget, deadline);
-		if (ret > 0)
-			spin_succeeded(spin);
-		if (ret == -EPIPE)
-			return peer_gone(e, what);
-		if (ret)
-			return ret;
-		asleep = now_ns();
-		if (asleep >= deadline)
-			return -ETIMEDOUT;
+	ret = wait_awake(e, &what, deadline, &signals, &start, &asleep);
+	if (!ret) {
+		ret = wait_asleep(e, what, deadline, signals.mask);
+		if (e->policy == EVERING_ADAPTIVE && ret > 0)
+			spin_adjust(e,
+				    what & EVERING_RX ? &e->rx.spin :
+							&e->tx.spin,
+				    start, asleep);
 	}
-	ret = wait_asleep(e, what, deadline);
-	if (e->policy == EVERING_ADAPTIVE && ret > 0)
-		spin_adjust(e, spin, start, asleep);
+	signals_restore(&signals);
 	return ret;
+}
+
+int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
+{
+	return wait_for(ev, what, timeout_ns, NULL);
+}
+
+int evering_pwait(struct evering *ev, unsigned int what, int64_t timeout_ns,
+		  const sigset_t *mask)
+{
+	return wait_for(ev, what, timeout_ns, mask);
+}
+
+/*
+ * Only what signal-safety(7) allows.  The word is stored before the ring, so a sleeper
+ * that arms too late to hear the ring sees the word.
+ */
+int evering_wake(struct evering *ev, unsigned int what)
+{
+	struct endpoint *e = to_endpoint(ev);
+	int saved = errno;
+
+	if (!what || (what & ~WAIT_MASK))
+		return -EINVAL;
+	__atomic_fetch_or(&e->woken, what, __ATOMIC_SEQ_CST);
+	e->backend->wake(e, what);
+	errno = saved;
+	return 0;
 }
 
 int evering__wait_space(struct evering *ev, int64_t timeout_ns)
@@ -714,9 +885,13 @@ int evering_peer(struct evering *ev)
 {
 	struct endpoint *e = to_endpoint(ev);
 
-	if (!e->backend->gone(e))
+	bool closed = evering_load_relaxed(&e->peer->closed);
+
+	if (!closed && !e->backend->gone(e))
 		return EVERING_PEER_ALIVE;
 	channel_end(e, -EPIPE);
-	return evering_load_acquire(&e->peer->closed) ? EVERING_PEER_CLOSED :
-							EVERING_PEER_DIED;
+	/* It may have been closed between the two looks. */
+	return closed || evering_load_relaxed(&e->peer->closed) ?
+		       EVERING_PEER_CLOSED :
+		       EVERING_PEER_DIED;
 }

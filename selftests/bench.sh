@@ -80,11 +80,46 @@ one_cpu() {
 	bench 2 --icount --modes=stream && says '--icount: of rtt and channel'
 }
 
+# running PID: it is no longer env(1).
+running() {
+	[[ $(<"/proc/$1/comm") == evering ]]
+}
+
+# What is ignored stays so, in the processes that are measured too.
+ignores() {
+	local status
+	env --ignore-signal=HUP true 2>/dev/null || skip 'env(1) has no --ignore-signal'
+	env --ignore-signal=HUP "$evering" bench -q --rounds=40 --round=5 --modes=rtt \
+		--arms=evering-memfd --output=hung >out 2>err </dev/null &
+	pid=$!
+	soon running "$pid" || return
+	while ! gone "$pid"; do
+		# shellcheck disable=SC2046 # a list
+		kill -HUP "$pid" $(below "$pid") 2>/dev/null
+		sleep 0.05
+	done
+	wait "$pid"
+	status=$?
+	((status == 0)) && valid hung
+}
+
 json_parses() {
 	need python3
 	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --json || return
 	python3 -c 'import json, sys
 for line in sys.stdin: json.loads(line)' <out
+}
+
+# Whatever bytes the command line has.
+json_of_bytes() {
+	need python3
+	bench 0 "${quick[@]}" --modes=rtt --arms=evering-memfd --output=$'odd\t"\\\xff\xc3\xa9' \
+		--json || return
+	python3 -c 'import json, sys
+command = json.loads(sys.stdin.buffer.readline())["command"]
+assert command.encode().endswith(b"odd\t\"\\\xef\xbf\xbd\xc3\xa9 --json"), command' <out || return
+	# And as it was read.
+	bench 0 --from=$'odd\t"\\\xff\xc3\xa9' && grep -qF $'odd\t"\\?\xc3\xa9 --json' out
 }
 
 reads_again() {
@@ -116,6 +151,81 @@ draws() {
 		echo "no plots/$name"
 		return 1
 	done
+}
+
+# of_arm NAME POLICY FACTOR: the results in the file `one`, as of another arm.
+of_arm() {
+	awk -v arm="$1" -v policy="$2" -v factor="$3" 'NR > 1 {
+		sub(/"arm":"[^"]*"/, "\"arm\":\"" arm "\"")
+		sub(/"policy":"[^"]*"/, "\"policy\":\"" policy "\"")
+		match($0, /"size":[0-9]+/)
+		size = substr($0, RSTART + 7, RLENGTH - 7)
+		gsub(/"ns":\[[^]]*\]/, sprintf("\"ns\":[%d]", factor * (100 + size / 4)))
+		print
+	}' one
+}
+
+# However many arms there are: eight curves at most, evering in front, axes that show
+# small sizes beside large ones, names as they are, and no label over another.
+draws_many() {
+	local arm factor=2 curves last name
+	need gnuplot
+	bench 0 "${quick[@]}" --modes=fair,stream,rtt --depth=3 --arms=evering-memfd \
+		--sizes=8,64,512,1K,4K,16K,32K,64K,256K,512K,1M,4M --wait=busy --output=one ||
+		return
+	{
+		head -n 1 one
+		of_arm evering-memfd busy 1
+		of_arm evering-memfd adaptive 1.5
+		of_arm evering-memfd block 50
+		for arm in ck_ring rte_ring boost-spsc moodycamel uds-epoll uds-epoll-good \
+			uds-uring uds-uring-good tokio tokio-uring monoio shmipc iceoryx2 \
+			eventfd pipe futex no-transport someone_elses another_one; do
+			of_arm "$arm" block $((factor++))
+		done
+	} >many
+	bench 0 --from=many --plot=plots || return
+	for name in fair_all fair_first_5 fair_mid_5 fair_last_5 fair_ratio stream_all \
+		stream_ratio rtt_64; do
+		[[ -s plots/$name.svg && -s plots/$name.png ]] || return
+		awk -v output="set output '$name.svg'" '
+			/^set terminal/ { terminal = $0 }
+			$0 == output { inside = 1; print terminal; next }
+			/^reset/ { inside = 0 }
+			inside' plots/bench.gnuplot >part
+		says noenhanced part && says 'set logscale xy' part || return
+		curves=$(grep -c keyentry part)
+		last=$(grep notitle part | tail -n 1)
+		[[ $curves -le 8 && $curves == $(grep -c ' notitle' part) &&
+		$(grep -m1 keyentry part) == *'"evering, busy"'* && $last == *'lw 4'* ]] && continue
+		echo "$name: $curves curves"
+		cat part
+		return 1
+	done
+	says 'ck_ring' many && labels_apart plots/fair_all.svg && labels_apart plots/fair_first_5.svg
+}
+
+# labels_apart SVG: no two texts lie on each other, at eight pixels a character.
+labels_apart() {
+	need python3
+	python3 - "$1" <<-'END'
+		import re, sys
+		boxes = []
+		text = open(sys.argv[1]).read()
+		for x, y, anchor, body in re.findall(
+		    r'translate\(([\d.]+),([\d.]+)\)[^>]*text-anchor="(\w+)">\s*'
+		    r'<text>(?:<tspan[^>]*>)?([^<]*)', text):
+		    x, y, width = float(x), float(y), 8 * len(body.strip())
+		    x -= {"start": 0, "middle": width / 2, "end": width}[anchor]
+		    if width:
+		        boxes.append((x, y - 12, x + width, y, body))
+		if len(boxes) < 10:
+		    sys.exit("%d texts: has gnuplot another way to write them?" % len(boxes))
+		for i, a in enumerate(boxes):
+		    for b in boxes[:i]:
+		        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]:
+		            sys.exit("'%s' lies on '%s'" % (a[4], b[4]))
+	END
 }
 
 # bad ARGUMENT TEXT: status 2, and the error says TEXT.
@@ -151,10 +261,13 @@ if [[ $guest ]]; then
 	exit
 fi
 check 'on one CPU, by its time stamp counter' one_cpu
+check 'SIGHUP that is ignored' ignores
 check 'the JSON is JSON' json_parses
+check 'the JSON of any bytes' json_of_bytes
 check 'results are read as they were written' reads_again
 check 'two results are compared' compares
 check 'diagrams are drawn' draws
+[[ $short ]] || check 'diagrams of many arms' draws_many
 check 'bad modes are named' bad --modes=rtt,nothing '--modes=rtt,nothing'
 check 'bad sizes are named' bad --sizes=4,5 '--sizes=4,5'
 check 'bad policies are named' bad --wait=lazy '--wait=lazy'

@@ -122,6 +122,15 @@ echoes() {
 		run 0 echo ask 'still there' && stop TERM 0
 }
 
+# Ends by a signal that was blocked when it was started.
+echo_blocked() {
+	env --block-signal=TERM true 2>/dev/null || skip 'env(1) has no --block-signal'
+	: >served
+	env --block-signal "$bin/echo" serve >served 2>served-err &
+	server=$!
+	soon test -s served && run 0 echo ask hello && kill -TERM "$server" && ended "$server" 0
+}
+
 echo_socket() {
 	serve echo --socket="@examples-$$" serve || return
 	run 0 echo --socket="@examples-$$" ask hello && prints hello &&
@@ -510,6 +519,7 @@ on() {
 	export EVERING_BACKEND=$1
 	try 'echo: texts come back' echoes
 	try 'echo: other sockets' echo_socket
+	try 'echo: signals blocked' echo_blocked
 	try 'echo: server killed' echo_server_killed
 	try 'echo: clients killed' echo_client_killed
 

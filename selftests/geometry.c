@@ -198,9 +198,15 @@ TEST_F(geometry, params_of_another_version_are_taken_for_what_they_are)
 		}
 		later.tail[i] = 0;
 	}
+	/* An older one's ends between two fields, and what is behind that is not read. */
 	for (size = 0; size < sizeof(self->p); size++) {
-		self->p.size = size;
-		EXPECT_EQ(-EINVAL, outcome(&self->p))
+		struct evering_params shorter = self->p;
+
+		shorter.size = size;
+		memset((char *)&shorter + max_of(size, 4u), 0xee,
+		       sizeof(shorter) - max_of(size, 4u));
+		EXPECT_EQ(size >= 8 && size % sizeof(void *) == 0 ? 0 : -EINVAL,
+			  outcome(&shorter))
 		{
 			TH_LOG("size %u", size);
 		}
@@ -394,7 +400,7 @@ TEST_F(geometry, limits_of_the_accepting_side_are_kept)
 		if (i == 0)
 			bad.flags = 2;
 		else if (i == 1)
-			bad.size = 8;
+			bad.size = 4;
 		else if (i == 2)
 			bad.reserved = 1;
 		else if (i == 3)

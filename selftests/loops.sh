@@ -296,6 +296,16 @@ not_pinned() {
 	drive 100 40 && finish TERM 0
 }
 
+# Ends by a signal that was blocked when it was started.
+blocked() {
+	built "$1"
+	env --block-signal=TERM true 2>/dev/null || skip 'env(1) has no --block-signal'
+	: >served
+	env --block-signal "$bin/$1" serve >served 2>served-err &
+	server=$!
+	soon test -s served && kill -TERM "$server" && ended "$server" 0
+}
+
 # ------------------------------------------------------------------------- all
 
 # on BACKEND
@@ -314,6 +324,7 @@ on() {
 		[[ $name == *' '* || $guest ]] && continue
 		check "$what: its own client" own_client "$name"
 		check "$what: strangers" strangers "$name"
+		check "$what: signals blocked" blocked "$name"
 		check "$what: too many" too_many "$name"
 	done
 	check "loop_uring, $1: blocks" blocks

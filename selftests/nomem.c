@@ -374,6 +374,7 @@ BACKEND_VARIANTS(nomem);
 FIXTURE_SETUP(nomem)
 {
 	const struct rlimit few = { 256, 256 };
+	struct evering *ev[2];
 
 	REQUIRE_BACKEND(variant->backend);
 	/* So that they are soon counted. */
@@ -382,6 +383,9 @@ FIXTURE_SETUP(nomem)
 	self->varieties = getenv("EVERING_GUEST") ? 1 : 3;
 	snprintf(self->path, sizeof(self->path), "/tmp/evering-nomem-%d",
 		 getpid());
+	/* What is asked for once, and goes without if it is refused. */
+	ASSERT_EQ(0, evering_pair(&self->p, ev));
+	close_pair(ev);
 	weigh();
 }
 
@@ -623,10 +627,11 @@ static int meet_at(struct evering_listener *l, struct client *c, int at,
 		ret = evering_accept(l, NULL, PLENTY, &ev);
 	} else {
 		/*
-		 * Could not answer, or not look at what it brought: that one was
-		 * turned away, and came again.
+		 * Could not answer, not look at what it brought, or had no memory
+		 * for what it asked for: that one was turned away, and came again.
 		 */
-		NEED(!injection.name || was("sendmsg") || was("ftruncate"));
+		NEED(!injection.name || was("sendmsg") || was("ftruncate") ||
+		     (injection.error != EMFILE && injection.error != ENFILE));
 	}
 	/* Who was accepted may yet have lacked something, and come again. */
 	while (!__atomic_load_n(&c->over, __ATOMIC_ACQUIRE)) {

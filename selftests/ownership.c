@@ -22,7 +22,7 @@
 #define MAX_ARENA	(1u << 20)
 #define MAX_GRANULES	(MAX_ARENA / GRANULE)
 #define MAX_ENTRIES	256u
-#define MAX_PLACES	(MAX_ENTRIES / 4 * 3 + 2)
+#define MAX_PLACES (MAX_ENTRIES / 4 * 3 + 1 + EVERING_OP_SPARE)
 #define MAX_BUFS	192
 #define MAX_NESTING	3
 #define TRACED		50
@@ -75,6 +75,12 @@ static bool holds(const void *p, size_t len, uint32_t serial)
 			return false;
 	}
 	return true;
+}
+
+/* Half of the operations have none, and so may go the fast way. */
+static uint64_t ext_of(uint64_t user)
+{
+	return user & 1 ? ~user : 0;
 }
 
 static size_t some_size(uint64_t *rng, size_t arena)
@@ -140,7 +146,6 @@ enum kind {
  * @open: it has no outcome
  * @done: its outcome is to be taken
  * @asked: cancelled, and not detached
- * @either: its outcome may be -ECANCELED or -ETIMEDOUT
  * @tells, @told, @must_tell: how many cancels there may be on the wire, whether there
  *	was one, and whether there has to be one
  * @order: when it was sent, or when it had its outcome
@@ -148,7 +153,7 @@ enum kind {
  * @result, @out_len, @out_serial, @out_buf, @out_buf_len: its outcome
  */
 struct op {
-	bool live, prepared, sent, open, done, asked, either, cb, tiny, huge;
+	bool live, prepared, sent, open, done, asked, cb, tiny, huge;
 	uint8_t kind;
 	uint64_t id;
 	uint32_t tells;
@@ -594,12 +599,18 @@ static bool has_place(const struct side *s)
 	return s->opened && s->used < s->depth;
 }
 
+/* The endpoint knows that the peer has left, and the table has still to find out. */
+static bool found_gone(const struct side *s)
+{
+	return s->gone && !s->ended && !evering_reserve(s->ev);
+}
+
 /* Of all slots, those that the peer has given back, as far as @s can know. */
 static bool has_room(const struct side *s)
 {
 	uint32_t released = evering_load_acquire(&peer_half(s->ev)->released);
 
-	return s->opened && !s->ended &&
+	return s->opened && !s->ended && !found_gone(s) &&
 	       w.mask + 1 - (s->ev->tx.next - released) > s->serve;
 }
 
@@ -713,7 +724,7 @@ static struct op *next_expired(struct side *s, uint64_t before,
 
 	if (!s->tinies)
 		return NULL;
-	for (i = 0; i < s->depth + 2; i++) {
+	for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++) {
 		op = &s->op[i];
 		if (op->live && op->sent && op->open && op->tiny && op != but &&
 		    op->order < before && (!first || op->order < first->order))
@@ -732,7 +743,6 @@ static void tell(struct side *s, struct op *op)
 static bool expire_one(struct side *s, struct op *op)
 {
 	tell(s, op);
-	op->either = op->asked;
 	s->count++;
 	return abandon(s, op, -ETIMEDOUT);
 }
@@ -771,7 +781,7 @@ static void end_finish(struct side *s)
 	struct buf *b;
 	int i;
 
-	end_until(s, s->depth + 2);
+	end_until(s, s->depth + 1 + EVERING_OP_SPARE);
 	s->ending = false;
 	for (i = 0; i < MAX_BUFS; i++) {
 		b = &s->bufs[i];
@@ -833,7 +843,7 @@ static void request_sent(struct side *x, struct entry *e, uint32_t generation)
 	bool prepared;
 
 	MUST(from, ": a request that nobody asked for");
-	MUST(index && index <= x->depth + 1);
+	MUST(index && index <= x->depth + EVERING_OP_SPARE);
 	op = &x->op[index];
 	prepared = from->prepared;
 	if (prepared) {
@@ -953,8 +963,9 @@ static void sent(struct side *x, uint32_t n, const unsigned char *slot,
 		break;
 	case EVERING_OP_CANCEL:
 		i = index_of(h.id);
-		MUST(i <= x->depth + 1 && x->op[i].live && x->op[i].sent &&
-			     x->op[i].id == h.id && x->op[i].tells,
+		MUST(i <= x->depth + EVERING_OP_SPARE && x->op[i].live &&
+			     x->op[i].sent && x->op[i].id == h.id &&
+			     x->op[i].tells,
 		     ": cancel of %#llx", (unsigned long long)h.id);
 		x->op[i].tells--;
 		x->op[i].must_tell = false;
@@ -1001,7 +1012,7 @@ static enum call request_arrived(struct side *s, const struct entry *e)
 	uint32_t index = index_of(e->id);
 	struct held *h = &s->held[index % MAX_PLACES];
 
-	MUST(index <= s->serve + 1 && !h->live);
+	MUST(index <= s->serve + EVERING_OP_SPARE && !h->live);
 	*h = (struct held){
 		.live = true,
 		.kind = e->kind,
@@ -1182,9 +1193,8 @@ static void check_completion(struct side *s, const struct op *op,
 
 	MUST_BE(c->id, op->id);
 	MUST_BE((uintptr_t)c->user, op->user);
-	MUST_BE(c->ext, ~(uint64_t)op->user);
-	if (!op->either || c->result != -ECANCELED)
-		MUST_BE(c->result, op->result);
+	MUST_BE(c->ext, ext_of(op->user));
+	MUST_BE(c->result, op->result);
 	MUST_BE(c->len, op->out_len);
 	MUST(holds(c->data, c->len, op->out_serial));
 	MUST(c->buf == op->out_buf);
@@ -1252,7 +1262,7 @@ static void on_done(struct evering_ops *ops, const struct evering_completion *c)
 	uint64_t polls;
 
 	doing(s, "  done", c->id, (uint64_t)c->result, c->len);
-	MUST(index_of(c->id) <= s->depth + 1);
+	MUST(index_of(c->id) <= s->depth + EVERING_OP_SPARE);
 	if (call == NO_CALL) {
 		MUST(op->live && op->open && op->id == c->id);
 		if (s->closing) {
@@ -1440,7 +1450,7 @@ static void attempt_nonsense(struct attempt *a)
 		a->error = -EINVAL;
 		break;
 	case 3:
-		a->op.timeout_ns = -1;
+		a->op.timeout_ns = -2 - (int64_t)below(1000);
 		a->error = -EINVAL;
 		break;
 	case 4:
@@ -1472,13 +1482,15 @@ static void attempt_make(struct side *s, struct attempt *a, bool call)
 	a->op.opcode = (uint32_t)random_u64(&w.rng);
 	a->op.done = one_in(2) ? on_done : NULL;
 	a->op.user = (void *)(uintptr_t)a->model.serial;
-	a->op.ext = ~(uint64_t)a->model.serial;
+	a->op.ext = ext_of(a->model.serial);
 	if (one_in(w.mood == 3 ? 3 : 8)) {
 		a->op.timeout_ns = one_in(2) ? INT64_MAX : HOUR;
 		a->model.huge = true;
 	} else if (!call && !w.calm && one_in(w.mood == 3 ? 2 : 8)) {
 		a->op.timeout_ns = 1;
 		a->model.tiny = true;
+	} else if (one_in(8)) {
+		a->op.timeout_ns = EVERING_WAIT_FOREVER;
 	}
 	if (one_in(40))
 		attempt_nonsense(a);
@@ -1604,7 +1616,7 @@ static void act_prepare(struct side *s)
 	MUST_BE(ret, error);
 	if (ret)
 		return;
-	MUST(index_of(id) && index_of(id) <= s->depth + 1);
+	MUST(index_of(id) && index_of(id) <= s->depth + EVERING_OP_SPARE);
 	op = &s->op[index_of(id)];
 	MUST(!op->live && id > s->newest[index_of(id)]);
 	*op = a.model;
@@ -1633,9 +1645,9 @@ static struct op *pick_op(struct side *s, bool prepared)
 
 	if (!s->used)
 		return NULL;
-	at = (uint32_t)below(s->depth + 2);
-	for (i = 0; i < s->depth + 2; i++) {
-		op = &s->op[(at + i) % (s->depth + 2)];
+	at = (uint32_t)below(s->depth + 1 + EVERING_OP_SPARE);
+	for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++) {
+		op = &s->op[(at + i) % (s->depth + 1 + EVERING_OP_SPARE)];
 		if (op->live && op->prepared >= prepared)
 			return op;
 	}
@@ -1669,7 +1681,8 @@ static struct op *op_of(struct side *s, uint64_t id)
 {
 	uint32_t index = index_of(id);
 
-	if (index > s->depth + 1 || !s->op[index].live || s->op[index].id != id)
+	if (index > s->depth + EVERING_OP_SPARE || !s->op[index].live ||
+	    s->op[index].id != id)
 		return NULL;
 	return &s->op[index];
 }
@@ -1719,8 +1732,8 @@ static void unprepare(struct side *s, struct op *op)
 
 static bool was_there(const struct side *s, uint64_t id)
 {
-	return index_of(id) <= s->depth + 1 && id >> EVERING_OP_INDEX_BITS &&
-	       id <= s->newest[index_of(id)];
+	return index_of(id) <= s->depth + EVERING_OP_SPARE &&
+	       id >> EVERING_OP_INDEX_BITS && id <= s->newest[index_of(id)];
 }
 
 static void cancel(struct side *s, uint64_t id, unsigned int flags)
@@ -1814,7 +1827,7 @@ static void check_flushed(struct side *s)
 	if (!has_room(s))
 		return;
 	MUST_BE(s->homebound, 0);
-	for (i = 0; i < s->depth + 2; i++) {
+	for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++) {
 		op = &s->op[i];
 		/* Of too many at once some may be dropped. */
 		MUST(!op->live || !op->sent || !op->must_tell ||
@@ -1888,7 +1901,7 @@ static struct op *oldest_done(struct side *s)
 
 	if (!s->done)
 		return NULL;
-	for (i = 0; i < s->depth + 2; i++) {
+	for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++) {
 		op = &s->op[i];
 		if (op->live && op->done &&
 		    (!first || op->order < first->order))
@@ -1929,7 +1942,7 @@ static bool waited_for(const struct side *s)
 {
 	uint32_t i;
 
-	for (i = 0; i < s->depth + 2; i++)
+	for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++)
 		if (s->op[i].live && s->op[i].sent && s->op[i].open &&
 		    !s->op[i].cb)
 			return true;
@@ -2034,9 +2047,9 @@ static struct held *pick_held(struct side *s)
 
 	if (!s->holding)
 		return NULL;
-	at = (uint32_t)below(s->serve + 2);
-	for (i = 0; i < s->serve + 2; i++) {
-		h = &s->held[(at + i) % (s->serve + 2)];
+	at = (uint32_t)below(s->serve + 1 + EVERING_OP_SPARE);
+	for (i = 0; i < s->serve + 1 + EVERING_OP_SPARE; i++) {
+		h = &s->held[(at + i) % (s->serve + 1 + EVERING_OP_SPARE)];
 		if (h->live && h->seen)
 			return h;
 	}
@@ -2064,7 +2077,7 @@ static uint64_t bad_held(struct side *s)
 {
 	switch (below(4)) {
 	case 0:
-		return below(s->serve + 2);
+		return below(s->serve + 1 + EVERING_OP_SPARE);
 	case 1:
 		return s->old_held[below(ARRAY_SIZE(s->old_held))] ^ 1ull << 40;
 	case 2:
@@ -2098,10 +2111,10 @@ static void answer_plain(struct side *s, uint64_t id, struct held *h)
 				.len = len,
 				.serial = ++w.serial };
 	fill(data, len, a.serial);
-	error = !h		 ? -ESTALE :
-		len > w.max_data ? -EMSGSIZE :
-		s->ended	 ? -EPIPE :
-				   0;
+	error = !h			  ? -ESTALE :
+		len > w.max_data	  ? -EMSGSIZE :
+		s->ended || found_gone(s) ? -EPIPE :
+					    0;
 	s->answering = &a;
 	t = doing(s, "answer", id, len, 0);
 	f = enter(s);
@@ -2130,7 +2143,7 @@ static void answer_buffer(struct side *s, uint64_t id, struct held *h, void *p,
 		return;
 	if (!h) {
 		error = -ESTALE;
-	} else if (s->ended) {
+	} else if (s->ended || found_gone(s)) {
 		error = -EPIPE;
 	} else if (h->kind == LEND && b == h->buf) {
 		error = w.shared && len && len <= h->buf_len ? 0 : -EINVAL;
@@ -2469,7 +2482,7 @@ static void leave_channel(struct side *s)
 		doing(s, "ops_close", 0, 0, 0);
 		evering_ops_close(s->ops);
 		scan(other(s));
-		for (i = 0; i < s->depth + 2; i++)
+		for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++)
 			if (s->op[i].live && s->op[i].prepared)
 				unprepare(s, &s->op[i]);
 			else
@@ -2488,7 +2501,7 @@ static void leave_channel(struct side *s)
 	s->ev = NULL;
 	s->ops = NULL;
 	scan(other(s));
-	for (i = 0; i < s->depth + 2; i++)
+	for (i = 0; i < s->depth + 1 + EVERING_OP_SPARE; i++)
 		if (s->op[i].live && !s->op[i].prepared)
 			MUST(!s->op[i].open || !s->op[i].cb);
 }
@@ -2740,7 +2753,7 @@ static void job_ended(const struct evering_completion *c)
 	MUST((uintptr_t)c->user - 1 < MAX_JOBS);
 	MUST(job->used && !job->prepared);
 	MUST(c->id == job->id || !job->id);
-	MUST_BE(c->ext, ~(uint64_t)job->serial);
+	MUST_BE(c->ext, ext_of(job->serial));
 	me.outcomes++;
 	me.n_jobs--;
 	switch (c->result) {
@@ -2867,7 +2880,7 @@ static void do_submit(void)
 	job->cb = one_in(2);
 	op.done = job->cb ? job_done : NULL;
 	op.user = (void *)(uintptr_t)(job - me.jobs + 1);
-	op.ext = ~(uint64_t)job->serial;
+	op.ext = ext_of(job->serial);
 	if (one_in(6)) {
 		op.timeout_ns = 1 + (int64_t)below(100 * USEC);
 		job->timed = true;

@@ -45,7 +45,8 @@ has_open() {
 
 # start ARGUMENT...: evering run in the background; its process is $client.
 start() {
-	background "$evering" run "$@"
+	# shellcheck disable=SC2086 # none, or an option
+	background env ${inherited:-} "$evering" run "$@"
 	client=$pid
 }
 
@@ -260,7 +261,7 @@ usage_errors() {
 		--arena=99999999999G --arena=M --arena=1KK --depth=0 --depth=65537
 		--depth=257 --depth=-1 --chunk=63 --chunk=2G --chunk=-64
 		--socket= --socket=@ "--socket=$(printf 'a%.0s' {1..108})"
-		--timeout=0 --timeout=-1 --timeout=1. --timeout=.5
+		--timeout=0 --timeout=-1 --timeout=1.
 		--timeout=3601 --timeout=nan --timeout=1e3)
 	for line in "${values[@]}"; do
 		run 2 "$line" "$tree" && [[ ! -s out ]] && says "evering run: $line: must be " ||
@@ -291,7 +292,7 @@ commands() {
 bad_dirs() {
 	run 1 "$tmp/none" && says "$tmp/none: No such file or directory" &&
 		run 1 '' && says "'': No such file or directory" &&
-		run 1 "$tree/fifo" && says "fifo: Not a directory" &&
+		run 1 "$tree/fifo" && says "fifo: Not a directory, nor a regular file" &&
 		run 1 "$tree/one/x" && says 'Not a directory'
 }
 
@@ -491,6 +492,15 @@ server_killed_waiting() {
 
 server_killed_busy() {
 	busy --wait="$1" || return
+	kill -KILL "$(<server)"
+	client_ended 1 && says 'the server is gone' && says 'killed by signal 9'
+}
+
+# With SIGCHLD ignored the kernel would take the server's status away.
+server_killed_unseen() {
+	local inherited=--ignore-signal=CHLD
+	env $inherited true 2>/dev/null || skip 'env(1) has no --ignore-signal'
+	busy --wait=block || return
 	kill -KILL "$(<server)"
 	client_ended 1 && says 'the server is gone' && says 'killed by signal 9'
 }
@@ -783,6 +793,7 @@ on_any() {
 	check SIGHUP signal_busy HUP adaptive 129
 	check 'SIGTERM to both' signal_to_both TERM 143
 	check 'SIGINT that is ignored' ignored_signal
+	check 'SIGCHLD that is ignored' server_killed_unseen
 
 	check 'no space for the sums' full
 	check 'nobody reads the sums' closed_pipe

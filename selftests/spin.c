@@ -69,10 +69,18 @@ HIDDEN int epoll_wait(int set, struct epoll_event *events, int n, int ms)
 	return REAL(epoll_wait)(set, events, n, ms);
 }
 
+HIDDEN int epoll_pwait(int set, struct epoll_event *events, int n, int ms,
+		       const sigset_t *mask)
+{
+	sleeping();
+	return REAL(epoll_pwait)(set, events, n, ms, mask);
+}
+
 HIDDEN int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
 		 const sigset_t *mask)
 {
-	sleeping();
+	if (n) /* else it only asks for signals */
+		sleeping();
 	return REAL(ppoll)(fds, n, timeout, mask);
 }
 

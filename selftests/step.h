@@ -24,6 +24,7 @@
 
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 
 /* TSan's own code is not to be interrupted anywhere. */
@@ -52,11 +53,27 @@ struct steps {
 
 static struct {
 	struct steps *steps;
+	pid_t pid;
 	uintptr_t vdso;
 	unsigned char *at; /* the breakpoint; NULL: note down */
 	unsigned char code;
 	size_t passes;
 } step;
+
+/*
+ * Is this the process that steps, or a child that shares its memory?  Without calling
+ * anything.
+ */
+static inline bool step_own(void)
+{
+	long pid;
+
+	__asm__ __volatile__("syscall"
+			     : "=a"(pid)
+			     : "0"(SYS_getpid)
+			     : "rcx", "r11", "memory");
+	return pid == step.pid;
+}
 
 /* It calls nothing, because there may be a breakpoint in anything. */
 static __attribute__((no_sanitize("address"), no_sanitize("undefined"))) void
@@ -68,17 +85,19 @@ step_trapped(int sig, siginfo_t *info, void *context)
 
 	(void)sig;
 	if (info->si_code != TRAP_TRACE) {
-		while (!step.passes)
+		/* A child goes on: who looks would be led to it, and kill the other. */
+		while (!step.passes && step_own())
 			__atomic_store_n(&steps->arrived, true,
 					 __ATOMIC_RELEASE);
-		step.passes--;
+		if (step_own())
+			step.passes--;
 		*step.at = step.code;
 		reg[REG_RIP] = (greg_t)step.at;
 		reg[REG_EFL] |= TRAP_FLAG;
 	} else if (step.at) {
 		*step.at = BREAKPOINT;
 		reg[REG_EFL] &= ~TRAP_FLAG;
-	} else if (steps->over) {
+	} else if (steps->over || !step_own()) {
 		reg[REG_EFL] &= ~TRAP_FLAG;
 	} else if (at - step.vdso >= VDSO_SIZE && steps->n < MAX_STEPS) {
 		steps->at[steps->n++] = at;
@@ -91,6 +110,7 @@ static inline int step_by(struct steps *steps)
 					  .sa_flags = SA_SIGINFO };
 
 	step.steps = steps;
+	step.pid = getpid();
 	step.vdso = getauxval(AT_SYSINFO_EHDR);
 	return sigaction(SIGTRAP, &action, NULL) ? -errno : 0;
 }

@@ -244,6 +244,9 @@ static void story_release(void)
 		NEED(check_entry(entries[n], LEN, n, SALT));
 	NEED(evering_peek_at(v.ev, 1));
 	evering_release_many(v.ev, 2);
+	NEED(!evering_publish(v.ev));
+	NEED(!evering_wake(v.ev, EVERING_TX));
+	NEED(evering_pwait(v.ev, EVERING_TX, EVERING_WAIT_FOREVER, NULL) > 0);
 }
 
 static void story_sleep(void)
@@ -587,6 +590,7 @@ static void story_connect(void)
 static void story_listen(void)
 {
 	NEED(!evering_listen(v.path, 0600, &v.listener));
+	NEED(!evering_listener_admit(v.listener, NULL));
 	DO(MET, evering_accept(v.listener, NULL, EVERING_WAIT_FOREVER, &v.ev));
 	evering_listener_close(v.listener);
 }

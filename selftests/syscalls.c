@@ -166,6 +166,24 @@ HIDDEN long sysconf(int name)
 	return REPLY_OR("sysconf", REAL(sysconf)(name));
 }
 
+/* What /proc/meminfo holds; NULL: there is no such file. */
+static const char *meminfo;
+
+static int open_meminfo(void)
+{
+	int ends[2];
+
+	if (!meminfo) {
+		errno = ENOENT;
+		return -1;
+	}
+	if (pipe2(ends, O_CLOEXEC) ||
+	    write(ends[1], meminfo, strlen(meminfo)) < 0)
+		abort();
+	close(ends[1]);
+	return ends[0];
+}
+
 HIDDEN int open(const char *path, int flags, ...)
 {
 	mode_t mode = 0;
@@ -176,6 +194,8 @@ HIDDEN int open(const char *path, int flags, ...)
 		mode = va_arg(args, mode_t);
 		va_end(args);
 	}
+	if (inside && !strcmp(path, "/proc/meminfo"))
+		return open_meminfo();
 	return REPLY_OR("open", REAL(open)(path, flags, mode));
 }
 
@@ -218,20 +238,6 @@ HIDDEN int fstatfs(int fd, struct statfs *fs)
 	if (r)
 		fs->f_type = EXT4_SUPER_MAGIC;
 	return ret;
-}
-
-/* What /proc/meminfo holds; NULL: there is no such file. */
-static const char *meminfo;
-
-HIDDEN FILE *fopen(const char *path, const char *mode)
-{
-	if (!inside)
-		return REAL(fopen)(path, mode);
-	if (!meminfo) {
-		errno = ENOENT;
-		return NULL;
-	}
-	return fmemopen((void *)(uintptr_t)meminfo, strlen(meminfo), "r");
 }
 
 /* Of which sysinfo(2) says that there are so many bytes; 0: it fails. */
@@ -658,15 +664,14 @@ static void *waker_main(void *arg)
 	return NULL;
 }
 
-/* The peer has the same eventfd, and may have read it. */
-TEST_F(syscalls, a_ring_that_is_taken_back_is_none)
+/* The peer has the same eventfd, and may have read it: a ring is heard all the same. */
+TEST_F(syscalls, a_ring_that_is_taken_back_is_one)
 {
 	static const unsigned int what[] = { EVERING_RX, EVERING_TX };
 	struct waker w;
 	uint32_t v = 0;
 	pthread_t t;
 	size_t i;
-	int ret;
 
 	NEEDS_MEMFD();
 	for (i = 0; i < ARRAY_SIZE(what); i++) {
@@ -677,18 +682,15 @@ TEST_F(syscalls, a_ring_that_is_taken_back_is_none)
 			;
 		w = (struct waker){ self->ev[1], what[i], 1 };
 		ASSERT_EQ(0, pthread_create(&t, NULL, waker_main, &w));
-		set_reply((struct reply){ "preadv2", 0, 1, -1, EAGAIN });
 		EXPECT_EQ((int)what[i],
-			  UNDER(evering_wait(self->ev[0],
-					     EVERING_RX | EVERING_TX, PLENTY)));
+			  evering_wait(self->ev[0], EVERING_RX | EVERING_TX,
+				       PLENTY));
 		pthread_join(t, NULL);
 		EXPECT_EQ(0, w.ret);
-		EXPECT_TRUE(replied());
-		/* It was only said to be: who waits is woken for nothing. */
-		ret = what[i] == EVERING_RX ?
-			      evering_recv(self->ev[0], &v, sizeof(v), 0) :
-			      evering_send(self->ev[0], &v, sizeof(v), 0);
-		EXPECT_EQ(0, ret);
+		EXPECT_EQ(0,
+			  what[i] == EVERING_RX ?
+				  evering_recv(self->ev[0], &v, sizeof(v), 0) :
+				  evering_send(self->ev[0], &v, sizeof(v), 0));
 		EXPECT_EQ(-ETIMEDOUT,
 			  evering_wait(self->ev[0], EVERING_RX | EVERING_TX,
 				       MSEC));

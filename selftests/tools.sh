@@ -463,9 +463,12 @@ top_hostile() {
 
 top_terminal() {
 	need_terminal
+	need_env
 	mkfifo keys
 	exec 8<>keys
-	SHELL=/bin/sh TERM=xterm script -qfc "stty rows 10 cols 60 2>/dev/null; stty -g >before
+	# A shell has what it starts in the background ignore SIGQUIT.
+	SHELL=/bin/sh TERM=xterm env --default-signal=QUIT script -qfc "
+		stty rows 10 cols 60 2>/dev/null; stty -g >before
 		\"$evering\" top -d 0.1; echo \$? >status; stty -g >after" typescript <keys >/dev/null 2>&1 &
 	soon has 'CHANNEL ' typescript || return
 	if [[ $1 == q ]]; then
@@ -478,6 +481,32 @@ top_terminal() {
 	wait
 	[[ $(<status) == "$2" ]] && same before after &&
 		has $'\e\\[\\?1049h' typescript && has $'\e\\[\\?25h\e\\[\\?1049l' typescript
+}
+
+# By Ctrl-Z: the shell has the terminal as it was; afterwards the screen is back.
+top_stopped() {
+	local top
+	need_terminal
+	mkfifo keys
+	exec 8<>keys
+	# shellcheck disable=SC2016 # for the other shell
+	SHELL=/bin/sh TERM=xterm EVERING=$evering script -qfc 'bash -ic "stty -g >before
+		\$EVERING top -d 0.1; stty -g >stopped; fg; echo \$? >status; stty -g >after"' \
+		typescript <keys >/dev/null 2>&1 &
+	soon has 'CHANNEL ' typescript && top=$(ours) || return
+	kill -TSTP "$top"
+	soon test -s stopped || return
+	soon continued "$top" || return
+	printf q >&8
+	soon test -s after || return
+	exec 8>&-
+	wait
+	[[ $(<status) == 0 && $(grep -c '1049h' typescript) -ge 2 ]] && same before stopped &&
+		same before after
+}
+
+continued() {
+	grep -q '^State:.[SR]' "/proc/$1/status"
 }
 
 # colours COMMAND: on a terminal, unless one does not want them.
@@ -518,12 +547,597 @@ doctor_finds() {
 		says '-> unset EVERING_BACKEND' out
 }
 
+# limited_by FOLDER FILE: a cgroup below a limited one, at FOLDER, and doctor in it.
+limited_by() {
+	local parent=$1/evering-$$ status
+	mkdir "$parent" 2>/dev/null || return
+	mkdir "$parent/child" && echo 48M >"$parent/$2" || return
+	# It is moved by the shell that becomes it.
+	# shellcheck disable=SC2016 # the other shell's
+	exits 0 bash -c 'echo $$ >"$1/cgroup.procs"; exec "$2" doctor' - "$parent/child" "$evering" &&
+		has "^warn +memory .*left of the 50.3 MB that cgroup .*/evering-$$ may have .$2." out &&
+		says "raise $2" out && has '^ok +memory .* available' <("$evering" doctor)
+	status=$?
+	rmdir "$parent/child" "$parent"
+	((!status)) || cat out
+	return $status
+}
+
+doctor_cgroup() {
+	local mount unified
+	((EUID == 0)) || skip 'needs a cgroup: be root'
+	unified=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+	# A guest has none mounted.
+	if [[ $guest && ! $unified ]]; then
+		unified=$tmp/unified
+		mkdir "$unified"
+		mount -t cgroup2 none "$unified" || skip 'no cgroup2'
+	fi
+	if grep -qsw memory "$unified/cgroup.controllers"; then
+		echo +memory >"$unified/cgroup.subtree_control" || skip 'no memory controller to have'
+		limited_by "$unified" memory.max
+		return
+	fi
+	mount=$(awk '$3 == "cgroup" && $4 ~ /(^|,)memory(,|$)/ { print $2; exit }' /proc/mounts)
+	[[ -w $mount ]] || skip 'no memory cgroup that may be written to'
+	limited_by "$mount" memory.limit_in_bytes
+}
+
+# It says so of each call, and why; and all is well without a filter.
+doctor_filtered() {
+	local call error
+	make_filter
+	run 0 doctor && has '^ok +call +epoll_pwait2' out && has '^ok +call +preadv2' out || return
+	for call in epoll_pwait2 preadv2; do
+		for error in 'EPERM Operation not permitted' 'ENOSYS Function not implemented'; do
+			"${filter[@]}" "${error%% *}" $call "$evering" doctor >out 2>err
+			has "^warn +call +$call.2. is answered '${error#* }' by a seccomp filter" out &&
+				says '-> have the seccomp filter allow it' out || return
+		done
+	done
+}
+
+doctor_limits() {
+	# A sanitizer wants addresses without end.
+	[[ ! $(sanitizers "$evering") ]] || skip 'no limits with a sanitizer'
+	(
+		ulimit -f 512 -v 4000000
+		exec timeout -k 5 60 "$evering" doctor
+	) >out 2>err
+	(($? == 1)) && has '^bad +file size +RLIMIT_FSIZE ' out &&
+		has '^warn +addresses +RLIMIT_AS ' out || return
+	need_other_user
+	(
+		ulimit -l 64
+		exec "${as_nobody[@]}" "$evering" doctor
+	) >out 2>err
+	has '^warn +locking +RLIMIT_MEMLOCK is 65.5 kB' out && says 'mlockall(2)' out
+}
+
+# A module of another version, as far as the program can see.
+doctor_abi() {
+	local abi
+	[[ ! -e /dev/evering ]] || skip 'there is a module'
+	[[ ! $(sanitizers "$evering") ]] || skip 'no preloading with a sanitizer'
+	need cc
+	cat >shim.c <<-'END'
+		#define _GNU_SOURCE
+		#include <dlfcn.h>
+		#include <errno.h>
+		#include <fcntl.h>
+		#include <stdarg.h>
+		#include <stdlib.h>
+		#include <string.h>
+		#include <linux/evering.h>
+
+		int access(const char *path, int mode)
+		{
+			int (*next)(const char *, int) = dlsym(RTLD_NEXT, "access");
+
+			return strcmp(path, "/dev/evering") ? next(path, mode) : 0;
+		}
+
+		int open(const char *path, int flags, ...)
+		{
+			int (*next)(const char *, int, int) = dlsym(RTLD_NEXT, "open");
+			va_list args;
+			int mode;
+
+			va_start(args, flags);
+			mode = va_arg(args, int);
+			va_end(args);
+			return next(strcmp(path, "/dev/evering") ? path : "/dev/null", flags, mode);
+		}
+
+		int ioctl(int fd, unsigned long request, ...)
+		{
+			int (*next)(int, unsigned long, void *) = dlsym(RTLD_NEXT, "ioctl");
+			struct evering_info *info;
+			va_list args;
+
+			va_start(args, request);
+			info = va_arg(args, void *);
+			va_end(args);
+			if (request != EVERING_IOC_INFO)
+				return next(fd, request, info);
+			memset((char *)info + 4, 0, info->size - 4);
+			info->abi = atoi(getenv("ABI"));
+			return 0;
+		}
+	END
+	cc -shared -fPIC -I"$top/uapi" -o shim.so shim.c || skip 'no shim'
+	for abi in 0 77; do
+		ABI=$abi LD_PRELOAD=$PWD/shim.so "$evering" doctor >out 2>err
+		(($? == 1)) && has "^bad +device +the loaded module speaks ABI $abi, this library [0-9]+: AUTO uses memfd" out ||
+			return
+		grep -A1 'speaks ABI' out | says "$( ((abi)) && echo 'use the library' ||
+			echo 'load the module')" /dev/stdin || return
+	done
+}
+
 doctor_chooses() {
 	run 0 doctor
 	has "^ok +backend +$1[,;]" out || {
 		cat out
 		return 1
 	}
+}
+
+# ------------------------------------------------------------- what is inherited
+
+# Each may be started in any state: signals blocked or ignored, as process 1, in the
+# background of a terminal, with descriptors that are closed, full or that nobody
+# reads.  None of it may keep a command from ending.
+
+# need_env: an env(1) that sets what is done with signals.
+need_env() {
+	env --block-signal=TERM --ignore-signal=PIPE true 2>/dev/null ||
+		skip 'env(1) has no --block-signal'
+}
+
+# inheriting OPTION ARGUMENT...: evering in the background, with what this option of
+# env(1) does to signals; its process is $pid.
+inheriting() {
+	env --default-signal=INT,HUP,TERM,QUIT "$1" "$evering" "${@:2}" <&0 7<&- 8<&- &
+	pid=$!
+}
+
+# A fault of this kind was one of a thread that waits to be woken by a signal.
+blocked_pipe() {
+	local input
+	need_env
+	mkfifo fifo
+	exec 8<>fifo
+	for input in fifo /dev/zero; do
+		listen pipe <fifo >/dev/null || return
+		inheriting --block-signal pipe --connect=here --timeout=60 <$input >out 2>err
+		soon test ! -e here || return
+		kill -KILL "$listener"
+		ended "$pid" 4 || return
+		wait "$listener" 2>/dev/null
+	done
+	return 0
+}
+
+# ends_by SIGNAL STATUS: the background one does, once it is at work.
+ends_by() {
+	kill "-$1" "$pid"
+	ended "$pid" "$2"
+}
+
+blocked_end() {
+	local signal status
+	need_env
+	for signal in TERM:143 HUP:129 QUIT:131; do
+		status=${signal#*:} signal=${signal%:*}
+		inheriting --block-signal ping -i 0.01 >out 2>err
+		soon has 'seq=2 ' out && ends_by "$signal" "$status" || return
+		inheriting --block-signal top -b -d 0.05 >out 2>err
+		soon has CHANNEL out && ends_by "$signal" "$status" || return
+		inheriting --block-signal pipe --listen=here </dev/null >out 2>err
+		soon test -S here && ends_by "$signal" "$status" && [[ ! -e here ]] || return
+		inheriting --block-signal ping --listen=here >out 2>err
+		soon test -S here && ends_by "$signal" "$status" && [[ ! -e here ]] || return
+	done
+}
+
+# As nohup(1) wants it: what is ignored stays so.
+ignored_end() {
+	need_env
+	inheriting --ignore-signal=HUP ping -i 0.01 >out 2>err
+	soon has 'seq=2 ' out || return
+	kill -HUP "$pid"
+	: >out
+	soon has 'seq=' out && ends_by TERM 143
+}
+
+# "${apart[@]}" COMMAND...: it is process 1 of a PID namespace.
+need_process_1() {
+	apart=(unshare --pid --fork --kill-child)
+	((EUID == 0)) || apart+=(--user --map-root-user)
+	"${apart[@]}" true 2>/dev/null || skip 'no new PID namespace here'
+}
+
+# process_1 ARGUMENT...: evering as process 1 of a PID namespace, in the background;
+# $pid is its process, $outer the one that ends with its status.
+process_1() {
+	env --default-signal=INT,HUP,TERM,QUIT "${apart[@]}" "$evering" "$@" <&0 7<&- 8<&- &
+	outer=$!
+	soon child_of "$outer" evering >child && pid=$(<child)
+}
+
+# ended_1 SIGNAL STATUS
+ended_1() {
+	kill "-$1" "$pid"
+	ended "$outer" "$2"
+}
+
+process_1_ends() {
+	local signal status command
+	need_env
+	need_process_1
+	mkfifo fifo
+	exec 8<>fifo
+	truncate -s 64G sparse
+	for signal in TERM:143 INT:130 HUP:129 QUIT:131; do
+		status=${signal#*:} signal=${signal%:*}
+		for command in pipe cat; do
+			# Connected, waiting for input that does not come.
+			listen $command <fifo >/dev/null || return
+			process_1 $command --connect=here --timeout=60 <fifo >out 2>err || return
+			soon test ! -e here && ended_1 "$signal" "$status" || return
+			ended "$listener" 4 || return
+		done
+		process_1 pipe --listen=here <fifo >out 2>err && soon test -S here &&
+			ended_1 "$signal" "$status" && [[ ! -e here ]] || return
+		process_1 top -b -d 0.05 >out 2>err && soon has CHANNEL out || return
+		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
+		process_1 ping -i 0.01 >out 2>err && soon has 'seq=2 ' out || return
+		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
+		process_1 ping --listen=here >out 2>err && soon test -S here || return
+		ended_1 "$signal" "$((status == 130 ? 0 : status))" && [[ ! -e here ]] || return
+		process_1 run --quiet sparse >out 2>err && soon child_of "$pid" evering-serve >child &&
+			ended_1 "$signal" "$status" || return
+	done
+}
+
+# on_terminal COMMAND: a shell runs it on a terminal of its own; what it prints is in
+# typescript, the terminal's state before and after in two files.
+on_terminal() {
+	mkfifo keys
+	exec 8<>keys
+	SHELL=/bin/sh TERM=${2:-xterm} script -qfc "stty rows 10 cols 70 2>/dev/null
+		stty -g >before; $1; echo \$? >status; stty -g >after" typescript \
+		<keys >/dev/null 2>&1 &
+	soon test -s after || return
+	exec 8>&-
+	wait
+	same before after
+}
+
+# timeout(1) runs it in the background, where a change of the terminal stops it; and
+# with tostop a word to it does.
+background_group() {
+	need_terminal
+	on_terminal "timeout -k 20 2 '$evering' $1" && [[ $(<status) == 124 ]] || return
+	rm keys after
+	on_terminal "stty tostop; stty -g >before; timeout -k 20 2 '$evering' $1" &&
+		[[ $(<status) == 124 ]]
+}
+
+# Comes to the foreground later, and has keys then.
+later_foreground() {
+	need_terminal
+	mkfifo keys
+	exec 8<>keys
+	# shellcheck disable=SC2016 # for the other shell
+	SHELL=/bin/sh TERM=xterm EVERING=$evering script -qfc \
+		'bash -ic "\$EVERING top -d 0.1 & sleep 1; fg; echo \$? >status"; : >after' \
+		typescript <keys >/dev/null 2>&1 &
+	soon has 'CHANNEL ' typescript || return
+	while [[ ! -e after ]]; do
+		printf q >&8
+		sleep 0.2
+	done
+	exec 8>&-
+	wait
+	[[ $(<status) == 0 ]]
+}
+
+dumb_terminal() {
+	need_terminal
+	on_terminal "'$evering' top -n 2 -d 0.05; '$evering' ping -c 2 -i 0.01; '$evering' doctor" \
+		dumb || return
+	says CHANNEL typescript && says 'seq=2' typescript && ! grep -q $'\e' typescript
+}
+
+# Nobody reads: each ends, whether SIGPIPE kills it or is ignored, as systemd has it.
+nobody_reads() {
+	local command how line status
+	need_env
+	for command in 'ping -i 0.01' 'ping -i 0' 'ping -i 0 -s 1M' 'ping -i 3600 -c 2' \
+		'ping --json -i 0.01' 'top -b -d 0.05' 'top --json -d 0.05'; do
+		for how in default ignore; do
+			# shellcheck disable=SC2086 # words
+			timeout -k 5 60 env --$how-signal=PIPE "$evering" $command 2>err > >(
+				IFS= read -r line
+			)
+			status=$?
+			case $how in
+			default) ((status == 141 || status == 1)) ;;
+			*) ((status == 1)) && says 'standard output: Broken pipe' ;;
+			esac && continue
+			echo "$command: $how: $status"
+			return 1
+		done
+	done
+}
+
+# ends_without OUTPUT: what has no end by itself ends.
+ends_without() {
+	local command
+	for command in 'ping -i 0.01' 'top -b -d 0.05' doctor; do
+		if [[ $1 == closed ]]; then
+			# shellcheck disable=SC2086 # words
+			timeout -k 5 60 "$evering" $command >&- 2>err
+		else
+			[[ -w /dev/full ]] || skip 'no /dev/full'
+			# shellcheck disable=SC2086 # words
+			timeout -k 5 60 "$evering" $command >/dev/full 2>err
+		fi
+		(($? == 1)) && says "standard output: $2" || return
+	done
+	# And one that serves.
+	start ping --listen=here >&- 2>err
+	listener=$pid
+	soon test -S here || return
+	soon quiet_ping
+	ended "$listener" 1 && says 'standard output: ' && [[ ! -e here ]]
+}
+
+quiet_ping() {
+	"$evering" ping --connect=here -c 1 >ping.out 2>ping.err || [[ ! -e here ]]
+}
+
+closed_descriptors() {
+	local status
+	"$evering" ping -c 1 <&- >out 2>err && says '1 answered' out &&
+		"$evering" ping -c 1 >out 2>&- && says '1 answered' out || return
+	"$evering" ping -c 1 <&- >&- 2>&-
+	(($? == 1)) || return
+	listen pipe </dev/null >there || return
+	timeout -k 5 60 "$evering" pipe --connect=here --timeout=60 <&- >out 2>err
+	status=$?
+	((status == 1)) && says 'standard input: Bad file descriptor' &&
+		ended "$listener" 3 || return
+	listen pipe </dev/null >&- || return
+	run 3 pipe --connect=here --timeout=60 </dev/zero && ended "$listener" 1 &&
+		says 'standard output: Bad file descriptor' err.listen
+}
+
+# Somebody has made it non-blocking: nothing is lost, and a signal ends what waits.
+nonblocking_output() {
+	need perl
+	# shellcheck disable=SC2016 # perl's
+	timeout -k 5 60 perl -MFcntl -e '
+		pipe R, W or die;
+		fcntl W, F_SETFL, O_WRONLY | O_NONBLOCK;
+		if (!fork) { open STDOUT, ">&W"; close R; close W; exec @ARGV }
+		close W;
+		select undef, undef, undef, 0.5;
+		while (<R>) { print }
+		wait;
+		exit $? >> 8' "$evering" ping -c 4000 -i 0.000001 >out 2>err || return
+	[[ $(grep -c ': seq=' out) == 4000 && ! -s err ]] || return
+
+	# shellcheck disable=SC2016 # perl's
+	timeout -k 5 60 perl -MFcntl -e '
+		pipe R, W or die;
+		fcntl W, F_SETFL, O_WRONLY | O_NONBLOCK if shift;
+		$pid = fork;
+		if (!$pid) { open STDOUT, ">&W"; close R; close W; exec @ARGV }
+		select undef, undef, undef, 0.5;
+		kill TERM => $pid;
+		waitpid $pid, 0;
+		exit $? >> 8' "$1" "$evering" ping -i 0.000001 2>err
+	(($? == 143))
+}
+
+# -------------------------------------------------------------------- who may come
+
+need_other_user() {
+	((EUID == 0)) || skip 'needs a second user: be root'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
+	chmod 711 "$tmp"
+	chmod 777 .
+}
+
+abstract_there() {
+	grep -q " @$1\$" /proc/net/unix
+}
+
+# At an abstract name anybody may knock: what is read is for this user alone.
+other_user_comes() {
+	local command
+	need_other_user
+	for command in pipe cat; do
+		start pipe --listen=@evering-$$ <"$tmp/there" >there 2>err.listen
+		listener=$pid
+		soon abstract_there evering-$$ || return
+		for _ in 1 2 3; do
+			"${as_nobody[@]}" timeout -k 5 60 "$evering" $command \
+				--connect=@evering-$$ <"$tmp/back" >stolen 2>err
+			case $? in
+			1 | 3 | 4) ;;
+			*) return 1 ;;
+			esac
+			[[ ! -s stolen ]] || return
+		done
+		"$evering" $command --connect=@evering-$$ <"$tmp/back" >got || return
+		ended "$listener" 0 && same "$tmp/back" there &&
+			says 'user 65534' err.listen && [[ $(wc -l <err.listen) == 1 ]] || return
+		[[ $command == cat ]] || same "$tmp/there" got || return
+	done
+}
+
+other_user_pings() {
+	need_other_user
+	start ping --listen=@evering-$$ >heard 2>err.listen
+	listener=$pid
+	soon abstract_there evering-$$ || return
+	"${as_nobody[@]}" timeout -k 5 60 "$evering" ping -c 1 --connect=@evering-$$ >out 2>err
+	(($? == 1)) && ! has ' seq=' out && run 0 ping -c 2 -i .01 --connect=@evering-$$ || return
+	kill -INT "$listener"
+	ended "$listener" 0 && says 'user 65534' err.listen && ! grep -q 'uid 65534' heard
+}
+
+# And whoever has taken the name before: what is sent is for this user, too.
+other_user_listens() {
+	need_other_user
+	"${as_nobody[@]}" env --default-signal=INT,HUP,TERM "$evering" pipe \
+		--listen=@evering-$$ >stolen 2>err.listen </dev/null &
+	pid=$!
+	soon abstract_there evering-$$ || return
+	run 1 pipe --connect=@evering-$$ <"$tmp/there" && says 'another user listens' || return
+	soon gone "$pid" && [[ ! -s stolen ]]
+}
+
+# ----------------------------------------------------------------------- remedies
+
+# make_filter: "${filter[@]}" ERRNO CALL[:NUMBER:VALUE:MASK] COMMAND... has a seccomp
+# filter answer this system call so, or only where this argument, masked, has this value.
+make_filter() {
+	need python3
+	[[ $(uname -m) == x86_64 ]] || skip 'knows the system calls of x86-64 alone'
+	[[ $(sanitizers "$evering") != *thread* ]] || skip 'not under TSan'
+	filter=(python3 filter.py)
+	cat >filter.py <<-'END'
+		import ctypes, os, struct, sys
+		numbers = {"preadv2": 327, "epoll_pwait2": 441, "fcntl": 72, "epoll_ctl": 233}
+		errnos = {"EPERM": 1, "ENOSYS": 38, "ENOSPC": 28, "EINVAL": 22}
+		call, *argument = sys.argv[2].split(":")
+		load, alu_and, jeq, ret = 0x20, 0x54, 0x15, 0x06
+		test = []
+		if argument:
+		    number, value, mask = (int(a, 0) for a in argument)
+		    test = [(load, 0, 0, 16 + 8 * number), (alu_and, 0, 0, mask),
+		            (jeq, 0, 1, value)]
+		deny = [(ret, 0, 0, 0x50000 | errnos[sys.argv[1]])]
+		code = [(load, 0, 0, 0), (jeq, 0, len(test) + 1, numbers[call]), *test, *deny,
+		        (ret, 0, 0, 0x7fff0000)]
+		code = b"".join(struct.pack("HBBI", *c) for c in code)
+		text = ctypes.create_string_buffer(code)
+		program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(text))
+		libc = ctypes.CDLL(None, use_errno=True)
+		libc.prctl(38, 1, 0, 0, 0)
+		if libc.prctl(22, 2, ctypes.create_string_buffer(program), 0, 0):
+		    sys.exit("no filter: " + os.strerror(ctypes.get_errno()))
+		os.execvp(sys.argv[3], sys.argv[3:])
+	END
+}
+
+# suggested: the number that an error says after 'ulimit -n'.
+suggested() {
+	sed -nE "s/.*'ulimit -n ([0-9]+)'.*/\1/p" err
+}
+
+more_descriptors() {
+	local n
+	for n in 7 8; do
+		(
+			ulimit -Sn "$n"
+			exec timeout -k 5 60 "$evering" ping -c 1
+		) >out 2>err
+		(($? == 1)) && (($(suggested) > n)) || return
+	done
+	# As many as there can be, and descriptors that somebody else has taken.
+	(
+		ulimit -n 100
+		for ((n = 3; n < 98; n++)); do
+			eval "exec $n</dev/null"
+		done
+		exec timeout -k 5 60 "$evering" ping -c 1
+	) >out 2>err
+	(($? == 1)) && says 'Too many open files' && says 'the limit is 100' && [[ ! $(suggested) ]]
+}
+
+# What is at a path that nobody listens at.
+what_is_there() {
+	mkdir folder
+	echo file >file
+	mkfifo fifo
+	run 1 ping -c 1 --connect=folder && says 'it is no socket but a folder' &&
+		run 1 pipe --connect=file </dev/null && says 'it is no socket but a file' &&
+		run 1 pipe --connect=none/here </dev/null && says 'the folder is missing' &&
+		run 1 pipe --connect=nobody </dev/null && says 'nobody listens there' &&
+		run 1 pipe --connect=@nobody-$$ </dev/null && says 'nobody listens there' &&
+		run 1 ping --listen=folder && says 'it is no socket but a folder' &&
+		run 1 ping --listen=fifo && says 'it is no socket but a fifo' &&
+		refuses '--connect=: must be a path' pipe --connect= &&
+		refuses '--listen=@: must be a path' ping --listen=@ || return
+	start ping --listen=here >heard 2>err.listen
+	listener=$pid
+	soon test -S here || return
+	run 1 ping --listen=here && says "user $EUID listens there" || return
+	kill -KILL "$listener"
+	wait "$listener" 2>/dev/null
+	run 1 ping -c 1 --connect=here && says 'nobody listens there any more' || return
+	need_other_user
+	chmod 1777 .
+	exits 1 "${as_nobody[@]}" "$evering" ping --listen=here && says 'user 0' &&
+		says 'left behind' && says 'another path' || return
+	rm here
+}
+
+no_sealing() {
+	make_filter
+	exits 1 "${filter[@]}" EINVAL fcntl:2:0x10:0x10 "$evering" ping -c 1 --backend=memfd &&
+		says 'cannot be sealed' && ! grep -q EVERING_BACKEND err
+}
+
+no_watches() {
+	make_filter
+	exits 1 "${filter[@]}" ENOSPC epoll_ctl "$evering" ping --listen=here &&
+		says max_user_watches
+}
+
+other_namespace() {
+	need_process_1
+	start ping --listen=here >heard 2>err.listen
+	listener=$pid
+	soon test -S here || return
+	soon exits 0 "${apart[@]}" "$evering" ping -c 2 -i .01 --connect=here &&
+		! grep -q 'pid 0' out && says 'PING another PID namespace' out || return
+	exits 0 "${apart[@]}" "$evering" ping -c 2 -i .01 --json --connect=here &&
+		json out && says '"pid": null' out || return
+	kill -INT "$listener"
+	ended "$listener" 0
+}
+
+# A summary there is, however it ends.
+json_of_failure() {
+	run 1 pipe --json --connect=nobody </dev/null && tail -n 1 err >last && json last &&
+		says '"backend": null, "peer": null, "status": 1' last || return
+	run 1 pipe --json --listen=here --timeout=0.05 </dev/null && tail -n 1 err >last &&
+		json last && says '"status": 1' last
+}
+
+no_right_to_look() {
+	((EUID == 0)) || skip 'is about root'
+	setpriv --bounding-set=-sys_ptrace true 2>/dev/null || skip 'no setpriv(1)'
+	exits 0 setpriv --bounding-set=-sys_ptrace "$evering" top -b -n 1 -d 0.05 &&
+		! grep -q 'be root' out && says CAP_SYS_PTRACE out
+}
+
+numbers() {
+	run 0 ping -c 2 -i .01 && run 0 ping -c 2 -i 0.01 -w .5 || return
+	refuses '--count=99999999999999999999: must be 1..18446744073709551615' \
+		ping --count=99999999999999999999 &&
+		refuses '--interval=.: must be 0..3600 seconds' ping -i . &&
+		refuses '--interval=3600.1: must be 0..3600 seconds' ping -i 3600.1 &&
+		refuses '--size=17M: must be 4..16M' ping -s 17M &&
+		refuses '--iterations=x: must be 1..' top -n x &&
+		refuses '--timeout=86401: must be 0..86400 seconds' cat --listen=a --timeout=86401
 }
 
 # ------------------------------------------------------------------------ all
@@ -638,6 +1252,7 @@ on() {
 	check "$1: top, one end is gone" top_gone
 	check "$1: top, as somebody" top_unprivileged "$1"
 	check "$1: doctor chooses" doctor_chooses "$1"
+	[[ ! $guest ]] || check "$1: doctor in a cgroup" doctor_cgroup
 	unset EVERING_BACKEND
 }
 
@@ -661,12 +1276,47 @@ on_any() {
 	check 'top on a terminal, q' top_terminal q 0
 	check 'top on a terminal, SIGHUP' top_terminal HUP 129
 	check 'top on a terminal, SIGTERM' top_terminal TERM 143
+	check 'top on a terminal, SIGQUIT' top_terminal QUIT 131
+	check 'top on a terminal, stopped and continued' top_stopped
 	check 'colours of top' colours 'top -b -n 1 -d 0.05'
 	check 'colours of doctor' colours doctor
 	check 'doctor' doctor
 	check 'doctor in JSON' doctor_json
 	check 'doctor finds what is wrong' doctor_finds
+	check 'doctor in a cgroup' doctor_cgroup
+	check 'doctor behind a seccomp filter' doctor_filtered
+	check 'doctor and resource limits' doctor_limits
+	check 'doctor and a module of another version' doctor_abi
 	check 'completion' completes
+	check 'another user comes to pipe' other_user_comes
+	check 'another user comes to ping' other_user_pings
+	check 'another user listens' other_user_listens
+	check 'remedies: more descriptors than there are' more_descriptors
+	check 'remedies: what is at a path' what_is_there
+	check 'remedies: memfds that cannot be sealed' no_sealing
+	check 'remedies: no epoll watches' no_watches
+	check 'a process of another PID namespace' other_namespace
+	check 'pipe fails, in JSON' json_of_failure
+	check 'top, root without its rights' no_right_to_look
+	check 'numbers' numbers
+	check 'signals blocked, pipe whose other side dies' blocked_pipe
+	check 'signals blocked, and sent' blocked_end
+	check 'a signal ignored stays so' ignored_end
+	check 'process 1 ends by signals' process_1_ends
+	check 'in the background of a terminal, top' background_group 'top -d 0.1'
+	if [[ ! $short ]]; then
+		check 'in the background of a terminal, ping' background_group 'ping -i 0.1'
+		check 'in the background of a terminal, ping in a line' \
+			background_group 'ping -i 0'
+	fi
+	check 'in the background of a terminal, then in front' later_foreground
+	check 'a dumb terminal' dumb_terminal
+	check 'nobody reads what is printed' nobody_reads
+	check 'standard output closed' ends_without closed 'Bad file descriptor'
+	check 'standard output full' ends_without full 'No space left on device'
+	check 'closed descriptors' closed_descriptors
+	check 'standard output that does not block' nonblocking_output 1
+	check 'standard output that nobody reads, and a signal' nonblocking_output 0
 }
 
 echo 'TAP version 13'

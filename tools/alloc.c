@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "evering.h"
+#include "measure.h"
 
 #define ARENA	   ((uint64_t)128 << 20)
 #define LIVE	   16u /* buffers of the mix: at 4 MiB each half of the arena */
@@ -65,14 +66,6 @@ static struct allocator {
 	[MALLOC] = { "malloc", malloc, free },
 	[MIMALLOC] = { "mimalloc", NULL, NULL },
 };
-
-static double now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
-}
 
 static void *get(const struct allocator *a, size_t size)
 {
@@ -132,19 +125,6 @@ static void make_pattern(void)
 	}
 }
 
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *values)
-{
-	qsort(values, rounds, sizeof(*values), by_value);
-	return values[rounds / 2];
-}
-
 static void measure(void)
 {
 	static double took[ALLOCATORS][ROWS][MAX_ROUNDS];
@@ -182,9 +162,10 @@ static void measure(void)
 		for (i = 0; i < ALLOCATORS; i++) {
 			if (!allocators[i].alloc)
 				continue;
-			printf("  %10.1f", median(took[i][row]));
+			printf("  %10.1f", median(took[i][row], rounds));
 			if (i != EVERING)
-				printf("  (%4.2f)", median(ratio[i][row]));
+				printf("  (%4.2f)",
+				       median(ratio[i][row], rounds));
 		}
 		putchar('\n');
 	}
@@ -214,20 +195,6 @@ static void usage(FILE *to)
 		"Measures what evering_alloc() costs beside malloc() and mimalloc.\n");
 }
 
-static unsigned int number(const char *option, const char *text,
-			   unsigned int most)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (!*text || *end || !value || value > most) {
-		fprintf(stderr, "alloc: --%s=%s: want 1..%u\n", option, text,
-			most);
-		exit(2);
-	}
-	return (unsigned int)value;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -243,10 +210,10 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 'r':
-			rounds = number("rounds", optarg, MAX_ROUNDS);
+			rounds = number("alloc", "rounds", optarg, MAX_ROUNDS);
 			break;
 		case 'p':
-			pairs = number("pairs", optarg, 100000000);
+			pairs = number("alloc", "pairs", optarg, 100000000);
 			break;
 		case 'h':
 			usage(stdout);

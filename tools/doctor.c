@@ -6,24 +6,36 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <evering.h>
 
+#include "json.h"
+#include "memory.h"
+#include "options.h"
+#include "process.h"
+#include "remedy.h"
 #include "util.h"
 
 #define DEVICE "/dev/evering"
+
+/* The same on all machines, but later than some headers. */
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
 
 enum verdict {
 	OK,
@@ -52,7 +64,8 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 	static const char *const words[] = { "ok", "warn", "bad" };
 	static const char *const colours[] = { "\033[32m", "\033[33m",
 					       "\033[31m" };
-	char text[256];
+	struct json j = { .out = output };
+	char text[512];
 	va_list args;
 
 	va_start(args, fmt);
@@ -61,36 +74,20 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 	d->warnings += verdict == WARN;
 	d->bad += verdict == BAD;
 	if (d->json) {
-		printf("{\"check\": \"%s\", \"result\": \"%s\", \"text\": ",
-		       check, words[verdict]);
-		print_json_string(stdout, text);
-		fputs(", \"remedy\": ", stdout);
-		if (remedy)
-			print_json_string(stdout, remedy);
-		else
-			fputs("null", stdout);
-		puts("}");
+		json_open(&j, NULL, '{');
+		json_text(&j, "check", check);
+		json_text(&j, "result", words[verdict]);
+		json_text(&j, "text", text);
+		json_text(&j, "remedy", remedy);
+		json_close(&j, '}');
+		json_end(&j);
 		return;
 	}
-	printf("%s%-4s%s  %-12s %s\n", d->colour ? colours[verdict] : "",
-	       words[verdict], d->colour ? "\033[0m" : "", check, text);
+	fprintf(output, "%s%-4s%s  %-12s %s\n",
+		d->colour ? colours[verdict] : "", words[verdict],
+		d->colour ? "\033[0m" : "", check, text);
 	if (remedy)
-		printf("%20s%s\n", "-> ", remedy);
-}
-
-/* The first line of a small file; false if there is none. */
-static bool read_line(const char *path, char *line, size_t size)
-{
-	FILE *file = fopen(path, "re");
-	bool got;
-
-	if (!file)
-		return false;
-	got = fgets(line, (int)size, file);
-	fclose(file);
-	if (got)
-		line[strcspn(line, "\n")] = '\0';
-	return got;
+		fprintf(output, "%20s%s\n", "-> ", remedy);
 }
 
 static void check_kernel(struct doctor *d)
@@ -147,7 +144,7 @@ static void check_headers(struct doctor *d)
 		 "to build the module: apt install linux-headers-%s, or "
 		 "make modules KDIR=...",
 		 d->kernel.release);
-	/* Who has the module needs them no more. */
+	/* Where the module is, its headers are no longer needed. */
 	report(d, d->module ? OK : WARN, "headers", d->module ? NULL : remedy,
 	       "no kernel headers at /lib/modules/%s/build", d->kernel.release);
 }
@@ -167,9 +164,14 @@ static void check_info(struct doctor *d, int fd)
 	}
 	if (info.abi != EVERING_ABI_VERSION) {
 		report(d, BAD, "device",
-		       "build the module and the library from one source: make "
-		       "&& sudo rmmod evering && sudo insmod evering.ko",
-		       "the module speaks version %u of the ABI, this program %u",
+		       info.abi < EVERING_ABI_VERSION ?
+			       "load the module that belongs to this library: "
+			       "make modules && sudo rmmod evering && sudo "
+			       "insmod evering.ko" :
+			       "use the library that belongs to this module, or "
+			       "one as new",
+		       "the loaded module speaks ABI %u, this library %u: AUTO "
+		       "uses memfd",
 		       info.abi, EVERING_ABI_VERSION);
 		return;
 	}
@@ -218,14 +220,8 @@ static void check_device(struct doctor *d)
 
 static void check_memfd(struct doctor *d)
 {
-	int fd, err = 0;
+	int err = memfd_error();
 
-	fd = memfd_create("evering-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0 ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE))
-		err = errno;
-	if (fd >= 0)
-		close(fd);
 	if (err)
 		report(d, BAD, "memfd",
 		       "use Linux 5.1 or later, outside of what forbids "
@@ -276,25 +272,124 @@ static void check_address_space(struct doctor *d)
 		       format_bytes(size, limit.rlim_cur));
 }
 
-static void check_memory(struct doctor *d)
+/* What /proc/self/status says of @key, "CapEff:", into @value; "" if nothing. */
+static void read_status(const char *key, char *value, size_t size)
 {
-	unsigned long long kib = 0;
-	char line[128], size[FORMAT_LEN];
-	bool known = false;
-	FILE *file;
+	char line[256], name[32], text[32];
+	FILE *file = fopen("/proc/self/status", "re");
 
-	file = fopen("/proc/meminfo", "re");
-	while (file && !known && fgets(line, sizeof(line), file))
-		known = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
+	*value = '\0';
+	while (file && !*value && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%31s %31s", name, text) == 2 &&
+		    !strcmp(name, key))
+			snprintf(value, size, "%s", text);
 	if (file)
 		fclose(file);
-	if (!known)
+}
+
+/* If bit @capability is in the effective set. */
+static bool capable(unsigned int capability)
+{
+	char set[32];
+
+	read_status("CapEff:", set, sizeof(set));
+	return strtoull(set, NULL, 16) >> capability & 1;
+}
+
+/* What a program that locks all that it maps may map: little, for most users. */
+static void check_locking(struct doctor *d)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	uint64_t needed = params.arena_size[0] + params.arena_size[1] +
+			  2 * EVERING_SLOTS_OFFSET +
+			  2 * params.entries * params.slot_size;
+	char size[FORMAT_LEN], channel[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY || capable(CAP_IPC_LOCK))
+		return;
+	report(d, limit.rlim_cur < needed ? WARN : OK, "locking",
+	       limit.rlim_cur < needed ?
+		       "for a program that calls mlockall(2): ulimit -l, or "
+		       "LimitMEMLOCK= of the service" :
+		       NULL,
+	       "RLIMIT_MEMLOCK is %s; a channel of the usual size maps %s, all of "
+	       "it locked after mlockall(2)",
+	       format_bytes(size, limit.rlim_cur),
+	       format_bytes(channel, needed));
+}
+
+#define LITTLE_MEMORY (64u << 20)
+
+static void check_memory(struct doctor *d)
+{
+	char available[FORMAT_LEN], left[FORMAT_LEN], limit[FORMAT_LEN];
+	char remedy[400] = "use small arenas, or free some";
+	struct memory m;
+	uint64_t least;
+
+	if (!find_memory(&m)) {
 		report(d, WARN, "memory", "mount proc at /proc",
 		       "/proc/meminfo cannot be read");
+		return;
+	}
+	least = m.left < m.available ? m.left : m.available;
+	format_bytes(available, m.available);
+	if (m.left < m.available) {
+		snprintf(remedy, sizeof(remedy),
+			 "use small arenas, or raise %s of that cgroup",
+			 m.file);
+		report(d, least < LITTLE_MEMORY ? WARN : OK, "memory",
+		       least < LITTLE_MEMORY ? remedy : NULL,
+		       "%s left of the %s that cgroup %s may have (%s); %s "
+		       "available",
+		       format_bytes(left, m.left), format_bytes(limit, m.limit),
+		       printable(m.cgroup), m.file, available);
+		return;
+	}
+	report(d, least < LITTLE_MEMORY ? WARN : OK, "memory",
+	       least < LITTLE_MEMORY ? remedy : NULL, "%s available%s",
+	       available,
+	       m.left < UINT64_MAX ? ", and no cgroup allows less" : "");
+}
+
+/* A system call that came later than some filters, tried so that it does nothing. */
+static void check_call(struct doctor *d, const char *name, long ret,
+		       const char *without)
+{
+	char remedy[160], line[32] = "";
+	int err = ret < 0 ? errno : 0;
+
+	/* Of descriptor -1 all that can be said is that there is none. */
+	if (err == EBADF) {
+		report(d, OK, "call", NULL, "%s is there", name);
+		return;
+	}
+	read_status("Seccomp:", line, sizeof(line));
+	if (*line == '2')
+		snprintf(
+			remedy, sizeof(remedy),
+			"have the seccomp filter allow it, or update what made "
+			"that: the container's runtime, libseccomp");
 	else
-		report(d, kib < 65536 ? WARN : OK, "memory",
-		       kib < 65536 ? "use small arenas, or free some" : NULL,
-		       "%s available", format_bytes(size, kib * 1024));
+		snprintf(remedy, sizeof(remedy), "use a later kernel");
+	report(d, WARN, "call", remedy, "%s is answered '%s'%s: %s", name,
+	       strerror(err), *line == '2' ? " by a seccomp filter" : "",
+	       without);
+}
+
+static void check_calls(struct doctor *d)
+{
+	struct epoll_event event;
+	struct iovec iov = { &event, sizeof(event) };
+
+	check_call(d, "epoll_pwait2(2)",
+		   syscall(SYS_epoll_pwait2, -1, &event, 1, NULL, NULL, 0),
+		   "waits with a time limit go another way, on memfd");
+	check_call(d, "preadv2(2)",
+		   syscall(SYS_preadv2, -1, &iov, 1, 0L, 0L, 0),
+		   "doorbells are read another way, on memfd");
 }
 
 static void check_cpus(struct doctor *d)
@@ -357,9 +452,10 @@ static int try_backend(uint32_t backend, const char **name)
 
 static void check_backend(struct doctor *d)
 {
+	const struct attempt attempt = { .what = "a channel" };
 	const char *wanted = getenv("EVERING_BACKEND");
 	const char *name = "";
-	char remedy[160];
+	char remedy[200];
 	int ret;
 
 	if (wanted && *wanted && strcmp(wanted, "memfd") != 0 &&
@@ -371,7 +467,7 @@ static void check_backend(struct doctor *d)
 	}
 	ret = try_backend(EVERING_BACKEND_AUTO, &name);
 	if (ret) {
-		find_remedy_for(ret, remedy, sizeof(remedy));
+		find_remedy(&attempt, ret, remedy, sizeof(remedy));
 		report(d, BAD, "backend", *remedy ? remedy : NULL,
 		       "no channel can be made: %s", strerror(-ret));
 	} else {
@@ -382,7 +478,7 @@ static void check_backend(struct doctor *d)
 	/* The other one may be asked for, too. */
 	if (d->device && strcmp(name, "device") != 0 &&
 	    (ret = try_backend(EVERING_BACKEND_DEVICE, &name))) {
-		find_remedy_for(ret, remedy, sizeof(remedy));
+		find_remedy(&attempt, ret, remedy, sizeof(remedy));
 		report(d, BAD, "device", *remedy ? remedy : NULL,
 		       "no channel can be made of it: %s", strerror(-ret));
 	}
@@ -393,55 +489,41 @@ static void summarize(const struct doctor *d)
 	if (d->json)
 		return;
 	if (d->bad)
-		printf("\n%u bad, %u to know of\n", d->bad, d->warnings);
+		fprintf(output, "\n%u bad, %u to know of\n", d->bad,
+			d->warnings);
 	else if (d->warnings)
-		printf("\nchannels work; %u to know of\n", d->warnings);
+		fprintf(output, "\nchannels work; %u to know of\n",
+			d->warnings);
 	else
-		printf("\nall is well\n");
+		fprintf(output, "\nall is well\n");
 }
 
-static const struct option long_options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+static const struct option_spec options[] = {
+	{ "json", 0, OPTION_FLAG, FIELD(struct doctor, json) },
+	{ .name = NULL },
 };
 
-static void print_help(void)
-{
-	fputs("Usage: evering doctor [--json]\n"
-	      "\n"
-	      "Says what this machine has of what channels need, a line for each: ok, warn\n"
-	      "or bad, and what to do about what is missing.  It changes nothing.\n"
-	      "\n"
-	      "      --json  JSON, an object a line: check, result, text, remedy\n"
-	      "  -h, --help  this\n"
-	      "\n"
-	      "Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
-	      "no sense.\n",
-	      stdout);
-}
+static const char help[] =
+	"Usage: evering doctor [--json]\n"
+	"\n"
+	"Says what this machine has of what channels need, a line for each: ok, warn\n"
+	"or bad, and what to do about what is missing.  It changes nothing.\n"
+	"\n"
+	"      --json  JSON, an object a line: check, result, text, remedy\n"
+	"  -h, --help  this\n"
+	"\n"
+	"Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
+	"no sense.\n";
 
 int cmd_doctor(int argc, char **argv)
 {
-	struct doctor d = { .colour = colour_wanted(stdout) };
-	int opt;
+	struct doctor d = { .colour = colour_wanted(output) };
+	int status;
 
 	set_command("evering doctor");
-	opterr = 0;
-	optind = 1;
-	while ((opt = getopt_long(argc, argv, ":h", long_options, NULL)) !=
-	       -1) {
-		if (opt == '?' || opt == ':')
-			return wrong_option(opt, argv);
-		if (opt == 'h') {
-			print_help();
-			return EXIT_SUCCESS;
-		}
-		d.json = true;
-	}
-	if (optind < argc)
-		return usage_error("'%s' is one argument too many",
-				   printable(argv[optind]));
+	status = parse_options(options, help, &d, argc, argv);
+	if (status >= 0)
+		return status;
 	uname(&d.kernel);
 	check_kernel(&d);
 	check_module(&d);
@@ -451,7 +533,9 @@ int cmd_doctor(int argc, char **argv)
 	check_descriptors(&d);
 	check_file_size(&d);
 	check_address_space(&d);
+	check_locking(&d);
 	check_memory(&d);
+	check_calls(&d);
 	check_cpus(&d);
 	check_ptrace(&d);
 	check_backend(&d);

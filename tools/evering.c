@@ -3,14 +3,13 @@
  * evering(1): one program, a command each for what people want to do with
  * channels.  This file finds the command; the commands have their own.
  */
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <evering.h>
 
+#include "process.h"
 #include "util.h"
 
 static const struct command {
@@ -70,7 +69,7 @@ static int help(int argc, char **argv)
 	if (argc > 2)
 		return usage_error("help takes one command");
 	if (argc < 2) {
-		print_help(stdout);
+		print_help(output);
 		return EXIT_SUCCESS;
 	}
 	cmd = find_command(argv[1]);
@@ -93,7 +92,7 @@ static int dispatch(int argc, char **argv)
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
 		return help(1, argv);
 	if (!strcmp(argv[1], "--version")) {
-		printf("evering %s\n", evering_version());
+		fprintf(output, "evering %s\n", evering_version());
 		return EXIT_SUCCESS;
 	}
 	if (argv[1][0] == '-')
@@ -104,32 +103,8 @@ static int dispatch(int argc, char **argv)
 	return cmd->run(argc - 1, argv + 1);
 }
 
-/*
- * Whoever starts a program with 0, 1 or 2 closed would have it print into the next
- * file that it opens: shared memory, here.  Opened the wrong way round, they fail
- * with EBADF as a closed descriptor should.
- */
-static void fill_standard_fds(void)
-{
-	int fd;
-
-	for (fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-		if (fcntl(fd, F_GETFD) < 0 &&
-		    open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0)
-			_exit(EXIT_FAILURE);
-}
-
 int main(int argc, char **argv)
 {
-	int status;
-
-	fill_standard_fds();
-	/* A message is one write, so that two processes do not mix theirs. */
-	setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
-	status = dispatch(argc, argv);
-	if (fflush(stdout) || ferror(stdout)) {
-		complain("standard output: %m");
-		return status ? status : EXIT_FAILURE;
-	}
-	return status;
+	begin_process();
+	return close_output(dispatch(argc, argv));
 }

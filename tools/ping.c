@@ -3,7 +3,7 @@
  * evering ping: how long a message takes to another process and back, for people,
  * as ping(8) does for machines.
  *
- * The other process is a child that answers, or, with --connect, whoever runs
+ * The other process is a child that answers, or, with --connect, an
  * `evering ping --listen`.  A ping that fits into an entry is one; a larger one lies
  * in the arena, is copied by the other side into its own, and the entry says where.
  * A channel loses nothing and changes no order, so one ping at a time is under way,
@@ -11,14 +11,11 @@
  * stopped.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -28,6 +25,11 @@
 #include <evering.h>
 
 #include "hist.h"
+#include "json.h"
+#include "meet.h"
+#include "options.h"
+#include "process.h"
+#include "remedy.h"
 #include "util.h"
 
 #define MIN_SIZE 4u
@@ -69,12 +71,14 @@ struct pinger {
 	struct evering *ev;
 	pid_t child;
 	int child_sock;
-	pid_t pid; /* who answers */
+	pid_t pid; /* that answers; 0: of another PID namespace */
+	char peer[32]; /* the same for people */
 	unsigned char *
 		data; /* what is sent; in the arena if the entry cannot hold it */
 	uint64_t offset;
 	bool progress;
-	int64_t draw_ns;
+	bool wanted; /* what is printed has a reader */
+	int64_t look_ns;
 
 	int64_t start_ns;
 	int64_t end_ns;
@@ -134,13 +138,6 @@ static int answer(struct evering *ev)
 	return -EINTR;
 }
 
-static const char *policy_name(uint32_t policy)
-{
-	static const char *const names[] = { "adaptive", "block", "busy" };
-
-	return names[policy];
-}
-
 static void set_limits(const struct ping_options *o,
 		       struct evering_params *limits)
 {
@@ -163,11 +160,9 @@ static int child_main(const struct ping_options *o, int sock, pid_t parent)
 	if (getppid() != parent)
 		return EXIT_FAILURE;
 	/* The keyboard's signals are for the parent, whose end ends this. */
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	ignore_end_signals();
 	set_limits(o, &limits);
-	ret = evering_accept_fd(sock, &limits, 10000000000, &ev);
+	ret = evering_accept_fd(sock, &limits, 10 * SECOND, &ev);
 	if (ret)
 		return EXIT_FAILURE; /* the parent was told why */
 	ret = answer(ev);
@@ -175,9 +170,29 @@ static int child_main(const struct ping_options *o, int sock, pid_t parent)
 	return ret == -EPIPE ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/* A process as people call it; @pid is 0 for one of another PID namespace. */
+static const char *name_process(char buf[32], pid_t pid)
+{
+	if (pid)
+		snprintf(buf, 32, "pid %d", pid);
+	else
+		snprintf(buf, 32, "another PID namespace");
+	return buf;
+}
+
+static void put_pid(struct json *j, pid_t pid)
+{
+	if (pid)
+		json_number(j, "pid", (uint64_t)pid);
+	else
+		json_null(j, "pid");
+}
+
 static void say_peer(const struct ping_options *o, struct evering *ev,
 		     int ended)
 {
+	struct json j = { .out = output };
+	char name[32];
 	pid_t pid = 0;
 	uid_t uid = 0;
 	gid_t gid = 0;
@@ -185,84 +200,81 @@ static void say_peer(const struct ping_options *o, struct evering *ev,
 	evering_peer_cred(ev, &pid, &uid, &gid);
 	if (o->quiet)
 		return;
-	if (o->json)
-		printf("{\"event\": \"%s\", \"pid\": %d, \"uid\": %u, \"backend\": \"%s\"}\n",
-		       ended ? "gone" : "come", pid, uid,
-		       evering_backend_name(ev));
-	else if (ended == -EPIPE || ended == -EINTR)
-		printf("pid %d has gone\n", pid);
-	else if (ended)
-		printf("pid %d is dropped: %s\n", pid, strerror(-ended));
-	else
-		printf("pid %d, uid %u, has come; %s\n", pid, uid,
-		       evering_backend_name(ev));
-	fflush(stdout);
+	name_process(name, pid);
+	if (o->json) {
+		json_open(&j, NULL, '{');
+		json_text(&j, "event", ended ? "gone" : "come");
+		put_pid(&j, pid);
+		json_number(&j, "uid", uid);
+		json_text(&j, "backend", evering_backend_name(ev));
+		json_close(&j, '}');
+		json_end(&j);
+	} else if (ended == -EPIPE || ended == -EINTR) {
+		fprintf(output, "%s has gone\n", name);
+	} else if (ended) {
+		fprintf(output, "%s is dropped: %s\n", name, strerror(-ended));
+	} else {
+		fprintf(output, "%s, uid %u, has come; %s\n", name, uid,
+			evering_backend_name(ev));
+	}
+	flush_output();
 }
 
 /* Answers one after another, until a signal. */
 static int serve(const struct ping_options *o)
 {
+	const struct attempt attempt = {
+		.what = "cannot take a peer at",
+		.path = o->listen,
+		.listening = true,
+	};
 	struct evering_listener *listener;
 	struct evering_params limits;
-	struct pollfd fd = { .events = POLLIN };
 	struct evering *ev;
-	sigset_t old;
-	int ret;
+	int ret = 0;
 
 	catch_end_signals();
 	set_limits(o, &limits);
-	ret = evering_listen(o->listen, 0600, &listener);
-	if (ret) {
-		complain_error("cannot listen at", o->listen, ret);
+	if (meet_listen(o->listen, &listener))
 		return EXIT_FAILURE;
-	}
-	fd.fd = evering_listener_fd(listener);
-	while (!end_signal) {
-		block_end_signals(&old);
-		if (!end_signal)
-			ppoll(&fd, 1, NULL, &old);
-		sigprocmask(SIG_SETMASK, &old, NULL);
-		ret = evering_accept(listener, &limits, EVERING_NOWAIT, &ev);
-		if (ret == -EAGAIN || ret == -EINTR)
-			continue;
-		if (ret) {
-			complain_error("cannot take a peer at", o->listen, ret);
+	while (!end_signal && !ferror(output)) {
+		ret = meet_accept(listener, &limits, INT64_MAX, &ev);
+		if (ret && ret != -EINTR)
+			complain_of(&attempt, ret);
+		if (ret)
 			break;
-		}
 		say_peer(o, ev, 0);
-		ret = answer(ev);
-		say_peer(o, ev, ret);
+		say_peer(o, ev, answer(ev));
 		evering_close(ev);
-		ret = 0;
 	}
 	evering_listener_close(listener);
-	if (end_signal && end_signal != SIGINT)
-		return 128 + end_signal;
-	return end_signal ? EXIT_SUCCESS : EXIT_FAILURE;
+	return end_status(end_signal ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
 /* Meeting ---------------------------------------------------------------- */
 
 static int start_child(struct pinger *p)
 {
+	const struct attempt attempt = {
+		.what = "cannot start a process that answers",
+	};
 	pid_t parent = getpid();
-	int pair[2];
+	int pair[2], err;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
-		complain_error("cannot start a process that answers", NULL,
-			       -errno);
+		complain_of(&attempt, -errno);
 		return -1;
 	}
-	fflush(stdout);
+	flush_output();
 	p->child = fork();
 	if (!p->child) {
 		close(pair[0]);
 		_exit(child_main(p->o, pair[1], parent));
 	}
+	err = errno;
 	close(pair[1]);
 	if (p->child < 0) {
-		complain("cannot start a process that answers: %s",
-			 strerror(errno));
+		complain("%s: %s", attempt.what, strerror(err));
 		p->child = 0;
 		close(pair[0]);
 		return -1;
@@ -274,15 +286,17 @@ static int start_child(struct pinger *p)
 static int meet(struct pinger *p)
 {
 	const struct ping_options *o = p->o;
-	int64_t timeout = 10000000000;
-	uid_t uid;
-	gid_t gid;
+	const struct attempt attempt = {
+		.what = o->connect ? "cannot connect to" :
+				     "cannot make a channel",
+		.path = o->connect,
+		.params = &o->params,
+	};
+	int64_t timeout = 10 * SECOND;
 	int ret;
 
 	if (o->connect) {
 		ret = evering_connect(o->connect, &o->params, timeout, &p->ev);
-		if (ret && !end_signal)
-			complain_error("cannot connect to", o->connect, ret);
 	} else {
 		if (start_child(p))
 			return -1;
@@ -290,15 +304,14 @@ static int meet(struct pinger *p)
 					 &p->ev);
 		if (ret)
 			close(p->child_sock);
-		if (ret && !end_signal)
-			complain_error("cannot make a channel", NULL, ret);
 	}
+	if (ret && !end_signal)
+		complain_of(&attempt, ret);
 	if (ret)
 		return -1;
-	evering_peer_cred(p->ev, &p->pid, &uid, &gid);
-	/* Over a socketpair that is who made it. */
-	if (p->child)
-		p->pid = p->child;
+	/* Over a socketpair the peer is the process that made it. */
+	p->pid = p->child ? p->child : pid_of_peer(p->ev);
+	name_process(p->peer, p->pid);
 	return 0;
 }
 
@@ -376,47 +389,71 @@ static int64_t part_of(int64_t until, int64_t now)
 }
 
 /* A line that changes, where each ping has none of its own. */
-static void progress(struct pinger *p, int64_t now)
+static void show_progress(struct pinger *p)
 {
 	char count[FORMAT_LEN], p50[FORMAT_LEN], text[96];
 	double part = -1;
 
-	if (!p->progress || now < p->draw_ns)
-		return;
 	if (p->o->count)
 		part = (double)p->hist.count / (double)p->o->count;
 	snprintf(text, sizeof(text), "%s round trips, half within %s",
 		 format_count(count, p->hist.count),
 		 format_time(p50, hist_percentile(&p->hist, 50)));
 	progress_draw(part, text);
-	p->draw_ns = now + TICK_NS;
 }
 
-static void say_answer(const struct pinger *p, uint32_t seq, int64_t took)
+/* Now and then: pings that print no lines would not notice that the reader is gone. */
+static void look_around(struct pinger *p, int64_t now)
 {
+	if (now < p->look_ns)
+		return;
+	p->look_ns = now + TICK_NS;
+	p->wanted = output_wanted() && !ferror(output);
+	if (p->progress)
+		show_progress(p);
+}
+
+static void say_answer(struct pinger *p, uint32_t seq, int64_t took)
+{
+	struct json j = { .out = output };
 	char time[FORMAT_LEN];
 
 	if (p->o->quiet || !p->o->interval_ns)
 		return;
-	if (p->o->json)
-		printf("{\"seq\": %u, \"bytes\": %u, \"pid\": %d, \"ns\": %lld}\n",
-		       seq, p->o->size, p->pid, (long long)took);
-	else
-		printf("%u bytes from pid %d: seq=%u time=%s\n", p->o->size,
-		       p->pid, seq, format_time(time, (uint64_t)took));
-	fflush(stdout);
+	if (p->o->json) {
+		json_open(&j, NULL, '{');
+		json_number(&j, "seq", seq);
+		json_number(&j, "bytes", p->o->size);
+		put_pid(&j, p->pid);
+		json_number(&j, "ns", (uint64_t)took);
+		json_close(&j, '}');
+		json_end(&j);
+	} else {
+		fprintf(output, "%u bytes from %s: seq=%u time=%s\n",
+			p->o->size, p->peer, seq,
+			format_time(time, (uint64_t)took));
+	}
+	p->wanted = flush_output();
 }
 
-static void say_late(const struct pinger *p, uint32_t seq)
+static void say_late(struct pinger *p, uint32_t seq)
 {
+	struct json j = { .out = output };
+
 	if (p->o->quiet || !p->o->interval_ns)
 		return;
-	if (p->o->json)
-		printf("{\"seq\": %u, \"pid\": %d, \"late\": true}\n", seq,
-		       p->pid);
-	else
-		printf("no answer yet from pid %d: seq=%u\n", p->pid, seq);
-	fflush(stdout);
+	if (p->o->json) {
+		json_open(&j, NULL, '{');
+		json_number(&j, "seq", seq);
+		put_pid(&j, p->pid);
+		json_bool(&j, "late", true);
+		json_close(&j, '}');
+		json_end(&j);
+	} else {
+		fprintf(output, "no answer yet from %s: seq=%u\n", p->peer,
+			seq);
+	}
+	p->wanted = flush_output();
 }
 
 static void count_answer(struct pinger *p, int64_t took)
@@ -429,8 +466,9 @@ static void count_answer(struct pinger *p, int64_t took)
 /* Has the time come to leave an answer waiting?  After a signal it has a grace. */
 static bool enough(const struct pinger *p, int64_t now, int64_t *grace)
 {
-	bool over = end_signal || (p->o->deadline_ns &&
-				   now >= p->start_ns + p->o->deadline_ns);
+	bool over =
+		end_signal || !p->wanted ||
+		(p->o->deadline_ns && now >= p->start_ns + p->o->deadline_ns);
 
 	if (!over)
 		return false;
@@ -461,7 +499,7 @@ static int await_answer(struct pinger *p, uint32_t seq, int64_t sent,
 			say_late(p, seq);
 			late += p->o->interval_ns;
 		}
-		progress(p, now);
+		look_around(p, now);
 	}
 }
 
@@ -483,7 +521,7 @@ static int ping_once(struct pinger *p, uint32_t seq)
 		return -EPROTO;
 	count_answer(p, took);
 	say_answer(p, seq, took);
-	progress(p, sent + took);
+	look_around(p, sent + took);
 	return 0;
 }
 
@@ -493,7 +531,8 @@ static int rest(struct pinger *p, int64_t until)
 	int64_t now;
 	int ret;
 
-	while (!end_signal && (now = clock_ns()) < until) {
+	while (!end_signal && p->wanted && (now = clock_ns()) < until) {
+		look_around(p, now);
 		ret = evering_wait(p->ev, EVERING_RX, part_of(until, now));
 		if (ret > 0)
 			return -EPROTO;
@@ -505,7 +544,7 @@ static int rest(struct pinger *p, int64_t until)
 
 static bool more(const struct pinger *p, int64_t now)
 {
-	if (end_signal || (p->o->count && p->sent >= p->o->count))
+	if (end_signal || !p->wanted || (p->o->count && p->sent >= p->o->count))
 		return false;
 	return !p->o->deadline_ns || now < p->start_ns + p->o->deadline_ns;
 }
@@ -593,25 +632,17 @@ static unsigned int fill_rows(const struct pinger *p, struct row rows[ALL_ROWS])
 	return count;
 }
 
-static int output_width(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col < 40)
-		return 80;
-	return size.ws_col;
-}
-
 static void print_histogram(const struct pinger *p)
 {
-	const char *on = colour_wanted(stdout) ? "\033[32m" : "";
+	const char *on = colour_wanted(output) ? "\033[32m" : "";
 	const char *off = *on ? "\033[0m" : "";
 	char from[FORMAT_LEN], to[FORMAT_LEN], number[FORMAT_LEN];
-	int width = output_width() - 40, full;
+	int width = terminal_width(STDOUT_FILENO), full;
 	struct row rows[ALL_ROWS];
 	unsigned int count, i;
 	uint64_t most = 1;
 
+	width = (width < 60 ? 80 : width) - 40;
 	count = fill_rows(p, rows);
 	for (i = 0; i < count; i++)
 		if (rows[i].count > most)
@@ -620,12 +651,13 @@ static void print_histogram(const struct pinger *p)
 		full = (int)((double)rows[i].count / (double)most * width);
 		if (rows[i].count && !full)
 			full = 1;
-		printf("%8s .. %-8s %12s %s", format_time(from, rows[i].from),
-		       format_time(to, rows[i].to),
-		       format_count(number, rows[i].count), on);
+		fprintf(output, "%8s .. %-8s %12s %s",
+			format_time(from, rows[i].from),
+			format_time(to, rows[i].to),
+			format_count(number, rows[i].count), on);
 		while (full--)
-			putchar('#');
-		printf("%s\n", off);
+			fputc('#', output);
+		fprintf(output, "%s\n", off);
 	}
 }
 
@@ -636,72 +668,89 @@ static void print_summary(const struct pinger *p)
 		e[FORMAT_LEN], f[FORMAT_LEN];
 	uint64_t lost = p->sent - h->count;
 
-	printf("%s--- pid %d, %s, %s ---\n", p->o->interval_ns ? "\n" : "",
-	       p->pid, evering_backend_name(p->ev),
-	       policy_name(p->o->params.policy));
-	printf("%s pings of %u bytes, %s answered, %s lost (%.3g %%), %.3f s\n",
-	       format_count(a, p->sent), p->o->size, format_count(b, h->count),
-	       format_count(c, lost),
-	       p->sent ? 100.0 * (double)lost / (double)p->sent : 0,
-	       (double)(p->end_ns - p->start_ns) / 1e9);
+	fprintf(output, "%s--- %s, %s, %s ---\n", p->o->interval_ns ? "\n" : "",
+		p->peer, evering_backend_name(p->ev),
+		policy_names[p->o->params.policy]);
+	fprintf(output,
+		"%s pings of %u bytes, %s answered, %s lost (%.3g %%), %.3f s\n",
+		format_count(a, p->sent), p->o->size, format_count(b, h->count),
+		format_count(c, lost),
+		p->sent ? 100.0 * (double)lost / (double)p->sent : 0,
+		(double)(p->end_ns - p->start_ns) / 1e9);
 	if (!h->count)
 		return;
-	printf("round trip min/avg/max %s / %s / %s, p50 %s, p99 %s, p99.9 %s\n",
-	       format_time(a, p->min), format_time(b, h->sum / h->count),
-	       format_time(c, h->max), format_time(d, hist_percentile(h, 50)),
-	       format_time(e, hist_percentile(h, 99)),
-	       format_time(f, hist_percentile(h, 99.9)));
+	fprintf(output,
+		"round trip min/avg/max %s / %s / %s, p50 %s, p99 %s, p99.9 %s\n",
+		format_time(a, p->min), format_time(b, h->sum / h->count),
+		format_time(c, h->max), format_time(d, hist_percentile(h, 50)),
+		format_time(e, hist_percentile(h, 99)),
+		format_time(f, hist_percentile(h, 99.9)));
 	print_histogram(p);
+}
+
+static void put_histogram(struct json *j, const struct pinger *p)
+{
+	struct row rows[ALL_ROWS];
+	unsigned int count = 0, i;
+
+	json_open(j, "histogram", '[');
+	if (p->hist.count)
+		count = fill_rows(p, rows);
+	for (i = 0; i < count; i++) {
+		json_open(j, NULL, '{');
+		json_number(j, "from_ns", rows[i].from);
+		json_number(j, "to_ns", rows[i].to);
+		json_number(j, "count", rows[i].count);
+		json_close(j, '}');
+	}
+	json_close(j, ']');
 }
 
 static void print_json_summary(const struct pinger *p)
 {
 	const struct hist *h = &p->hist;
-	struct row rows[ALL_ROWS];
-	unsigned int count = 0, i;
+	struct json j = { .out = output };
 
-	printf("{\"pid\": %d, \"backend\": \"%s\", \"policy\": \"%s\", \"bytes\": %u, \"seconds\": %.9f, \"sent\": %llu, \"received\": %llu, \"lost\": %llu, ",
-	       p->pid, evering_backend_name(p->ev),
-	       policy_name(p->o->params.policy), p->o->size,
-	       (double)(p->end_ns - p->start_ns) / 1e9,
-	       (unsigned long long)p->sent, (unsigned long long)h->count,
-	       (unsigned long long)(p->sent - h->count));
-	printf("\"min_ns\": %llu, \"avg_ns\": %llu, \"max_ns\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"p99.9_ns\": %llu, \"histogram\": [",
-	       (unsigned long long)p->min,
-	       (unsigned long long)(h->count ? h->sum / h->count : 0),
-	       (unsigned long long)h->max,
-	       (unsigned long long)hist_percentile(h, 50),
-	       (unsigned long long)hist_percentile(h, 99),
-	       (unsigned long long)hist_percentile(h, 99.9));
-	if (h->count)
-		count = fill_rows(p, rows);
-	for (i = 0; i < count; i++)
-		printf("%s{\"from_ns\": %llu, \"to_ns\": %llu, \"count\": %llu}",
-		       i ? ", " : "", (unsigned long long)rows[i].from,
-		       (unsigned long long)rows[i].to,
-		       (unsigned long long)rows[i].count);
-	printf("]}\n");
+	json_open(&j, NULL, '{');
+	put_pid(&j, p->pid);
+	json_text(&j, "backend", evering_backend_name(p->ev));
+	json_text(&j, "policy", policy_names[p->o->params.policy]);
+	json_number(&j, "bytes", p->o->size);
+	json_fixed(&j, "seconds", (double)(p->end_ns - p->start_ns) / 1e9, 9);
+	json_number(&j, "sent", p->sent);
+	json_number(&j, "received", h->count);
+	json_number(&j, "lost", p->sent - h->count);
+	json_number(&j, "min_ns", p->min);
+	json_number(&j, "avg_ns", h->count ? h->sum / h->count : 0);
+	json_number(&j, "max_ns", h->max);
+	json_number(&j, "p50_ns", hist_percentile(h, 50));
+	json_number(&j, "p99_ns", hist_percentile(h, 99));
+	json_number(&j, "p99.9_ns", hist_percentile(h, 99.9));
+	put_histogram(&j, p);
+	json_close(&j, '}');
+	json_end(&j);
 }
 
 /* The whole -------------------------------------------------------------- */
 
 static int end_of(struct pinger *p, int err)
 {
+	const struct attempt attempt = { .what = "the channel" };
+
 	if (err == -EPIPE)
-		complain("pid %d %s", p->pid,
+		complain("%s %s", p->peer,
 			 evering_peer(p->ev) == EVERING_PEER_DIED ?
 				 "has died" :
 				 "has closed the channel");
 	else if (err == -ETIMEDOUT)
-		complain("pid %d does not answer: is it stopped?", p->pid);
+		complain("%s does not answer: is it stopped?", p->peer);
 	else if (err == -EPROTO)
-		complain("pid %d gave a wrong answer: is it 'evering ping'?",
-			 p->pid);
+		complain("%s gave a wrong answer: is it 'evering ping'?",
+			 p->peer);
 	else if (err)
-		complain_error("the channel", NULL, err);
-	if (end_signal && end_signal != SIGINT)
-		return 128 + end_signal;
-	return err || p->hist.count < p->sent ? EXIT_FAILURE : EXIT_SUCCESS;
+		complain_of(&attempt, err);
+	return end_status(err || p->hist.count < p->sent ? EXIT_FAILURE :
+							   EXIT_SUCCESS);
 }
 
 static int ping(struct pinger *p)
@@ -713,13 +762,14 @@ static int ping(struct pinger *p)
 	if (prepare(p))
 		return EXIT_FAILURE;
 	if (!p->o->quiet && !p->o->json)
-		printf("PING pid %d: %u bytes, %s, %s\n", p->pid, p->o->size,
-		       evering_backend_name(p->ev),
-		       policy_name(p->o->params.policy));
-	fflush(stdout);
+		fprintf(output, "PING %s: %u bytes, %s, %s\n", p->peer,
+			p->o->size, evering_backend_name(p->ev),
+			policy_names[p->o->params.policy]);
+	flush_output();
 	p->progress = !p->o->quiet && !p->o->interval_ns && progress_wanted();
 	p->start_ns = clock_ns();
-	p->draw_ns = p->start_ns + TICK_NS;
+	p->look_ns = p->start_ns + TICK_NS;
+	p->wanted = true;
 	ret = ping_all(p);
 	p->end_ns = clock_ns();
 	progress_erase();
@@ -727,154 +777,57 @@ static int ping(struct pinger *p)
 		print_json_summary(p);
 	else
 		print_summary(p);
-	fflush(stdout);
+	flush_output();
 	return end_of(p, ret);
 }
 
-enum {
-	OPT_LISTEN = 256,
-	OPT_CONNECT,
-	OPT_POLICY,
-	OPT_BACKEND,
-	OPT_JSON,
+#define PING(member) FIELD(struct ping_options, member)
+
+static const struct option_spec options[] = {
+	{ "count", 'c', OPTION_NUMBER, PING(count), .least = 1 },
+	{ "interval", 'i', OPTION_SECONDS, PING(interval_ns),
+	  .most = 3600 * SECOND },
+	{ "size", 's', OPTION_SIZE, PING(size), MIN_SIZE, MAX_SIZE },
+	{ "deadline", 'w', OPTION_SECONDS, PING(deadline_ns), SECOND / 1000,
+	  86400 * SECOND },
+	{ "listen", 0, OPTION_PLACE, PING(listen) },
+	{ "connect", 0, OPTION_PLACE, PING(connect) },
+	{ "wait", 0, OPTION_POLICY, PING(params.policy) },
+	{ "backend", 0, OPTION_BACKEND, PING(params.backend) },
+	{ "json", 0, OPTION_FLAG, PING(json) },
+	{ "quiet", 'q', OPTION_FLAG, PING(quiet) },
+	{ .name = NULL },
 };
 
-static const struct option long_options[] = {
-	{ "count", required_argument, NULL, 'c' },
-	{ "interval", required_argument, NULL, 'i' },
-	{ "size", required_argument, NULL, 's' },
-	{ "deadline", required_argument, NULL, 'w' },
-	{ "listen", required_argument, NULL, OPT_LISTEN },
-	{ "connect", required_argument, NULL, OPT_CONNECT },
-	{ "wait", required_argument, NULL, OPT_POLICY },
-	{ "backend", required_argument, NULL, OPT_BACKEND },
-	{ "json", no_argument, NULL, OPT_JSON },
-	{ "quiet", no_argument, NULL, 'q' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
-static void print_help(void)
-{
-	fputs("Usage: evering ping [OPTIONS]\n"
-	      "       evering ping --listen=PATH [OPTIONS]\n"
-	      "       evering ping --connect=PATH [OPTIONS]\n"
-	      "\n"
-	      "Sends messages to another process, which sends them back, and prints how long\n"
-	      "each took, and at the end, or when interrupted, a summary with a histogram.\n"
-	      "The other process is a child, or `evering ping --listen`, which answers one\n"
-	      "peer after another until it is interrupted.\n"
-	      "\n"
-	      "  -c, --count=N          pings to send, 1 or more                  [no end]\n"
-	      "  -i, --interval=SECONDS from one to the next, 0..3600; 0: as fast as they\n"
-	      "                         are answered, without a line for each          [1]\n"
-	      "  -s, --size=BYTES       of a message, 4..16M; over 252 it goes through the\n"
-	      "                         arenas                                        [56]\n"
-	      "  -w, --deadline=SECONDS end then, 0.001..86400                    [no end]\n"
-	      "      --listen=PATH      answer who comes to this Unix socket, @NAME for an\n"
-	      "                         abstract one\n"
-	      "      --connect=PATH     ping who listens there\n"
-	      "      --wait=POLICY    how to wait: adaptive: spin, then sleep; block:\n"
-	      "                         sleep at once; busy: never sleep         [adaptive]\n"
-	      "      --backend=NAME     auto, memfd or device                        [auto]\n"
-	      "      --json             JSON, an object a line\n"
-	      "  -q, --quiet            nothing but the summary\n"
-	      "  -h, --help             this\n"
-	      "\n"
-	      "Exits with 0 if every ping was answered, 1 if one was not or something went\n"
-	      "wrong, 2 if the command line makes no sense, 128 + n after signal n.  SIGINT\n"
-	      "is the usual way to end it, and no failure.\n",
-	      stdout);
-}
-
-static int parse_option(struct ping_options *o, int opt, const char *text)
-{
-	uint64_t n;
-
-	switch (opt) {
-	case 'c':
-		if (parse_number(text, &o->count) && o->count)
-			return 0;
-		return usage_error("--count=%s: must be 1 or more",
-				   printable(text));
-	case 'i':
-		if (parse_seconds(text, &o->interval_ns) &&
-		    o->interval_ns <= 3600 * 1000000000ll)
-			return 0;
-		return usage_error("--interval=%s: must be 0..3600 seconds",
-				   printable(text));
-	case 's':
-		if (!parse_size(text, &n) || n < MIN_SIZE || n > MAX_SIZE)
-			return usage_error("--size=%s: must be 4..16M",
-					   printable(text));
-		o->size = (uint32_t)n;
-		return 0;
-	case 'w':
-		if (parse_seconds(text, &o->deadline_ns) &&
-		    o->deadline_ns >= 1000000 &&
-		    o->deadline_ns <= 86400 * 1000000000ll)
-			return 0;
-		return usage_error(
-			"--deadline=%s: must be 0.001..86400 seconds",
-			printable(text));
-	case OPT_LISTEN:
-		o->listen = text;
-		return 0;
-	case OPT_CONNECT:
-		o->connect = text;
-		return 0;
-	case OPT_POLICY:
-		if (parse_policy(text, &o->params.policy))
-			return 0;
-		return usage_error("--wait=%s: must be adaptive, block or busy",
-				   printable(text));
-	case OPT_BACKEND:
-		if (parse_backend(text, &o->params.backend))
-			return 0;
-		return usage_error(
-			"--backend=%s: must be auto, memfd or device",
-			printable(text));
-	case OPT_JSON:
-		o->json = true;
-		return 0;
-	default:
-		o->quiet = true;
-		return 0;
-	}
-}
-
-/* 0: go on; else exit with *@status. */
-static int parse_command_line(struct ping_options *o, int argc, char **argv,
-			      int *status)
-{
-	int opt;
-
-	opterr = 0;
-	optind = 1;
-	*status = EXIT_USAGE;
-	while ((opt = getopt_long(argc, argv, ":c:i:s:w:qh", long_options,
-				  NULL)) != -1) {
-		if (opt == '?' || opt == ':') {
-			wrong_option(opt, argv);
-			return -1;
-		}
-		if (opt == 'h') {
-			print_help();
-			*status = EXIT_SUCCESS;
-			return -1;
-		}
-		if (parse_option(o, opt, optarg))
-			return -1;
-	}
-	if (optind < argc)
-		usage_error("'%s' is one argument too many",
-			    printable(argv[optind]));
-	else if (o->listen && o->connect)
-		usage_error("either --listen or --connect, not both");
-	else
-		return 0;
-	return -1;
-}
+static const char help[] =
+	"Usage: evering ping [OPTIONS]\n"
+	"       evering ping --listen=PATH [OPTIONS]\n"
+	"       evering ping --connect=PATH [OPTIONS]\n"
+	"\n"
+	"Sends messages to another process, which sends them back, and prints how long\n"
+	"each took, and at the end, or when interrupted, a summary with a histogram.\n"
+	"The other process is a child, or `evering ping --listen`, which answers one\n"
+	"peer after another until it is interrupted.\n"
+	"\n"
+	"  -c, --count=N          pings to send, 1 or more                  [no end]\n"
+	"  -i, --interval=SECONDS from one to the next, 0..3600; 0: as fast as they\n"
+	"                         are answered, without a line for each          [1]\n"
+	"  -s, --size=BYTES       of a message, 4..16M; over 252 it goes through the\n"
+	"                         arenas                                        [56]\n"
+	"  -w, --deadline=SECONDS end then, 0.001..86400                    [no end]\n"
+	"      --listen=PATH      answer pings at this Unix socket, @NAME for an\n"
+	"                         abstract one\n"
+	"      --connect=PATH     ping the process that listens there\n"
+	"      --wait=POLICY      how to wait: adaptive: spin, then sleep;\n"
+	"                         block: sleep at once; busy: never sleep  [adaptive]\n"
+	"      --backend=NAME     auto, memfd or device                        [auto]\n"
+	"      --json             JSON, an object a line\n"
+	"  -q, --quiet            nothing but the summary\n"
+	"  -h, --help             this\n"
+	"\n"
+	"Exits with 0 if every ping was answered, 1 if one was not or something went\n"
+	"wrong, 2 if the command line makes no sense, 128 + n after signal n.  SIGINT\n"
+	"is the usual way to end it, and no failure.\n";
 
 /* The least slot that does, and arenas if none does. */
 static void settle(struct ping_options *o)
@@ -899,15 +852,18 @@ int cmd_ping(int argc, char **argv)
 	struct evering_params params = EVERING_PARAMS_INIT;
 	struct ping_options o = {
 		.params = params,
-		.interval_ns = 1000000000,
+		.interval_ns = SECOND,
 		.size = 56,
 	};
 	struct pinger *p;
 	int status;
 
 	set_command("evering ping");
-	if (parse_command_line(&o, argc, argv, &status))
+	status = parse_options(options, help, &o, argc, argv);
+	if (status >= 0)
 		return status;
+	if (o.listen && o.connect)
+		return usage_error("either --listen or --connect, not both");
 	settle(&o);
 	if (o.listen)
 		return serve(&o);

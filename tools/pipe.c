@@ -4,10 +4,10 @@
  * one sends to standard output.
  *
  * Each side's arena is cut into as many chunks as a ring has entries, and entry n
- * stands for chunk n modulo that.  So whoever may write the entry may fill the chunk,
- * and whoever releases the entry gives the chunk back: the ring's own flow control is
- * all that is needed.  Bytes are read straight into the arena and written straight
- * from the peer's.
+ * stands for chunk n modulo that.  So the side that may write the entry may fill the
+ * chunk, and the side that releases the entry gives the chunk back: the ring's own
+ * flow control is all that is needed.  Bytes are read straight into the arena and
+ * written straight from the peer's.
  *
  * Two threads, as the library's rule has it: one reads and sends, the first receives
  * and writes, so that neither direction waits for the other.
@@ -17,11 +17,10 @@
  *	END	standard input has ended, or ABORT: it cannot be read any further
  *	DONE	after END: everything that the peer sent is written
  *
- * Who has sent and received DONE knows that all is well on both sides.  Who closes
- * the channel earlier, or dies, leaves the other to say so.
+ * A side that has sent and received DONE knows that all is well on both.  If one
+ * closes the channel earlier, or dies, the other says so.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
@@ -36,6 +35,11 @@
 
 #include <evering.h>
 
+#include "json.h"
+#include "meet.h"
+#include "options.h"
+#include "process.h"
+#include "remedy.h"
 #include "util.h"
 
 /* Little enough for the second-level cache of most machines. */
@@ -106,11 +110,13 @@ static int failed(const char *what, int err)
 /* The channel has ended before its work was done. */
 static int channel_failed(struct relay *r, int err)
 {
+	const struct attempt attempt = { .what = "the channel" };
+
 	/* This side's fault, and it has said so. */
 	if (r->sender_status)
 		return r->sender_status;
 	if (err != -EPIPE) {
-		complain_error("the channel", NULL, err);
+		complain_of(&attempt, err);
 		return EXIT_FAILURE;
 	}
 	if (evering_peer(r->ev) == EVERING_PEER_DIED) {
@@ -153,8 +159,8 @@ static int send_entry(struct relay *r, uint32_t type, uint32_t len)
 }
 
 /*
- * Waits for input as well as for the end of the channel: who sends nothing still
- * has to learn that there is nobody to send to.  That is the receiving thread's to
+ * Waits for input as well as for the end of the channel: a side that sends nothing
+ * still has to learn that the other is gone.  That is the receiving thread's to
  * notice, which then stops this one.
  */
 static ssize_t read_input(struct relay *r, unsigned char *to)
@@ -250,7 +256,7 @@ static void join_sender(struct relay *r)
 
 static int write_output(const unsigned char *from, size_t len)
 {
-	struct pollfd output = { .fd = STDOUT_FILENO, .events = POLLOUT };
+	struct pollfd writable = { .fd = STDOUT_FILENO, .events = POLLOUT };
 	ssize_t n;
 
 	while (len) {
@@ -259,7 +265,7 @@ static int write_output(const unsigned char *from, size_t len)
 			from += n;
 			len -= (size_t)n;
 		} else if (errno == EAGAIN) {
-			poll(&output, 1, -1);
+			poll(&writable, 1, -1);
 		} else if (errno != EINTR) {
 			return errno;
 		}
@@ -417,18 +423,24 @@ static int relay(struct relay *r)
 static void print_summary(const struct relay *r, int status)
 {
 	static const char *const peers[] = { "alive", "closed", "died" };
+	struct json j = { .out = stderr };
+	double seconds = 0;
 
-	fprintf(stderr,
-		"{\"sent_bytes\": %llu, \"received_bytes\": %llu, \"seconds\": %.9f, \"backend\": \"%s\", \"peer\": \"%s\", \"status\": %d}\n",
-		(unsigned long long)r->sent, (unsigned long long)r->received,
-		r->start_ns ? (double)(clock_ns() - r->start_ns) / 1e9 : 0,
-		evering_backend_name(r->ev), peers[evering_peer(r->ev)],
-		status);
+	if (r->start_ns)
+		seconds = (double)(clock_ns() - r->start_ns) / 1e9;
+	json_open(&j, NULL, '{');
+	json_number(&j, "sent_bytes", r->sent);
+	json_number(&j, "received_bytes", r->received);
+	json_fixed(&j, "seconds", seconds, 9);
+	/* null: they have not met. */
+	json_text(&j, "backend", r->ev ? evering_backend_name(r->ev) : NULL);
+	json_text(&j, "peer", r->ev ? peers[evering_peer(r->ev)] : NULL);
+	json_number(&j, "status", (uint64_t)status);
+	json_close(&j, '}');
+	json_end(&j);
 }
 
-/* Signals come while it waits, and at no other time. */
-static int wait_for_peer(const struct pipe_options *o,
-			 struct evering_listener *listener, struct evering **ev)
+static int meet_listening(const struct pipe_options *o, struct evering **ev)
 {
 	const struct evering_params limits = {
 		.size = sizeof(limits),
@@ -438,46 +450,27 @@ static int wait_for_peer(const struct pipe_options *o,
 		.policy = o->params.policy,
 		.spin_ns = EVERING_SPIN_NS,
 	};
-	struct pollfd fd = { .fd = evering_listener_fd(listener),
-			     .events = POLLIN };
-	int64_t left, deadline = clock_ns() + o->timeout_ns;
-	struct timespec timeout;
-	sigset_t old;
-	int ret = -EAGAIN;
-
-	block_end_signals(&old);
-	while (!end_signal && (ret == -EAGAIN || ret == -EINTR)) {
-		left = deadline - clock_ns();
-		if (left <= 0)
-			left = 0;
-		timeout.tv_sec = left / 1000000000;
-		timeout.tv_nsec = left % 1000000000;
-		if (!ppoll(&fd, 1, o->timeout_ns < 0 ? NULL : &timeout, &old)) {
-			ret = -ETIMEDOUT;
-			break;
-		}
-		ret = evering_accept(listener, &limits, EVERING_NOWAIT, ev);
-	}
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	return end_signal ? -EINTR : ret;
-}
-
-static int meet_listening(const struct pipe_options *o, struct evering **ev)
-{
+	const struct attempt came = {
+		.what = "nobody came to",
+		.path = o->listen,
+		.listening = true,
+	};
+	const struct attempt refused = {
+		.what = "the last one was turned away"
+	};
 	struct evering_listener *listener;
 	int reason, ret;
 
-	ret = evering_listen(o->listen, 0600, &listener);
-	if (ret) {
-		complain_error("cannot listen at", o->listen, ret);
+	ret = meet_listen(o->listen, &listener);
+	if (ret)
 		return ret;
-	}
-	ret = wait_for_peer(o, listener, ev);
+	ret = meet_accept(
+		listener, &limits,
+		o->timeout_ns < 0 ? INT64_MAX : clock_ns() + o->timeout_ns, ev);
 	if (ret && ret != -EINTR) {
-		complain_error("nobody came to", o->listen, ret);
+		complain_of(&came, ret);
 		if (evering_listener_refused(listener, &reason))
-			complain_error("the last one was turned away", NULL,
-				       reason);
+			complain_of(&refused, reason);
 	}
 	evering_listener_close(listener);
 	return ret;
@@ -485,165 +478,105 @@ static int meet_listening(const struct pipe_options *o, struct evering **ev)
 
 static int meet_connecting(const struct pipe_options *o, struct evering **ev)
 {
+	const struct attempt attempt = {
+		.what = "cannot connect to",
+		.path = o->connect,
+		.params = &o->params,
+	};
 	const struct timespec tick = { .tv_nsec = 10000000 };
 	int64_t deadline = clock_ns() + (o->timeout_ns < 0 ? 0 : o->timeout_ns);
-	int64_t hello = 10000000000;
 	int ret;
 
 	for (;;) {
-		ret = evering_connect(o->connect, &o->params, hello, ev);
+		ret = meet_connect(o->connect, &o->params, 10 * SECOND, ev);
 		if ((ret != -ENOENT && ret != -ECONNREFUSED) || end_signal ||
 		    clock_ns() >= deadline)
 			break;
 		nanosleep(&tick, NULL);
 	}
-	if (ret && !end_signal)
-		complain_error("cannot connect to", o->connect, ret);
+	if (ret && ret != -EPERM && !end_signal)
+		complain_of(&attempt, ret);
 	return ret;
 }
 
-enum {
-	OPT_BACKEND = 256,
-	OPT_POLICY,
-	OPT_ONE_WAY,
-	OPT_TIMEOUT,
-	OPT_JSON,
+#define PIPE(member) FIELD(struct pipe_options, member)
+
+static const struct option_spec options[] = {
+	{ "listen", 'l', OPTION_PLACE, PIPE(listen) },
+	{ "connect", 'c', OPTION_PLACE, PIPE(connect) },
+	{ "one-way", 0, OPTION_FLAG, PIPE(one_way) },
+	{ "timeout", 0, OPTION_SECONDS, PIPE(timeout_ns),
+	  .most = 86400 * SECOND },
+	{ "wait", 0, OPTION_POLICY, PIPE(params.policy) },
+	{ "backend", 0, OPTION_BACKEND, PIPE(params.backend) },
+	{ "json", 0, OPTION_FLAG, PIPE(json) },
+	{ .name = NULL },
 };
 
-static const struct option long_options[] = {
-	{ "listen", required_argument, NULL, 'l' },
-	{ "connect", required_argument, NULL, 'c' },
-	{ "one-way", no_argument, NULL, OPT_ONE_WAY },
-	{ "timeout", required_argument, NULL, OPT_TIMEOUT },
-	{ "wait", required_argument, NULL, OPT_POLICY },
-	{ "backend", required_argument, NULL, OPT_BACKEND },
-	{ "json", no_argument, NULL, OPT_JSON },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
+static const char help[] =
+	"Usage: evering pipe --listen=PATH | --connect=PATH [OPTIONS]\n"
+	"       evering cat  --listen=PATH | --connect=PATH [OPTIONS]\n"
+	"\n"
+	"Sends standard input through a channel to another `evering pipe`, and prints\n"
+	"what that one sends.  One of the two listens, the other connects:\n"
+	"\n"
+	"  evering pipe --listen=/tmp/x | tar x\n"
+	"  tar c . | evering pipe --connect=/tmp/x\n"
+	"\n"
+	"Each ends when both inputs have ended and everything is written.  An input\n"
+	"that is a terminal ends with the other side's.\n"
+	"\n"
+	"  -l, --listen=PATH   wait for the other side at this Unix socket, @NAME for\n"
+	"                      an abstract one\n"
+	"  -c, --connect=PATH  meet the other side, which listens there\n"
+	"  --one-way           only from the connecting to the listening side, as\n"
+	"                      `cat` does\n"
+	"  --timeout=SECONDS   how long to wait for the other side, 0..86400\n"
+	"                                   [listening: for ever, connecting: 0]\n"
+	"  --wait=POLICY       how to wait: adaptive, block or busy          [adaptive]\n"
+	"  --backend=NAME      auto, memfd or device, which the connecting side chooses\n"
+	"                                                                    [auto]\n"
+	"  --json              print a summary, on standard error, as a JSON object\n"
+	"  -h, --help          this\n"
+	"\n"
+	"Exits with 0 if everything was delivered both ways, 1 if something went wrong\n"
+	"on this side, 2 if the command line makes no sense, 3 if the other side gave\n"
+	"up, 4 if it died, 141 if nobody reads standard output, 128 + n after signal n.\n";
 
-static void print_help(void)
+/* Meets the other side and speaks with it; the status to exit with. */
+static int pipe_through(struct relay *r)
 {
-	fputs("Usage: evering pipe --listen=PATH | --connect=PATH [OPTIONS]\n"
-	      "       evering cat  --listen=PATH | --connect=PATH [OPTIONS]\n"
-	      "\n"
-	      "Sends standard input through a channel to another `evering pipe`, and prints\n"
-	      "what that one sends.  One of the two listens, the other connects:\n"
-	      "\n"
-	      "  evering pipe --listen=/tmp/x | tar x\n"
-	      "  tar c . | evering pipe --connect=/tmp/x\n"
-	      "\n"
-	      "Each ends when both inputs have ended and everything is written.  An input\n"
-	      "that is a terminal ends with the other side's.\n"
-	      "\n"
-	      "  -l, --listen=PATH   wait for the other side at this Unix socket, @NAME for\n"
-	      "                      an abstract one\n"
-	      "  -c, --connect=PATH  meet the other side, which listens there\n"
-	      "  --one-way           from who connects to who listens only, as `cat` does\n"
-	      "  --timeout=SECONDS   how long to wait for the other side, 0..86400\n"
-	      "                                   [listening: for ever, connecting: 0]\n"
-	      "  --wait=POLICY     how to wait: adaptive, block or busy       [adaptive]\n"
-	      "  --backend=NAME      auto, memfd or device; who connects chooses    [auto]\n"
-	      "  --json              print a summary, on standard error, as a JSON object\n"
-	      "  -h, --help          this\n"
-	      "\n"
-	      "Exits with 0 if everything was delivered both ways, 1 if something went wrong\n"
-	      "on this side, 2 if the command line makes no sense, 3 if the other side gave\n"
-	      "up, 4 if it died, 141 if nobody reads standard output, 128 + n after signal n.\n",
-	      stdout);
-}
+	const struct pipe_options *o = r->o;
+	int ret;
 
-/* 0, or a status: EXIT_USAGE. */
-static int parse_option(struct pipe_options *o, int opt, const char *text)
-{
-	switch (opt) {
-	case 'l':
-		o->listen = text;
-		return 0;
-	case 'c':
-		o->connect = text;
-		return 0;
-	case OPT_ONE_WAY:
-		o->one_way = true;
-		return 0;
-	case OPT_JSON:
-		o->json = true;
-		return 0;
-	case OPT_TIMEOUT:
-		if (parse_seconds(text, &o->timeout_ns) &&
-		    o->timeout_ns <= 86400 * 1000000000ll)
-			return 0;
-		return usage_error("--timeout=%s: must be 0..86400 seconds",
-				   printable(text));
-	case OPT_POLICY:
-		if (parse_policy(text, &o->params.policy))
-			return 0;
-		return usage_error("--wait=%s: must be adaptive, block or busy",
-				   printable(text));
-	default:
-		if (parse_backend(text, &o->params.backend))
-			return 0;
-		return usage_error(
-			"--backend=%s: must be auto, memfd or device",
-			printable(text));
-	}
-}
-
-/* 0: go on; else exit with *@status. */
-static int parse_command_line(struct pipe_options *o, int argc, char **argv,
-			      int *status)
-{
-	int opt;
-
-	opterr = 0;
-	optind = 1;
-	*status = EXIT_USAGE;
-	while ((opt = getopt_long(argc, argv, ":l:c:h", long_options, NULL)) !=
-	       -1) {
-		if (opt == '?' || opt == ':') {
-			wrong_option(opt, argv);
-			return -1;
-		}
-		if (opt == 'h') {
-			print_help();
-			*status = EXIT_SUCCESS;
-			return -1;
-		}
-		if (parse_option(o, opt, optarg))
-			return -1;
-	}
-	if (optind < argc)
-		usage_error("'%s' is one argument too many",
-			    printable(argv[optind]));
-	else if (!o->listen == !o->connect)
-		usage_error("either --listen or --connect says where to meet");
-	else
-		return 0;
-	return -1;
+	/* Until the socket's file is gone a signal must not end the process. */
+	catch_end_signals();
+	ret = o->listen ? meet_listening(o, &r->ev) :
+			  meet_connecting(o, &r->ev);
+	if (end_signal)
+		return 128 + end_signal;
+	if (ret)
+		return EXIT_FAILURE;
+	uncatch_end_signals();
+	return relay(r);
 }
 
 static int pipe_command(struct pipe_options *o, int argc, char **argv)
 {
 	struct relay r = { .o = o };
-	int status, ret;
+	int status;
 
-	if (parse_command_line(o, argc, argv, &status))
+	status = parse_options(options, help, o, argc, argv);
+	if (status >= 0)
 		return status;
+	if (!o->listen == !o->connect)
+		return usage_error(
+			"either --listen or --connect says where to meet");
 	o->params.slot_size = EVERING_MIN_SLOT;
 	o->params.entries = CHUNKS;
 	o->params.arena_size[EVERING_MINE] = CHUNKS * CHUNK;
 	o->params.arena_size[EVERING_PEERS] = o->one_way ? 0 : CHUNKS * CHUNK;
-	/* Until the socket's file is gone nobody may just die. */
-	catch_end_signals();
-	ret = o->listen ? meet_listening(o, &r.ev) : meet_connecting(o, &r.ev);
-	if (end_signal) {
-		evering_close(r.ev);
-		return 128 + end_signal;
-	}
-	if (ret)
-		return EXIT_FAILURE;
-	uncatch_end_signals();
-	status = relay(&r);
+	status = pipe_through(&r);
 	if (o->json)
 		print_summary(&r, status);
 	evering_close(r.ev);

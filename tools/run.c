@@ -48,6 +48,10 @@
 #include <evering.h>
 
 #include "hist.h"
+#include "json.h"
+#include "options.h"
+#include "process.h"
+#include "remedy.h"
 #include "run.h"
 #include "util.h"
 
@@ -62,14 +66,6 @@ struct chunk {
 	char *path; /* of the file's last chunk, else NULL */
 	uint32_t length;
 	bool in_flight;
-};
-
-/* Standard output, so that an error in it is seen, and a signal ends a write. */
-struct output {
-	size_t len;
-	int error;
-	bool by_line;
-	char buf[1 << 16];
 };
 
 /* What there is to do, counted by a thread that only the progress bar needs. */
@@ -112,7 +108,7 @@ struct client {
 	bool progress;
 	int64_t draw_ns;
 	struct census census;
-	struct output out;
+	bool by_line;
 };
 
 /*
@@ -122,33 +118,13 @@ struct client {
 #define TICK_MS 100
 #define TICK_NS (TICK_MS * 1000000)
 
-/* The signal that came, or 0. */
-static volatile sig_atomic_t interrupted;
-
-static void note_signal(int sig)
-{
-	interrupted = sig;
-}
-
-static void catch_signals(void)
-{
-	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction act = { .sa_handler = note_signal };
-	struct sigaction old;
-	size_t i;
-
-	/* Without SA_RESTART: a read or a write is to end, too. */
-	for (i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-		if (!sigaction(signals[i], NULL, &old) &&
-		    old.sa_handler != SIG_IGN)
-			sigaction(signals[i], &act, NULL);
-	signal(SIGPIPE, SIG_IGN);
-}
-
-/* The client cannot go on; returns -1.  After a signal there is nothing to say. */
+/*
+ * The client cannot go on; returns -1.  After a signal there is nothing to say, nor
+ * where @what is NULL.
+ */
 static int give_up(struct client *c, const char *what, int err)
 {
-	if (!interrupted && !c->failed) {
+	if (what && !end_signal && !c->failed) {
 		if (err)
 			complain("%s: %s", what, strerror(err));
 		else
@@ -166,87 +142,38 @@ static void file_error(struct client *c, const char *path, int err)
 
 /* Sums ------------------------------------------------------------------- */
 
-/* After a signal writes what can be written without waiting. */
-static void out_flush(struct output *out)
-{
-	struct pollfd writable = { .fd = STDOUT_FILENO, .events = POLLOUT };
-	size_t done = 0, part;
-	ssize_t n;
-
-	while (done < out->len && !out->error) {
-		part = out->len - done;
-		if (interrupted && poll(&writable, 1, 0) != 1)
-			break;
-		if (interrupted && part > PIPE_BUF)
-			part = PIPE_BUF;
-		n = write(STDOUT_FILENO, out->buf + done, part);
-		if (n >= 0)
-			done += (size_t)n;
-		else if (errno == EAGAIN)
-			poll(&writable, 1, TICK_MS);
-		else if (errno != EINTR)
-			out->error = errno;
-	}
-	out->len = 0;
-}
-
-static void out_put(struct output *out, const char *text, size_t len)
-{
-	size_t part;
-
-	for (; len && !out->error; text += part, len -= part) {
-		if (out->len == sizeof(out->buf))
-			out_flush(out);
-		part = sizeof(out->buf) - out->len;
-		if (part > len)
-			part = len;
-		memcpy(out->buf + out->len, text, part);
-		out->len += part;
-	}
-}
-
 /* As sha256sum: a name with such bytes has them escaped, and the line begins so. */
-static void out_path(struct output *out, const char *path)
+static void put_path(const char *path)
 {
-	size_t plain;
-
 	/* sha256sum takes "-" for its standard input. */
 	if (!strcmp(path, "-"))
-		out_put(out, "./", 2);
-	for (;;) {
-		plain = strcspn(path, "\\\n\r");
-		out_put(out, path, plain);
-		path += plain;
-		if (!*path)
-			return;
-		out_put(out,
-			*path == '\\' ? "\\\\" :
-			*path == '\n' ? "\\n" :
-					"\\r",
-			2);
-		path++;
+		fputs("./", output);
+	for (; *path; path++) {
+		if (*path == '\\')
+			fputs("\\\\", output);
+		else if (*path == '\n')
+			fputs("\\n", output);
+		else if (*path == '\r')
+			fputs("\\r", output);
+		else
+			fputc(*path, output);
 	}
 }
 
-static void out_sum(struct output *out, const unsigned char *digest,
+static void put_sum(const struct client *c, const unsigned char *digest,
 		    const char *path)
 {
-	static const char hex[] = "0123456789abcdef";
-	char text[2 * DIGEST_LEN + 2];
 	size_t i;
 
-	for (i = 0; i < DIGEST_LEN; i++) {
-		text[2 * i] = hex[digest[i] >> 4];
-		text[2 * i + 1] = hex[digest[i] & 15];
-	}
-	text[2 * i] = text[2 * i + 1] = ' ';
 	if (strpbrk(path, "\\\n\r"))
-		out_put(out, "\\", 1);
-	out_put(out, text, sizeof(text));
-	out_path(out, path);
-	out_put(out, "\n", 1);
-	if (out->by_line)
-		out_flush(out);
+		fputc('\\', output);
+	for (i = 0; i < DIGEST_LEN; i++)
+		fprintf(output, "%02x", digest[i]);
+	fputs("  ", output);
+	put_path(path);
+	fputc('\n', output);
+	if (c->by_line)
+		flush_output();
 }
 
 /* Progress --------------------------------------------------------------- */
@@ -359,7 +286,7 @@ static int take_answer(struct client *c, const struct answer *answer,
 			return wrong_answer(c, "a digest outside its arena");
 		memcpy(digest, shared, DIGEST_LEN);
 		if (c->o->sums)
-			out_sum(&c->out, digest, chunk->path);
+			put_sum(c, digest, chunk->path);
 		c->files++;
 		free(chunk->path);
 	}
@@ -386,8 +313,9 @@ static int take_answers(struct client *c)
 		if (take_answer(c, &answer, now))
 			return -1;
 	}
-	if (c->out.error)
-		return give_up(c, "standard output", c->out.error);
+	/* close_output() says why. */
+	if (ferror(output))
+		return give_up(c, NULL, 0);
 	if (now)
 		progress(c, now);
 	return 0;
@@ -398,12 +326,12 @@ static int wait_answers(struct client *c, unsigned int what)
 {
 	int ret;
 
-	if (interrupted)
+	if (end_signal)
 		return -1;
 	ret = evering_wait(c->ev, what | EVERING_RX | EVERING_FLUSH, TICK_NS);
 	if (ret == -EINTR || ret == -ETIMEDOUT) {
 		progress(c, clock_ns());
-		return interrupted ? -1 : 0;
+		return end_signal ? -1 : 0;
 	}
 	if (ret == -EPIPE)
 		return give_up(c, "the server is gone", 0);
@@ -497,7 +425,7 @@ static ssize_t read_chunk(struct file *file, unsigned char *buf, size_t size,
 	*end = false;
 	while (got < size) {
 		n = read(file->fd, buf + got, size - got);
-		if (n < 0 && errno == EINTR && !interrupted)
+		if (n < 0 && errno == EINTR && !end_signal)
 			continue;
 		if (n < 0)
 			return -errno;
@@ -543,7 +471,7 @@ static int send_chunk(struct client *c, struct file *file, uint32_t flags)
 	if (!chunk->buf)
 		return -1;
 	got = read_chunk(file, chunk->buf, size, &end);
-	if (interrupted)
+	if (end_signal)
 		return -1;
 	if (got < 0) {
 		file_error(c, file->path, (int)-got);
@@ -574,8 +502,8 @@ static int send_file(struct client *c, const char *open_path, const char *path,
 	flags |= O_NONBLOCK | (follow ? 0 : O_NOFOLLOW);
 	do {
 		file.fd = open(open_path, flags);
-	} while (file.fd < 0 && errno == EINTR && !interrupted);
-	if (interrupted) {
+	} while (file.fd < 0 && errno == EINTR && !end_signal);
+	if (end_signal) {
 		ret = -1;
 	} else if (file.fd < 0 || fstat(file.fd, &st)) {
 		file_error(c, path, errno);
@@ -630,17 +558,16 @@ static void send_all(struct client *c)
 		errno = 0;
 		entry = fts_read(fts);
 		err = errno;
-		if (!entry || interrupted || send_entry(c, entry))
+		if (!entry || end_signal || send_entry(c, entry))
 			break;
 	}
 	if (!entry && err)
 		file_error(c, c->o->dir, err);
-	while (!interrupted && !c->failed && in_flight(c))
+	while (!end_signal && !c->failed && in_flight(c))
 		wait_answers(c, 0);
 	fts_close(fts);
-	out_flush(&c->out);
-	if (c->out.error)
-		give_up(c, "standard output", c->out.error);
+	if (!flush_output())
+		give_up(c, NULL, 0);
 }
 
 /* Server process --------------------------------------------------------- */
@@ -681,9 +608,7 @@ static void exec_server(const struct options *o, int control)
 		argv[2 + i] = args[i];
 
 	/* The keyboard's signals are for the client, which tells the server. */
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	ignore_end_signals();
 	/*
 	 * Whoever reads the sums sees their end when the client ends.  Closed
 	 * first, so that it takes no descriptor more than there are.
@@ -741,7 +666,7 @@ static int hear_server(struct client *c, int64_t deadline, bool signals)
 
 	do {
 		ret = poll(&fd, 1, milliseconds_until(deadline, INT_MAX));
-		if (signals && interrupted)
+		if (signals && end_signal)
 			return -1;
 	} while (ret < 0 && errno == EINTR);
 	if (ret <= 0)
@@ -774,7 +699,7 @@ static int reap_server(struct client *c)
 	       errno == EINTR)
 		;
 	c->server = 0;
-	if (interrupted)
+	if (end_signal)
 		return 0;
 	if (WIFSIGNALED(status))
 		complain("the server was killed by signal %d (%s)",
@@ -796,17 +721,17 @@ static int meet_server(struct client *c)
 	ret = hear_server(c, deadline, true);
 	if (ret <= 0) {
 		/* If it went it said why itself. */
-		if (ret < 0 && !interrupted)
+		if (ret < 0 && !end_signal)
 			explain(c->o, "the server did not get ready",
 				-ETIMEDOUT);
 		return -1;
 	}
 	ret = evering_connect(c->o->socket, &c->o->params, c->o->timeout_ns,
 			      &c->ev);
-	if (interrupted)
+	if (end_signal)
 		return -1;
 	if (ret) {
-		explain_socket(c->o, "cannot make a channel at", ret);
+		explain_socket(c->o, "cannot make a channel at", false, ret);
 		return -1;
 	}
 	if (evering_peer_cred(c->ev, &pid, &uid, &gid) || uid != geteuid() ||
@@ -905,42 +830,55 @@ static void print_summary(const struct client *c, const struct summary *s)
 		s->cpu[EVERING_MINE], s->cpu[EVERING_PEERS]);
 }
 
+/* An object with what each side has. */
+static void put_sides(struct json *j, const uint64_t value[2])
+{
+	json_number(j, "client", value[EVERING_MINE]);
+	json_number(j, "server", value[EVERING_PEERS]);
+}
+
 static void print_json(const struct client *c, const struct summary *s)
 {
 	const struct options *o = c->o;
+	struct json j = { .out = stderr };
 
-	fprintf(stderr,
-		"{\"files\": %llu, \"bytes\": %llu, \"errors\": %llu, \"interrupted\": %s, \"seconds\": %.9f, ",
-		(unsigned long long)c->files, (unsigned long long)c->bytes,
-		(unsigned long long)c->errors, interrupted ? "true" : "false",
-		s->seconds);
-	fprintf(stderr,
-		"\"requests\": %llu, \"requests_per_second\": %.1f, \"gigabytes_per_second\": %.6f, ",
-		(unsigned long long)c->requests, s->requests_rate,
-		s->gigabytes_rate);
-	fprintf(stderr,
-		"\"round_trip_ns\": {\"p50\": %llu, \"p99\": %llu, \"p99.9\": %llu, \"max\": %llu}, ",
-		(unsigned long long)hist_percentile(&c->latency, 50),
-		(unsigned long long)hist_percentile(&c->latency, 99),
-		(unsigned long long)hist_percentile(&c->latency, 99.9),
-		(unsigned long long)c->latency.max);
-	fprintf(stderr,
-		"\"backend\": \"%s\", \"wait\": \"%s\", \"spin_ns\": %u, \"slot\": %u, \"ring\": %u, \"arena\": %llu, \"chunk\": %llu, \"depth\": %u, ",
-		c->backend, policy_names[o->params.policy], o->params.spin_ns,
-		c->geometry.slot_size, c->geometry.entries,
-		(unsigned long long)c->geometry.arena_size[c->end],
-		(unsigned long long)o->chunk, o->depth);
-	fprintf(stderr,
-		"\"messages\": %llu, \"system_calls\": {\"client\": %llu, \"server\": %llu, \"per_message\": %.6f}, ",
-		(unsigned long long)s->messages,
-		(unsigned long long)s->syscalls[EVERING_MINE],
-		(unsigned long long)s->syscalls[EVERING_PEERS],
-		s->syscalls_rate);
-	fprintf(stderr,
-		"\"sleeps\": {\"client\": %llu, \"server\": %llu}, \"cpu_seconds\": {\"client\": %.6f, \"server\": %.6f}}\n",
-		(unsigned long long)s->sleeps[EVERING_MINE],
-		(unsigned long long)s->sleeps[EVERING_PEERS],
-		s->cpu[EVERING_MINE], s->cpu[EVERING_PEERS]);
+	json_open(&j, NULL, '{');
+	json_number(&j, "files", c->files);
+	json_number(&j, "bytes", c->bytes);
+	json_number(&j, "errors", c->errors);
+	json_bool(&j, "interrupted", end_signal);
+	json_fixed(&j, "seconds", s->seconds, 9);
+	json_number(&j, "requests", c->requests);
+	json_fixed(&j, "requests_per_second", s->requests_rate, 1);
+	json_fixed(&j, "gigabytes_per_second", s->gigabytes_rate, 6);
+	json_open(&j, "round_trip_ns", '{');
+	json_number(&j, "p50", hist_percentile(&c->latency, 50));
+	json_number(&j, "p99", hist_percentile(&c->latency, 99));
+	json_number(&j, "p99.9", hist_percentile(&c->latency, 99.9));
+	json_number(&j, "max", c->latency.max);
+	json_close(&j, '}');
+	json_text(&j, "backend", c->backend);
+	json_text(&j, "wait", policy_names[o->params.policy]);
+	json_number(&j, "spin_ns", o->params.spin_ns);
+	json_number(&j, "slot", c->geometry.slot_size);
+	json_number(&j, "ring", c->geometry.entries);
+	json_number(&j, "arena", c->geometry.arena_size[c->end]);
+	json_number(&j, "chunk", o->chunk);
+	json_number(&j, "depth", o->depth);
+	json_number(&j, "messages", s->messages);
+	json_open(&j, "system_calls", '{');
+	put_sides(&j, s->syscalls);
+	json_fixed(&j, "per_message", s->syscalls_rate, 6);
+	json_close(&j, '}');
+	json_open(&j, "sleeps", '{');
+	put_sides(&j, s->sleeps);
+	json_close(&j, '}');
+	json_open(&j, "cpu_seconds", '{');
+	json_fixed(&j, "client", s->cpu[EVERING_MINE], 6);
+	json_fixed(&j, "server", s->cpu[EVERING_PEERS], 6);
+	json_close(&j, '}');
+	json_close(&j, '}');
+	json_end(&j);
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -960,7 +898,7 @@ static void client_work(struct client *c)
 	/* The lowest first, so that little is in flight in little memory. */
 	for (tag = depth; tag > 0; tag--)
 		c->free_tags[c->free_count++] = tag - 1;
-	c->out.by_line = isatty(STDOUT_FILENO);
+	c->by_line = isatty(STDOUT_FILENO);
 	c->progress = !c->o->quiet && progress_wanted();
 	if (c->progress) {
 		c->census.dir = c->o->dir;
@@ -1003,9 +941,9 @@ static int client_run(struct client *c)
 	if (reap_server(c))
 		ret = -1;
 
-	if (interrupted)
-		complain("interrupted by signal %d (%s)", interrupted,
-			 strsignal(interrupted));
+	if (end_signal)
+		complain("interrupted by signal %d (%s)", end_signal,
+			 strsignal(end_signal));
 	if (c->start_ns && !c->o->quiet) {
 		summarize(c, &s);
 		if (c->o->json)
@@ -1013,8 +951,8 @@ static int client_run(struct client *c)
 		else
 			print_summary(c, &s);
 	}
-	if (interrupted)
-		return 128 + interrupted;
+	if (end_signal)
+		return 128 + end_signal;
 	return ret || c->failed || c->errors ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -1029,15 +967,19 @@ static const char *default_dir(void)
 
 static int check_dir(const char *dir)
 {
+	const char *more = "";
 	struct stat st;
 	int err = 0;
 
-	if (stat(dir, &st))
+	if (stat(dir, &st)) {
 		err = errno;
-	else if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode))
+	} else if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode)) {
 		err = ENOTDIR;
+		more = ", nor a regular file";
+	}
 	if (err)
-		complain("%s: %s", *dir ? printable(dir) : "''", strerror(err));
+		complain("%s: %s%s", *dir ? printable(dir) : "''",
+			 strerror(err), more);
 	return err;
 }
 
@@ -1063,7 +1005,8 @@ int cmd_run(int argc, char **argv)
 	int status;
 
 	set_command("evering run");
-	if (parse_options(&o, argc, argv, &status))
+	status = run_options(&o, argc, argv);
+	if (status >= 0)
 		return status;
 	if (o.control >= 0)
 		return usage_error("unknown option '--control'");
@@ -1083,7 +1026,8 @@ int cmd_run(int argc, char **argv)
 	}
 	c->o = &o;
 	c->census.cwd = -1;
-	catch_signals();
+	catch_end_signals();
+	signal(SIGPIPE, SIG_IGN);
 	status = client_run(c);
 	client_free(c);
 	return status;

@@ -50,8 +50,7 @@ _Static_assert(EVERING_MAX_ENTRIES <= REQUEST_TAG, "a tag for each entry");
  */
 #define FLUSH_NS 50000
 
-#define MAX_SOCKET_PATH 107u
-
+/* Of the client; the server gets what it needs on its command line. */
 struct options {
 	struct evering_params params;
 	uint32_t depth;
@@ -65,17 +64,16 @@ struct options {
 	const char *dir;
 };
 
-extern const char *const policy_names[]; /* by enum evering_policy */
-
-/* 0: go on; else exit with *@status. */
-int parse_options(struct options *o, int argc, char **argv, int *status);
+/* Returns -1, or the status to exit with. */
+int run_options(struct options *o, int argc, char **argv);
 
 /*
  * Says what a call of the library failed at, and what can be done about it;
- * explain_socket() adds where.
+ * explain_socket() adds where: at the socket that it listens at or connects to.
  */
 void explain(const struct options *o, const char *what, int err);
-void explain_socket(const struct options *o, const char *what, int err);
+void explain_socket(const struct options *o, const char *what, bool listening,
+		    int err);
 
 /* For poll(2): until @deadline on clock_ns(), rounded up, 0..@most. */
 int milliseconds_until(int64_t deadline, int most);

@@ -175,7 +175,7 @@ static int server_meet(struct server *s, pid_t parent)
 
 	ret = evering_listen(s->o->socket, 0600, &listener);
 	if (ret) {
-		explain_socket(s->o, "cannot listen at", ret);
+		explain_socket(s->o, "cannot listen at", true, ret);
 		return ret;
 	}
 	if (send(s->o->control, "r", 1, MSG_NOSIGNAL) != 1)
@@ -187,7 +187,7 @@ static int server_meet(struct server *s, pid_t parent)
 	/* The client that was turned away was told why, and says it. */
 	if (!ret || ret == -ECANCELED || ret == reason)
 		return ret;
-	explain_socket(s->o, "no client came to", ret);
+	explain_socket(s->o, "no client came to", true, ret);
 	if (reason)
 		explain(s->o, "the last one was turned away", reason);
 	return ret;
@@ -245,7 +245,8 @@ int cmd_serve(int argc, char **argv)
 
 	set_command("evering run");
 	prctl(PR_SET_NAME, "evering-serve");
-	if (parse_options(&o, argc, argv, &status))
+	status = run_options(&o, argc, argv);
+	if (status >= 0)
 		return status;
 	if (o.control < 0 || !o.socket) {
 		complain("'serve' is for 'evering run' to start");

@@ -26,16 +26,17 @@
 #include <unistd.h>
 
 #include "evering.h"
+#include "measure.h"
 
-#define ENTRY	    60u /* bytes: all of a 64-byte slot */
-#define DATA	    (ENTRY - (uint32_t)sizeof(struct evering_op_header))
-#define MAX_ROUNDS  1001u
-#define COUNT_LOTS  1000u
+#define ENTRY 60u /* bytes: all of a 64-byte slot */
+#define DATA (ENTRY - (uint32_t)sizeof(struct evering_op_header))
+#define MAX_ROUNDS 1001u
+#define COUNT_LOTS 1000u
 #define RATIO_LIMIT 1.3
-#define IR_LIMIT    30.0
-#define ASK_LIMIT   40.0
+#define IR_LIMIT 30.0
+#define ASK_LIMIT 40.0
 #define SERVE_LIMIT 25.0
-#define IDLE_LIMIT  10.0
+#define IDLE_LIMIT 10.0
 
 static unsigned int rounds = 501;
 static unsigned int trips = 2000;
@@ -49,10 +50,7 @@ struct lines {
 
 static double now_s(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+	return now_ns() * 1e-9;
 }
 
 static void check(int ret, const char *what)
@@ -153,19 +151,6 @@ static double evering_ask(struct evering *ev)
 			errx(1, "answer %u is another's", i);
 	}
 	return (now_s() - start) / trips * 1e9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *values, unsigned int count)
-{
-	qsort(values, count, sizeof(*values), by_value);
-	return values[count / 2];
 }
 
 static void row(const char *name, double *values, const char *unit)
@@ -281,18 +266,10 @@ void count_ask(struct evering_ops *ops, const void *data, uint64_t *done,
 	       unsigned int lot)
 {
 #pragma GCC unroll 4
-	for (; lot; lot--) {
-		struct evering_op op = {
-			.opcode = 1,
-			.data = data,
-			.len = DATA,
-			.done = count_done,
-			.user = done,
-		};
-
-		if (evering_op_submit(ops, &op, NULL, EVERING_NOWAIT))
+	for (; lot; lot--)
+		if (evering_op_submit_data(ops, 1, data, DATA, count_done, done,
+					   EVERING_NOWAIT))
 			abort();
-	}
 }
 
 void count_serve(struct evering_ops *ops)
@@ -492,20 +469,6 @@ static void usage(FILE *to)
 		"Exits 0 if all targets are met, 1 if not, 2 on wrong usage.\n");
 }
 
-static unsigned int number(const char *option, const char *text,
-			   unsigned int most)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (!*text || *end || !value || value > most) {
-		fprintf(stderr, "speed: --%s=%s: want 1..%u\n", option, text,
-			most);
-		exit(2);
-	}
-	return (unsigned int)value;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -522,13 +485,13 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 'r':
-			rounds = number("rounds", optarg, MAX_ROUNDS);
+			rounds = number("speed", "rounds", optarg, MAX_ROUNDS);
 			break;
 		case 't':
-			trips = number("trips", optarg, 100000000);
+			trips = number("speed", "trips", optarg, 100000000);
 			break;
 		case 'i':
-			idle_seconds = number("idle", optarg, 3600);
+			idle_seconds = number("speed", "idle", optarg, 3600);
 			break;
 		case 'c':
 			count();

@@ -4,8 +4,8 @@
  *
  * A channel of the device is found by its descriptors, and fdinfo tells of it.  One
  * of memfds is found in /proc/PID/maps: each half is a memfd that one process maps for
- * writing and the other for reading, so who writes whose half says who talks to whom.
- * The processes have closed the descriptors by then, so what is in the halves is read
+ * writing and the other for reading, so which process writes which half says which
+ * two talk to each other.  The processes have closed the descriptors by then, so what is in the halves is read
  * with process_vm_readv(2), which takes the rights of a debugger: one's own
  * processes', or with root's rights all.
  *
@@ -16,22 +16,20 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <evering.h>
 
+#include "json.h"
+#include "options.h"
+#include "process.h"
 #include "util.h"
 
 #define COMM_LEN 16
@@ -125,8 +123,6 @@ struct top {
 	struct top_options o;
 	bool screen;
 	bool colour;
-	struct termios saved;
-	bool raw;
 	struct look look[2]; /* the present one and the one before */
 };
 
@@ -297,6 +293,12 @@ static bool take_fdinfo(struct look *look, pid_t pid, const char *fd)
 	return true;
 }
 
+/* A process that has ended meanwhile hides nothing. */
+static bool vanished(void)
+{
+	return errno == ENOENT || errno == ESRCH;
+}
+
 /* Do descriptors of @pid have channels of the device?  -1: may not be looked at. */
 static int scan_fds(struct look *look, pid_t pid)
 {
@@ -310,7 +312,7 @@ static int scan_fds(struct look *look, pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
 	dir = opendir(path);
 	if (!dir)
-		return errno == ENOENT ? 0 : -1;
+		return vanished() ? 0 : -1;
 	while ((entry = readdir(dir))) {
 		len = readlinkat(dirfd(dir), entry->d_name, target,
 				 sizeof(target));
@@ -379,7 +381,7 @@ static int scan_maps(struct look *look, pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
 	file = fopen(path, "re");
 	if (!file)
-		return errno == ENOENT ? 0 : -1;
+		return vanished() ? 0 : -1;
 	while (getline(&line, &room, file) > 0)
 		found |= take_map(look, pid, line);
 	free(line);
@@ -456,7 +458,7 @@ static uint64_t distance(uint64_t a, uint64_t b)
 	return a > b ? a - b : b - a;
 }
 
-/* Of memfds, before anything is read: who maps which half how. */
+/* Of memfds, before anything is read: which process maps which half how. */
 struct duo {
 	const struct map *writer[2]; /* of HALF_A, of HALF_B */
 	const struct map *reader[2];
@@ -475,7 +477,7 @@ static bool fits(const struct map *wa, const struct map *ra,
 
 	if (!a || !b || a->len != b->len)
 		return false;
-	/* Who cannot be seen may be anybody. */
+	/* A process that cannot be seen may be any. */
 	if (wa && rb && pid_of(wa) != pid_of(rb))
 		return false;
 	if (ra && wb && pid_of(ra) != pid_of(wb))
@@ -800,10 +802,10 @@ static void put_line(struct page *page, const char *colour, const char *text)
 		return;
 	if (page->left > 0)
 		page->left--;
-	printf("%s%.*s%s%s%s", page->t->colour ? colour : "", page->width, text,
-	       page->t->colour && *colour ? "\033[0m" : "",
-	       page->t->screen ? "\033[K" : "",
-	       page->t->screen && !page->left ? "" : "\n");
+	fprintf(output, "%s%.*s%s%s%s", page->t->colour ? colour : "",
+		page->width, text, page->t->colour && *colour ? "\033[0m" : "",
+		page->t->screen ? "\033[K" : "",
+		page->t->screen && !page->left ? "" : "\n");
 }
 
 static void put_end(struct page *page, const struct channel *c, unsigned int i)
@@ -852,6 +854,7 @@ static void put_table(struct page *page, const struct look *look)
 	const struct channel *c = look->channels.items;
 	char line[MAX_WIDTH], count[FORMAT_LEN], now[16];
 	time_t seconds = time(NULL);
+	bool root = !geteuid();
 	struct tm local;
 	double rate = 0;
 	size_t i;
@@ -865,15 +868,18 @@ static void put_table(struct page *page, const struct look *look)
 		 format_count(count, (uint64_t)(rate + .5)));
 	put_line(page, "", line);
 	if (look->unread)
-		snprintf(
-			line, sizeof(line),
-			"%u channels of memfds may not be read: see 'evering doctor', or be root",
-			look->unread);
+		snprintf(line, sizeof(line),
+			 "%u channels of memfds may not be read: %s",
+			 look->unread,
+			 root ? "that takes CAP_SYS_PTRACE" :
+				"see 'evering doctor', or be root");
 	else if (look->hidden)
-		snprintf(
-			line, sizeof(line),
-			"%u processes of others are not looked at: be root to see all",
-			look->hidden);
+		snprintf(line, sizeof(line),
+			 root ? "%u processes may not be looked at: that takes "
+				"CAP_SYS_PTRACE" :
+				"%u processes of others are not looked at: be "
+				"root to see all",
+			 look->hidden);
 	else
 		*line = '\0';
 	put_line(page, "", line);
@@ -891,162 +897,69 @@ static void put_table(struct page *page, const struct look *look)
 static void show_table(const struct top *t)
 {
 	struct page page = { .t = t, .width = MAX_WIDTH, .left = -1 };
-	struct winsize size;
 
 	if (t->screen) {
-		page.width = 80;
-		page.left = 24;
-		if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col &&
-		    size.ws_row) {
-			page.width = size.ws_col;
-			page.left = size.ws_row;
-		}
-		fputs("\033[H", stdout);
+		screen_size(&page.left, &page.width);
+		fputs("\033[H", output);
 	}
 	put_table(&page, &t->look[0]);
-	fputs(t->screen ? "\033[J" : "\n", stdout);
+	fputs(t->screen ? "\033[J" : "\n", output);
 }
 
-static void show_json_end(const struct channel *c, unsigned int i)
+static void put_json_end(struct json *j, const char *key,
+			 const struct channel *c, unsigned int i)
 {
 	const struct end *end = &c->end[i];
 	uint64_t quiet = end->sent > end->rings ? end->sent - end->rings : 0;
 
-	printf("{\"pid\": %d, \"holders\": %u, \"command\": ", end->pid,
-	       end->holders);
-	print_json_string(stdout, end->comm);
-	printf(", \"state\": \"%s\"",
-	       end->state == UNKNOWN ? "unknown" : state_names[end->state]);
+	json_open(j, key, '{');
+	json_number(j, "pid", (uint64_t)end->pid);
+	json_number(j, "holders", end->holders);
+	json_text(j, "command", end->comm);
+	json_text(j, "state",
+		  end->state == UNKNOWN ? "unknown" : state_names[end->state]);
 	if (c->measured)
-		printf(", \"arena\": %llu",
-		       (unsigned long long)c->geometry.arena_size[i]);
-	if (end->counted)
-		printf(", \"sent\": %llu, \"fill\": %llu, \"rings\": %llu, \"sleeps\": %llu, \"system_calls\": %llu, \"wakeups_suppressed\": %llu, \"messages_per_second\": %.3f, \"rings_per_second\": %.3f, \"sleeps_per_second\": %.3f",
-		       (unsigned long long)end->sent,
-		       (unsigned long long)end->fill,
-		       (unsigned long long)end->rings,
-		       (unsigned long long)end->sleeps,
-		       (unsigned long long)end->syscalls,
-		       (unsigned long long)quiet, end->sent_rate,
-		       end->rings_rate, end->sleeps_rate);
-	putchar('}');
+		json_number(j, "arena", c->geometry.arena_size[i]);
+	if (end->counted) {
+		json_number(j, "sent", end->sent);
+		json_number(j, "fill", end->fill);
+		json_number(j, "rings", end->rings);
+		json_number(j, "sleeps", end->sleeps);
+		json_number(j, "system_calls", end->syscalls);
+		json_number(j, "wakeups_suppressed", quiet);
+		json_fixed(j, "messages_per_second", end->sent_rate, 3);
+		json_fixed(j, "rings_per_second", end->rings_rate, 3);
+		json_fixed(j, "sleeps_per_second", end->sleeps_rate, 3);
+	}
+	json_close(j, '}');
 }
 
 static void show_json(const struct look *look)
 {
 	const struct channel *c = look->channels.items;
+	struct json j = { .out = output };
 	size_t i;
 
-	printf("{\"time\": %lld, \"processes\": %u, \"hidden_processes\": %u, \"channels\": [",
-	       (long long)time(NULL), look->processes, look->hidden);
+	json_open(&j, NULL, '{');
+	json_number(&j, "time", (uint64_t)time(NULL));
+	json_number(&j, "processes", look->processes);
+	json_number(&j, "hidden_processes", look->hidden);
+	json_open(&j, "channels", '[');
 	for (i = 0; i < look->channels.count; i++) {
-		printf("%s{\"backend\": \"%s\", \"id\": %llu", i ? ", " : "",
-		       c[i].device ? "device" : "memfd",
-		       (unsigned long long)c[i].id);
-		if (c[i].measured)
-			printf(", \"slot\": %u, \"ring\": %u",
-			       c[i].geometry.slot_size, c[i].geometry.entries);
-		fputs(", \"a\": ", stdout);
-		show_json_end(&c[i], 0);
-		fputs(", \"b\": ", stdout);
-		show_json_end(&c[i], 1);
-		putchar('}');
-	}
-	puts("]}");
-}
-
-/* The terminal ----------------------------------------------------------- */
-
-static volatile sig_atomic_t stop_asked;
-
-static void note_signal(int sig)
-{
-	if (sig == SIGTSTP)
-		stop_asked = 1;
-}
-
-/* To be stopped in good order, and to draw anew when the size has changed. */
-static void catch_screen_signals(void)
-{
-	struct sigaction act = { .sa_handler = note_signal };
-
-	sigaction(SIGTSTP, &act, NULL);
-	sigaction(SIGWINCH, &act, NULL);
-}
-
-/* Another screen without a cursor, and keys at once and unseen. */
-static void enter_screen(struct top *t)
-{
-	struct termios raw;
-
-	fputs("\033[?1049h\033[?25l", stdout);
-	fflush(stdout);
-	t->raw = isatty(STDIN_FILENO) && !tcgetattr(STDIN_FILENO, &t->saved);
-	if (!t->raw)
-		return;
-	raw = t->saved;
-	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-	tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
-}
-
-static void leave_screen(struct top *t)
-{
-	fputs("\033[?25h\033[?1049l", stdout);
-	fflush(stdout);
-	if (t->raw)
-		tcsetattr(STDIN_FILENO, TCSADRAIN, &t->saved);
-}
-
-/* Stops as others do, with the terminal as it was. */
-static void stop_here(struct top *t)
-{
-	stop_asked = 0;
-	leave_screen(t);
-	signal(SIGTSTP, SIG_DFL);
-	raise(SIGTSTP);
-	catch_screen_signals();
-	enter_screen(t);
-}
-
-/* A key, if one came: false to leave. */
-static bool handle_key(void)
-{
-	char key;
-
-	return read(STDIN_FILENO, &key, 1) == 1 && key != 'q';
-}
-
-/*
- * Until @until; false: to leave.  The signals that end it come here and nowhere else,
- * so none is missed.
- */
-static bool rest(struct top *t, int64_t until)
-{
-	struct pollfd key = { .fd = t->raw ? STDIN_FILENO : -1,
-			      .events = POLLIN };
-	struct timespec timeout;
-	bool go_on = true;
-	sigset_t old;
-	int64_t left;
-	int ret;
-
-	block_end_signals(&old);
-	while (go_on && !end_signal && (left = until - clock_ns()) > 0) {
-		timeout.tv_sec = left / 1000000000;
-		timeout.tv_nsec = left % 1000000000;
-		ret = ppoll(&key, 1, &timeout, &old);
-		if (ret > 0)
-			go_on = handle_key();
-		if (stop_asked)
-			stop_here(t);
-		/* Resized, or back from a stop. */
-		if (ret < 0 && t->screen && !end_signal) {
-			show_table(t);
-			fflush(stdout);
+		json_open(&j, NULL, '{');
+		json_text(&j, "backend", c[i].device ? "device" : "memfd");
+		json_number(&j, "id", c[i].id);
+		if (c[i].measured) {
+			json_number(&j, "slot", c[i].geometry.slot_size);
+			json_number(&j, "ring", c[i].geometry.entries);
 		}
+		put_json_end(&j, "a", &c[i], 0);
+		put_json_end(&j, "b", &c[i], 1);
+		json_close(&j, '}');
 	}
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	return go_on && !end_signal;
+	json_close(&j, ']');
+	json_close(&j, '}');
+	json_end(&j);
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -1054,14 +967,22 @@ static bool rest(struct top *t, int64_t until)
 /* How long before the first table, so that it has rates. */
 #define FIRST_NS 250000000ll
 
+static void draw_again(void *context)
+{
+	show_table(context);
+	flush_output();
+}
+
 static int watch(struct top *t)
 {
 	uint64_t shown = 0;
 
 	if (take_look(t))
 		return EXIT_FAILURE;
-	if (!rest(t, clock_ns() + (t->o.delay_ns < FIRST_NS ? t->o.delay_ns :
-							      FIRST_NS)))
+	if (!screen_rest(clock_ns() + (t->o.delay_ns < FIRST_NS ?
+					       t->o.delay_ns :
+					       FIRST_NS),
+			 NULL, NULL))
 		return EXIT_SUCCESS;
 	for (;;) {
 		if (take_look(t))
@@ -1070,122 +991,62 @@ static int watch(struct top *t)
 			show_json(&t->look[0]);
 		else
 			show_table(t);
-		/* The dispatcher says what is wrong with standard output. */
-		if (fflush(stdout))
+		if (!flush_output())
 			return EXIT_FAILURE;
 		if (++shown == t->o.count)
 			return EXIT_SUCCESS;
-		if (!rest(t, t->look[0].at + t->o.delay_ns))
+		if (!screen_rest(t->look[0].at + t->o.delay_ns, draw_again, t))
 			return EXIT_SUCCESS;
 	}
 }
 
-static const struct option long_options[] = {
-	{ "delay", required_argument, NULL, 'd' },
-	{ "iterations", required_argument, NULL, 'n' },
-	{ "batch", no_argument, NULL, 'b' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+static const struct option_spec options[] = {
+	{ "delay", 'd', OPTION_SECONDS, FIELD(struct top_options, delay_ns),
+	  SECOND / 100, 3600 * SECOND },
+	{ "iterations", 'n', OPTION_NUMBER, FIELD(struct top_options, count),
+	  .least = 1 },
+	{ "batch", 'b', OPTION_FLAG, FIELD(struct top_options, batch) },
+	{ "json", 0, OPTION_FLAG, FIELD(struct top_options, json) },
+	{ .name = NULL },
 };
 
-static void print_help(void)
-{
-	fputs("Usage: evering top [OPTIONS]\n"
-	      "\n"
-	      "Shows the channels of this machine at work, the busiest first: who has them,\n"
-	      "what they measure, how full each ring is, messages, rings of a doorbell and\n"
-	      "sleeps a second, and what part of the messages woke nobody.  Of the processes\n"
-	      "of others only root sees the channels.  On a terminal, q or Ctrl-C ends it.\n"
-	      "\n"
-	      "  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
-	      "  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
-	      "  -b, --batch          one table after another, as is usual where\n"
-	      "                       standard output is no terminal\n"
-	      "      --json           JSON, an object a line for each table\n"
-	      "  -h, --help           this\n"
-	      "\n"
-	      "Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
-	      "the command line makes no sense, 128 + n after another signal n.\n",
-	      stdout);
-}
-
-static int parse_option(struct top_options *o, int opt, const char *text)
-{
-	switch (opt) {
-	case 'd':
-		if (parse_seconds(text, &o->delay_ns) &&
-		    o->delay_ns >= 10000000 &&
-		    o->delay_ns <= 3600 * 1000000000ll)
-			return 0;
-		return usage_error("--delay=%s: must be 0.01..3600 seconds",
-				   printable(text));
-	case 'n':
-		if (parse_number(text, &o->count) && o->count)
-			return 0;
-		return usage_error("--iterations=%s: must be 1 or more",
-				   printable(text));
-	case 'b':
-		o->batch = true;
-		return 0;
-	default:
-		o->json = true;
-		return 0;
-	}
-}
-
-/* 0: go on; else exit with *@status. */
-static int parse_command_line(struct top_options *o, int argc, char **argv,
-			      int *status)
-{
-	int opt;
-
-	opterr = 0;
-	optind = 1;
-	*status = EXIT_USAGE;
-	while ((opt = getopt_long(argc, argv, ":d:n:bh", long_options, NULL)) !=
-	       -1) {
-		if (opt == '?' || opt == ':') {
-			wrong_option(opt, argv);
-			return -1;
-		}
-		if (opt == 'h') {
-			print_help();
-			*status = EXIT_SUCCESS;
-			return -1;
-		}
-		if (parse_option(o, opt, optarg))
-			return -1;
-	}
-	if (optind == argc)
-		return 0;
-	usage_error("'%s' is one argument too many", printable(argv[optind]));
-	return -1;
-}
+static const char help[] =
+	"Usage: evering top [OPTIONS]\n"
+	"\n"
+	"Shows the channels of this machine at work, the busiest first: their\n"
+	"processes and sizes, how full each ring is, messages, rings of a doorbell and\n"
+	"sleeps a second, and what part of the messages needed no wake-up.  Channels of\n"
+	"other users are shown to root alone.  On a terminal, q or Ctrl-C ends it.\n"
+	"\n"
+	"  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
+	"  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
+	"  -b, --batch          one table after another, as is usual where\n"
+	"                       standard output is no terminal\n"
+	"      --json           JSON, an object a line for each table\n"
+	"  -h, --help           this\n"
+	"\n"
+	"Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
+	"the command line makes no sense, 128 + n after another signal n.\n";
 
 int cmd_top(int argc, char **argv)
 {
-	struct top t = { .o.delay_ns = 1000000000 };
+	struct top t = { .o.delay_ns = SECOND };
 	int status;
 
 	set_command("evering top");
-	if (parse_command_line(&t.o, argc, argv, &status))
+	status = parse_options(options, help, &t.o, argc, argv);
+	if (status >= 0)
 		return status;
-	t.screen = !t.o.batch && !t.o.json && isatty(STDOUT_FILENO);
-	t.colour = colour_wanted(stdout);
+	t.screen = !t.o.batch && !t.o.json && is_terminal(output);
+	t.colour = colour_wanted(output);
 	catch_end_signals();
-	if (t.screen) {
-		catch_screen_signals();
-		enter_screen(&t);
-	}
-	status = watch(&t);
 	if (t.screen)
-		leave_screen(&t);
+		screen_open();
+	status = watch(&t);
+	screen_close();
 	free(t.look[0].channels.items);
 	free(t.look[0].maps.items);
 	free(t.look[1].channels.items);
 	free(t.look[1].maps.items);
-	if (end_signal && end_signal != SIGINT)
-		return 128 + end_signal;
-	return status;
+	return end_status(status);
 }

@@ -2,24 +2,16 @@
 /*
  * Helpers of evering(1); util.h says what each is for.
  */
-#include <errno.h>
-#include <getopt.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <evering.h>
-
+#include "process.h"
 #include "util.h"
 
 static const char *command = "evering";
-static bool progress_shown;
 
 void set_command(const char *name)
 {
@@ -138,9 +130,10 @@ bool parse_size(const char *text, uint64_t *value)
 bool parse_seconds(const char *text, int64_t *ns)
 {
 	int64_t unit = 1000000000;
-	uint64_t whole;
+	uint64_t whole = 0;
 
-	text = digits(text, &whole);
+	if (*text != '.')
+		text = digits(text, &whole);
 	if (!text || whole > INT64_MAX / 1000000000 - 1)
 		return false;
 	*ns = (int64_t)whole * 1000000000;
@@ -214,6 +207,17 @@ char *format_size(char buf[FORMAT_LEN], uint64_t n)
 	return buf;
 }
 
+char *format_plain(char buf[FORMAT_LEN], uint64_t n)
+{
+	static const char units[] = { 0, 'K', 'M', 'G' };
+	size_t i = 0;
+
+	for (; n && n % 1024 == 0 && i < 3; i++)
+		n /= 1024;
+	snprintf(buf, FORMAT_LEN, "%llu%.1s", (unsigned long long)n, &units[i]);
+	return buf;
+}
+
 char *format_time(char buf[FORMAT_LEN], uint64_t ns)
 {
 	if (ns < 1000) {
@@ -225,227 +229,4 @@ char *format_time(char buf[FORMAT_LEN], uint64_t ns)
 	if (ns < 999500000)
 		return format_scaled(buf, (double)ns / 1e6, "ms");
 	return format_scaled(buf, (double)ns / 1e9, "s");
-}
-
-static bool parse_word(const char *text, const char *const *words,
-		       uint32_t count, uint32_t *value)
-{
-	uint32_t i;
-
-	for (i = 0; i < count; i++) {
-		if (!strcmp(text, words[i])) {
-			*value = i;
-			return true;
-		}
-	}
-	return false;
-}
-
-bool parse_backend(const char *text, uint32_t *backend)
-{
-	static const char *const words[] = { "auto", "device", "memfd" };
-
-	return parse_word(text, words, 3, backend);
-}
-
-bool parse_policy(const char *text, uint32_t *policy)
-{
-	static const char *const words[] = { "adaptive", "block", "busy" };
-
-	return parse_word(text, words, 3, policy);
-}
-
-int wrong_option(int opt, char **argv)
-{
-	const char *word = argv[optind - 1];
-	const char *last = printable(word);
-
-	/* optopt is a letter, or what a long option stands for, or 0. */
-	if (!strncmp(word, "--", 2) || !optopt || optopt > 255)
-		return opt == ':' ? usage_error("%s: needs a value", last) :
-		       optopt	  ? usage_error("%s: takes no value", last) :
-				    usage_error("unknown option '%s'", last);
-	if (opt == ':')
-		return usage_error("-%c: needs a value", optopt);
-	return usage_error("unknown option '-%c'", optopt);
-}
-
-void find_remedy_for(int err, char *buf, size_t size)
-{
-	static const struct {
-		int error;
-		const char *text;
-	} remedies[] = {
-		{ EDQUOT, "a quota of the evering module: raise it in "
-			  "/sys/module/evering/parameters, or use the backend "
-			  "memfd" },
-		{ ENFILE, "the whole system's limit: raise "
-			  "/proc/sys/fs/file-max" },
-		{ ENODEV, "/dev/evering is not there, or not for this user: "
-			  "'evering doctor' tells, or use the backend memfd" },
-		{ EINVAL, "is $EVERING_BACKEND memfd or device?" },
-		{ E2BIG, "the listening side accepts no channel as large" },
-		{ EADDRINUSE, "somebody listens there, or it is no socket: "
-			      "use another path" },
-		{ ENOENT, "nobody listens there, or the folder is missing" },
-		{ ECONNREFUSED, "nobody listens there: start the listening "
-				"side first" },
-		{ ENOTDIR, "part of the path is no folder" },
-		{ EACCES, "use a path that this user may use" },
-		{ EPERM, "use a path that this user may use" },
-		{ EROFS, "use a path in a folder that can be written to" },
-		{ ENAMETOOLONG, "use a path of at most 107 bytes" },
-		{ ENOMEM, "'evering doctor' tells what memory there is" },
-		{ EFBIG, "raise the limit with 'ulimit -f unlimited'" },
-		{ ETIMEDOUT, "the other side did not come, or is busy" },
-		{ EPROTONOSUPPORT, "the sides speak different versions of the "
-				   "ABI: is one of them an older build?" },
-		{ EPROTO, "what came back does not speak evering" },
-		{ ECONNRESET, "the other side went away" },
-	};
-	struct rlimit limit;
-	size_t i;
-
-	*buf = '\0';
-	if (err == -EMFILE && !getrlimit(RLIMIT_NOFILE, &limit)) {
-		snprintf(buf, size,
-			 "the limit is %llu: raise it with 'ulimit -n 64'",
-			 (unsigned long long)limit.rlim_cur);
-		return;
-	}
-	for (i = 0; i < sizeof(remedies) / sizeof(*remedies); i++)
-		if (remedies[i].error == -err)
-			snprintf(buf, size, "%s", remedies[i].text);
-}
-
-void complain_error(const char *what, const char *path, int err)
-{
-	char remedy[160];
-
-	find_remedy_for(err, remedy, sizeof(remedy));
-	complain("%s%s%s: %s%s%s%s", what, path ? " " : "",
-		 path ? printable(path) : "", strerror(-err),
-		 *remedy ? " (" : "", remedy, *remedy ? ")" : "");
-}
-
-volatile sig_atomic_t end_signal;
-
-static void note_end_signal(int sig)
-{
-	end_signal = sig;
-}
-
-static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
-
-/* Those that are not ignored. */
-static void set_end_handler(void (*handler)(int))
-{
-	struct sigaction act = { .sa_handler = handler };
-	struct sigaction old;
-	size_t i;
-
-	/* Without SA_RESTART: whatever waits is to end. */
-	for (i = 0; i < sizeof(end_signals) / sizeof(*end_signals); i++)
-		if (!sigaction(end_signals[i], NULL, &old) &&
-		    old.sa_handler != SIG_IGN)
-			sigaction(end_signals[i], &act, NULL);
-}
-
-void catch_end_signals(void)
-{
-	set_end_handler(note_end_signal);
-}
-
-void block_end_signals(sigset_t *old)
-{
-	sigset_t set;
-	size_t i;
-
-	sigemptyset(&set);
-	for (i = 0; i < sizeof(end_signals) / sizeof(*end_signals); i++)
-		sigaddset(&set, end_signals[i]);
-	sigprocmask(SIG_BLOCK, &set, old);
-}
-
-void uncatch_end_signals(void)
-{
-	set_end_handler(SIG_DFL);
-	/* One that came meanwhile. */
-	if (end_signal)
-		raise(end_signal);
-}
-
-void print_json_string(FILE *out, const char *text)
-{
-	const unsigned char *c;
-
-	/* Bytes, not characters: a name need not be UTF-8, JSON must. */
-	putc('"', out);
-	for (c = (const unsigned char *)text; *c; c++) {
-		if (*c == '"' || *c == '\\')
-			fprintf(out, "\\%c", *c);
-		else if (*c < ' ' || *c >= 0x7f)
-			fprintf(out, "\\u%04x", *c);
-		else
-			putc(*c, out);
-	}
-	putc('"', out);
-}
-
-bool colour_wanted(FILE *out)
-{
-	const char *off = getenv("NO_COLOR"), *term = getenv("TERM");
-
-	return isatty(fileno(out)) && !(off && *off) && term &&
-	       strcmp(term, "dumb");
-}
-
-bool progress_wanted(void)
-{
-	const char *term = getenv("TERM");
-
-	return isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
-}
-
-static int terminal_width(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) || !size.ws_col)
-		return 80;
-	return size.ws_col;
-}
-
-void progress_draw(double part, const char *text)
-{
-	/* The last column stays free: some terminals wrap once it is used. */
-	int width = terminal_width() - 1;
-	int bar = width - (int)strlen(text) - (int)strlen("[] 100%  ");
-	int full, i;
-
-	fputc('\r', stderr);
-	if (part >= 0 && bar >= 8) {
-		if (part > 1)
-			part = 1;
-		if (bar > 40)
-			bar = 40;
-		full = (int)(part * bar);
-		fputc('[', stderr);
-		for (i = 0; i < bar; i++)
-			fputc(i < full ? '=' : i == full ? '>' : ' ', stderr);
-		fprintf(stderr, "] %3d%%  ", (int)(part * 100));
-		width -= bar + (int)strlen("[] 100%  ");
-	}
-	fprintf(stderr, "%.*s\033[K", width, text);
-	fflush(stderr);
-	progress_shown = true;
-}
-
-void progress_erase(void)
-{
-	if (!progress_shown)
-		return;
-	fputs("\r\033[K", stderr);
-	fflush(stderr);
-	progress_shown = false;
 }

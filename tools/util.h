@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the commands of evering(1) have in common: messages, the parsing of
- * option values, time, numbers for people to read, and the line of progress on a
- * terminal.  For one thread, but for clock_ns().
+ * option values, time, and numbers for people to read.  For one thread, but for
+ * clock_ns().
  */
 #ifndef UTIL_H
 #define UTIL_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,7 +45,7 @@ const char *printable(const char *text);
 
 /*
  * Parse all of @text; false if it is anything else, or too large.  A size may end
- * in K, M or G, powers of 1024; seconds may have a fraction.
+ * in K, M or G, powers of 1024; seconds may have a fraction, and may begin with it.
  */
 bool parse_number(const char *text, uint64_t *value);
 bool parse_size(const char *text, uint64_t *value);
@@ -59,53 +58,14 @@ int64_t clock_ns(void); /* CLOCK_MONOTONIC */
  *	format_count	1,234,567
  *	format_bytes	1.23 MB		powers of 1000, for amounts
  *	format_size	64 KiB		powers of 1024 without rounding, for settings
+ *	format_plain	64K		the same as options take them
  *	format_time	12.3 us
  */
 #define FORMAT_LEN 32
 char *format_count(char buf[FORMAT_LEN], uint64_t n);
 char *format_bytes(char buf[FORMAT_LEN], uint64_t n);
 char *format_size(char buf[FORMAT_LEN], uint64_t n);
+char *format_plain(char buf[FORMAT_LEN], uint64_t n);
 char *format_time(char buf[FORMAT_LEN], uint64_t ns);
-
-/*
- * Options that more than one command has.  wrong_option() is what to return when
- * getopt_long(), whose options begin with ':', has returned '?' or ':'.
- */
-bool parse_backend(const char *text, uint32_t *backend);
-bool parse_policy(const char *text, uint32_t *policy);
-int wrong_option(int opt, char **argv);
-
-/*
- * Complains that @what, at the socket @path (or NULL), has failed with the negative
- * errno @err of the library, and says what can be done about it.
- */
-void complain_error(const char *what, const char *path, int err);
-/* That alone: what can be done; "" if nothing is known. */
-void find_remedy_for(int err, char *buf, size_t size);
-
-/* The signal that has ended the work, or 0, once catch_end_signals() was called. */
-extern volatile sig_atomic_t end_signal;
-/* SIGINT, SIGTERM and SIGHUP, unless ignored, end calls and set end_signal. */
-void catch_end_signals(void);
-/* Keeps them from coming but in a ppoll(2) that is given *@old. */
-void block_end_signals(sigset_t *old);
-/* They end the process again. */
-void uncatch_end_signals(void);
-
-/* Prints @text as a JSON string, whatever bytes it holds. */
-void print_json_string(FILE *out, const char *text);
-
-/* If what is printed to @out may be coloured: a terminal, and no $NO_COLOR. */
-bool colour_wanted(FILE *out);
-
-/* If there is somebody to look at a line that changes. */
-bool progress_wanted(void);
-/*
- * Draws a bar and @text over what was drawn before.  @part is how much is done, of
- * 1; negative if that is not known.
- */
-void progress_draw(double part, const char *text);
-/* Takes the line away.  complain() calls it. */
-void progress_erase(void);
 
 #endif /* UTIL_H */

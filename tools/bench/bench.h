@@ -68,7 +68,7 @@ extern const char *const mode_names[MODES];
 
 #define LATE_NS 200000
 
-#define POLICIES 3 /* enum evering_policy; policy_names in ../run.h */
+#define POLICIES 3 /* enum evering_policy; policy_names in ../options.h */
 #define ANY_POLICY ((1u << POLICIES) - 1)
 #define ONLY(policy) (1u << (policy))
 
@@ -326,8 +326,8 @@ struct bench_options {
 	bool icount;
 };
 
-/* 0: go on; else exit with *@status. */
-int bench_options(struct bench_options *o, int argc, char **argv, int *status);
+/* Returns -1, or the status to exit with. */
+int bench_options(struct bench_options *o, int argc, char **argv);
 
 /* stats.c ---------------------------------------------------------------- */
 
@@ -364,8 +364,8 @@ int read_results(struct results *r, const char *path);
 
 /* report.c --------------------------------------------------------------- */
 
-/* "64", "16K": as options take it. */
-char *format_plain(char buf[FORMAT_LEN], uint64_t size);
+/* If @name is one of the words of @list. */
+bool listed(const char *name, const char *list);
 void print_table(const struct results *r);
 void print_targets(const struct results *r);
 void print_changes(const struct results *before, const struct results *now);
@@ -390,9 +390,6 @@ int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
 
 /* The CPUs this process may use; how many there are. */
 unsigned int allowed_cpus(int *cpus, unsigned int most);
-
-/* The signal that came, or 0. */
-int interrupted(void);
 
 /* peer.c ----------------------------------------------------------------- */
 

@@ -18,7 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../run.h"
+#include "../options.h"
+#include "../process.h"
 #include "bench.h"
 
 #ifndef EVERING_SOURCE_DIR
@@ -119,14 +120,14 @@ static int list_arms(void)
 	unsigned int i, mode;
 
 	for (i = 0; i < arm_count; i++) {
-		printf("%-16s", arms[i].name);
+		fprintf(output, "%-16s", arms[i].name);
 		for (mode = 0; mode < MODES; mode++)
 			if (arms[i].modes[mode])
-				printf(" %s", mode_names[mode]);
-		putchar('\n');
+				fprintf(output, " %s", mode_names[mode]);
+		fputc('\n', output);
 	}
 	for (i = 0; i < absents; i++)
-		printf("%-16s (%s)\n", absent[i].name, absent[i].why);
+		fprintf(output, "%-16s (%s)\n", absent[i].name, absent[i].why);
 	return EXIT_SUCCESS;
 }
 
@@ -378,7 +379,7 @@ static int run_group(const struct bench_options *o, struct group *g)
 	g->floor[g->rounds] = measure_floor(o, g);
 	for (i = 0; i < g->count; i++) {
 		ret = run_cell(o, g, g->cell[order[i]]);
-		if (ret || interrupted())
+		if (ret || end_signal)
 			return -EINTR;
 	}
 	g->rounds++;
@@ -486,7 +487,7 @@ static void describe(struct results *r, int argc, char **argv)
 
 /* The command ------------------------------------------------------------- */
 
-static int write_output(const struct results *r, const char *path)
+static int write_file(const struct results *r, const char *path)
 {
 	FILE *out = fopen(path, "we");
 
@@ -508,9 +509,9 @@ static int report(const struct bench_options *o, const struct results *r,
 	int ret = 0;
 
 	if (o->output)
-		ret |= write_output(r, o->output);
+		ret |= write_file(r, o->output);
 	if (o->json) {
-		write_results(r, stdout);
+		write_results(r, output);
 	} else {
 		print_table(r);
 		print_targets(r);
@@ -548,7 +549,7 @@ static int measure(const struct bench_options *o, struct results *r, int argc,
 	if (o->cpu[0] == o->cpu[1] && !o->icount)
 		complain("one CPU: arms that spin are left out, and the floor");
 	describe(r, argc, argv);
-	if (run_all(o, r) && !interrupted())
+	if (run_all(o, r) && !end_signal)
 		return EXIT_FAILURE;
 	progress_erase();
 	return 0;
@@ -574,8 +575,8 @@ static int bench(const struct bench_options *o, int argc, char **argv)
 		return status;
 	if (report(o, &results, o->against ? &before : NULL))
 		return EXIT_FAILURE;
-	if (interrupted())
-		return 128 + interrupted();
+	if (end_signal)
+		return 128 + end_signal;
 	return all_right(&results) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -585,9 +586,11 @@ int cmd_bench(int argc, char **argv)
 	int status;
 
 	set_command("evering bench");
-	if (bench_options(&options, argc, argv, &status))
+	status = bench_options(&options, argc, argv);
+	if (status >= 0)
 		return status;
-	interrupted();
+	catch_end_signals();
+	signal(SIGPIPE, SIG_IGN);
 	seed = (uint64_t)clock_ns() ^ ((uint64_t)getpid() << 32);
 	status = bench(&options, argc, argv);
 	peers_end();

@@ -2,104 +2,65 @@
 /*
  * The command line of evering bench.
  */
-#include <getopt.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "../run.h"
+#include "../options.h"
 #include "bench.h"
 
 #define MS 1000000ll
 
-static const struct option long_options[] = {
-	{ "modes", required_argument, NULL, 'm' },
-	{ "arms", required_argument, NULL, 'a' },
-	{ "sizes", required_argument, NULL, 's' },
-	{ "wait", required_argument, NULL, 'w' },
-	{ "depth", required_argument, NULL, 'd' },
-	{ "full", no_argument, NULL, 'F' },
-	{ "rounds", required_argument, NULL, 'r' },
-	{ "round", required_argument, NULL, 'R' },
-	{ "budget", required_argument, NULL, 'b' },
-	{ "timeout", required_argument, NULL, 't' },
-	{ "cpus", required_argument, NULL, 'c' },
-	{ "peers", required_argument, NULL, 'p' },
-	{ "output", required_argument, NULL, 'o' },
-	{ "icount", no_argument, NULL, 'i' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "plot", required_argument, NULL, 'P' },
-	{ "from", required_argument, NULL, 'f' },
-	{ "against", required_argument, NULL, 'A' },
-	{ "list", no_argument, NULL, 'l' },
-	{ "quiet", no_argument, NULL, 'q' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
-static void print_help(void)
-{
-	fputs("Usage: evering bench [OPTIONS]\n"
-	      "\n"
-	      "Times evering beside other ways between two processes, in short rounds that\n"
-	      "take turns in random order, and prints medians, ratios within a round, CPU\n"
-	      "time and system calls.\n"
-	      "\n"
-	      "What:\n"
-	      "  --modes=LIST      of original, fair, rtt, stream, late, channel      [all]\n"
-	      "  --arms=LIST       names, or beginnings of names       [all that are there]\n"
-	      "  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
-	      "                                                           [the mode's own]\n"
-	      "  --wait=LIST       of busy, adaptive, block, for arms with a choice\n"
-	      "                                                           [the mode's own]\n"
-	      "  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
-	      "  --full            every policy, and more sizes of rtt and stream\n"
-	      "  --icount          rtt, asleep, and channel, on one CPU, by its time stamp\n"
-	      "                    counter: in a guest of QEMU's -icount shift=0 that counts\n"
-	      "                    instructions; see tools/vm\n"
-	      "  --list            say which arms there are, and which are missing and why\n"
-	      "\n"
-	      "How long:\n"
-	      "  --rounds=MIN[,MAX] 1..501; after MIN, what has had its share of the budget\n"
-	      "                    sits out                                        [7,15]\n"
-	      "  --round=MS        time of an arm in a round, 1..10000; of original five\n"
-	      "                    times that, as its set-up counts                    [20]\n"
-	      "  --budget=SECONDS  after which no round begins, MIN or not           [none]\n"
-	      "  --timeout=SECONDS for an arm in a round, 1..3600                      [60]\n"
-	      "\n"
-	      "Where:\n"
-	      "  --cpus=A,B        of the client and of the server         [the first two]\n"
-	      "  --peers=DIR       programs with more arms        [bench, beside evering]\n"
-	      "\n"
-	      "Results:\n"
-	      "  --output=FILE     write them, JSON Lines\n"
-	      "  --json            print them so instead of as a table\n"
-	      "  --plot=DIR        draw them, SVG and PNG (needs gnuplot)\n"
-	      "  --from=FILE       take them from a file instead of measuring\n"
-	      "  --against=FILE    say what is different from that file beyond noise\n"
-	      "  -q, --quiet       no progress\n"
-	      "  -h, --help        this\n"
-	      "\n"
-	      "original: as the Rust evering's benchmark has it; fair: the same by two\n"
-	      "processes, set-up not timed, every request written anew; rtt: one message\n"
-	      "there and one back; stream: one way; late: rtt with answers that take longer\n"
-	      "than anybody spins; channel: one made and closed.\n"
-	      "\n"
-	      "Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
-	      "run failed or an operation was not found right; 2 if the command line makes\n"
-	      "no sense; 128 + n after signal n.\n",
-	      stdout);
-}
-
-static int bad_value(int opt, const char *value, const char *want)
-{
-	const struct option *o = long_options;
-
-	while (o->val != opt)
-		o++;
-	return usage_error("--%s=%s: must be %s", o->name, printable(value),
-			   want);
-}
+static const char help[] =
+	"Usage: evering bench [OPTIONS]\n"
+	"\n"
+	"Times evering beside other ways between two processes, in short rounds that\n"
+	"take turns in random order, and prints medians, ratios within a round, CPU\n"
+	"time and system calls.\n"
+	"\n"
+	"What:\n"
+	"  --modes=LIST      of original, fair, rtt, stream, late, channel      [all]\n"
+	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
+	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
+	"                                                           [the mode's own]\n"
+	"  --wait=LIST       of busy, adaptive, block, for arms with a choice\n"
+	"                                                           [the mode's own]\n"
+	"  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
+	"  --full            every policy, and more sizes of rtt and stream\n"
+	"  --icount          rtt, asleep, and channel, on one CPU, by its time stamp\n"
+	"                    counter: in a guest of QEMU's -icount shift=0 that counts\n"
+	"                    instructions; see tools/vm\n"
+	"  --list            say which arms there are, and which are missing and why\n"
+	"\n"
+	"How long:\n"
+	"  --rounds=MIN[,MAX] 1..501; after MIN, what has had its share of the budget\n"
+	"                    sits out                                        [7,15]\n"
+	"  --round=MS        time of an arm in a round, 1..10000; of original five\n"
+	"                    times that, as its set-up counts                    [20]\n"
+	"  --budget=SECONDS  after which no round begins, MIN or not           [none]\n"
+	"  --timeout=SECONDS for an arm in a round, 1..3600                      [60]\n"
+	"\n"
+	"Where:\n"
+	"  --cpus=A,B        of the client and of the server         [the first two]\n"
+	"  --peers=DIR       programs with more arms        [bench, beside evering]\n"
+	"\n"
+	"Results:\n"
+	"  --output=FILE     write them, JSON Lines\n"
+	"  --json            print them so instead of as a table\n"
+	"  --plot=DIR        draw them, SVG and PNG (needs gnuplot)\n"
+	"  --from=FILE       take them from a file instead of measuring\n"
+	"  --against=FILE    say what is different from that file beyond noise\n"
+	"  -q, --quiet       no progress\n"
+	"  -h, --help        this\n"
+	"\n"
+	"original: as the Rust evering's benchmark has it; fair: the same by two\n"
+	"processes, set-up not timed, every request written anew; rtt: one message\n"
+	"there and one back; stream: one way; late: rtt with answers that take longer\n"
+	"than anybody spins; channel: one made and closed.\n"
+	"\n"
+	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
+	"run failed or an operation was not found right; 2 if the command line makes\n"
+	"no sense; 128 + n after signal n.\n";
 
 /* The next of a list, into @word; false at its end, or if it is too long. */
 static bool next_word(const char **list, char word[NAME_LEN])
@@ -195,12 +156,15 @@ static bool parse_cpus(struct bench_options *o, const char *text)
 	return count == 2 && !*text;
 }
 
-static void set_full(struct bench_options *o)
+/* What is said after it counts more. */
+static const char *take_full(void *options, char *text)
 {
 	static const uint64_t rtt[] = { 16, 64, 256, 4096, 65536 };
 	static const uint64_t stream[] = { 16, 32, 64, 128, 256, 4096, 65536 };
+	struct bench_options *o = options;
 	unsigned int i;
 
+	(void)text;
 	memcpy(o->sizes[MODE_RTT], rtt, sizeof(rtt));
 	o->size_count[MODE_RTT] = sizeof(rtt) / sizeof(*rtt);
 	memcpy(o->sizes[MODE_STREAM], stream, sizeof(stream));
@@ -209,99 +173,93 @@ static void set_full(struct bench_options *o)
 		o->policies[i] = ANY_POLICY;
 	o->min_rounds = 11;
 	o->max_rounds = 41;
+	return NULL;
 }
 
-/* Takes one option; 0 or EXIT_USAGE. */
-static int parse_option(struct bench_options *o, int opt, char *text)
+static const char *take_modes(void *options, char *text)
 {
-	uint64_t n, pair[2] = { 0 };
-	uint32_t mask, i;
+	struct bench_options *o = options;
 
-	switch (opt) {
-	case 'm':
-		o->modes = parse_mask(text, mode_names, MODES);
-		return o->modes ?
-			       0 :
-			       bad_value(
-				       opt, text,
-				       "of original, fair, rtt, stream, late, channel");
-	case 'w':
-		mask = parse_mask(text, policy_names, POLICIES);
-		for (i = 0; i < MODES; i++)
-			o->policies[i] = mask;
-		return mask ? 0 :
-			      bad_value(opt, text, "of busy, adaptive, block");
-	case 'a':
-		return parse_arms(o, text) ?
-			       0 :
-			       bad_value(opt, text,
-					 "names, as --list has them");
-	case 's':
-		return parse_sizes(o, text) ?
-			       0 :
-			       bad_value(opt, text, "multiples of 4 in 4..64M");
-	case 'd':
-		if (!parse_number(text, &n) || !n || n > 200)
-			return bad_value(opt, text, "1..200");
-		o->depth = (uint32_t)n;
-		return 0;
-	case 'r':
-		if (!parse_pair(text, 1, MAX_ROUNDS, pair))
-			return bad_value(opt, text, "MIN[,MAX] in 1..501");
-		o->min_rounds = (uint32_t)pair[0];
-		o->max_rounds = (uint32_t)pair[1];
-		return 0;
-	case 'R':
-		if (!parse_number(text, &n) || !n || n > 10000)
-			return bad_value(opt, text, "1..10000 milliseconds");
-		o->round_ns = (int64_t)n * MS;
-		return 0;
-	case 'b':
-		return parse_seconds(text, &o->budget_ns) && o->budget_ns ?
-			       0 :
-			       bad_value(opt, text, "seconds");
-	case 't':
-		return parse_seconds(text, &o->timeout_ns) &&
-				       o->timeout_ns >= 1000 * MS &&
-				       o->timeout_ns <= 3600000 * MS ?
-			       0 :
-			       bad_value(opt, text, "1..3600 seconds");
-	case 'c':
-		return parse_cpus(o, text) ?
-			       0 :
-			       bad_value(opt, text, "two numbers of CPUs");
-	case 'p':
-		o->peers = text;
-		return 0;
-	case 'o':
-		o->output = text;
-		return 0;
-	case 'P':
-		o->plot = text;
-		return 0;
-	case 'f':
-		o->from = text;
-		return 0;
-	case 'A':
-		o->against = text;
-		return 0;
-	case 'F':
-		set_full(o);
-		return 0;
-	case 'i':
-		o->icount = true;
-		return 0;
-	case 'j':
-		o->json = true;
-		return 0;
-	case 'l':
-		o->list = true;
-		return 0;
-	default:
-		o->quiet = true;
-		return 0;
-	}
+	o->modes = parse_mask(text, mode_names, MODES);
+	return o->modes ? NULL :
+			  "of original, fair, rtt, stream, late, channel";
 }
+
+static const char *take_policies(void *options, char *text)
+{
+	uint32_t mask = parse_mask(text, policy_names, POLICIES), i;
+	struct bench_options *o = options;
+
+	for (i = 0; i < MODES; i++)
+		o->policies[i] = mask;
+	return mask ? NULL : "of busy, adaptive, block";
+}
+
+static const char *take_arms(void *options, char *text)
+{
+	return parse_arms(options, text) ? NULL : "names, as --list has them";
+}
+
+static const char *take_sizes(void *options, char *text)
+{
+	return parse_sizes(options, text) ? NULL : "multiples of 4 in 4..64M";
+}
+
+static const char *take_rounds(void *options, char *text)
+{
+	struct bench_options *o = options;
+	uint64_t pair[2] = { 0 };
+
+	if (!parse_pair(text, 1, MAX_ROUNDS, pair))
+		return "MIN[,MAX] in 1..501";
+	o->min_rounds = (uint32_t)pair[0];
+	o->max_rounds = (uint32_t)pair[1];
+	return NULL;
+}
+
+static const char *take_round(void *options, char *text)
+{
+	struct bench_options *o = options;
+	uint64_t n;
+
+	if (!parse_number(text, &n) || !n || n > 10000)
+		return "1..10000 milliseconds";
+	o->round_ns = (int64_t)n * MS;
+	return NULL;
+}
+
+static const char *take_cpus(void *options, char *text)
+{
+	return parse_cpus(options, text) ? NULL : "two numbers of CPUs";
+}
+
+#define BENCH(member) FIELD(struct bench_options, member)
+
+static const struct option_spec specs[] = {
+	{ "modes", 0, OPTION_CALL, .take = take_modes },
+	{ "arms", 0, OPTION_CALL, .take = take_arms },
+	{ "sizes", 0, OPTION_CALL, .take = take_sizes },
+	{ "wait", 0, OPTION_CALL, .take = take_policies },
+	{ "depth", 0, OPTION_NUMBER, BENCH(depth), 1, 200 },
+	{ "full", 0, OPTION_FLAG, .take = take_full },
+	{ "rounds", 0, OPTION_CALL, .take = take_rounds },
+	{ "round", 0, OPTION_CALL, .take = take_round },
+	{ "budget", 0, OPTION_SECONDS, BENCH(budget_ns), .least = 1,
+	  .want = "seconds" },
+	{ "timeout", 0, OPTION_SECONDS, BENCH(timeout_ns), SECOND,
+	  3600 * SECOND },
+	{ "cpus", 0, OPTION_CALL, .take = take_cpus },
+	{ "peers", 0, OPTION_TEXT, BENCH(peers) },
+	{ "output", 0, OPTION_TEXT, BENCH(output) },
+	{ "icount", 0, OPTION_FLAG, BENCH(icount) },
+	{ "json", 0, OPTION_FLAG, BENCH(json) },
+	{ "plot", 0, OPTION_TEXT, BENCH(plot) },
+	{ "from", 0, OPTION_TEXT, BENCH(from) },
+	{ "against", 0, OPTION_TEXT, BENCH(against) },
+	{ "list", 0, OPTION_FLAG, BENCH(list) },
+	{ "quiet", 'q', OPTION_FLAG, BENCH(quiet) },
+	{ .name = NULL },
+};
 
 static void set_defaults(struct bench_options *o)
 {
@@ -371,43 +329,14 @@ static int settle(struct bench_options *o)
 	return 0;
 }
 
-int bench_options(struct bench_options *o, int argc, char **argv, int *status)
+int bench_options(struct bench_options *o, int argc, char **argv)
 {
-	int opt;
+	int status;
 
 	set_defaults(o);
-	opterr = 0;
-	optind = 1;
-	while ((opt = getopt_long(argc, argv, ":qh", long_options, NULL)) !=
-	       -1) {
-		*status = EXIT_USAGE;
-		if (opt == '?' && optopt && strchr("Fijlqh", optopt) &&
-		    !strncmp(argv[optind - 1], "--", 2)) {
-			usage_error("%s: takes no value",
-				    printable(argv[optind - 1]));
-		} else if (opt == '?' && optopt) {
-			usage_error("unknown option '-%c'", optopt);
-		} else if (opt == '?') {
-			usage_error("unknown option '%s'",
-				    printable(argv[optind - 1]));
-		} else if (opt == ':') {
-			usage_error("%s: needs a value",
-				    printable(argv[optind - 1]));
-		} else if (opt == 'h') {
-			print_help();
-			*status = EXIT_SUCCESS;
-		} else {
-			*status = parse_option(o, opt, optarg);
-			if (!*status)
-				continue;
-		}
-		return -1;
-	}
-	if (optind < argc) {
-		*status = usage_error("'%s': there are options only",
-				      printable(argv[optind]));
-		return -1;
-	}
-	*status = settle(o);
-	return *status ? -1 : 0;
+	status = parse_options(specs, help, o, argc, argv);
+	if (status >= 0)
+		return status;
+	status = settle(o);
+	return status ? status : -1;
 }

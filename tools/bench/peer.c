@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../process.h"
 #include "bench.h"
 
 #define START_NS 10000000000ll
@@ -109,7 +110,7 @@ static int take(struct peer *p, int64_t deadline)
 
 	if (left <= 0)
 		return -ETIMEDOUT;
-	if (interrupted())
+	if (end_signal)
 		return -EINTR;
 	if (poll(&ready, 1,
 		 left < 200000000 ? (int)(left / 1000000) + 1 : 200) < 1)
@@ -314,7 +315,7 @@ int peer_run(struct peer *p, const char *arm, const struct job *job,
 		ret = introduce(p, again, 0, &count, absent, &absents);
 	if (!ret)
 		ret = exchange(p, arm, job, clock_ns() + timeout_ns, o);
-	if (ret == -EINTR || interrupted())
+	if (ret == -EINTR || end_signal)
 		return -EINTR;
 	if (ret) {
 		stop(p);

@@ -9,7 +9,10 @@
  *	rtt_SIZE
  *		the distribution of round trips
  *
- * The script stays beside them, to be changed by whom it does not please.
+ * Both axes are logarithmic: what is compared lies three powers of ten apart.  A
+ * diagram has eight curves at most: evering's own, in colour, and in grey the others by
+ * family, where the fastest member at each size counts, which is the one to beat.  The
+ * script stays beside the diagrams, to be changed; the results have every arm.
  */
 #include <errno.h>
 #include <math.h>
@@ -18,14 +21,85 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../run.h"
+#include "../options.h"
 #include "bench.h"
 
 #define SCRIPT "bench.gnuplot"
+#define MAX_CURVES 8u
+#define ANY POLICIES /* any wait policy */
+
+/* Of a picture of 800 pixels, within the axes; and the room that a label takes. */
+#define PLOT_WIDTH 690.0
+#define LABEL_WIDTH 46.0
+
+/**
+ * struct family - what one curve stands for
+ * @title: if it has more than one member, or evering's own
+ * @members: names of arms; "" for those of no family
+ * @policy: of its members, or ANY
+ * @unless: an arm that makes this curve one too many
+ */
+static const struct family {
+	const char *title;
+	const char *members;
+	uint32_t policy;
+	const char *unless;
+} families[] = {
+	{ "evering, busy", "evering-device", EVERING_BUSY, NULL },
+	{ "evering, busy", "evering-memfd", EVERING_BUSY, "evering-device" },
+	{ "evering, adaptive", "evering-device", EVERING_ADAPTIVE, NULL },
+	{ "evering, adaptive", "evering-memfd", EVERING_ADAPTIVE,
+	  "evering-device" },
+	{ "evering, block", "evering-device", EVERING_BLOCK, NULL },
+	{ "evering, block", "evering-memfd", EVERING_BLOCK, "evering-device" },
+#define OTHERS 6 /* the first that is not evering's */
+	{ "Unix sockets", "uds-epoll uds-epoll-good uds-uring uds-uring-good",
+	  ANY, NULL },
+	{ "shmipc", "shmipc", ANY, NULL },
+	{ "iceoryx2", "iceoryx2", ANY, NULL },
+	{ "queues between threads", "ck_ring rte_ring boost-spsc moodycamel",
+	  ANY, NULL },
+	{ "the kernel's wake-ups", "eventfd futex pipe seqpacket sched_yield",
+	  ANY, NULL },
+	{ "payload, no transport", "no-transport", ANY, NULL },
+	{ "tokio, monoio", "tokio tokio-uring monoio", ANY, NULL },
+	/* What evering is made of, and what it is no use to compare with. */
+	{ NULL,
+	  "evering-device evering-memfd evering-device-loop "
+	  "evering-memfd-loop enter ring-poll device memfd memfd-whole "
+	  "cache-line",
+	  ANY, NULL },
+	{ "others", "", ANY, NULL },
+};
+
+#define FAMILIES (sizeof(families) / sizeof(*families))
+
+/* In colour and thick, then in grey; none needs its colour to be told apart. */
+static const char *const own_styles[] = {
+	"lc rgb '#a00020' lw 4 pt 7 ps 1.1 dt 1",
+	"lc rgb '#e06000' lw 3 pt 6 ps 1.2 dt 1",
+	"lc rgb '#b08000' lw 3 pt 2 ps 1.1 dt 2",
+};
+static const char *const other_styles[] = {
+	"lc rgb '#303030' lw 1.5 pt 5 ps 0.9 dt 1",
+	"lc rgb '#707070' lw 1.5 pt 9 ps 1.1 dt 1",
+	"lc rgb '#303030' lw 1.5 pt 4 ps 0.9 dt 2",
+	"lc rgb '#707070' lw 1.5 pt 8 ps 1.1 dt 2",
+	"lc rgb '#303030' lw 1.5 pt 13 ps 1.1 dt 4",
+	"lc rgb '#707070' lw 1.5 pt 12 ps 1.1 dt 4",
+	"lc rgb '#303030' lw 1.5 pt 1 ps 0.9 dt 3",
+	"lc rgb '#707070' lw 1.5 pt 3 ps 0.9 dt 3",
+};
 
 /* The groups of a mode, by size. */
 struct column {
 	const struct group *group[MAX_GROUPS];
+	uint32_t count;
+};
+
+/* The families that a diagram shows. */
+struct curves {
+	const struct family *family[FAMILIES];
 	uint32_t count;
 };
 
@@ -47,112 +121,269 @@ static void gather(const struct results *r, enum mode mode, struct column *c)
 	qsort(c->group, c->count, sizeof(c->group[0]), by_size);
 }
 
-static bool drawn(const struct group *g, const struct cell *c)
+static bool own(const struct family *f)
 {
-	return summarize(c->ns, g->rounds).count > 0;
+	return f < families + OTHERS;
 }
 
-/* The arm, and how it waits where another cell of the group waits otherwise. */
-static void label(FILE *out, const struct group *g, const struct cell *c)
+static bool named(const struct family *f, const char *arm)
 {
-	uint32_t i, cells = 0;
-
-	for (i = 0; i < g->count; i++)
-		cells += !strcmp(g->cell[i]->arm, c->arm);
-	if (cells > 1)
-		fprintf(out, "\"%s, %s\"", c->arm, policy_names[c->policy]);
-	else
-		fprintf(out, "\"%s\"", c->arm);
+	return listed(arm, f->members);
 }
+
+static bool belongs(const struct family *f, const struct cell *c)
+{
+	size_t i;
+
+	if (f->policy != ANY && f->policy != c->policy)
+		return false;
+	if (*f->members)
+		return named(f, c->arm);
+	for (i = 0; i < FAMILIES; i++)
+		if (named(&families[i], c->arm))
+			return false;
+	return true;
+}
+
+/* What ratios are to: evering, spinning. */
+static const struct cell *reference(const struct group *g)
+{
+	const struct cell *ref = find_cell(g, "evering-device", EVERING_BUSY);
+
+	return ref ? ref : find_cell(g, "evering-memfd", EVERING_BUSY);
+}
+
+/* The fastest member, NULL if there is none; its time in ns, or ratio, in *@value. */
+static const struct cell *fastest(const struct family *f, const struct group *g,
+				  bool ratio, double *value)
+{
+	const struct cell *ref = reference(g), *best = NULL, *c;
+	double one = NAN;
+	uint32_t i;
+
+	*value = NAN;
+	for (i = 0; i < g->count; i++) {
+		c = g->cell[i];
+		if (!belongs(f, c) ||
+		    (f->unless && find_cell(g, f->unless, c->policy)))
+			continue;
+		if (!ratio)
+			one = summarize(c->ns, g->rounds).median;
+		else if (ref)
+			one = summarize_ratio(c->ns, ref->ns, g->rounds).median;
+		if (!(one > 0) || one >= *value)
+			continue;
+		*value = one;
+		best = c;
+	}
+	return best;
+}
+
+/* Different arms of the family among those that were measured. */
+static uint32_t members(const struct family *f, const struct group *g,
+			const char **name)
+{
+	const char *seen[MAX_CELLS];
+	uint32_t i, j, count = 0;
+
+	for (i = 0; i < g->count; i++) {
+		if (!belongs(f, g->cell[i]))
+			continue;
+		for (j = 0; j < count && strcmp(seen[j], g->cell[i]->arm); j++)
+			;
+		if (j == count)
+			seen[count++] = g->cell[i]->arm;
+	}
+	*name = count ? seen[0] : "";
+	return count;
+}
+
+static void choose_curves(const struct group *const *groups, uint32_t count,
+			  struct curves *curves)
+{
+	double value;
+	uint32_t i;
+	size_t f;
+
+	curves->count = 0;
+	for (f = 0; f < FAMILIES && curves->count < MAX_CURVES; f++) {
+		if (!families[f].title)
+			continue;
+		for (i = 0; i < count; i++)
+			if (fastest(&families[f], groups[i], false, &value))
+				break;
+		if (i < count)
+			curves->family[curves->count++] = &families[f];
+	}
+}
+
+/* Axes ------------------------------------------------------------------- */
 
 static void begin(FILE *out, const char *name, const char *format)
 {
-	fprintf(out, "set terminal %s\n",
+	fprintf(out, "reset\nset encoding utf8\nset terminal %s noenhanced\n",
 		*format == 's' ?
-			"svg size 1000,500 dynamic background rgb 'white'" :
-			"pngcairo size 1000,500");
-	fprintf(out, "set output '%s.%s'\n", name, format);
+			"svg size 800,520 dynamic background rgb 'white' font 'sans,14'" :
+			"pngcairo size 800,520 font 'sans,11'");
+	fprintf(out,
+		"set output '%s.%s'\nset logscale xy\nset grid lc rgb '#d0d0d0' lt 1\n"
+		"set key below maxcols 2 Left reverse samplen 4 width 2\n"
+		"set tics nomirror\nset border 3\n",
+		name, format);
 }
 
-/* One line of data for each size: its name, and @value of each cell. */
-static void put_data(FILE *out, const struct column *col, uint32_t first,
-		     uint32_t count, bool ratios, double scale)
+/* "1 ns", "20 µs", or "5×". */
+static void put_tic(FILE *out, double value, bool ratio, bool first)
 {
-	const struct group *g, *names = col->group[first];
-	const struct cell *c, *ref;
-	char size[FORMAT_LEN];
-	double value;
-	uint32_t i, j;
+	static const char *const units[] = { "ns", "µs", "ms", "s" };
+	double scaled = value;
+	size_t unit = 0;
 
-	fputs("$data << END\n", out);
-	for (i = first; i < first + count; i++) {
-		g = col->group[i];
-		fprintf(out, "\"%s\"", format_plain(size, g->size));
-		ref = find_cell(g, "evering-device", EVERING_BUSY);
-		if (!ref)
-			ref = find_cell(g, "evering-memfd", EVERING_BUSY);
-		for (j = 0; j < names->count; j++) {
-			c = find_cell(g, names->cell[j]->arm,
-				      names->cell[j]->policy);
-			value = NAN;
-			if (c && !ratios)
-				value = summarize(c->ns, g->rounds).median /
-					scale;
-			else if (c && ref)
-				value = summarize_ratio(c->ns, ref->ns,
-							g->rounds)
-						.median;
-			if (isnan(value))
-				fputs(" NaN", out);
-			else
-				fprintf(out, " %.6g", value);
-		}
-		fputc('\n', out);
+	if (ratio) {
+		fprintf(out, "%s'%g×' %g", first ? "" : ", ", value, value);
+		return;
 	}
-	fputs("END\n", out);
+	for (; scaled >= 999 && unit < 3; unit++)
+		scaled /= 1000;
+	fprintf(out, "%s'%g %s' %g", first ? "" : ", ", scaled, units[unit],
+		value);
 }
 
-static void put_lines(FILE *out, const struct group *names)
+/* The y axis, for values from @least to @most: 1, 10, ..., or 1, 2, 5, 10, ... */
+static void put_y_axis(FILE *out, double least, double most, bool ratio)
 {
-	const char *comma = "plot ";
+	static const double steps[] = { 1, 2, 5 };
+	size_t few = most / least > 100 ? 1 : 3, i;
+	bool first = true;
+	double decade;
+
+	least /= 1.3;
+	most *= 1.3;
+	fprintf(out, "set yrange [%g:%g]\nset ytics (", least, most);
+	for (decade = pow(10, floor(log10(least))); decade <= most;
+	     decade *= 10)
+		for (i = 0; i < few; i++) {
+			if (decade * steps[i] < least ||
+			    decade * steps[i] > most)
+				continue;
+			put_tic(out, decade * steps[i], ratio, first);
+			first = false;
+		}
+	fputs(")\n", out);
+}
+
+/* The sizes, each with a mark, and with a label where there is room for one. */
+static void put_x_axis(FILE *out, const struct group *const *groups,
+		       uint32_t count)
+{
+	double least = (double)groups[0]->size;
+	double most = (double)groups[count - 1]->size;
+	double doublings = log2(most / least), last = -INFINITY, at;
+	char size[FORMAT_LEN];
 	uint32_t i;
 
-	for (i = 0; i < names->count; i++) {
-		if (!drawn(names, names->cell[i]))
-			continue;
-		fprintf(out,
-			"%s$data using 0:%u:xtic(1) with linespoints dt %u title ",
-			comma, i + 2, 1 + i / 8);
-		label(out, names, names->cell[i]);
-		comma = ", \\\n\t";
+	fprintf(out, "set xrange [%g:%g]\nset xtics (", least / 1.15,
+		most * 1.15);
+	for (i = 0; i < count; i++) {
+		at = log2((double)groups[i]->size / least) * PLOT_WIDTH /
+		     (doublings > 0 ? doublings : 1);
+		*size = '\0';
+		if (at - last >= LABEL_WIDTH) {
+			format_plain(size, groups[i]->size);
+			last = at;
+		}
+		fprintf(out, "%s'%s' %llu", i ? ", " : "", size,
+			(unsigned long long)groups[i]->size);
 	}
-	fputs("\n", out);
+	fputs(")\n", out);
+}
+
+/* Curves ----------------------------------------------------------------- */
+
+static void put_title(FILE *out, const struct family *f, const struct group *g,
+		      const struct cell *only)
+{
+	const char *name;
+	uint32_t count = members(f, g, &name);
+
+	if (own(f))
+		fprintf(out, "\"%s\"", f->title);
+	else if (count < 2)
+		fprintf(out, "\"%s\"",
+			strcmp(name, "no-transport") ? name : f->title);
+	else if (only)
+		fprintf(out, "\"%s: %s\"", f->title, only->arm);
+	else
+		fprintf(out, "\"%s, fastest of %u\"", f->title, count);
+}
+
+static const char *style(const struct curves *curves, uint32_t which)
+{
+	uint32_t i, owns = 0;
+
+	for (i = 0; i < which; i++)
+		owns += own(curves->family[i]);
+	return own(curves->family[which]) ? own_styles[owns % 3] :
+					    other_styles[(which - owns) % 8];
+}
+
+/* The key, in order; what is drawn by then has the first curve last, and in front. */
+static void put_key(FILE *out, const struct curves *curves,
+		    const struct group *g, const struct cell *const *cell)
+{
+	uint32_t i;
+
+	for (i = 0; i < curves->count; i++) {
+		fprintf(out, ", \\\n\tkeyentry with linespoints %s title ",
+			style(curves, i));
+		put_title(out, curves->family[i], g, cell ? cell[i] : NULL);
+	}
+	fputc('\n', out);
 }
 
 static void draw_sizes(FILE *out, const struct column *col, enum mode mode,
 		       const char *part, uint32_t first, uint32_t count,
 		       const char *format)
 {
-	bool ratios = !strcmp(part, "ratio");
-	bool ns = !strcmp(part, "first_5");
+	const struct group *const *groups = col->group + first;
+	double value, least = INFINITY, most = 0;
+	bool ratio = !strcmp(part, "ratio");
+	struct curves curves;
+	uint32_t i, j;
 	char name[64];
 
+	choose_curves(groups, count, &curves);
+	if (!curves.count)
+		return;
 	snprintf(name, sizeof(name), "%s_%s", mode_names[mode], part);
 	begin(out, name, format);
-	fprintf(out,
-		"set title '%s: %s'\nset xlabel 'bytes'\nset ylabel '%s'\n"
-		"set key outside right\nset grid\n%s\nset xrange [*:*]\n"
-		"set yrange [%s:*]\n",
-		mode_names[mode],
-		ratios ? "time beside evering, spinning" :
-			 "time of an operation",
-		ratios ? "ratio" :
-		ns     ? "ns" :
-			 "us",
-		ratios ? "set logscale y" : "unset logscale",
-		ratios ? "*" : "0");
-	put_data(out, col, first, count, ratios, ns ? 1 : 1e3);
-	put_lines(out, col->group[first]);
+	fputs("$data << END\n", out);
+	for (i = 0; i < count; i++) {
+		fprintf(out, "%llu", (unsigned long long)groups[i]->size);
+		for (j = 0; j < curves.count; j++) {
+			if (!fastest(curves.family[j], groups[i], ratio,
+				     &value)) {
+				fputs(" NaN", out);
+				continue;
+			}
+			fprintf(out, " %.6g", value);
+			least = value < least ? value : least;
+			most = value > most ? value : most;
+		}
+		fputc('\n', out);
+	}
+	fputs("END\n", out);
+	if (!most)
+		return;
+	put_x_axis(out, groups, count);
+	put_y_axis(out, least, most, ratio);
+	fprintf(out, "set title '%s: %s, by bytes'\nplot ", mode_names[mode],
+		ratio ? "time of an operation beside that of evering, busy" :
+			"time of an operation");
+	for (j = curves.count; j--;)
+		fprintf(out, "$data using 1:%u with linespoints %s notitle%s",
+			j + 2, style(&curves, j), j ? ", \\\n\t" : "");
+	put_key(out, &curves, groups[0], NULL);
 }
 
 static void draw_mode(FILE *out, const struct results *r, enum mode mode,
@@ -175,50 +406,55 @@ static void draw_mode(FILE *out, const struct results *r, enum mode mode,
 }
 
 /* How much of all took longer: half, a hundredth, ... */
-static void put_distribution(FILE *out, const struct hist *h, uint32_t number)
+static void put_distribution(FILE *out, const struct hist *h, uint32_t number,
+			     double *least, double *most)
 {
 	uint64_t seen = 0;
 	unsigned int i;
+	double ns;
 
 	fprintf(out, "$rtt%u << END\n", number);
 	for (i = 0; i < HIST_BUCKETS && seen < h->count; i++) {
 		if (!h->bucket[i])
 			continue;
+		ns = (double)hist_bucket_max(i);
 		fprintf(out, "%.6g %.6g\n",
-			(double)h->count / (double)(h->count - seen),
-			(double)hist_bucket_max(i) / 1e3);
+			(double)h->count / (double)(h->count - seen), ns);
 		seen += h->bucket[i];
+		*least = ns < *least ? ns : *least;
+		*most = ns > *most ? ns : *most;
 	}
 	fputs("END\n", out);
 }
 
 static void draw_rtt(FILE *out, const struct group *g, const char *format)
 {
+	double value, least = INFINITY, most = 0;
+	const struct cell *cell[MAX_CURVES];
 	char name[64], size[FORMAT_LEN];
-	const char *comma = "plot ";
+	struct curves curves;
 	uint32_t i;
 
-	for (i = 0; i < g->count; i++)
-		put_distribution(out, &g->cell[i]->hist, i);
+	choose_curves(&g, 1, &curves);
 	snprintf(name, sizeof(name), "rtt_%s", format_plain(size, g->size));
 	begin(out, name, format);
-	fprintf(out,
-		"set title 'round trips of %s bytes'\nset ylabel 'us'\n"
-		"set xlabel 'percentile'\nset logscale xy\n"
-		"set xtics ('0' 1, '50' 2, '90' 10, '99' 100, '99.9' 1000, "
-		"'99.99' 10000, '99.999' 100000)\n"
-		"set key outside right\nset grid\nset xrange [1:*]\n"
-		"set yrange [*:*]\n",
-		size);
-	for (i = 0; i < g->count; i++) {
-		if (!g->cell[i]->hist.count)
-			continue;
-		fprintf(out, "%s$rtt%u with steps lw 2 dt %u title ", comma, i,
-			1 + i / 8);
-		label(out, g, g->cell[i]);
-		comma = ", \\\n\t";
+	for (i = 0; i < curves.count; i++) {
+		cell[i] = fastest(curves.family[i], g, false, &value);
+		put_distribution(out, &cell[i]->hist, i, &least, &most);
 	}
-	fputs("\nset xtics autofreq\n", out);
+	if (!most)
+		return;
+	put_y_axis(out, least, most, false);
+	fprintf(out,
+		"set title 'round trips of %s bytes, by percentile'\n"
+		"set xtics ('0' 1, '50' 2, '90' 10, '99' 100, '99.9' 1000, "
+		"'99.99' 10000, '99.999' 100000)\nset xrange [1:*]\nplot ",
+		size);
+	for (i = curves.count; i--;)
+		fprintf(out,
+			"$rtt%u with linespoints pointinterval 9 %s notitle%s",
+			i, style(&curves, i), i ? ", \\\n\t" : "");
+	put_key(out, &curves, g, cell);
 }
 
 static bool has_rtts(const struct group *g)
@@ -237,7 +473,6 @@ static void write_script(FILE *out, const struct results *r)
 	uint32_t i, j;
 
 	fprintf(out, "# evering bench --plot: %s, %s\n", r->commit, r->date);
-	fputs("set encoding utf8\n", out);
 	for (i = 0; i < 2; i++) {
 		draw_mode(out, r, MODE_ORIGINAL, formats[i]);
 		draw_mode(out, r, MODE_FAIR, formats[i]);

@@ -5,20 +5,9 @@
  */
 #include <math.h>
 
-#include "../run.h"
+#include "../options.h"
+#include "../process.h"
 #include "bench.h"
-
-char *format_plain(char buf[FORMAT_LEN], uint64_t size)
-{
-	static const char units[] = { 0, 'K', 'M' };
-	size_t i = 0;
-
-	for (; size && size % 1024 == 0 && i < 2; i++)
-		size /= 1024;
-	snprintf(buf, FORMAT_LEN, "%llu%.1s", (unsigned long long)size,
-		 &units[i]);
-	return buf;
-}
 
 /* Nanoseconds of an operation: tenths matter where there are few; or instructions. */
 static char *format_ns(char buf[FORMAT_LEN], double ns, bool icount)
@@ -82,32 +71,34 @@ static void print_head(const struct results *r, const struct group *g)
 {
 	char size[FORMAT_LEN], floor[FORMAT_LEN];
 
-	printf("\n%s %s: ", mode_names[g->mode], format_plain(size, g->size));
+	fprintf(output, "\n%s %s: ", mode_names[g->mode],
+		format_plain(size, g->size));
 	if (g->mode < MODE_RTT)
-		printf("%u ", r->depth);
-	printf("%s; %u rounds", title(g->mode), g->rounds);
+		fprintf(output, "%u ", r->depth);
+	fprintf(output, "%s; %u rounds", title(g->mode), g->rounds);
 	if (r->icount)
-		printf("; in guest instructions\n");
+		fprintf(output, "; in guest instructions\n");
 	else
-		printf("; raw cache-line round trip %s\n",
-		       format_ns(floor, summarize(g->floor, g->rounds).median,
-				 false));
-	printf("  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm", "wait",
-	       "median", "95 %", "least", "x floor", "x evering", "CPU s/Mop",
-	       "calls/op");
+		fprintf(output, "; raw cache-line round trip %s\n",
+			format_ns(floor, summarize(g->floor, g->rounds).median,
+				  false));
+	fprintf(output, "  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm",
+		"wait", "median", "95 %", "least", "x floor", "x evering",
+		"CPU s/Mop", "calls/op");
 	if (g->mode == MODE_RTT && !r->icount)
-		printf(" %9s %9s %9s %9s", "p50", "p99", "p99.9", "max");
-	putchar('\n');
+		fprintf(output, " %9s %9s %9s %9s", "p50", "p99", "p99.9",
+			"max");
+	fputc('\n', output);
 }
 
 static void print_percentiles(const struct hist *h)
 {
 	char buf[FORMAT_LEN];
 
-	printf(" %9s", format_time(buf, hist_percentile(h, 50)));
-	printf(" %9s", format_time(buf, hist_percentile(h, 99)));
-	printf(" %9s", format_time(buf, hist_percentile(h, 99.9)));
-	printf(" %9s", format_time(buf, h->max));
+	fprintf(output, " %9s", format_time(buf, hist_percentile(h, 50)));
+	fprintf(output, " %9s", format_time(buf, hist_percentile(h, 99)));
+	fprintf(output, " %9s", format_time(buf, hist_percentile(h, 99.9)));
+	fprintf(output, " %9s", format_time(buf, h->max));
 }
 
 static void print_row(const struct results *r, const struct group *g,
@@ -118,29 +109,30 @@ static void print_row(const struct results *r, const struct group *g,
 	char a[FORMAT_LEN], b[FORMAT_LEN];
 	double ratio = NAN;
 
-	printf("  %-19s %-8s", c->arm, policy_names[c->policy]);
+	fprintf(output, "  %-19s %-8s", c->arm, policy_names[c->policy]);
 	if (!ns.count) {
-		printf(" %s%s\n", *c->error ? "void: " : "not measured",
-		       c->error);
+		fprintf(output, " %s%s\n",
+			*c->error ? "void: " : "not measured", c->error);
 		return;
 	}
-	printf(" %9s", format_ns(a, ns.median, r->icount));
-	printf(" %10s..%-9s", format_ns(a, ns.low, r->icount),
-	       format_ns(b, ns.high, r->icount));
-	printf(" %9s", format_ns(a, ns.least, r->icount));
-	printf(" %8s",
-	       format_value(
-		       a, summarize_ratio(c->ns, g->floor, g->rounds).median));
+	fprintf(output, " %9s", format_ns(a, ns.median, r->icount));
+	fprintf(output, " %10s..%-9s", format_ns(a, ns.low, r->icount),
+		format_ns(b, ns.high, r->icount));
+	fprintf(output, " %9s", format_ns(a, ns.least, r->icount));
+	fprintf(output, " %8s",
+		format_value(
+			a, summarize_ratio(c->ns, g->floor, g->rounds).median));
 	if (ref && ref != c)
 		ratio = summarize_ratio(c->ns, ref->ns, g->rounds).median;
-	printf(" %9s", format_value(a, ratio));
-	printf(" %9.3f", summarize(c->cpu, g->rounds).median / 1e3);
-	printf(" %8s", format_value(a, summarize(c->calls, g->rounds).median));
+	fprintf(output, " %9s", format_value(a, ratio));
+	fprintf(output, " %9.3f", summarize(c->cpu, g->rounds).median / 1e3);
+	fprintf(output, " %8s",
+		format_value(a, summarize(c->calls, g->rounds).median));
 	if (c->hist.count)
 		print_percentiles(&c->hist);
 	if (c->voids)
-		printf("  (%u void: %s)", c->voids, c->error);
-	putchar('\n');
+		fprintf(output, "  (%u void: %s)", c->voids, c->error);
+	fputc('\n', output);
 }
 
 void print_table(const struct results *r)
@@ -148,26 +140,28 @@ void print_table(const struct results *r)
 	const struct group *g;
 	uint32_t i, j;
 
-	printf("%s; Linux %s; evering %s\n", r->machine, r->kernel, r->commit);
-	printf("CPU %d and %d; %s; %s\n", r->cpu[0], r->cpu[1], r->date,
-	       r->command);
+	fprintf(output, "%s; Linux %s; evering %s\n", r->machine, r->kernel,
+		r->commit);
+	fprintf(output, "CPU %d and %d; %s; %s\n", r->cpu[0], r->cpu[1],
+		r->date, r->command);
 	for (i = 0; i < r->count; i++) {
 		g = r->group[i];
 		print_head(r, g);
 		for (j = 0; j < g->count; j++)
 			print_row(r, g, g->cell[j]);
 	}
-	printf("\nmedian and 95 %%: of rounds, %s of an operation; x floor, x evering: "
-	       "medians of ratios\nwithin a round; CPU: of both sides; calls: system "
-	       "calls of both sides, counted where\nthey are made.\n",
-	       r->icount ? "instructions" : "time");
+	fprintf(output,
+		"\nmedian and 95 %%: of rounds, %s of an operation; x floor, x evering: "
+		"medians of ratios\nwithin a round; CPU: of both sides; calls: system "
+		"calls of both sides, counted where\nthey are made.\n",
+		r->icount ? "instructions" : "time");
 }
 
 /* Targets ----------------------------------------------------------------- */
 
 #define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
-#define SOCKETS                                                                \
-	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio "             \
+#define SOCKETS                                                    \
+	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio " \
 	"tokio-uring monoio"
 
 /**
@@ -224,7 +218,7 @@ static const struct target {
 	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME },
 };
 
-static bool listed(const char *name, const char *list)
+bool listed(const char *name, const char *list)
 {
 	size_t len = strlen(name), next;
 
@@ -308,10 +302,11 @@ static void print_target(const struct results *r, const struct target *t,
 		 format_plain(least, t->least), t->most > t->least ? ".." : "",
 		 t->most > t->least ? format_plain(most, t->most) : "",
 		 policy_names[t->own]);
-	printf("  %-14s %-28s %-26s %6.3f  %7.3f [%.3f, %.3f] at %-5s %u of %u  %s\n",
-	       arm, what, t->what, t->limit, worst.median, worst.low,
-	       worst.high, format_plain(at, where), met, all,
-	       met == all ? "met" : "MISSED");
+	fprintf(output,
+		"  %-14s %-28s %-26s %6.3f  %7.3f [%.3f, %.3f] at %-5s %u of %u  %s\n",
+		arm, what, t->what, t->limit, worst.median, worst.low,
+		worst.high, format_plain(at, where), met, all,
+		met == all ? "met" : "MISSED");
 }
 
 void print_targets(const struct results *r)
@@ -320,9 +315,11 @@ void print_targets(const struct results *r)
 
 	if (!r->count)
 		return;
-	printf("\nTargets: ratios to another of the same round, median [95 %%], the "
-	       "worst size, sizes that meet it\n");
-	printf("  %-14s %-28s %-26s %6s\n", "arm", "work", "beside", "limit");
+	fprintf(output,
+		"\nTargets: ratios to another of the same round, median [95 %%], the "
+		"worst size, sizes that meet it\n");
+	fprintf(output, "  %-14s %-28s %-26s %6s\n", "arm", "work", "beside",
+		"limit");
 	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
 		print_target(r, &targets[i], "evering-device");
 		if (targets[i].of == INSTRUCTIONS)
@@ -349,11 +346,11 @@ static void print_change(const struct group *g, const struct cell *c,
 {
 	char size[FORMAT_LEN], a[FORMAT_LEN], b[FORMAT_LEN];
 
-	printf("  %-9s %-5s %-19s %-8s %10s -> %-10s %6.3f  %s\n",
-	       mode_names[g->mode], format_plain(size, g->size), c->arm,
-	       policy_names[c->policy], format_ns(a, before->median, icount),
-	       format_ns(b, now->median, icount), now->median / before->median,
-	       now->median < before->median ? "faster" : "SLOWER");
+	fprintf(output, "  %-9s %-5s %-19s %-8s %10s -> %-10s %6.3f  %s\n",
+		mode_names[g->mode], format_plain(size, g->size), c->arm,
+		policy_names[c->policy], format_ns(a, before->median, icount),
+		format_ns(b, now->median, icount), now->median / before->median,
+		now->median < before->median ? "faster" : "SLOWER");
 }
 
 static void print_floors(const struct results *before,
@@ -376,11 +373,12 @@ static void print_floors(const struct results *before,
 	a = summarize(was, n);
 	b = summarize(is, n);
 	if (a.count && b.count)
-		printf("  the raw cache-line round trip: %.3f of what it was%s\n",
-		       b.median / a.median,
-		       fabs(b.median / a.median - 1) > 0.1 ?
-			       ": the machine was another, or busy" :
-			       "");
+		fprintf(output,
+			"  the raw cache-line round trip: %.3f of what it was%s\n",
+			b.median / a.median,
+			fabs(b.median / a.median - 1) > 0.1 ?
+				": the machine was another, or busy" :
+				"");
 }
 
 void print_changes(const struct results *before, const struct results *now)
@@ -390,8 +388,8 @@ void print_changes(const struct results *before, const struct results *now)
 	const struct group *g, *h;
 	struct summary a, b;
 
-	printf("\nAgainst %s, evering %s, %s:\n", before->date, before->commit,
-	       before->machine);
+	fprintf(output, "\nAgainst %s, evering %s, %s:\n", before->date,
+		before->commit, before->machine);
 	print_floors(before, now);
 	for (i = 0; i < now->count; i++) {
 		g = now->group[i];
@@ -413,6 +411,7 @@ void print_changes(const struct results *before, const struct results *now)
 			}
 		}
 	}
-	printf("  %u changed beyond noise, %u did not, %u are in one file only\n",
-	       changed, same, alone);
+	fprintf(output,
+		"  %u changed beyond noise, %u did not, %u are in one file only\n",
+		changed, same, alone);
 }

@@ -9,7 +9,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "../run.h"
+#include "../json.h"
+#include "../options.h"
 #include "bench.h"
 
 struct group *find_group(const struct results *r, enum mode mode, uint64_t size)
@@ -71,120 +72,90 @@ struct cell *add_cell(struct group *g, const char *arm, uint32_t policy)
 
 /* Writing ---------------------------------------------------------------- */
 
-static void put_text(FILE *out, const char *key, const char *text)
-{
-	fprintf(out, "\"%s\":\"", key);
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			fprintf(out, "\\%c", *text);
-		else if ((unsigned char)*text < ' ')
-			fprintf(out, "\\u%04x", (unsigned char)*text);
-		else
-			fputc(*text, out);
-	}
-	fputc('"', out);
-}
-
-/* JSON has no NAN. */
-static void put_value(FILE *out, double value)
-{
-	if (isnan(value))
-		fputs("null", out);
-	else
-		fprintf(out, "%.6g", value);
-}
-
-static void put_number(FILE *out, const char *key, double value)
-{
-	fprintf(out, ",\"%s\":", key);
-	put_value(out, value);
-}
-
-static void put_array(FILE *out, const char *key, const double *values,
+static void put_array(struct json *j, const char *key, const double *values,
 		      uint32_t count)
 {
 	uint32_t i;
 
-	fprintf(out, ",\"%s\":[", key);
-	for (i = 0; i < count; i++) {
-		if (i)
-			fputc(',', out);
-		put_value(out, values[i]);
-	}
-	fputc(']', out);
+	json_open(j, key, '[');
+	for (i = 0; i < count; i++)
+		json_real(j, NULL, values[i]);
+	json_close(j, ']');
 }
 
-static void put_hist(FILE *out, const struct hist *h)
+static void put_hist(struct json *j, const struct hist *h)
 {
-	const char *comma = "";
 	unsigned int i;
 
-	fprintf(out,
-		",\"p50_ns\":%llu,\"p99_ns\":%llu,\"p999_ns\":%llu,\"max_ns\":%llu",
-		(unsigned long long)hist_percentile(h, 50),
-		(unsigned long long)hist_percentile(h, 99),
-		(unsigned long long)hist_percentile(h, 99.9),
-		(unsigned long long)h->max);
-	fputs(",\"hist\":[", out);
+	json_number(j, "p50_ns", hist_percentile(h, 50));
+	json_number(j, "p99_ns", hist_percentile(h, 99));
+	json_number(j, "p999_ns", hist_percentile(h, 99.9));
+	json_number(j, "max_ns", h->max);
+	json_open(j, "hist", '[');
 	for (i = 0; i < HIST_BUCKETS; i++) {
 		if (!h->bucket[i])
 			continue;
-		fprintf(out, "%s[%llu,%llu]", comma,
-			(unsigned long long)hist_bucket_max(i),
-			(unsigned long long)h->bucket[i]);
-		comma = ",";
+		json_open(j, NULL, '[');
+		json_number(j, NULL, hist_bucket_max(i));
+		json_number(j, NULL, h->bucket[i]);
+		json_close(j, ']');
 	}
-	fputc(']', out);
+	json_close(j, ']');
 }
 
-static void put_cell(FILE *out, const struct group *g, const struct cell *c)
+static void put_cell(struct json *j, const struct group *g,
+		     const struct cell *c)
 {
 	struct summary ns = summarize(c->ns, g->rounds);
 
-	fprintf(out, "{\"mode\":\"%s\",\"size\":%llu,", mode_names[g->mode],
-		(unsigned long long)g->size);
-	put_text(out, "arm", c->arm);
-	fprintf(out, ",\"policy\":\"%s\",\"ops\":%llu,\"void\":%u,",
-		policy_names[c->policy], (unsigned long long)c->ops, c->voids);
-	put_text(out, "error", c->error);
-	put_number(out, "ns_median", ns.median);
-	put_number(out, "ns_low", ns.low);
-	put_number(out, "ns_high", ns.high);
-	put_number(out, "ns_least", ns.least);
-	put_number(out, "floor_ratio",
-		   summarize_ratio(c->ns, g->floor, g->rounds).median);
-	put_number(out, "cpu_s_per_million",
-		   summarize(c->cpu, g->rounds).median / 1e3);
-	put_number(out, "syscalls_per_op",
-		   summarize(c->calls, g->rounds).median);
+	json_open(j, NULL, '{');
+	json_text(j, "mode", mode_names[g->mode]);
+	json_number(j, "size", g->size);
+	json_text(j, "arm", c->arm);
+	json_text(j, "policy", policy_names[c->policy]);
+	json_number(j, "ops", c->ops);
+	json_number(j, "void", c->voids);
+	json_text(j, "error", c->error);
+	json_real(j, "ns_median", ns.median);
+	json_real(j, "ns_low", ns.low);
+	json_real(j, "ns_high", ns.high);
+	json_real(j, "ns_least", ns.least);
+	json_real(j, "floor_ratio",
+		  summarize_ratio(c->ns, g->floor, g->rounds).median);
+	json_real(j, "cpu_s_per_million",
+		  summarize(c->cpu, g->rounds).median / 1e3);
+	json_real(j, "syscalls_per_op", summarize(c->calls, g->rounds).median);
 	if (c->hist.count)
-		put_hist(out, &c->hist);
-	put_array(out, "ns", c->ns, g->rounds);
-	put_array(out, "cpu_ns", c->cpu, g->rounds);
-	put_array(out, "syscalls", c->calls, g->rounds);
-	put_array(out, "floor_ns", g->floor, g->rounds);
-	fputs("}\n", out);
+		put_hist(j, &c->hist);
+	put_array(j, "ns", c->ns, g->rounds);
+	put_array(j, "cpu_ns", c->cpu, g->rounds);
+	put_array(j, "syscalls", c->calls, g->rounds);
+	put_array(j, "floor_ns", g->floor, g->rounds);
+	json_close(j, '}');
+	json_end(j);
 }
 
 void write_results(const struct results *r, FILE *out)
 {
-	uint32_t i, j;
+	const double cpus[2] = { r->cpu[0], r->cpu[1] };
+	struct json j = { .out = out, .compact = true };
+	uint32_t i, k;
 
-	fputs("{\"evering_bench\":1,", out);
-	put_text(out, "machine", r->machine);
-	fputc(',', out);
-	put_text(out, "kernel", r->kernel);
-	fputc(',', out);
-	put_text(out, "commit", r->commit);
-	fputc(',', out);
-	put_text(out, "command", r->command);
-	fputc(',', out);
-	put_text(out, "date", r->date);
-	fprintf(out, ",\"cpus\":[%d,%d],\"depth\":%u,\"icount\":%d}\n",
-		r->cpu[0], r->cpu[1], r->depth, r->icount);
+	json_open(&j, NULL, '{');
+	json_number(&j, "evering_bench", 1);
+	json_text(&j, "machine", r->machine);
+	json_text(&j, "kernel", r->kernel);
+	json_text(&j, "commit", r->commit);
+	json_text(&j, "command", r->command);
+	json_text(&j, "date", r->date);
+	put_array(&j, "cpus", cpus, 2);
+	json_number(&j, "depth", r->depth);
+	json_number(&j, "icount", r->icount);
+	json_close(&j, '}');
+	json_end(&j);
 	for (i = 0; i < r->count; i++)
-		for (j = 0; j < r->group[i]->count; j++)
-			put_cell(out, r->group[i], r->group[i]->cell[j]);
+		for (k = 0; k < r->group[i]->count; k++)
+			put_cell(&j, r->group[i], r->group[i]->cell[k]);
 }
 
 /* Reading ---------------------------------------------------------------- */
@@ -206,10 +177,17 @@ static const char *value_of(const char *line, const char *key)
 static void get_text(const char *line, const char *key, char *to, size_t size)
 {
 	const char *at = value_of(line, key);
+	unsigned int code;
 	size_t n = 0;
 
 	if (at && *at == '"')
 		for (at++; *at && *at != '"' && n + 1 < size; at++) {
+			/* A control character; what was no text stays '?'. */
+			if (sscanf(at, "\\u%4x", &code) == 1) {
+				to[n++] = code < 0x80 ? (char)code : '?';
+				at += 5;
+				continue;
+			}
 			if (*at == '\\' && at[1])
 				at++;
 			to[n++] = *at;

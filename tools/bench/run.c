@@ -33,30 +33,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../process.h"
 #include "bench.h"
 
 static struct shared *shared;
-static volatile sig_atomic_t signal_came;
-
-static void note_signal(int sig)
-{
-	signal_came = sig;
-}
-
-int interrupted(void)
-{
-	static bool caught;
-	struct sigaction act = { .sa_handler = note_signal };
-
-	if (!caught) {
-		caught = true;
-		sigaction(SIGINT, &act, NULL);
-		sigaction(SIGTERM, &act, NULL);
-		sigaction(SIGHUP, &act, NULL);
-		signal(SIGPIPE, SIG_IGN);
-	}
-	return signal_came;
-}
 
 unsigned int allowed_cpus(int *cpus, unsigned int most)
 {
@@ -248,9 +228,7 @@ static pid_t start(struct side sides[2], int which)
 
 	if (pid)
 		return pid;
-	signal(SIGINT, SIG_DFL);
-	signal(SIGTERM, SIG_DFL);
-	signal(SIGHUP, SIG_DFL);
+	uncatch_end_signals();
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(EXIT_FAILURE);
@@ -275,7 +253,7 @@ static int reap(pid_t pid, int64_t deadline)
 	ended.fd = (int)syscall(SYS_pidfd_open, pid, 0);
 	while (ended.fd >= 0) {
 		left = deadline - clock_ns();
-		if (left <= 0 || interrupted())
+		if (left <= 0 || end_signal)
 			break;
 		if (poll(&ended, 1, (int)(left / 1000000) + 1) > 0)
 			break;
@@ -316,7 +294,7 @@ static void reap_all(const pid_t *pids, int count, int64_t timeout_ns)
 				 "hung: not done after %lld s",
 				 (long long)(timeout_ns / 1000000000));
 		}
-		if (!ill && !interrupted())
+		if (!ill && !end_signal)
 			continue;
 		for (i = 0; i < count; i++) {
 			if (!running[i])
@@ -394,7 +372,7 @@ int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
 	if (count)
 		reap_all(pids, count, timeout_ns);
 	collect(job, outcome);
-	if (interrupted())
+	if (end_signal)
 		return -EINTR;
 	return *outcome->error ? -1 : 0;
 }

@@ -107,11 +107,15 @@ static int serve(void)
 	struct sigaction action = { .sa_handler = on_signal };
 	struct evering_listener *listener;
 	struct evering *ev;
+	sigset_t none;
 	int ret;
 
 	/* Else the socket file would stay behind. */
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
+	/* They may have been blocked when this was started. */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 
 	ret = evering_listen(path, 0600, &listener);
 	if (ret)

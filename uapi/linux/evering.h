@@ -241,6 +241,7 @@ struct evering_half {
 #define EVERING_OPS_MIN_SLOT	64u
 #define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
 #define EVERING_OP_INDEX_BITS	16
+#define EVERING_OP_SPARE	32u	/* indices beyond those that may be in flight */
 
 /* evering_op_header.type */
 #define EVERING_OP_OPEN		1u	/* the first: data is evering_op_open */
@@ -261,8 +262,8 @@ struct evering_half {
 
 /**
  * struct evering_op_header - how each entry begins
- * @id: the operation: the asking side's index, from 1 to one more than may be in
- *	flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
+ * @id: the operation: the asking side's index, from 1 to EVERING_OP_SPARE more than
+ *	may be in flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
  *	the same
  * @type: EVERING_OP_*
  * @flags: the same
@@ -387,6 +388,12 @@ struct evering_create {
  * struct evering_uring_ring.  The same in res; never on a ring with
  * IORING_SETUP_IOPOLL (-EOPNOTSUPP).
  */
+
+/*
+ * Beside EVERING_RX or EVERING_TX: ring the own endpoint, whose sleeper another thread of
+ * its process wants to wake.
+ */
+#define EVERING_RING_SELF	(1u << 16)
 
 /**
  * struct evering_uring_ring - EVERING_IOC_RING as an io_uring command

@@ -221,9 +221,13 @@ static void on_signal(uv_signal_t *signal, int number)
 
 static int serve(const char *path, const char *file)
 {
+	sigset_t none;
 	int ret;
 
 	(void)file;
+	/* libuv waits for signals that are not blocked, and they may be. */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	ret = evering_listen(path, 0600, &server.listener);
 	if (ret)
 		return loop_fail(path, ret);

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+/*
+ * book.c: a record for each granule of an arena, where most are never needed.
+ *
+ * Their memory is reserved whole and opened a chunk at a time, with the first record
+ * that is written there.  Pages that nobody has touched would cost nothing either, but
+ * for processes that have called mlockall(2): those get all that they may access, a
+ * third of the arena for the allocator alone.
+ */
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define MAX_CHUNKS 1024u
+
+/* Nothing of it is open.  0; -ENOMEM. */
+int book_init(struct book *b, uint32_t count, size_t record)
+{
+	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+	void *base;
+
+	/* A chunk of so many records is pages, whatever their size. */
+	b->shift = (uint32_t)__builtin_ctz(page);
+	while (count >> b->shift >= MAX_CHUNKS)
+		b->shift++;
+	b->record = record;
+	b->count = count;
+	b->size = ((size_t)(count >> b->shift) + 1) * (record << b->shift);
+	base = mmap(NULL, b->size, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED)
+		return -ENOMEM;
+	b->base = base;
+	return 0;
+}
+
+void book_destroy(struct book *b)
+{
+	if (b->base)
+		munmap(b->base, b->size);
+}
+
+/* Makes the record with the number @n, of those there are, one that is open. */
+int book__open(struct book *b, uint32_t n)
+{
+	uint32_t chunk = n >> b->shift;
+	size_t size = b->record << b->shift;
+
+	if (mprotect(b->base + chunk * size, size, PROT_READ | PROT_WRITE))
+		return -ENOMEM;
+	b->open[chunk / 64] |= (uint64_t)1 << chunk % 64;
+	return 0;
+}

@@ -1,0 +1,584 @@
+// SPDX-License-Identifier: MIT
+/*
+ * listen.c: a listener: its socket, and the connections that have not said hello yet.
+ *
+ * Connections are greeted side by side, since each is in no state but "has not said
+ * hello yet".  What one call does is bounded, whatever strangers do: each pass looks at
+ * the clock, and a call that does not wait makes a fixed number of passes.  Where there
+ * are more silent ones than places, the user that has most of the places loses its
+ * oldest one, so that nobody waits for another user's silence, and nobody for long.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define MAX_PENDING 64u
+#define TIMER_INDEX MAX_PENDING
+#define SOCK_INDEX (MAX_PENDING + 1)
+#define GREET_NS 1000000000ll
+/* Connections taken in one pass, and passes of a call that does not wait. */
+#define TAKE_AT_ONCE 4u
+#define PASSES_NOWAIT 8u
+/* What the kernel makes of it is no more than net.core.somaxconn. */
+#define BACKLOG 4096
+
+/**
+ * struct pending - a connection that has not said hello yet
+ * @fd: -1: none
+ * @who: its maker
+ * @deadline: when it has had its time
+ * @order: the lower the older
+ */
+struct pending {
+	int fd;
+	struct ucred who;
+	int64_t deadline;
+	uint64_t order;
+};
+
+/**
+ * struct evering_listener
+ * @sock: the listening socket
+ * @epoll: watches @sock, @timer and all pending connections;
+ *	evering_listener_fd()
+ * @timer: rings when the oldest pending connection has had its time, so that who
+ *	polls @epoll comes and turns it away
+ * @timer_at: when that is, INT64_MAX for never
+ * @maker, @user: fork_id() of the process that bound @sock, and of the one that has
+ *	made @epoll and @timer
+ * @address: what was bound
+ * @dev, @ino: the socket file, to know it again
+ * @pending: connections that have not said hello yet
+ * @order: of the next of them
+ * @admission, @ledger: who may come, and who has
+ * @refused, @last_error: evering_listener_refused()
+ */
+struct evering_listener {
+	int sock;
+	int epoll;
+	int timer;
+	int64_t timer_at;
+	uint64_t maker;
+	uint64_t user;
+	struct sockaddr_un address;
+	dev_t dev;
+	ino_t ino;
+	struct pending pending[MAX_PENDING];
+	uint64_t order;
+	struct evering_admission admission;
+	struct ledger *ledger;
+	uint64_t refused;
+	int last_error;
+};
+
+/* --------------------------------------------------------------- the address */
+
+/*
+ * Locks the directory that @path is in, so that two who find the same stale socket
+ * do not both replace it, the second removing the first one's.  Nothing is left
+ * behind by who dies with it.  Who may not read the directory, or finds it locked
+ * by somebody else for long, goes on without.
+ */
+static int lock_directory(const char *path)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	char directory[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	const char *slash = strrchr(path, '/');
+	unsigned int tries;
+	int fd;
+
+	if (!slash)
+		strcpy(directory, ".");
+	else
+		*(char *)mempcpy(directory, path, (size_t)(slash - path) + 1) =
+			0;
+	fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	for (tries = 0; fd >= 0 && tries < 100; tries++) {
+		if (!flock(fd, LOCK_EX | LOCK_NB))
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return fd;
+}
+
+/* Is @address a socket that nobody listens at any more? */
+static bool is_stale(const struct sockaddr_un *address, socklen_t len)
+{
+	struct stat st;
+	bool refused;
+	int probe;
+
+	if (lstat(address->sun_path, &st) || !S_ISSOCK(st.st_mode))
+		return false;
+	probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+		       0);
+	if (probe < 0)
+		return false;
+	refused = connect(probe, (const struct sockaddr *)address, len) &&
+		  errno == ECONNREFUSED;
+	close(probe);
+	return refused;
+}
+
+static int bind_listen(struct evering_listener *l, socklen_t len, mode_t mode)
+{
+	const struct sockaddr *address = (const struct sockaddr *)&l->address;
+	const char *path = l->address.sun_path;
+	struct stat st;
+	int ret;
+
+	ret = bind(l->sock, address, len) ? -errno : 0;
+	if (ret == -EADDRINUSE && path[0] && is_stale(&l->address, len) &&
+	    !unlink(path))
+		ret = bind(l->sock, address, len) ? -errno : 0;
+	if (ret)
+		return ret;
+	if (path[0]) {
+		if (lstat(path, &st) || (mode && chmod(path, mode))) {
+			ret = -errno;
+			unlink(path);
+			return ret;
+		}
+		l->dev = st.st_dev;
+		l->ino = st.st_ino;
+	}
+	return listen(l->sock, BACKLOG) ? -errno : 0;
+}
+
+static int watch(struct evering_listener *l, int op, int fd, uint32_t index)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u32 = index };
+
+	return epoll_ctl(l->epoll, op, fd, &event) ? -errno : 0;
+}
+
+/* What a process needs of its own to accept.  0, or a negative errno. */
+static int start_watching(struct evering_listener *l)
+{
+	int ret;
+
+	l->timer_at = INT64_MAX;
+	l->user = fork_id();
+	l->ledger = ledger_new();
+	if (!l->ledger)
+		return -ENOMEM;
+	l->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epoll >= 0)
+		l->timer = timerfd_create(CLOCK_MONOTONIC,
+					  TFD_CLOEXEC | TFD_NONBLOCK);
+	if (l->timer < 0)
+		return -errno;
+	ret = watch(l, EPOLL_CTL_ADD, l->sock, SOCK_INDEX);
+	return ret ? ret : watch(l, EPOLL_CTL_ADD, l->timer, TIMER_INDEX);
+}
+
+/* Lets go of all that but the listening socket; what fork(2) copied is another's. */
+static void stop_watching(struct evering_listener *l)
+{
+	bool own = l->user == fork_id();
+	unsigned int i;
+
+	for (i = 0; i < MAX_PENDING; i++) {
+		if (own)
+			socket_close(l->pending[i].fd);
+		else
+			close_fds(&l->pending[i].fd, 1);
+		l->pending[i].fd = -1;
+	}
+	close_fds(&l->epoll, 1);
+	close_fds(&l->timer, 1);
+	l->epoll = l->timer = -1;
+}
+
+/*
+ * A worker that its server made with fork(2) accepts from the same socket.  An epoll
+ * set tells every process of a file, and each has other connections; and the ledger
+ * may have been locked at the time.
+ */
+static int after_fork(struct evering_listener *l)
+{
+	if (l->user == fork_id())
+		return 0;
+	stop_watching(l);
+	return start_watching(l);
+}
+
+int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
+{
+	struct evering_listener *l;
+	unsigned int i;
+	int lock = -1, error;
+	socklen_t len;
+
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	l->sock = l->epoll = l->timer = -1;
+	l->maker = fork_id();
+	for (i = 0; i < MAX_PENDING; i++)
+		l->pending[i].fd = -1;
+	admission_read(NULL, &l->admission);
+	error = make_address(path, &l->address, &len);
+	if (error)
+		goto fail;
+	l->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+			 0);
+	if (l->sock < 0) {
+		error = -errno;
+		goto fail;
+	}
+	error = start_watching(l);
+	if (error)
+		goto fail;
+	if (l->address.sun_path[0])
+		lock = lock_directory(path);
+	error = bind_listen(l, len, mode);
+	close_fds(&lock, 1);
+	if (error)
+		goto fail;
+	*ret = l;
+	return 0;
+fail:
+	evering_listener_close(l);
+	return error;
+}
+
+void evering_listener_close(struct evering_listener *l)
+{
+	struct stat st;
+
+	if (!l)
+		return;
+	if (l->ino && l->maker == fork_id() &&
+	    !lstat(l->address.sun_path, &st) && st.st_dev == l->dev &&
+	    st.st_ino == l->ino)
+		unlink(l->address.sun_path);
+	close_fds(&l->sock, 1);
+	if (l->user == fork_id())
+		ledger_put(l->ledger);
+	stop_watching(l);
+	free(l);
+}
+
+int evering_listener_admit(struct evering_listener *l,
+			   const struct evering_admission *from)
+{
+	struct evering_admission admission;
+	int ret;
+
+	ret = admission_read(from, &admission);
+	if (!ret)
+		l->admission = admission;
+	return ret;
+}
+
+int evering_listener_fd(struct evering_listener *l)
+{
+	int ret = after_fork(l);
+
+	return ret ? ret : l->epoll;
+}
+
+uint64_t evering_listener_refused(const struct evering_listener *l, int *error)
+{
+	if (error)
+		*error = l->last_error;
+	return l->refused;
+}
+
+/* ------------------------------------------------- connections without a hello */
+
+static void count_refused(struct evering_listener *l, int error)
+{
+	l->refused++;
+	l->last_error = error;
+}
+
+static void pending_refuse(struct evering_listener *l, struct pending *p,
+			   int error)
+{
+	refuse(p->fd, error);
+	socket_close(p->fd);
+	p->fd = -1;
+	count_refused(l, error);
+}
+
+/* Sets, and so also silences, the timer. */
+static void set_timer(struct evering_listener *l, int64_t at)
+{
+	struct itimerspec when = { 0 };
+
+	if (at == l->timer_at)
+		return;
+	l->timer_at = at;
+	if (at != INT64_MAX) {
+		when.it_value.tv_sec = at / 1000000000;
+		when.it_value.tv_nsec = at % 1000000000;
+	}
+	timerfd_settime(l->timer, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* Has it said something?  Then it waits for us, and epoll tells us so. */
+static bool has_spoken(const struct pending *p)
+{
+	char byte;
+
+	return recv(p->fd, &byte, 0, MSG_PEEK | MSG_DONTWAIT) >= 0;
+}
+
+/* Turns away whose time has passed, and has the timer ring for the next one. */
+static void pending_expire(struct evering_listener *l)
+{
+	int64_t next = INT64_MAX, now;
+	struct pending *p;
+	unsigned int i;
+
+	if (l->timer_at == INT64_MAX)
+		return;
+	now = now_ns();
+	for (i = 0; i < MAX_PENDING; i++) {
+		p = &l->pending[i];
+		if (p->fd < 0)
+			continue;
+		if (p->deadline <= now && !has_spoken(p))
+			pending_refuse(l, p, -ETIMEDOUT);
+		else if (p->deadline > now && p->deadline < next)
+			next = p->deadline;
+	}
+	set_timer(l, next);
+}
+
+static unsigned int pending_of(const struct evering_listener *l, uid_t uid)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < MAX_PENDING; i++)
+		n += l->pending[i].fd >= 0 && l->pending[i].who.uid == uid;
+	return n;
+}
+
+/* The oldest silent one of @uid. */
+static struct pending *oldest_of(struct evering_listener *l, uid_t uid)
+{
+	struct pending *p, *oldest = NULL;
+
+	for (p = l->pending; p < l->pending + MAX_PENDING; p++)
+		if (p->fd >= 0 && p->who.uid == uid &&
+		    (!oldest || p->order < oldest->order))
+			oldest = p;
+	return oldest;
+}
+
+/* A place for a connection of @uid, which may be somebody else's until now. */
+static struct pending *pending_place(struct evering_listener *l, uid_t uid)
+{
+	struct pending *p, *victim = NULL;
+	unsigned int n, most = 0;
+
+	if (pending_of(l, uid) >= l->admission.user_waiting) {
+		victim = oldest_of(l, uid);
+	} else {
+		for (p = l->pending; p < l->pending + MAX_PENDING; p++) {
+			if (p->fd < 0)
+				return p;
+			n = pending_of(l, p->who.uid);
+			if (n > most ||
+			    (n == most && p->order < victim->order)) {
+				most = n;
+				victim = p;
+			}
+		}
+	}
+	if (victim)
+		pending_refuse(l, victim, -ETIMEDOUT);
+	return victim;
+}
+
+/* 1: @ev is there; 0: not that one; negative errno: this side lacks something. */
+static int greet_one(struct evering_listener *l, struct pending *p,
+		     const struct evering_params *limits, int64_t deadline,
+		     struct evering **ev)
+{
+	bool own = false;
+	int ret;
+
+	ret = greet(p->fd, limits, l, &p->who, deadline, ev, &own);
+	if (ret == -EAGAIN)
+		return 0;
+	if (ret) {
+		socket_close(p->fd);
+		p->fd = -1;
+		count_refused(l, ret);
+		return own ? ret : 0;
+	}
+	p->fd = -1;
+	return 1;
+}
+
+int listener_charge(struct evering_listener *l, const struct ucred *who,
+		    uint64_t bytes, struct ledger **ledger)
+{
+	*ledger = l->ledger;
+	return ledger_charge(l->ledger, &l->admission, who->uid, bytes);
+}
+
+/* Is @who welcome at all? */
+static int ask_admission(const struct evering_listener *l,
+			 const struct ucred *who)
+{
+	int ret;
+
+	if (!l->admission.allow)
+		return l->admission.user_waiting ? 0 : -EACCES;
+	ret = l->admission.allow(who->pid, who->uid, who->gid,
+				 l->admission.context);
+	return ret > 0 ? -EACCES : ret;
+}
+
+/*
+ * Takes the next connection, whose hello is most of the time there already.  1: and
+ * with it @ev; 0: another may wait; -EAGAIN: none does; or as greet_one().
+ */
+static int take_one(struct evering_listener *l,
+		    const struct evering_params *limits, int64_t deadline,
+		    struct evering **ev)
+{
+	struct pending new = { 0 }, *p;
+	socklen_t len = sizeof(new.who);
+	int ret;
+
+	new.fd = accept4(l->sock, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (new.fd < 0)
+		return errno == ECONNABORTED || errno == EINTR ? 0 : -errno;
+	if (getsockopt(new.fd, SOL_SOCKET, SO_PEERCRED, &new.who, &len))
+		ret = -EACCES;
+	else
+		ret = ask_admission(l, &new.who);
+	if (ret) {
+		pending_refuse(l, &new, ret);
+		return 0;
+	}
+	ret = greet_one(l, &new, limits, deadline, ev);
+	if (ret || new.fd < 0)
+		return ret;
+	p = pending_place(l, new.who.uid);
+	if (!p) {
+		pending_refuse(l, &new, -ETIMEDOUT);
+		return 0;
+	}
+	ret = watch(l, EPOLL_CTL_ADD, new.fd, (uint32_t)(p - l->pending));
+	if (ret) {
+		socket_close(new.fd);
+		return ret;
+	}
+	new.deadline = now_ns() + GREET_NS;
+	new.order = l->order++;
+	*p = new;
+	if (l->timer_at == INT64_MAX)
+		set_timer(l, new.deadline);
+	return 0;
+}
+
+static int take_some(struct evering_listener *l,
+		     const struct evering_params *limits, int64_t deadline,
+		     struct evering **ev)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; !ret && i < TAKE_AT_ONCE; i++)
+		ret = take_one(l, limits, deadline, ev);
+	return ret == -EAGAIN ? 0 : ret;
+}
+
+static int pending_greet(struct evering_listener *l, unsigned int i,
+			 const struct evering_params *limits, int64_t deadline,
+			 struct evering **ev)
+{
+	struct pending *p = &l->pending[i];
+	int fd = p->fd, ret;
+
+	/* An event may be older than what became of its connection. */
+	if (fd < 0)
+		return 0;
+	ret = greet_one(l, p, limits, deadline, ev);
+	/* The descriptor lives on, in the channel. */
+	if (ret == 1)
+		epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
+	return ret;
+}
+
+/* Milliseconds until @deadline, rounded up so as not to spin through the last one. */
+static int wait_ms(int64_t deadline)
+{
+	int64_t left;
+
+	if (deadline == INT64_MAX)
+		return -1;
+	left = deadline - now_ns();
+	return left <= 0	 ? 0 :
+	       left > 1000000000 ? 1000 :
+				   (int)((left + 999999) / 1000000);
+}
+
+/* One look, after @wait milliseconds at the most.  As take_one(). */
+static int one_pass(struct evering_listener *l,
+		    const struct evering_params *limits, int64_t deadline,
+		    int wait, struct evering **ev)
+{
+	struct epoll_event event;
+	int ret;
+
+	pending_expire(l);
+	/* One at a time: what is left is still there the next time. */
+	ret = epoll_wait(l->epoll, &event, 1, wait);
+	if (ret < 0)
+		return -errno;
+	if (ret == 0)
+		return -EAGAIN;
+	if (event.data.u32 == SOCK_INDEX)
+		return take_some(l, limits, deadline, ev);
+	if (event.data.u32 == TIMER_INDEX)
+		return 0;
+	return pending_greet(l, event.data.u32, limits, deadline, ev);
+}
+
+int evering_accept(struct evering_listener *l,
+		   const struct evering_params *from, int64_t timeout_ns,
+		   struct evering **ev)
+{
+	bool wait = timeout_ns != EVERING_NOWAIT;
+	int64_t deadline = wait ? deadline_after(timeout_ns) : INT64_MAX;
+	unsigned int passes = 0;
+	struct evering_params limits;
+	int ret;
+
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
+	ret = params_read(from, true, &limits);
+	if (!ret)
+		ret = after_fork(l);
+	if (ret)
+		return ret;
+	for (;;) {
+		ret = one_pass(l, &limits, deadline,
+			       wait ? wait_ms(deadline) : 0, ev);
+		if (ret == 1)
+			return 0;
+		if (ret < 0 && ret != -EAGAIN)
+			return ret;
+		if (!wait && (ret == -EAGAIN || ++passes == PASSES_NOWAIT))
+			return -EAGAIN;
+		if (wait && deadline != INT64_MAX && now_ns() >= deadline)
+			return -ETIMEDOUT;
+	}
+}

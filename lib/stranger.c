@@ -1,0 +1,600 @@
+// SPDX-License-Identifier: MIT
+/*
+ * stranger.c: packets over a Unix socket from a process that is not trusted.
+ *
+ * A packet may bring descriptors, and to hold one is a risk.  The last close of a
+ * socket that lingers waits as long as its sender chose.  Each close of a file of FUSE
+ * or NFS waits for that file system's server, and so do fstat(), poll() and most
+ * ioctls.  A packet that is received without its descriptors, and a socket that is
+ * closed with packets in it, close them as well.  Therefore:
+ *
+ * - The bytes of a packet are judged first.  MSG_PEEK without room for descriptors
+ *   brings none, and tells whether there are some.
+ * - A child with a descriptor table of its own peeks at the descriptors and finds out
+ *   what they are, by questions that no file system and no driver is asked.  Only
+ *   memfds, eventfds and endpoints of /dev/evering are then received.
+ * - A socket that may have descriptors in it is closed by a child that exits: a task
+ *   that exits does not linger (PF_EXITING in inet_release() and the like).
+ *
+ * Each child shares this process's memory as long as it runs, as posix_spawn()'s does,
+ * and has let go of it before it closes anything.  A file that keeps it from exiting
+ * (FUSE, before Linux 6.2) keeps nothing else: the child has closed what is not the
+ * stranger's.  Where a child cannot be had (RLIMIT_NPROC, a filter of system calls)
+ * packets are received and sockets closed as if they were harmless.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/stat.h> /* struct statx: musl has none */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* Sanitizers follow threads, not a process in the same memory. */
+#if defined(__has_attribute) && __has_attribute(no_sanitize)
+#define CHILD __attribute__((no_sanitize("address", "thread", "undefined")))
+#else
+#define CHILD
+#endif
+
+#define CHILD_STACK 16384
+/* The packets without descriptors that are dropped before a socket is given up. */
+#define MAX_DROPPED 16
+
+/* struct look.verdict */
+#define LOOK_NONE 0 /* the child did not come so far */
+#define LOOK_HARMLESS 1
+#define LOOK_WRONG 2
+#define LOOK_NO_ROOM 3 /* harmless, but this process has no room for them */
+
+union control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(MAX_HELLO_FDS * sizeof(int))];
+};
+
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76
+#endif
+
+/* ------------------------------------------------------------------ children */
+
+/* Children that have still to be waited for, until the next time. */
+static struct {
+	pthread_mutex_t lock;
+	unsigned int count;
+	pid_t pid[64];
+} unreaped = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void reap_later(pid_t pid)
+{
+	unsigned int i, kept = 0;
+
+	pthread_mutex_lock(&unreaped.lock);
+	for (i = 0; i < unreaped.count; i++)
+		if (!waitpid(unreaped.pid[i], NULL, __WCLONE | WNOHANG))
+			unreaped.pid[kept++] = unreaped.pid[i];
+	/* One that is forgotten stays a zombie until this process ends. */
+	if (waitpid(pid, NULL, __WCLONE | WNOHANG) == 0 &&
+	    kept < ARRAY_SIZE(unreaped.pid))
+		unreaped.pid[kept++] = pid;
+	unreaped.count = kept;
+	pthread_mutex_unlock(&unreaped.lock);
+}
+
+/*
+ * After unshare(CLONE_NEWPID) the next child is the init of a new pid namespace, which
+ * dies with it; that child is the caller's to choose.
+ */
+static bool same_pid_namespace(void)
+{
+	char own[64], childrens[64];
+	ssize_t n, m;
+
+	n = readlink("/proc/self/ns/pid", own, sizeof(own));
+	m = readlink("/proc/self/ns/pid_for_children", childrens,
+		     sizeof(childrens));
+	if (n < 0) /* no /proc: nobody could look at descriptors there either */
+		return false;
+	return n == m && !memcmp(own, childrens, (size_t)n);
+}
+
+/*
+ * Starts @run in a child that shares the memory and has a copy of the descriptor
+ * table.  No signal from elsewhere runs a handler in it.  Returns its pid, or a negative errno.
+ */
+static pid_t start_child(int (*run)(void *arg), void *arg, void *stack,
+			 int flags, pid_t *tid)
+{
+	sigset_t old;
+	pid_t pid;
+
+	if (!same_pid_namespace())
+		return -ENOSYS;
+	if (block_signals(&old))
+		return -ENOSYS;
+	pid = clone(run, (char *)stack + CHILD_STACK, CLONE_VM | flags, arg,
+		    NULL, NULL, tid);
+	if (pid < 0)
+		pid = -errno;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return pid;
+}
+
+/* From now on no child is left where @parent is killed; false: it was already. */
+static CHILD bool outlived_by(pid_t parent)
+{
+	syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+	return syscall(SYS_getppid) == parent;
+}
+
+/* The lowest of @count descriptors from @from on, or INT_MAX. */
+static CHILD int lowest_from(const int *fds, unsigned int count, int from)
+{
+	int lowest = INT_MAX;
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		if (fds[i] >= from && fds[i] < lowest)
+			lowest = fds[i];
+	return lowest;
+}
+
+/* All but @keep, so that a child that cannot exit holds nothing that matters. */
+static CHILD void close_others(const int *keep, unsigned int count)
+{
+	struct rlimit64 limit = { 0 };
+	int from = 0, next, fd;
+
+	do {
+		next = lowest_from(keep, count, from);
+		if (next > from && syscall(SYS_close_range, from, next - 1, 0))
+			break;
+		from = next < INT_MAX ? next + 1 : next;
+	} while (next < INT_MAX);
+	if (from == INT_MAX)
+		return;
+	/* Before Linux 5.9, or refused. */
+	syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+	for (fd = 0; (rlim64_t)fd < limit.rlim_cur && fd < 65536; fd++)
+		if (lowest_from(keep, count, fd) != fd)
+			syscall(SYS_close, fd);
+}
+
+/* Room for descriptors, in a child, whose limits are its own. */
+static CHILD void make_room(int keep)
+{
+	struct rlimit64 limit;
+
+	close_others(&keep, 1);
+	if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL);
+}
+
+/* -------------------------------------------------------- what a descriptor is */
+
+/* The file system of an open file, which is not asked. */
+static CHILD bool file_system_of(int fd, uint32_t dev[2])
+{
+	struct statx st;
+
+	if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0,
+		    &st))
+		return false;
+	dev[0] = st.stx_dev_major;
+	dev[1] = st.stx_dev_minor;
+	return true;
+}
+
+/* As fd_is_harmless() where there is no /proc: is it an anonymous inode at least? */
+static CHILD bool is_anonymous(int fd)
+{
+	int own = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC);
+	uint32_t dev[2], owns[2];
+	bool is;
+
+	if (own < 0)
+		return false;
+	is = file_system_of(fd, dev) && file_system_of(own, owns) &&
+	     dev[0] == owns[0] && dev[1] == owns[1];
+	syscall(SYS_close, own);
+	return is;
+}
+
+/*
+ * Is it of a kind that a channel is made of, and that closes at once?  The answer comes
+ * from the descriptor table and the names that the kernel gives: of the file nothing
+ * is asked that it could take its time to answer.
+ */
+CHILD bool fd_is_harmless(int fd)
+{
+	static const char eventfd[] = "anon_inode:[eventfd]";
+	static const char endpoint[] = "anon_inode:[evering]";
+	char path[32] = "/proc/self/fd/", name[32];
+	unsigned int at = sizeof("/proc/self/fd/") - 1, digits = 1, rest;
+	long n;
+
+	if (syscall(SYS_fcntl, fd, F_GET_SEALS) >= 0)
+		return true;
+	for (rest = (unsigned int)fd; rest >= 10; rest /= 10)
+		digits++;
+	path[at + digits] = 0;
+	for (rest = (unsigned int)fd; digits; rest /= 10)
+		path[at + --digits] = (char)('0' + rest % 10);
+	n = syscall(SYS_readlinkat, AT_FDCWD, path, name, sizeof(name));
+	if (n < 0)
+		return is_anonymous(fd);
+	return (n == sizeof(eventfd) - 1 &&
+		!__builtin_memcmp(name, eventfd, sizeof(eventfd) - 1)) ||
+	       (n == sizeof(endpoint) - 1 &&
+		!__builtin_memcmp(name, endpoint, sizeof(endpoint) - 1));
+}
+
+/* The descriptors of a control message; their number. */
+static CHILD unsigned int control_fds(struct msghdr *msg,
+				      int fds[MAX_HELLO_FDS])
+{
+	struct cmsghdr *cmsg;
+	unsigned int n = 0, i, more;
+
+	for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
+		if (cmsg->cmsg_level != SOL_SOCKET ||
+		    cmsg->cmsg_type != SCM_RIGHTS)
+			continue;
+		more = (unsigned int)((cmsg->cmsg_len - CMSG_LEN(0)) /
+				      sizeof(int));
+		for (i = 0; i < more && n < MAX_HELLO_FDS; i++)
+			fds[n++] = ((int *)CMSG_DATA(cmsg))[i];
+	}
+	return n;
+}
+
+struct look {
+	pid_t parent;
+	int sock;
+	int verdict;
+};
+
+/* Peeks at the next packet's descriptors.  *@all: there were no more. */
+static CHILD unsigned int look_once(int sock, int fds[MAX_HELLO_FDS], bool *all)
+{
+	union control control;
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+
+	if (syscall(SYS_recvmsg, sock, &msg,
+		    MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+		return 0;
+	*all = !(msg.msg_flags & MSG_CTRUNC);
+	return control_fds(&msg, fds);
+}
+
+static CHILD int look_child(void *arg)
+{
+	struct look *look = arg;
+	int fds[MAX_HELLO_FDS + 1];
+	bool all = false, room = true;
+	unsigned int n, i = 0;
+
+	if (!outlived_by(look->parent))
+		syscall(SYS_exit, LOOK_NONE);
+	n = look_once(look->sock, fds, &all);
+	while (i < n && fd_is_harmless(fds[i]))
+		i++;
+	if (!all && i == n) {
+		/* Are they too many, or is there no room in the table? */
+		room = false;
+		make_room(look->sock);
+		n = look_once(look->sock, fds, &all);
+		for (i = 0; i < n && fd_is_harmless(fds[i]);)
+			i++;
+	}
+	if (i < n) {
+		/* What the exit may have to wait for, it waits for alone. */
+		fds[n] = look->sock;
+		close_others(fds, n + 1);
+	}
+	look->verdict = i < n || !all ? LOOK_WRONG :
+			room	      ? LOOK_HARMLESS :
+					LOOK_NO_ROOM;
+	syscall(SYS_exit, look->verdict);
+	return 0;
+}
+
+/* Of the descriptors of the next packet.  Returns LOOK_*; LOOK_NONE: no child. */
+static int look_at_next(int sock)
+{
+	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
+	struct look look = { .parent = getpid(), .sock = sock };
+	int saved = errno, status;
+	pid_t pid, ended;
+
+	/* Goes on when the child has let go of the memory, before it closes. */
+	pid = start_child(look_child, &look, stack, CLONE_VFORK, NULL);
+	if (pid < 0) {
+		errno = saved;
+		return LOOK_NONE;
+	}
+	if (look.verdict == LOOK_WRONG) {
+		reap_later(pid);
+	} else {
+		do
+			ended = waitpid(pid, &status, __WCLONE);
+		while (ended < 0 && errno == EINTR);
+		/* Where a child's memory is its own (valgrind). */
+		if (!look.verdict && ended == pid && WIFEXITED(status))
+			look.verdict = WEXITSTATUS(status);
+	}
+	errno = saved;
+	return look.verdict;
+}
+
+/* ------------------------------------------------------------------- packets */
+
+/*
+ * packet_send - send a packet with @count descriptors, @count <= MAX_HELLO_FDS
+ *
+ * Never waits: a packet is far smaller than the socket's buffer, and sent whole.
+ * 0; -ECONNRESET: the other side is gone; -EAGAIN, -ENOBUFS, -ENOMEM,
+ * -ETOOMANYREFS: of sendmsg(2).
+ */
+int packet_send(int sock, const void *packet, size_t size, const int *fds,
+		unsigned int count)
+{
+	union control control = { 0 };
+	struct iovec iov = { (void *)packet, size };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct cmsghdr *cmsg;
+	ssize_t ret;
+
+	if (count) {
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(count * sizeof(int));
+		cmsg = CMSG_FIRSTHDR(&msg);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(count * sizeof(int));
+		memcpy(CMSG_DATA(cmsg), fds, count * sizeof(int));
+	}
+	do
+		ret = sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (ret < 0 && errno == EINTR);
+	if (ret < 0)
+		return errno == EPIPE ? -ECONNRESET : -errno;
+	return 0;
+}
+
+/*
+ * packet_peek - copy the first @size bytes of the next packet, and leave it there
+ *
+ * Sets *@len to all its bytes, and *@fds to whether it may have brought descriptors.
+ * Returns 0; -EAGAIN: none there; -ECONNRESET: the other side is gone, or the packet
+ * is of no bytes and no descriptors; or of recvmsg(2).
+ */
+int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
+{
+	struct iovec iov = { packet, size };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t ret;
+
+	do {
+		msg.msg_flags = 0;
+		ret = recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
+	} while (ret < 0 && errno == EINTR);
+	if (ret < 0)
+		return -errno;
+	*len = (size_t)ret;
+	*fds = msg.msg_flags & MSG_CTRUNC;
+	return ret || *fds ? 0 : -ECONNRESET;
+}
+
+/*
+ * packet_take_fds - receive the packet that was peeked at, for its descriptors
+ *
+ * Returns how many, all harmless; -EPROTO: they are not, or more than MAX_HELLO_FDS,
+ * or a security module took them away: the packet may still be there; -EMFILE: this
+ * process has no room for them.
+ */
+int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
+{
+	union control control;
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	bool looked = true, harmless = true;
+	unsigned int n, i;
+	ssize_t ret;
+
+	switch (look_at_next(sock)) {
+	case LOOK_NONE:
+		looked = false;
+		break;
+	case LOOK_WRONG:
+		return -EPROTO;
+	case LOOK_NO_ROOM:
+		return -EMFILE;
+	}
+	do
+		ret = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	while (ret < 0 && errno == EINTR);
+	if (ret < 0)
+		return -EPROTO;
+	n = control_fds(&msg, fds);
+	for (i = 0; i < n && !looked; i++)
+		harmless = harmless && fd_is_harmless(fds[i]);
+	if (harmless && !(msg.msg_flags & MSG_CTRUNC))
+		return (int)n;
+	close_fds(fds, n);
+	/* Another thread may have been faster to the last place in the table. */
+	return looked ? -EMFILE : -EPROTO;
+}
+
+/* ------------------------------------------------------------------- sockets */
+
+/*
+ * socket_seal - let nothing more into a socket
+ *
+ * Whatever is sent to it is from now on dropped while its sender still sends it, with
+ * its descriptors, and the sender is not told.  What is in it comes without anything
+ * but its descriptors.
+ */
+void socket_seal(int sock)
+{
+	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog program = { 1, &drop };
+
+	const int off = 0;
+
+	setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &program,
+		   sizeof(program));
+	/* What its owner may have asked for would take room of the descriptors. */
+	setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
+	setsockopt(sock, SOL_SOCKET, SO_PASSSEC, &off, sizeof(off));
+	setsockopt(sock, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof(off));
+}
+
+/*
+ * Is there nothing in a socket that it may be dangerous to close?  Packets without
+ * descriptors are dropped; more than a few are not worth the time.  A packet has its
+ * sender's credentials, and the end of the connection has none: so an empty packet is
+ * not taken for it.
+ */
+static bool socket_is_empty(int sock)
+{
+	const int on = 1;
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	struct msghdr msg = { 0 };
+	unsigned int i;
+
+	setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+	for (i = 0; i < MAX_DROPPED; i++) {
+		msg.msg_flags = 0;
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+		if (recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT) < 0)
+			return errno == EAGAIN || errno == ECONNRESET;
+		if (msg.msg_flags & MSG_CTRUNC)
+			return false;
+		if (!msg.msg_controllen)
+			return true;
+		recv(sock, NULL, 0, MSG_DONTWAIT);
+	}
+	return false;
+}
+
+/**
+ * struct holder - a child that keeps a copy of the descriptors until it is told
+ * @parent: its parent, as getppid(2) says it
+ * @tid: not zero until it has let go of the memory
+ * @go: it is to exit
+ */
+struct holder {
+	pid_t parent;
+	pid_t tid;
+	uint32_t go;
+};
+
+static CHILD int holder_child(void *arg)
+{
+	struct holder *h = arg;
+
+	while (outlived_by(h->parent) &&
+	       !__atomic_load_n(&h->go, __ATOMIC_ACQUIRE))
+		syscall(SYS_futex, &h->go, FUTEX_WAIT, 0, NULL);
+	syscall(SYS_exit, 0);
+	return 0;
+}
+
+/*
+ * Closes @sock, or puts @instead in its place, while a child has a copy, which goes as
+ * the child exits.  Its memory is on this stack, so it is waited for until it has let
+ * go of that.
+ */
+static void close_by_child(int sock, int instead)
+{
+	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
+	struct holder h = { .parent = getpid(), .tid = 1 };
+	int saved = errno, tries;
+	pid_t pid, tid;
+
+	pid = start_child(holder_child, &h, stack, CLONE_CHILD_CLEARTID,
+			  &h.tid);
+	if (instead < 0)
+		close(sock);
+	else
+		dup3(instead, sock, O_CLOEXEC);
+	if (pid > 0) {
+		__atomic_store_n(&h.go, 1, __ATOMIC_RELEASE);
+		syscall(SYS_futex, &h.go, FUTEX_WAKE, 1);
+		while ((tid = __atomic_load_n(&h.tid, __ATOMIC_ACQUIRE)))
+			syscall(SYS_futex, &h.tid, FUTEX_WAIT, tid, NULL);
+		/* Most are gone at once, with their copies of what is open here. */
+		for (tries = 0; tries < 100; tries++) {
+			if (waitpid(pid, NULL, __WCLONE | WNOHANG))
+				break;
+			sched_yield();
+		}
+		if (tries == 100)
+			reap_later(pid);
+	}
+	errno = saved;
+}
+
+/* socket_close - close a socket that a stranger may have put something into */
+void socket_close(int sock)
+{
+	if (sock < 0)
+		return;
+	socket_seal(sock);
+	if (socket_is_empty(sock))
+		close(sock);
+	else
+		close_by_child(sock, -1);
+}
+
+/*
+ * socket_empty - make a caller's socket harmless to close
+ *
+ * If what is in it may be dangerous, the number is from now on a socket that has been
+ * shut down.
+ */
+void socket_empty(int sock)
+{
+	int pair[2], flags = fcntl(sock, F_GETFD);
+
+	if (socket_is_empty(sock))
+		return;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+		return;
+	close(pair[1]);
+	close_by_child(sock, pair[0]);
+	close(pair[0]);
+	if (!(flags & FD_CLOEXEC))
+		fcntl(sock, F_SETFD, flags);
+}
