@@ -21,7 +21,9 @@
 #	V=1		show whole commands
 #	WERROR=1	a warning is an error
 
-VERSION := 0.1.0
+# Of the headers, which are not there where DKMS builds the module alone.
+VERSION := $(shell awk '$$2 ~ /^EVERING_VERSION_(MAJOR|MINOR|PATCH)$$/ \
+	{ printf "%s%s", dot, $$3; dot = "." }' $(wildcard lib/evering.h) /dev/null)
 SONAME := libevering.so.0
 FFI_SONAME := libevering-ffi.so.0
 
@@ -51,7 +53,8 @@ sanitize := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
 	-fno-omit-frame-pointer $(if $(findstring thread,$(SANITIZE)), \
 	$(if $(findstring clang,$(CC)),,-Wno-tsan)))
 
-flags := -std=gnu11 -D_GNU_SOURCE= -Iuapi -Ilib -Wall -Wextra \
+# A file's offset has 64 bits everywhere: the device's regions are 1 TiB apart.
+flags := -std=gnu11 -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iuapi -Ilib -Wall -Wextra \
 	-Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wvla \
 	$(if $(WERROR),-Werror) -fvisibility=hidden -pthread $(sanitize)
 compile = $(CC) $(CPPFLAGS) $(flags) $(CFLAGS) -MMD -MP
@@ -82,6 +85,7 @@ test_names := $(basename $(notdir $(filter-out $(if $(have_uring),, \
 	selftests/uring.c),$(wildcard selftests/*.c))))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
 headers := $(notdir $(wildcard lib/evering*.h lib/evering*.hpp))
+kernel_headers := $(notdir $(wildcard uapi/linux/*.h))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
 test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
 
@@ -124,21 +128,32 @@ $(lib_objs) $(obj)/lib/ffi/ffi.o $(tool_objs) $(obj)/tools/speed.o \
 	$(call say,CC $<)
 	$(Q)$(compile) $(extra) -c -o $@ $<
 
-$(lib_objs) $(obj)/lib/ffi/ffi.o: private extra := -fPIC -fno-semantic-interposition
+$(lib_objs) $(obj)/lib/ffi/ffi.o: private extra = -fPIC -fno-semantic-interposition \
+	$(if $(is_clang),-fno-lto)
 $(tool_objs): private extra := -DEVERING_SOURCE_DIR="\"$(SOURCEDIR)\""
 
-# One object whose hidden symbols are local, so that the static library takes no
-# names from who links it but its own, evering_*.
+# With -flto what an object defines is known when the compiler has made code of all of
+# them: gcc does so where the static library is put together.  clang cannot, and makes
+# its objects without.
+lto := $(filter -flto%,$(CFLAGS) $(LDFLAGS))
+is_clang := $(if $(lto),$(findstring clang,$(shell $(CC) --version)))
+relink := $(CC) $(CFLAGS) -r -nostdlib -Wl,--force-group-allocation \
+	$(if $(lto),$(if $(is_clang),-fno-lto,-flinker-output=nolto-rel))
+
+# One object whose hidden symbols are local, so that the static library takes no names
+# from the programs that link it but its own, evering_*.  Of what the compiler itself
+# puts there once for a whole program, as on i386, it has its own copy.
 $(static): $(lib_objs)
 	@mkdir -p $(@D)
 	$(call say,AR $@)
-	$(Q)$(LD) -r -o $(obj)/libevering.o $^
+	$(Q)$(relink) -o $(obj)/libevering.o $^
 	$(Q)$(OBJCOPY) --localize-hidden $(obj)/libevering.o
 	$(Q)rm -f $@ && $(AR) rcs $@ $(obj)/libevering.o
 
 # shared_library SONAME MAP OPTIONS: of the objects among what the target needs.
 shared_library = $(link) -shared -Wl,-soname,$1 -Wl,--as-needed \
-	$(if $(sanitize),,-Wl,-z,defs) -Wl,--version-script=$2 $3 -o $@ \
+	$(if $(sanitize),,-Wl,-z,defs) -Wl,--version-script=$2 \
+	-Wl,--no-undefined-version $3 -o $@ \
 	$(filter %.o,$^)
 
 $(shared): $(lib_objs) lib/evering.map
@@ -250,13 +265,35 @@ $(KSELFTEST_DIR)/kselftest_harness.h:
 		'say where it is with KSELFTEST_DIR='
 	@exit 1
 
-# They run no program with threads, which TSan could have something to say of.
+# Programs of 32 bits, which meet those of 64 in m32.sh: the compiler that makes the
+# others has to know how, and Debian's to be told where the kernel's headers are.  gcc's
+# alone: clang warns of loads of a 64-bit counter, which has the alignment of 32 there.
+m32_programs := $(addprefix $(BUILD)/m32/,examples/echo examples/kv selftests/abi \
+	selftests/geometry)
+ifeq ($(SANITIZE)$(M32)$(findstring coverage,$(CFLAGS))$(findstring clang,$(CC)),)
+have_m32 := $(wildcard $(shell $(CC) -m32 -print-libgcc-file-name 2>/dev/null))
+endif
+
+.PHONY: m32
+m32: ## build programs of 32 bits, for a test
+	$(Q)$(MAKE) M32=1 BUILD=$(BUILD)/m32 CC='$(CC) -m32' have_uring= \
+		CPPFLAGS='$(CPPFLAGS) -idirafter /usr/include/$(shell $(CC) -print-multiarch)' \
+		$(m32_programs)
+
+# What has nothing to do with how the library was compiled; and what runs no program
+# with threads, which TSan could have something to say of.
+native_only := m32.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh
 
+# named_tests NAMES: what is built of them; scripts want everything.
+named_tests = $(if $(filter %.sh,$1),selftests) library \
+	$(addprefix $(BUILD)/selftests/,$(filter-out %.sh,$1))
+
 .PHONY: selftests
-selftests: library tools examples $(test_programs) ## build the selftests without running them
+selftests: library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
 	@mkdir -p $(BUILD)/selftests
 	@printf '%s\n' $(sort $(test_names) $(filter-out \
+		$(if $(SANITIZE),$(native_only)) \
 		$(if $(findstring thread,$(SANITIZE)),$(no_threads)),$(test_scripts))) \
 		>$(BUILD)/selftests/list
 
@@ -343,7 +380,7 @@ test-here: ## run the selftests natively, under ASan and UBSan, and under TSan
 .PHONY: test-native
 test-native: ## run the selftests natively
 	@tools/setup run test
-	@$(MAKE) $(jobs) selftests
+	@$(MAKE) $(jobs) $(if $(CI),WERROR=1) selftests
 	@$(if $(CI),EVERING_SOAK=$${EVERING_SOAK:-120} )tools/run-selftests $(BUILD)/selftests
 
 .PHONY: test-asan
@@ -360,8 +397,8 @@ test-tsan: ## run the selftests under TSan
 
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
 # So it is for memfd, which is not in the module: it is tested on the older one.
-elsewhere_6.12 := bench.sh
-elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh
+elsewhere_6.12 := bench.sh vm.sh
+elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh
 # It steps through programs, each step a trap: six minutes there, and three stories run
 # out of time.
 elsewhere_debug := $(test_scripts) kill
@@ -385,12 +422,43 @@ guest-6.12: export EVERING_BACKEND ?= device
 guest-6.12 guest-6.1: guest-%:
 	@tools/vm test $* $(call guest_tests,$*)
 
+# One test, while one works at it: `make guest TESTS=ring` takes 15 to 30 seconds.
+KERNEL ?= 6.12
+BACKEND ?= device
+.PHONY: guest
+guest: ## run TESTS= in one guest, in seconds (KERNEL=6.1|6.12|debug, BACKEND=memfd)
+	@tools/setup run test vm $(if $(filter debug kcsan,$(KERNEL)),debug)
+	@$(MAKE) $(jobs) $(if $(TESTS),$(call named_tests,$(TESTS)),selftests)
+	@EVERING_BACKEND=$(BACKEND) tools/vm test $(KERNEL) $(vm_tests)
+
 .PHONY: test-debug
-test-debug: ## run the selftests in a guest with KASAN, lockdep and fault injection
+test-debug: ## run the selftests in guests with KASAN, lockdep and fault injection
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
 	@tools/vm debug-kernel
-	@tools/vm test debug $(call guest_tests,debug)
+	@tools/sum-up --together $(MAKE) guest-debug-1 guest-debug-2
+
+# One of them alone leaves half a CPU idle, and most of the other while modules are
+# taken out, which that kernel draws out: a new test goes to the first of the two.
+second_debug := $(filter dev_unload death pressure ring,$(test_names))
+debug_tests_1 = $(filter-out $(second_debug),$(filter-out --,$(call guest_tests,debug)))
+debug_tests_2 = $(filter $(second_debug),$(filter-out --,$(call guest_tests,debug)))
+
+.PHONY: guest-debug-1 guest-debug-2
+guest-debug-1 guest-debug-2: guest-debug-%:
+	@$(if $(debug_tests_$*),EVERING_VM_PART=$* tools/vm test debug -- $(debug_tests_$*), \
+		echo '0 passed, 0 failed, 0 skipped')
+
+# With nothing but what the CPUs have left over: for CI, beside the tests.
+.PHONY: debug-kernel
+debug-kernel: ## build the kernel of test-debug
+	@tools/setup run vm debug
+	@tools/vm debug-kernel >/dev/null
+	@echo '0 passed, 0 failed, 0 skipped'
+
+.PHONY: test-beside
+test-beside: ## make test, and debug-kernel beside it
+	@tools/sum-up --together $(MAKE) test debug-kernel
 
 .PHONY: test-kcsan
 test-kcsan: ## run the selftests in a guest whose kernel finds data races (KCSAN)
@@ -462,12 +530,17 @@ icount: ## evering bench in a guest, counting instructions (ARGS=)
 
 .PHONY: verify
 verify: ## model and lint, both at once
-	@tools/setup run model test lint
+	@tools/setup run model test vm lint abi
 	@tools/sum-up --together $(MAKE) model lint
+
+.PHONY: abi
+abi: ## compare with the ABI that lib/evering.abi has (ARGS=--renew: write it there)
+	@tools/setup run abi
+	@tools/abi $(ARGS)
 
 .PHONY: lint
 lint: ## check style, headers, scripts and warnings
-	@tools/setup run test lint
+	@tools/setup run test vm lint abi
 	@tools/lint
 
 # ----------------------------------------------------------------- installing
@@ -475,44 +548,54 @@ lint: ## check style, headers, scripts and warnings
 # So that pkg-config follows when the prefix as a whole has moved.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$1)
 
+# to PATH: where it goes, for the shell; DESTDIR may have blanks in it.
+to = "$(DESTDIR)$1"
+
+.PHONY: version
+version: ## print the version, which is that of lib/evering.h
+	@echo '$(VERSION)'
+
 .PHONY: install
 install: library tools ## install all but the module, which DKMS or `make modules` brings
-	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
-		$(INCLUDEDIR)/linux)
-	install -m 644 $(addprefix lib/,$(headers)) $(DESTDIR)$(INCLUDEDIR)
-	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
-	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
-	install -m 755 $(shared) $(ffi) $(DESTDIR)$(LIBDIR)
-	ln -sf $(notdir $(shared)) $(DESTDIR)$(LIBDIR)/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libevering.so
-	ln -sf $(notdir $(ffi)) $(DESTDIR)$(LIBDIR)/$(FFI_SONAME)
-	ln -sf $(FFI_SONAME) $(DESTDIR)$(LIBDIR)/libevering-ffi.so
+	install -d $(foreach dir,$(BINDIR) $(LIBDIR)/pkgconfig \
+		$(INCLUDEDIR)/linux,$(call to,$(dir)))
+	install -m 644 $(addprefix lib/,$(headers)) $(call to,$(INCLUDEDIR))
+	install -m 644 $(addprefix uapi/linux/,$(kernel_headers)) \
+		$(call to,$(INCLUDEDIR)/linux)
+	install -m 644 $(static) $(call to,$(LIBDIR))
+	install -m 755 $(shared) $(ffi) $(call to,$(LIBDIR))
+	ln -sf $(notdir $(shared)) $(call to,$(LIBDIR)/$(SONAME))
+	ln -sf $(SONAME) $(call to,$(LIBDIR)/libevering.so)
+	ln -sf $(notdir $(ffi)) $(call to,$(LIBDIR)/$(FFI_SONAME))
+	ln -sf $(FFI_SONAME) $(call to,$(LIBDIR)/libevering-ffi.so)
 	for name in evering evering-ffi; do sed -e "s|@NAME@|$$name|" \
 		-e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
 		-e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
 		-e 's|@INCLUDEDIR@|$(call below_prefix,$(INCLUDEDIR))|' \
 		lib/evering.pc.in | install -m 644 /dev/stdin \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/$$name.pc || exit; done
-	install -m 755 $(BUILD)/evering $(DESTDIR)$(BINDIR)
-	install -D -m 644 tools/completion/evering $(DESTDIR)$(COMPLETION)/evering
+		$(call to,$(LIBDIR)/pkgconfig/$$name.pc) || exit; done
+	install -m 755 $(BUILD)/evering $(call to,$(BINDIR))
+	install -D -m 644 tools/completion/evering $(call to,$(COMPLETION)/evering)
 	install -D -m 644 tools/packaging/60-evering.rules \
-		$(DESTDIR)$(UDEVRULES)/60-evering.rules
+		$(call to,$(UDEVRULES)/60-evering.rules)
 	install -D -m 644 tools/packaging/evering.conf \
-		$(DESTDIR)$(MODULESLOAD)/evering.conf
+		$(call to,$(MODULESLOAD)/evering.conf)
 	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
-		$(DESTDIR)$(MANDIR)/$$page || exit; done
+		$(call to,$(MANDIR)/$$page) || exit; done
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put there
-	rm -f $(addprefix $(DESTDIR),$(BINDIR)/evering \
+	rm -f $(foreach file,$(BINDIR)/evering \
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
 			$(notdir $(shared)) libevering-ffi.so $(FFI_SONAME) \
 			$(notdir $(ffi)) pkgconfig/evering.pc \
 			pkgconfig/evering-ffi.pc) \
-		$(addprefix $(INCLUDEDIR)/,$(headers) linux/evering.h) \
+		$(addprefix $(INCLUDEDIR)/,$(headers) \
+			$(addprefix linux/,$(kernel_headers))) \
 		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering \
-		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf)
+		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf, \
+		$(call to,$(file)))
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: deb
@@ -521,9 +604,9 @@ deb: ## build Debian packages into build/deb, and have lintian look at them
 	@tools/packaging/deb $(BUILD)/deb
 
 .PHONY: test-deb
-test-deb: deb ## install, use and remove the packages in a chroot of Debian 12 (as root)
+test-deb: ## build, install, use and remove the packages in chroots of Debian 12 (as root)
 	@tools/setup test-deb
-	@tools/packaging/test $(BUILD)/deb
+	@tools/packaging/test
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -12,7 +12,8 @@
 
 #include "internal.h"
 
-#define VERSION "0.1.0"
+#define DOTTED(major, minor, patch)  DOTTED_(major, minor, patch)
+#define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
 #define ARENA_MAP_ALIGN ((size_t)2 << 20)
 #if defined(__x86_64__) || defined(__i386__)
@@ -445,7 +446,8 @@ const char *evering_backend_name(const struct evering *ev)
 
 const char *evering_version(void)
 {
-	return VERSION;
+	return DOTTED(EVERING_VERSION_MAJOR, EVERING_VERSION_MINOR,
+		      EVERING_VERSION_PATCH);
 }
 
 void *evering_arena(const struct evering *ev, uint64_t *size)

@@ -57,12 +57,41 @@
 
 #define EVERING_API __attribute__((visibility("default")))
 
+/*
+ * The version of these headers, three numbers below 1000; evering_version() says the
+ * library's.  The Makefile, pkg-config and the packages take theirs from here.
+ *
+ *	#if EVERING_VERSION >= EVERING_VERSION_NUMBER(0, 2, 0)
+ *
+ * What a version promises to the next is in evering-stability(7).
+ */
+#define EVERING_VERSION_MAJOR	0
+#define EVERING_VERSION_MINOR	1
+#define EVERING_VERSION_PATCH	0
+#define EVERING_VERSION_NUMBER(major, minor, patch)                            \
+	(1000000 * (major) + 1000 * (minor) + (patch))
+#define EVERING_VERSION                                                        \
+	EVERING_VERSION_NUMBER(EVERING_VERSION_MAJOR, EVERING_VERSION_MINOR,   \
+			       EVERING_VERSION_PATCH)
+
+/*
+ * These are C's headers: what a compiler can be told to say of C++ alone is not for
+ * them.  What their macros expand to, in the files of others, has nothing of it.
+ */
 #ifdef __cplusplus
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
+/* A function evering_peer_cred() beside a struct of that name. */
+#pragma GCC diagnostic ignored "-Wshadow"
+#define EVERING__NULL nullptr
 extern "C" {
+#else
+#define EVERING__NULL NULL
 #endif
 
-#define EVERING_NOWAIT		((int64_t)0)
-#define EVERING_WAIT_FOREVER	((int64_t)-1)
+#define EVERING_NOWAIT		INT64_C(0)
+#define EVERING_WAIT_FOREVER	INT64_C(-1)
 
 struct evering;
 struct evering_listener;
@@ -657,6 +686,9 @@ EVERING_API const char *evering_backend_name(const struct evering *ev);
 
 /**
  * evering_version - the library's version, "major.minor.patch"
+ *
+ * Of the library that runs, which may be another one than EVERING_VERSION, with which
+ * the caller was compiled.  Any thread.
  */
 EVERING_API const char *evering_version(void);
 
@@ -665,6 +697,7 @@ EVERING_API const char *evering_version(void);
 
 #ifdef __cplusplus
 }
+#pragma GCC diagnostic pop
 #endif
 
 #endif /* EVERING_H */

@@ -79,6 +79,10 @@
 
 #include <evering.h>
 
+#pragma GCC diagnostic push
+/* g++ 12 says it of what it makes of a coroutine itself. */
+#pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
+
 namespace evr
 {
 
@@ -1690,5 +1694,7 @@ inline void operations::end(int why) noexcept
 }
 
 } /* namespace evr */
+
+#pragma GCC diagnostic pop
 
 #endif /* EVERING_HPP */

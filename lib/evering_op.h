@@ -225,10 +225,11 @@ struct evering_ops_params {
 	void *context;
 };
 
-#define EVERING_OPS_PARAMS_INIT                                            \
-	{                                                                  \
-		sizeof(struct evering_ops_params), 0, EVERING_OPS_DEFAULT, \
-			EVERING_OPS_DEFAULT, NULL, NULL, NULL              \
+#define EVERING_OPS_PARAMS_INIT                                                \
+	{                                                                      \
+		sizeof(struct evering_ops_params), 0, EVERING_OPS_DEFAULT,     \
+			EVERING_OPS_DEFAULT, EVERING__NULL, EVERING__NULL,     \
+			EVERING__NULL                                          \
 	}
 
 /**

@@ -58,6 +58,9 @@
 #include <liburing.h>
 
 #ifdef __cplusplus
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
 extern "C" {
 #endif
 
@@ -362,7 +365,7 @@ static inline int evering_uring_flush_many(struct io_uring *ring,
 
 /* ------------------------------------------------------------------- arenas */
 
-#define EVERING_URING_MAX_BUFFER ((uint64_t)1 << 30) /* the kernel's */
+#define EVERING_URING_MAX_BUFFER (UINT64_C(1) << 30) /* the kernel's */
 
 /**
  * evering_uring_register_arena - the own arena as a fixed buffer
@@ -423,6 +426,7 @@ static inline int evering_uring_unregister_arena(struct io_uring *ring,
 
 #ifdef __cplusplus
 }
+#pragma GCC diagnostic pop
 #endif
 
 #endif /* EVERING_URING_H */

@@ -33,6 +33,9 @@
 
 #include "evering.h"
 
+/* The regions of the device are 1 TiB apart; with 32 bits each would be the first. */
+_Static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
+
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 /* The most descriptors that a hello or a welcome carries. */

@@ -27,6 +27,7 @@
 #include <limits.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/stat.h> /* struct statx: musl has none */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

@@ -83,7 +83,14 @@ TEST(version_is_three_numbers)
 	{
 		TH_LOG("version \"%s\"", v);
 	}
+	/* The library's; it was built from these headers. */
+	EXPECT_EQ(EVERING_VERSION_NUMBER(major, minor, patch), EVERING_VERSION);
 }
+
+#if EVERING_VERSION < EVERING_VERSION_NUMBER(0, 1, 0) || \
+	EVERING_VERSION >= EVERING_VERSION_NUMBER(1000, 0, 0)
+#error "the preprocessor can compare versions"
+#endif
 
 FIXTURE(channel)
 {

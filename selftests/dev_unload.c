@@ -48,6 +48,20 @@ static int unload(void)
 	return (int)or_errno(syscall(SYS_delete_module, NAME, O_NONBLOCK));
 }
 
+/* Who holds the module; -1: nobody says. */
+static int holders(void)
+{
+	FILE *f = fopen("/sys/module/" NAME "/refcnt", "re");
+	int n = -1;
+
+	if (f) {
+		if (fscanf(f, "%d", &n) != 1)
+			n = -1;
+		fclose(f);
+	}
+	return n;
+}
+
 /* What was in the middle of letting go may need a moment. */
 static int unload_soon(void)
 {
@@ -104,9 +118,9 @@ FIXTURE_SETUP(module)
 	close(fd);
 	remember_parameters();
 	close(self->dev);
-	if (unload_soon())
+	/* Taking it out to see takes seconds in a kernel that is slow on purpose. */
+	if (!EVENTUALLY(!holders()))
 		SKIP(return, NAME " is in use");
-	ASSERT_EQ(0, load());
 	self->may = true;
 	self->dev = dev_open();
 	ASSERT_GE(self->dev, 0);
@@ -281,16 +295,17 @@ static int use(int dev)
 
 /*
  * A hundred times; a kernel that takes its time on purpose over each object
- * that goes (DEBUG_KOBJECT_RELEASE) is let off after 20 seconds.
+ * that goes (DEBUG_KOBJECT_RELEASE: up to four seconds) is let off after 12 seconds, but
+ * not before the third.
  */
 TEST_F_TIMEOUT(module, over_and_over, 120)
 {
-	int64_t end = now_ns() + 20 * SEC;
+	int64_t end = now_ns() + 12 * SEC;
 	struct stat st;
 	int i;
 
 	close(self->dev);
-	for (i = 0; i < ROUNDS && now_ns() < end; i++) {
+	for (i = 0; i < ROUNDS && (i < 3 || now_ns() < end); i++) {
 		ASSERT_EQ(0, unload_soon());
 		ASSERT_EQ(0, load());
 		self->dev = dev_open();
@@ -299,7 +314,6 @@ TEST_F_TIMEOUT(module, over_and_over, 120)
 		close(self->dev);
 	}
 	TH_LOG("%d times", i);
-	EXPECT_GE(i, 3);
 	ASSERT_EQ(0, stat("/dev/evering", &st));
 	EXPECT_EQ(0666, st.st_mode & 0777);
 }

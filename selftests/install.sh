@@ -25,7 +25,7 @@ unset BUILD KDIR PREFIX DESTDIR BINDIR LIBDIR INCLUDEDIR MANDIR COMPLETION \
 [[ ! $(sanitizers "$build/libevering.so") ]] ||
 	skip_all 'nobody installs a library with a sanitizer'
 command -v make >/dev/null || skip_all 'no make'
-version=$(sed -n 's/^VERSION := //p' Makefile)
+version=$(make -s version)
 
 # ------------------------------------------------------------------ machinery
 
@@ -48,7 +48,9 @@ expected() {
 		for file in lib/evering*.h lib/evering.hpp; do
 			echo "$prefix/include/${file##*/}"
 		done
-		echo "$prefix/include/linux/evering.h"
+		for file in uapi/linux/*.h; do
+			echo "$prefix/include/linux/${file##*/}"
+		done
 		printf "$libdir/%s\n" libevering.a \
 			libevering{,-ffi}.so{,.0,".$version"} pkgconfig/evering{,-ffi}.pc
 		for file in lib/man/man[1-9]/*; do
@@ -82,6 +84,15 @@ installs_again() {
 	make_ install "$tmp/usr" PREFIX=/usr &&
 		(cd "$tmp/usr" && find . -type f -exec sha256sum {} + | sort) |
 		diff "$tmp/before" -
+}
+
+# As of a user who has a folder "My Programs".
+blanks() {
+	make_ install "$tmp/a b/c  d" PREFIX=/usr && expected /usr /usr/lib >"$tmp/want" &&
+		files "$tmp/a b/c  d" | diff "$tmp/want" - || return
+	make_ uninstall "$tmp/a b/c  d" PREFIX=/usr || return
+	[[ $(ls "$tmp/a b") == 'c  d' && ! -e $tmp/a ]] || return
+	[[ ! $(find "$tmp/a b" ! -type d) ]]
 }
 
 # For everybody, whoever installs it with whatever umask.
@@ -258,6 +269,7 @@ echo 'TAP version 13'
 check 'install: everything, and nothing else' installs
 check 'install: PREFIX and LIBDIR' installs_elsewhere
 check 'install: twice' installs_again
+check 'install: DESTDIR with blanks' blanks
 check 'install: modes do not hang on umask' modes
 check 'man pages' pages
 check 'evering runs' program

@@ -168,7 +168,7 @@ constants_are_told_of() {
 		declarations |
 			sed -nE 's/^ *struct (evering_[a-z_]+) \{$/\1/p;
 				s/.*typedef .*\(\*(evering_[a-z_]+)\).*/\1/p'
-	} | grep -vE '_H$|^EVERING_(API|LIKELY|UNLIKELY)$|^evering_(_.*|tx|rx)$' | sort -u |
+	} | grep -vE '_H$|^EVERING_(API|LIKELY|UNLIKELY|_.*)$|^evering_(_.*|tx|rx)$' | sort -u |
 		while read -r name; do
 			grep -q "\<$name\>" <<<"$all" || echo "no page tells of $name"
 		done
