@@ -555,7 +555,9 @@ static bool socket_is_empty(int sock)
 	struct msghdr msg = { 0 };
 	unsigned int i;
 
-	setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+	/* Without them descriptors would take their room. */
+	if (setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
+		return false;
 	for (i = 0; i < MAX_DROPPED; i++) {
 		msg.msg_flags = 0;
 		msg.msg_control = &control;
