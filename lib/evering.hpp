@@ -34,13 +34,16 @@
  *	loop.run();
  *
  * Errors are C's, negative errno, as an int or in a result<T>; times are
- * std::chrono's, and a span of bytes is what is sent.
+ * std::chrono's, and one too long to count in nanoseconds is forever; a span of bytes
+ * is what is sent.
  *
  * Rules
  *
  * - What belongs to a loop is used by its thread alone, lives no longer than it, and
  *   stays where it was made, so it is made where it is used: in a coroutine.
  * - A buffer lives no longer than its channel.
+ * - A process made by fork() uses nothing of this that its parent had, but listeners.
+ *   Destructors, as of static objects when it calls exit(), do its parent no harm.
  * - To destroy a coroutine that waits is to lose interest in what it waits for: an
  *   operation is cancelled and detached.
  * - Nobody is resumed from within a callback of the library, and so a coroutine may do
@@ -63,6 +66,7 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <limits>
 #include <map>
 #include <memory>
 #include <new>
@@ -73,7 +77,9 @@
 #include <type_traits>
 #include <utility>
 
+#include <signal.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -92,6 +98,43 @@ using writable_bytes = std::span<std::byte>;
 
 inline constexpr nanoseconds nowait{ EVERING_NOWAIT };
 inline constexpr nanoseconds forever{ EVERING_WAIT_FOREVER };
+
+/*
+ * How long to wait, or to sleep: any duration of whole nanoseconds or coarser.  One
+ * that nanoseconds cannot count, or of nanoseconds::max(), is forever.
+ */
+class wait_time
+{
+    public:
+	template <class Rep, class Period>
+		requires std::is_convertible_v<
+			std::chrono::duration<Rep, Period>, nanoseconds>
+	constexpr wait_time(std::chrono::duration<Rep, Period> time) noexcept
+	{
+		using wide = std::common_type_t<
+			std::chrono::duration<Rep, Period>,
+			std::chrono::duration<std::int64_t, Period>>;
+		constexpr wide most = std::chrono::duration_cast<wide>(
+			nanoseconds::max());
+
+		if (time < time.zero())
+			ns_ = wide(time) < -most ?
+				      nanoseconds::min().count() :
+				      nanoseconds(time).count();
+		else if (wide(time) <= most)
+			ns_ = nanoseconds(time).count();
+		if (ns_ == nanoseconds::max().count())
+			ns_ = EVERING_WAIT_FOREVER;
+	}
+	/* As C has it: nanoseconds, or EVERING_WAIT_FOREVER. */
+	constexpr std::int64_t count() const noexcept
+	{
+		return ns_;
+	}
+
+    private:
+	std::int64_t ns_ = EVERING_WAIT_FOREVER;
+};
 
 template <class T>
 concept plain = std::is_trivially_copyable_v<T> && !std::is_pointer_v<T>;
@@ -180,6 +223,13 @@ struct limits : ::evering_params {
 	}
 };
 
+/* Whom a listener lets in, and with how much; see struct evering_admission. */
+struct admission : ::evering_admission {
+	admission() noexcept : ::evering_admission EVERING_ADMISSION_INIT
+	{
+	}
+};
+
 /* A buffer of the own arena, or one that the peer has given; freed at the end. */
 class buffer
 {
@@ -252,7 +302,7 @@ class channel
 
 	static result<channel> connect(const char *path,
 				       const ::evering_params &wish = params(),
-				       nanoseconds timeout = forever) noexcept
+				       wait_time timeout = forever) noexcept
 	{
 		::evering *ev;
 		int ret = evering_connect(path, &wish, timeout.count(), &ev);
@@ -262,7 +312,7 @@ class channel
 	/* @fd is the channel's if this succeeds. */
 	static result<channel>
 	connect_fd(int fd, const ::evering_params &wish = params(),
-		   nanoseconds timeout = forever) noexcept
+		   wait_time timeout = forever) noexcept
 	{
 		::evering *ev;
 		int ret = evering_connect_fd(fd, &wish, timeout.count(), &ev);
@@ -271,7 +321,7 @@ class channel
 	}
 	static result<channel> accept_fd(int fd,
 					 const ::evering_params &most = limits(),
-					 nanoseconds timeout = forever) noexcept
+					 wait_time timeout = forever) noexcept
 	{
 		::evering *ev;
 		int ret = evering_accept_fd(fd, &most, timeout.count(), &ev);
@@ -311,23 +361,23 @@ class channel
 	{
 		return evering_payload(get());
 	}
-	int send(bytes entry, nanoseconds timeout = forever) noexcept
+	int send(bytes entry, wait_time timeout = forever) noexcept
 	{
 		return evering_send(get(), entry.data(), entry.size(),
 				    timeout.count());
 	}
-	int receive(writable_bytes entry, nanoseconds timeout = forever) noexcept
+	int receive(writable_bytes entry, wait_time timeout = forever) noexcept
 	{
 		return evering_recv(get(), entry.data(), entry.size(),
 				    timeout.count());
 	}
 	template <plain T>
-	int send_value(const T &value, nanoseconds timeout = forever) noexcept
+	int send_value(const T &value, wait_time timeout = forever) noexcept
 	{
 		return send(bytes_of(value), timeout);
 	}
 	template <plain T>
-	int receive_value(T &value, nanoseconds timeout = forever) noexcept
+	int receive_value(T &value, wait_time timeout = forever) noexcept
 	{
 		return receive(std::as_writable_bytes(std::span(&value, 1)),
 			       timeout);
@@ -360,10 +410,26 @@ class channel
 	{
 		evering_release_many(get(), count);
 	}
+	/* Before this side waits for something else than this channel. */
+	void publish() noexcept
+	{
+		evering_publish(get());
+	}
 
-	int wait(unsigned int what, nanoseconds timeout = forever) noexcept
+	int wait(unsigned int what, wait_time timeout = forever) noexcept
 	{
 		return evering_wait(get(), what, timeout.count());
+	}
+	/* With the signals of @mask blocked meanwhile, instead of the thread's own. */
+	int wait(unsigned int what, wait_time timeout,
+		 const sigset_t &mask) noexcept
+	{
+		return evering_pwait(get(), what, timeout.count(), &mask);
+	}
+	/* Ends such a wait, with -EINTR.  Any thread; async-signal-safe. */
+	int wake(unsigned int what) noexcept
+	{
+		return evering_wake(get(), what);
 	}
 	/* EVERING_PEER_*. */
 	int peer() const noexcept
@@ -413,8 +479,13 @@ class listener
 	{
 		return at_.get();
 	}
+	/* From now on; 0, or as evering_listener_admit(). */
+	int admit(const ::evering_admission &rules) noexcept
+	{
+		return evering_listener_admit(get(), &rules);
+	}
 	result<channel> accept(const ::evering_params &most = limits(),
-			       nanoseconds timeout = forever) noexcept
+			       wait_time timeout = forever) noexcept
 	{
 		::evering *ev;
 		int ret = evering_accept(get(), &most, timeout.count(), &ev);
@@ -704,6 +775,62 @@ inline std::int64_t now_ns() noexcept
 	return now.tv_sec * std::int64_t{ 1000000000 } + now.tv_nsec;
 }
 
+inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+
+/* The moment @ns from now, or never. */
+inline std::int64_t moment_after(std::int64_t ns) noexcept
+{
+	std::int64_t at;
+
+	return __builtin_add_overflow(now_ns(), ns, &at) ? never : at;
+}
+
+/*
+ * Is this the process that made it?  Not in one that fork() has made from that, whose
+ * pid may be the same, in another namespace: there the kernel has wiped the page.
+ */
+class maker
+{
+    public:
+	maker() noexcept
+		: size_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))),
+		  page_(mmap(nullptr, size_, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+	{
+		if (page_ == MAP_FAILED)
+			return;
+		if (madvise(page_, size_, MADV_WIPEONFORK)) {
+			unmap();
+			return;
+		}
+		*static_cast<volatile char *>(page_) = 1;
+	}
+	maker(const maker &) = delete;
+	maker &operator=(const maker &) = delete;
+	~maker()
+	{
+		unmap();
+	}
+	bool is_this() const noexcept
+	{
+		return page_ == MAP_FAILED ?
+			       pid_ == getpid() :
+			       *static_cast<volatile char *>(page_);
+	}
+
+    private:
+	void unmap() noexcept
+	{
+		if (page_ != MAP_FAILED)
+			munmap(page_, size_);
+		page_ = MAP_FAILED;
+	}
+
+	pid_t pid_ = getpid();
+	std::size_t size_;
+	void *page_;
+};
+
 } /* namespace detail */
 
 /* Coroutines of one thread. */
@@ -757,8 +884,8 @@ class loop
 		stop_ = true;
 	}
 
-	/* co_await loop.sleep_for(1s) */
-	auto sleep_for(nanoseconds time) noexcept
+	/* co_await loop.sleep_for(1s); forever, until it is destroyed */
+	auto sleep_for(wait_time time) noexcept
 	{
 		return sleeper(*this, time.count());
 	}
@@ -783,6 +910,18 @@ class loop
 		event.events = events;
 		event.data.ptr = s;
 		return epoll_ctl(epoll_, op, fd, &event) ? -errno : 0;
+	}
+	/*
+	 * False in a process that fork() has made from the loop's.  The epoll set and
+	 * the channels are still the parent's there: what is destroyed leaves them alone.
+	 */
+	bool is_ours() const noexcept
+	{
+		return maker_.is_this();
+	}
+	void unwatch(int fd) noexcept
+	{
+		(void)watch(EPOLL_CTL_DEL, fd, 0, nullptr);
 	}
 	/* Either of them, at some time. */
 	struct alarm {
@@ -820,12 +959,14 @@ class loop
 		}
 		bool await_ready() const noexcept
 		{
-			return ns_ <= 0;
+			return ns_ <= 0 && ns_ != EVERING_WAIT_FOREVER;
 		}
 		void await_suspend(std::coroutine_handle<> h)
 		{
 			handle = h;
-			it_ = loop_.set_alarm(detail::now_ns() + ns_,
+			if (ns_ == EVERING_WAIT_FOREVER)
+				return;
+			it_ = loop_.set_alarm(detail::moment_after(ns_),
 					      { this, nullptr });
 			rung_ = false;
 		}
@@ -890,7 +1031,7 @@ class loop
 		}
 		if (alarms_.empty())
 			return -1;
-		left = (alarms_.begin()->first - now + 999999) / 1000000;
+		left = (alarms_.begin()->first - now - 1) / 1000000 + 1;
 		return left > 3600000 ? 3600000 : static_cast<int>(left);
 	}
 	void sleep() noexcept
@@ -909,6 +1050,7 @@ class loop
 	}
 
 	int epoll_;
+	detail::maker maker_;
 	int error_ = 0;
 	bool stop_ = false;
 	detail::link ready_;
@@ -929,8 +1071,8 @@ class descriptor : detail::source
 	descriptor &operator=(const descriptor &) = delete;
 	~descriptor() override
 	{
-		if (!error_)
-			(void)loop_.watch(EPOLL_CTL_DEL, fd_, 0, nullptr);
+		if (!error_ && loop_.is_ours())
+			loop_.unwatch(fd_);
 	}
 
 	/* co_await d.readable(): 0, or negative errno. */
@@ -1035,10 +1177,8 @@ class async_channel : detail::source
 	async_channel &operator=(const async_channel &) = delete;
 	~async_channel() override
 	{
-		if (!error_)
-			(void)loop_.watch(EPOLL_CTL_DEL,
-					  evering_fd(channel_.get()), 0,
-					  nullptr);
+		if (!error_ && loop_.is_ours())
+			loop_.unwatch(evering_fd(channel_.get()));
 	}
 	/* To look and to allocate; not to wait. */
 	channel &get() noexcept
@@ -1242,6 +1382,11 @@ class answer
 	buffer buf;
 	/* The own buffer that was lent, back again, if it is not in @buf. */
 	buffer lent;
+	/*
+	 * It does not come back: the peer may still use it.  It is freed when the late
+	 * answer comes, or the peer goes.
+	 */
+	bool abandoned = false;
 
 	explicit operator bool() const noexcept
 	{
@@ -1298,10 +1443,8 @@ class operations : detail::source
 		closing_ = true;
 		end(-ECANCELED);
 		evering_ops_close(ops_);
-		if (watched_)
-			(void)loop_.watch(EPOLL_CTL_DEL,
-					  evering_fd(channel_.get()), 0,
-					  nullptr);
+		if (watched_ && loop_.is_ours())
+			loop_.unwatch(evering_fd(channel_.get()));
 		loop_.unset_alarm(alarm_);
 	}
 
@@ -1441,7 +1584,7 @@ class operations : detail::source
 		loop_.unset_alarm(alarm_);
 		left = evering_ops_timeout(ops_);
 		if (left >= 0)
-			alarm_ = loop_.set_alarm(detail::now_ns() + left,
+			alarm_ = loop_.set_alarm(detail::moment_after(left),
 						 { nullptr, this });
 		return false;
 	}
@@ -1474,13 +1617,14 @@ class operations::asked
 		op_.data = data.data();
 		op_.len = static_cast<std::uint32_t>(data.size());
 	}
-	/* From when it was sent; the outcome is then -ETIMEDOUT. */
-	asked &&timeout(nanoseconds time) && noexcept
+	/* From when it was sent; the outcome is then -ETIMEDOUT.  0: at once. */
+	asked &&timeout(wait_time time) && noexcept
 	{
-		op_.timeout_ns = time.count();
+		/* C's 0 is what a struct has that names no time: for ever. */
+		op_.timeout_ns = time.count() ? time.count() : 1;
 		return std::move(*this);
 	}
-	/* Comes back with the answer, unless nobody waits for that any more. */
+	/* Comes back with the answer, unless the outcome says that it is abandoned. */
 	asked &&lend(buffer b) && noexcept
 	{
 		buf_ = std::move(b);
@@ -1521,8 +1665,8 @@ class operations::call_awaiter : detail::waiter
 {
     public:
 	explicit call_awaiter(asked &&what) noexcept
-		: o_(what.o_), op_(what.op_), buf_(std::move(what.buf_)),
-		  token_(std::move(what.token_))
+		: o_(what.o_), loop_(what.o_->loop_), op_(what.op_),
+		  buf_(std::move(what.buf_)), token_(std::move(what.token_))
 	{
 		op_.done = on_done;
 		op_.user = this;
@@ -1531,7 +1675,8 @@ class operations::call_awaiter : detail::waiter
 	call_awaiter &operator=(const call_awaiter &) = delete;
 	~call_awaiter()
 	{
-		if (state_ != flying)
+		/* In another process the table may be gone, and this not told. */
+		if (state_ != flying || !loop_.is_ours())
 			return;
 		state_ = orphan;
 		(void)evering_op_cancel(o_->ops_, id_,
@@ -1627,16 +1772,15 @@ class operations::call_awaiter : detail::waiter
 	void complete(const ::evering_completion &c) noexcept
 	{
 		::evering *ev = o_->channel_.get();
-		/* Abandoned, and so freed by the table when the answer comes. */
-		bool lost = o_->closing_ ||
-			    (c.result == -ETIMEDOUT &&
-			     !(c.flags & EVERING_ANSWERED));
+		/* Nothing comes back from a table that is closed, with its channel. */
+		bool lost = o_->closing_ || (c.flags & EVERING_ABANDONED);
 
 		if (state_ != flying)
 			return;
 		state_ = ended;
 		answer_.result = c.result;
 		answer_.answered = c.flags & EVERING_ANSWERED;
+		answer_.abandoned = c.flags & EVERING_ABANDONED;
 		answer_.len_ = c.len;
 		if (c.len)
 			std::memcpy(answer_.data_, c.data, c.len);
@@ -1648,6 +1792,7 @@ class operations::call_awaiter : detail::waiter
 	}
 
 	operations *o_;
+	loop &loop_;
 	::evering_op op_;
 	std::uint64_t id_ = 0;
 	buffer buf_;

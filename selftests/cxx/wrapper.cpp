@@ -285,6 +285,89 @@ void sleeps()
 	CHECK((order == std::vector<int>{ 0, 10, 20, 30 }));
 }
 
+/* What cannot be counted is for ever, and so is what says so. */
+void times()
+{
+	using std::chrono::hours, std::chrono::seconds;
+	using odd = std::chrono::duration<u64, std::milli>;
+	using small = std::chrono::duration<std::int32_t>;
+	using evr::nanoseconds, evr::wait_time;
+	auto count = [](wait_time t) { return t.count(); };
+
+	CHECK(count(20ms) == 20000000 && count(0s) == 0);
+	CHECK(count(nanoseconds::max() - 1ns) == INT64_MAX - 1);
+	CHECK(count(small(7)) == 7000000000 && count(odd(5)) == 5000000);
+	CHECK(count(small::max()) == seconds(INT32_MAX) / 1ns);
+	for (std::int64_t t :
+	     { count(nanoseconds::max()), count(seconds::max()),
+	       count(hours::max()), count(odd::max()), count(evr::forever) })
+		CHECK(t == EVERING_WAIT_FOREVER);
+	// What is not a time is refused as C refuses it.
+	CHECK(count(-5s) == -5000000000);
+	CHECK(count(hours::min()) == INT64_MIN);
+	CHECK(count(nanoseconds::min()) == INT64_MIN);
+	auto [a, b] = make_pair();
+	CHECK(a.wait(EVERING_RX, -2ns) == -EINVAL);
+	CHECK(a.wait(EVERING_RX, hours::min()) == -EINVAL);
+}
+
+/*
+ * A call and a sleep of all lengths that mean for ever are under way when their loop
+ * has had a turn, and asleep: the CPU is not theirs.
+ */
+void endless()
+{
+	auto [a, b] = make_pair(256);
+	evr::loop loop;
+	int ended = 0, held = 0;
+	auto sleeper = [](evr::loop &l, evr::wait_time t,
+			  int &n) -> evr::task<> {
+		co_await l.sleep_for(t);
+		n++;
+	};
+	auto caller = [](evr::operations &o, evr::wait_time t,
+			 int &n) -> evr::task<> {
+		auto got = co_await o.call(1).timeout(t);
+
+		CHECK(got.result == -EPIPE);
+		n += 100;
+	};
+	auto keeper = [](evr::loop &l, evr::channel c, int &n) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		for (; n < 5; n++)
+			CHECK(co_await ops.next());
+		co_await l.sleep_for(100ms);
+		l.stop();
+		co_await l.sleep_for(20ms);
+	};
+	struct timespec before, after;
+	const evr::wait_time all[] = { evr::nanoseconds::max(),
+				       evr::nanoseconds::max() - 1ns,
+				       std::chrono::hours::max(), evr::forever,
+				       std::chrono::years(290) };
+
+	for (auto t : all)
+		loop.spawn(sleeper(loop, t, ended));
+	loop.spawn(keeper(loop, std::move(a), held));
+	evr::operations ops(loop, std::move(b));
+	for (auto t : all)
+		loop.spawn(caller(ops, t, ended));
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+	CHECK(loop.run() == 0 && held == 5 && ended == 0);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+	CHECK((after.tv_sec - before.tv_sec) * 1000 +
+		      (after.tv_nsec - before.tv_nsec) / 1000000 <
+	      50);
+	// The peer goes, and with it the calls.
+	loop.spawn([](evr::loop &l, int &n) -> evr::task<> {
+		while (n < 500)
+			co_await l.sleep_for(1ms);
+		l.stop();
+	}(loop, ended));
+	CHECK(loop.run() == 0 && ended == 500);
+}
+
 void on_alarm(int)
 {
 }
@@ -456,6 +539,72 @@ evr::task<> receive_many(evr::loop &l, evr::channel c, u64 &n)
 	while ((ret = co_await async.receive_value(got)) == 0)
 		CHECK(got == n++);
 	CHECK(ret == -EPIPE);
+}
+
+/* What was released is the peer's at once, if it is published. */
+void publishes()
+{
+	auto [a, b] = make_pair(256);
+	u64 value = 0;
+
+	while (a.send_value(value, evr::nowait) == 0)
+		;
+	CHECK(b.receive_value(value) == 0);
+	CHECK(a.reserve().empty());
+	b.publish();
+	CHECK(!a.reserve().empty());
+}
+
+/* A wait ends for a signal that came before it, and for a wake. */
+void wakes()
+{
+	auto [a, b] = make_pair();
+	struct sigaction sa = {};
+	sigset_t usr1, old;
+
+	CHECK(a.wake(EVERING_RX) == 0 && a.wake(0) == -EINVAL);
+	CHECK(a.wait(EVERING_RX) == -EINTR);
+	CHECK(a.wait(EVERING_RX, 1ms) == -ETIMEDOUT);
+	sa.sa_handler = on_alarm;
+	CHECK(!sigaction(SIGUSR1, &sa, nullptr));
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	CHECK(!pthread_sigmask(SIG_BLOCK, &usr1, &old));
+	CHECK(!raise(SIGUSR1));
+	CHECK(a.wait(EVERING_RX, 1ms) == -ETIMEDOUT);
+	CHECK(a.wait(EVERING_RX, evr::forever, old) == -EINTR);
+	CHECK(!pthread_sigmask(SIG_SETMASK, &old, nullptr));
+}
+
+/* Who is not let in has no channel, and whoever comes next has one. */
+void admits()
+{
+	char name[64];
+
+	std::snprintf(name, sizeof(name), "@cxx-admits-%d", getpid());
+	auto listener = evr::listener::listen(name);
+	CHECK(listener);
+	evr::admission rules;
+	CHECK(listener->admit(rules) == 0);
+	rules.allow = [](pid_t, uid_t, gid_t, void *n) {
+		return ++*static_cast<int *>(n) == 1 ? -EACCES : 0;
+	};
+	int asked = 0;
+	rules.context = &asked;
+	CHECK(listener->admit(rules) == 0);
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(60);
+		auto first = evr::channel::connect(name);
+		auto second = evr::channel::connect(name);
+		_exit(!first && second ? 0 : 1);
+	}
+	auto c = listener->accept();
+	int status = -1;
+	CHECK(c && asked == 2);
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	rules.flags = 1;
+	CHECK(listener->admit(rules) == -EINVAL);
 }
 
 /* Over a ring of four, so that both wait for each other all the time. */
@@ -849,6 +998,50 @@ void timeout()
 	CHECK(loop.run() == 0 && done);
 }
 
+/*
+ * However an operation ends while the peer may use its buffer, nobody has it back, and
+ * with the late answer it is free, once.
+ */
+void abandoned()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int held = 0;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b), &held));
+	loop.spawn([](evr::loop &l, evr::channel c, int &h,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		std::stop_source stop;
+		evr::buffer buf = ops.get().allocate(65536);
+
+		l.spawn([](evr::loop &ll, std::stop_source s,
+			   int &hh) -> evr::task<> {
+			while (!hh)
+				co_await ll.sleep_for(1ms);
+			s.request_stop();
+		}(l, stop, h));
+		auto late = co_await ops.call(KEEP)
+				    .lend(std::move(buf))
+				    .timeout(50ms)
+				    .stop_by(stop.get_token());
+		CHECK(late.result == -ETIMEDOUT && !late.answered);
+		CHECK(late.abandoned && !late.lent && !late.buf);
+		// No time at all is not for ever.
+		auto none = co_await ops.call(KEEP).timeout(0ns);
+		CHECK(none.result == -ETIMEDOUT && !none.abandoned);
+		while (!arena_whole(ops.get()))
+			co_await l.sleep_for(1ms);
+		evr::buffer next = ops.get().allocate(65536);
+		CHECK(next);
+		auto echo = co_await ops.call(ECHO).lend(std::move(next));
+		CHECK(echo && !echo.abandoned && echo.lent.size() == 65536);
+		d = true;
+	}(loop, std::move(a), held, done));
+	CHECK(loop.run() == 0 && done);
+}
+
 /* A coroutine that is destroyed while its call is under way. */
 void destroyed()
 {
@@ -1093,6 +1286,153 @@ void worker()
 	CHECK(loop.run() == 0 && status == 0);
 }
 
+/*
+ * All there is of everything, in static objects, each in the midst of something, in a
+ * process that forks children which do nothing but exit().
+ */
+struct busy {
+	int fd = eventfd(0, EFD_CLOEXEC);
+	evr::channel plain, plain_peer;
+	evr::buffer buffer;
+	evr::result<evr::listener> listener;
+	evr::loop loop;
+	evr::channel other; // of the async_channel
+	int received = 0, readable = 0, answered = 0, held = 0;
+
+	explicit busy(const char *path) : listener(evr::listener::listen(path))
+	{
+		auto [a, b] = make_pair();
+
+		plain = std::move(a);
+		plain_peer = std::move(b);
+		buffer = plain.allocate(100);
+		CHECK(listener && buffer);
+	}
+	~busy()
+	{
+		close(fd);
+	}
+};
+
+evr::task<> busy_receive(busy &x, evr::channel c)
+{
+	evr::async_channel async(x.loop, std::move(c));
+
+	for (u64 value; co_await async.receive_value(value) == 0;)
+		x.received++;
+}
+
+evr::task<> busy_descriptor(busy &x)
+{
+	evr::descriptor d(x.loop, x.fd);
+
+	while (co_await d.readable() == 0) {
+		eventfd_t n;
+
+		CHECK(!eventfd_read(x.fd, &n));
+		x.readable++;
+	}
+}
+
+evr::task<> busy_call(busy &x, evr::operations *&ops)
+{
+	evr::buffer buf = ops->get().allocate(1000);
+	auto got = co_await ops->call(KEEP).lend(std::move(buf));
+
+	CHECK(got && got.lent.size() == 1000);
+	x.answered++;
+}
+
+/* What is destroyed before those that wait for it. */
+evr::task<> busy_table(busy &x, evr::channel c, evr::operations *&to)
+{
+	evr::operations ops(x.loop, std::move(c));
+
+	to = &ops;
+	(void)co_await ops.next();
+	CHECK(false);
+}
+
+void only_exits()
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	CHECK(pid >= 0);
+	if (!pid)
+		std::exit(0);
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+/* Goes on until @done, for which the peers of the loop's do what is to be done. */
+template <class F> void run_until(busy &x, F done)
+{
+	x.loop.spawn([](busy &xx, F &d) -> evr::task<> {
+		while (!d())
+			co_await xx.loop.sleep_for(1ms);
+		xx.loop.stop();
+	}(x, done));
+	CHECK(x.loop.run() == 0);
+}
+
+void forks(const char *path)
+{
+	static busy x(path);
+	static evr::operations *ops;
+	auto [a, b] = make_pair();
+	auto [c, d] = make_pair();
+	u64 value = 1;
+
+	x.other = std::move(b);
+	x.loop.spawn(busy_receive(x, std::move(a)));
+	x.loop.spawn(busy_descriptor(x));
+	x.loop.spawn(answer_all(x.loop, std::move(d), &x.held));
+	// Older than the table that it has a call with.
+	auto later = [](busy &xx, evr::operations *&o) -> evr::task<> {
+		while (!o)
+			co_await xx.loop.sleep_for(1ms);
+		co_await busy_call(xx, o);
+	};
+	x.loop.spawn(later(x, ops));
+	x.loop.spawn(busy_table(x, std::move(c), ops));
+	run_until(x, [] { return x.held == 1; });
+	only_exits();
+
+	// Nothing of it has touched the parent's.
+	CHECK(x.plain_peer.peer() == EVERING_PEER_ALIVE);
+	CHECK(x.plain.send_value(value) == 0);
+	CHECK(x.plain_peer.receive_value(value, 10s) == 0);
+	CHECK(access(path, F_OK) == 0);
+	CHECK(x.other.send_value(value) == 0 && !eventfd_write(x.fd, 1));
+	run_until(x, [] { return x.received == 1 && x.readable == 1; });
+	// Younger than the table; with it, both are answered.
+	x.loop.spawn(busy_call(x, ops));
+	run_until(x, [] { return x.answered == 2; });
+	x.loop.spawn(busy_call(x, ops));
+	run_until(x, [] { return x.held == 3; });
+	only_exits();
+	CHECK(x.other.send_value(value) == 0);
+	x.loop.spawn(busy_call(x, ops));
+	run_until(x, [] { return x.answered == 4 && x.received == 2; });
+}
+
+void fork_exits()
+{
+	char path[64];
+	int status = -1;
+
+	std::snprintf(path, sizeof(path), "/tmp/cxx-forks-%d", getpid());
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		alarm(60);
+		forks(path);
+		std::exit(0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	CHECK(access(path, F_OK));
+}
+
 const struct {
 	const char *name;
 	void (*run)();
@@ -1107,10 +1447,15 @@ const struct {
 #endif
 	{ "loop-destroyed", loop_destroyed },
 	{ "sleeps", sleeps },
+	{ "times", times },
+	{ "endless", endless },
 	{ "signals", signals },
 	{ "broken-loops", broken_loops },
 	{ "unwatched", unwatched },
 	{ "events-for-nobody", events_for_nobody },
+	{ "publishes", publishes },
+	{ "wakes", wakes },
+	{ "admits", admits },
 	{ "receive", receive },
 	{ "both-ways", both_ways },
 	{ "turns", turns },
@@ -1122,15 +1467,24 @@ const struct {
 	{ "cancel", cancel },
 	{ "cancel-too-late", cancel_too_late },
 	{ "timeout", timeout },
+	{ "abandoned", abandoned },
 	{ "destroyed", destroyed },
 	{ "table-destroyed", table_destroyed },
 	{ "death-receive", death_receive },
 	{ "death-call", death_call },
 	{ "nonsense", nonsense },
 	{ "worker", worker },
+	{ "fork-exits", fork_exits },
 };
 
 } // namespace
+
+/* A forked child leaves a listener's books alone: a thread may have been at them. */
+extern "C" const char *__lsan_default_suppressions();
+extern "C" const char *__lsan_default_suppressions()
+{
+	return "leak:ledger_new\n";
+}
 
 int main(int argc, char **argv)
 {
