@@ -130,7 +130,9 @@ enum evering_policy {
 
 /**
  * struct evering_params - how to make, or to accept, a channel
- * @size: sizeof(struct evering_params)
+ * @size: sizeof(struct evering_params).  Functions take a shorter struct, of an earlier
+ *	version, with the defaults for what it lacks, and a longer one if what this
+ *	version does not know is zero
  * @flags: EVERING_SHARED_ARENA: of the channel; EVERING_POPULATE: of this side alone,
  *	so that touching an arena for the first time takes no page faults, each of which
  *	costs several times what copying the page does
@@ -214,8 +216,9 @@ EVERING_API int evering_listen(const char *path, mode_t mode,
  *	not call it, nor close the listener.  NULL: everybody may
  * @context: for @allow
  *
- * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user but root and the
- * one that this process runs as.
+ * Start from EVERING_ADMISSION_INIT.  A user that would have more than @user_channels or
+ * @user_bytes is turned away with -EDQUOT, but for root and the user that this process
+ * runs as.  One connection more than @user_waiting takes the place of the user's oldest.
  */
 struct evering_admission {
 	uint32_t size;
@@ -254,15 +257,20 @@ evering_listener_admit(struct evering_listener *listener,
  * @timeout_ns: how long to wait for a peer
  * @ev: out: this side's endpoint, for evering_close()
  *
- * Greets up to 64 connections side by side, so that a stranger who connects and
- * says nothing keeps nobody waiting; each has a second to say hello.  Who says it
- * wrongly, asks for too much or runs out of time is turned away, counted, and does
- * not end this call.
+ * Greets up to 64 connections side by side; each has a second to say hello, and if
+ * there are more, the user with most of the places loses its oldest silent one.  A
+ * connection that says hello wrongly, asks for too much, is not admitted or runs out of
+ * time is turned away, counted, and does not end this call.  The work of one call is
+ * bounded, whatever strangers do: with EVERING_NOWAIT by a fixed number of steps.
+ *
+ * In a process made by fork() the listener works as well: each connection goes to one
+ * of the processes, and each has its own evering_listener_fd() and its own books.
  *
  * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
- * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE, -ENOMEM: this side could not make
- * its part; -EFBIG: that is beyond RLIMIT_FSIZE.  One
- * thread at a time.
+ * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE: this side has no descriptors left;
+ * -ENOMEM, -ENOSPC: no memory, or watches of epoll, to look after connections.  A client
+ * that asks for more memory than there is, or than RLIMIT_FSIZE allows, is turned away.
+ * One thread at a time.
  */
 EVERING_API int evering_accept(struct evering_listener *listener,
 			       const struct evering_params *limits,
@@ -273,7 +281,9 @@ EVERING_API int evering_accept(struct evering_listener *listener,
  * @listener: from evering_listen()
  *
  * Returns a descriptor that polls readable when evering_accept() with
- * EVERING_NOWAIT has something to do.  It belongs to the listener.
+ * EVERING_NOWAIT has something to do.  It belongs to the listener.  A process made by
+ * fork() asks for its own, and may get -EMFILE, -ENFILE, -ENOMEM or -ENOSPC instead.
+ * Thread: the one that accepts.
  */
 EVERING_API int evering_listener_fd(struct evering_listener *listener);
 
@@ -284,7 +294,9 @@ EVERING_API int evering_listener_fd(struct evering_listener *listener);
  *
  * Of the reasons, -EPROTO: not a hello, or wrong descriptors with it;
  * -EPROTONOSUPPORT: another ABI version; -E2BIG: beyond the limits; -EINVAL:
- * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away.
+ * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away; -EDQUOT: its
+ * user has enough; -EACCES and others: of evering_admission.allow; -ENOMEM, -EFBIG: no
+ * memory, or no file so large, for what it asked for.
  * Thread: the one that accepts.
  */
 EVERING_API uint64_t
@@ -294,8 +306,8 @@ evering_listener_refused(const struct evering_listener *listener, int *error);
  * evering_listener_close - stop being found
  * @listener: from evering_listen(), or NULL
  *
- * Removes the socket file if it is still this listener's.  Channels that were
- * accepted live on.  Thread: alone.
+ * Removes the socket file if it is still this listener's, and this is the process that
+ * made it.  Channels that were accepted live on.  Thread: alone.
  */
 EVERING_API void evering_listener_close(struct evering_listener *listener);
 
@@ -308,16 +320,18 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  *
  * The connecting side makes the channel and pays for it.
  *
- * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND cannot be; -E2BIG:
+ * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND is invalid; -E2BIG:
  * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: over 107
- * bytes; -ENOENT, -ECONNREFUSED, -EACCES: of connect(2); -EPROTONOSUPPORT: the
- * listener speaks other versions of the ABI; -EPROTO: it does not speak evering, or
- * has no memory for its part; -ECONNRESET: it went away; -EAGAIN (EVERING_NOWAIT),
- * -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE, -ENFILE, -ENOMEM, -EDQUOT: no
- * descriptors, no memory, quota; -ENOBUFS, -ETOOMANYREFS: no memory for a packet, or
- * too many descriptors under way in packets; -EFBIG: an arena beyond RLIMIT_FSIZE,
- * which counts for memfds; -ENODEV: the device was asked for and is not there.  Any
- * thread.
+ * bytes; -ENOENT, -ECONNREFUSED: of connect(2); -EACCES, -EPERM: of connect(2), or not
+ * admitted by the listener; -EPROTONOSUPPORT: the listener speaks other versions of the
+ * ABI; -EPROTO: it does not speak evering, or could not make its part; -ECONNRESET: it
+ * went away; -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE, -ENFILE: no descriptors; -ENOMEM:
+ * no memory on either side, a memory cgroup's limit included; -EDQUOT: a quota of the
+ * module, or what the listener lets a user have; -ENOBUFS, -ETOOMANYREFS: no memory for
+ * a packet, or too many descriptors under way in packets; -EFBIG: an arena beyond
+ * RLIMIT_FSIZE of its side, which counts for memfds; -ENODEV: the device was asked for
+ * and is not there.  Any thread.
  */
 EVERING_API int evering_connect(const char *path,
 				const struct evering_params *params,
@@ -326,8 +340,8 @@ EVERING_API int evering_connect(const char *path,
 /**
  * evering_connect_fd, evering_accept_fd - meet over a socket that is there already
  * @fd: a connected Unix socket of type SOCK_SEQPACKET, of socketpair(2) for
- *	instance, with nothing in it; the endpoint's on success, still the caller's
- *	on error
+ *	instance, with nothing in it; the endpoint's on success, which sets FD_CLOEXEC;
+ *	still the caller's on error, with that perhaps set and its packets dropped
  * @params: as for evering_connect()
  * @limits: as for evering_accept()
  * @timeout_ns: for all of it
@@ -363,7 +377,8 @@ EVERING_API int evering_pair(const struct evering_params *params,
  *
  * The peer can still receive what was sent, and is told that this side has closed
  * it (EVERING_PEER_CLOSED).  Unmaps everything: pointers into the rings and the
- * arenas are void.  Thread: alone.
+ * arenas are void.  In a process made by fork() it frees that one's copies of memory
+ * and descriptors, and the channel goes on.  Thread: alone.
  */
 EVERING_API void evering_close(struct evering *ev);
 
@@ -385,7 +400,8 @@ EVERING_API void evering_close(struct evering *ev);
  * -EAGAIN: none, and @timeout_ns was EVERING_NOWAIT; -ETIMEDOUT: none in time;
  * -EPIPE: the peer is gone, and with it any hope of space, and of entries once
  * those in the ring are received; -EPROTO: the peer broke the rules, the channel
- * is of no more use; -EINTR; -EINVAL: @what or @timeout_ns.
+ * is of no more use; -EINTR: a signal handler ran, or evering_wake() was called, as the
+ * conventions above say; -EINVAL: @what or @timeout_ns.
  *
  * EVERING_NOWAIT makes no system call but for one in many calls, which finds out
  * whether the peer still lives.  Thread: the roles of @what.
@@ -638,7 +654,8 @@ enum evering_peer_state {
  * evering_peer - how is the other side
  * @ev: endpoint
  *
- * Asks the kernel.  Returns enum evering_peer_state.  Any thread.
+ * Asks the kernel.  Once it has said that the peer is gone, evering_send() fails with
+ * -EPIPE, in whatever thread.  Returns enum evering_peer_state.  Any thread.
  */
 EVERING_API int evering_peer(struct evering *ev);
 

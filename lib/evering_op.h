@@ -22,7 +22,8 @@
  *
  * - Each operation that was submitted has exactly one outcome: the answer's result,
  *   -ECANCELED, -ETIMEDOUT, -EPIPE (the peer is gone; evering_peer() tells whether
- *   it closed or died) or -EPROTO (it broke the rules).
+ *   it closed or died) or -EPROTO (it broke the rules).  EVERING_ABANDONED with it says
+ *   that a buffer that was lent is not the caller's any more.
  * - Its resources stay with it until the peer can no longer use them, which is when
  *   the answer has come or the peer has gone, whoever may have lost interest before.
  * - No more are in flight than the peer has room for, and the way back always has
@@ -127,11 +128,11 @@ typedef void (*evering_done_fn)(struct evering_ops *ops,
  * @len: its bytes, 0..evering_ops_info.max_data, 16 fewer with a buffer
  * @reserved: 0
  * @buf: buffer: the start of one from evering_alloc(); or, to give back, of one
- *	that the peer has given
+ *	that the peer has given.  Without either of @flags it is refused
  * @buf_len: its bytes that the peer is to see, 1..those allocated
  * @timeout_ns: how long it may take from submission, after which it is abandoned
  *	as if by EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, its outcome being
- *	-ETIMEDOUT; EVERING_WAIT_FOREVER, or 0, which a struct has that does not
+ *	-ETIMEDOUT, even if it was cancelled before; EVERING_WAIT_FOREVER, or 0, which a struct has that does not
  *	name it: as long as it takes
  * @done: called with the outcome; NULL: it is kept for evering_op_done() or one of
  *	the evering_op_wait functions
@@ -375,7 +376,7 @@ EVERING_API void evering_ops_get_info(const struct evering_ops *ops,
  *
  * Returns 0: it is under way, and will have an outcome; else nothing has happened:
  * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: as many as may be are in flight, or the peer
- * has not opened its table; -EINVAL: @op cannot be, or its buffer is none;
+ * has not opened its table; -EINVAL: @op is invalid, or its buffer is none;
  * -EMSGSIZE: too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given
  * away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR; -EDEADLK: too
  * many callbacks wait in each other.  To try takes nothing that has arrived.
@@ -442,8 +443,8 @@ EVERING_API int evering_op_start(struct evering_ops *ops, uint64_t id,
  * the answer carries is dropped, and the buffer that was lent is the caller's again.  If
  * its time runs out before, it ends with -ETIMEDOUT, as it would have without this.
  * With EVERING_CANCEL_DETACH its outcome is -ECANCELED at once (the callback is
- * called from here), and the buffer that was lent is no longer the caller's: it is
- * freed when the answer comes.  One that was cancelled without can still be
+ * called from here), and the buffer that was lent is no longer the caller's, which
+ * EVERING_ABANDONED says: it is freed when the answer comes, or the peer goes.  One that was cancelled without can still be
  * detached.
  *
  * Returns 0; -EALREADY: it has its outcome, or was cancelled before; -ENOENT: there
