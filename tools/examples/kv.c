@@ -588,6 +588,25 @@ static void meet(struct evering_listener *listener, const struct worker *w)
 	nanosleep(&while_, NULL);
 }
 
+/* The mode of the socket file says the same, but a name that begins with @ has none. */
+static int allow(pid_t pid, uid_t uid, gid_t gid, void *context)
+{
+	(void)pid;
+	(void)gid;
+	(void)context;
+	return !uid || uid == geteuid() ? 0 : -EACCES;
+}
+
+static int listen_at(const char *name, struct evering_listener **listener)
+{
+	struct evering_admission admission = EVERING_ADMISSION_INIT;
+	int ret;
+
+	admission.allow = allow;
+	ret = evering_listen(name, 0600, listener);
+	return ret ? ret : evering_listener_admit(*listener, &admission);
+}
+
 static int serve(const char *path, unsigned int workers)
 {
 	struct evering_listener *listeners[MAX_WORKERS] = { NULL };
@@ -620,7 +639,7 @@ static int serve(const char *path, unsigned int workers)
 
 	for (i = 0; i < workers && !ret; i++) {
 		name = socket_of(path, i);
-		ret = evering_listen(name, 0600, &listeners[i]);
+		ret = listen_at(name, &listeners[i]);
 		event.data.u32 = i;
 		if (!ret &&
 		    epoll_ctl(epoll, EPOLL_CTL_ADD,
