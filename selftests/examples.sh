@@ -379,6 +379,21 @@ kv_commands() {
 	stop TERM 0 && grep -q 'requests$' served
 }
 
+# An abstract name has no mode: the server says whom it takes.  Who is turned away is
+# told so, or finds the connection closed.
+kv_strangers() {
+	local name=@kv-$$
+	((!EUID)) || skip 'not root'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'setpriv(1) cannot'
+	"${as_nobody[@]}" test -x "$bin/kv" || skip 'the folder is not for everybody'
+	serve kv --socket="$name" --workers=1 serve &&
+		run 0 kv --socket="$name" put a 1 || return
+	! EVERING_BACKEND=memfd "${as_nobody[@]}" timeout -k 5 120 "$bin/kv" \
+		--socket="$name" get a >out 2>err &&
+		grep -q 'Permission denied\|Connection reset' err && [[ ! -s out ]] &&
+		run 0 kv --socket="$name" get a && [[ $(<out) == 1 ]] && stop TERM 0
+}
+
 kv_bench() {
 	serve kv --workers="$1" serve && run 0 kv --clients="$2" --keys=$keys bench &&
 		prints "over $EVERING_BACKEND, to $1 workers" &&
@@ -511,6 +526,7 @@ on_any() {
 	try 'privsep: wrong folders' bad_dirs
 	try 'kv: put, get, delete' kv_commands
 	try 'kv: full' kv_full
+	try 'kv: strangers at an abstract name' kv_strangers
 	try 'README: the code is that of echo' readme
 }
 
