@@ -216,9 +216,9 @@ EVERING_API int evering_listen(const char *path, mode_t mode,
  *	not call it, nor close the listener.  NULL: everybody may
  * @context: for @allow
  *
- * Start from EVERING_ADMISSION_INIT.  A user that would have more than @user_channels or
- * @user_bytes is turned away with -EDQUOT, but for root and the user that this process
- * runs as.  One connection more than @user_waiting takes the place of the user's oldest.
+ * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user but root and the one
+ * that this process runs as.  A user that would have more channels or bytes is turned away
+ * with -EDQUOT; one connection more than @user_waiting takes the place of its oldest.
  */
 struct evering_admission {
 	uint32_t size;
