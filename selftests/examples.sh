@@ -380,7 +380,7 @@ kv_commands() {
 }
 
 # An abstract name has no mode: the server says whom it takes.
-kv_strangers() {
+kv_admission() {
 	local name=@kv-$$
 	((!EUID)) || skip 'not root'
 	"${as_nobody[@]}" true 2>/dev/null || skip 'setpriv(1) cannot'
@@ -525,7 +525,7 @@ on_any() {
 	try 'privsep: wrong folders' bad_dirs
 	try 'kv: put, get, delete' kv_commands
 	try 'kv: full' kv_full
-	try 'kv: strangers at an abstract name' kv_strangers
+	try 'kv: strangers at an abstract name' kv_admission
 	try 'README: the code is that of echo' readme
 }
 
