@@ -61,6 +61,23 @@ void ledger_put(struct ledger *ledger)
 	put_and_unlock(ledger);
 }
 
+/*
+ * The copy in a process that fork(2) has made, which nobody there uses, and whose lock
+ * may have been taken at the time.
+ */
+void ledger_forget(struct ledger *ledger)
+{
+	struct account *account, *next;
+	unsigned int i;
+
+	for (i = 0; ledger && i < BUCKETS; i++)
+		for (account = ledger->bucket[i]; account; account = next) {
+			next = account->next;
+			free(account);
+		}
+	free(ledger);
+}
+
 /* Where the account of @uid is linked, or would be. */
 static struct account **find(struct ledger *ledger, uid_t uid)
 {

@@ -25,7 +25,8 @@
  *   it closed or died) or -EPROTO (it broke the rules).  EVERING_ABANDONED with it says
  *   that a buffer that was lent is not the caller's any more.
  * - Its resources stay with it until the peer can no longer use them, which is when
- *   the answer has come or the peer has gone, whoever may have lost interest before.
+ *   the answer has come or the channel has ended, whoever may have lost interest
+ *   before.
  * - No more are in flight than the peer has room for, and the way back always has
  *   room for the answers to those: evering_op_answer() never waits.
  *

@@ -304,6 +304,7 @@ void sockets_leave(const int *socks, unsigned int count);
 /* admission.c */
 struct ledger *ledger_new(void);
 void ledger_put(struct ledger *ledger);
+void ledger_forget(struct ledger *ledger);
 int ledger_charge(struct ledger *ledger,
 		  const struct evering_admission *admission, uid_t uid,
 		  uint64_t bytes);

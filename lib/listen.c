@@ -200,6 +200,11 @@ static void stop_watching(struct evering_listener *l)
 	}
 	if (n)
 		sockets_leave(left, n);
+	if (own)
+		ledger_put(l->ledger);
+	else
+		ledger_forget(l->ledger);
+	l->ledger = NULL;
 	close_fds(&l->epoll, 1);
 	close_fds(&l->timer, 1);
 	l->epoll = l->timer = -1;
@@ -271,8 +276,6 @@ void evering_listener_close(struct evering_listener *l)
 	/* Connections that were never accepted go with it, and what is in them. */
 	if (l->sock >= 0)
 		sockets_leave(&l->sock, 1);
-	if (l->user == fork_id())
-		ledger_put(l->ledger);
 	stop_watching(l);
 	free(l);
 }

@@ -466,7 +466,7 @@ static unsigned int hear(int set, bool *gone)
 static unsigned int memfd_drain(struct endpoint *e, unsigned int what)
 {
 	unsigned int rung = 0, i;
-	bool gone;
+	bool gone = false;
 	int set;
 
 	for (i = BELL_RX; i <= BELL_TX; i++) {

@@ -1479,13 +1479,6 @@ const struct {
 
 } // namespace
 
-/* A forked child leaves a listener's books alone: a thread may have been at them. */
-extern "C" const char *__lsan_default_suppressions();
-extern "C" const char *__lsan_default_suppressions()
-{
-	return "leak:ledger_new\n";
-}
-
 int main(int argc, char **argv)
 {
 	std::setvbuf(stdout, nullptr, _IOLBF, 0);
