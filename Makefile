@@ -480,7 +480,8 @@ install: library tools ## install all but the module, which DKMS or `make module
 	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig \
 		$(INCLUDEDIR)/linux)
 	install -m 644 $(addprefix lib/,$(headers)) $(DESTDIR)$(INCLUDEDIR)
-	install -m 644 uapi/linux/evering.h $(DESTDIR)$(INCLUDEDIR)/linux
+	install -m 644 uapi/linux/evering.h uapi/linux/evering_op.h \
+		$(DESTDIR)$(INCLUDEDIR)/linux
 	install -m 644 $(static) $(DESTDIR)$(LIBDIR)
 	install -m 755 $(shared) $(ffi) $(DESTDIR)$(LIBDIR)
 	ln -sf $(notdir $(shared)) $(DESTDIR)$(LIBDIR)/$(SONAME)
@@ -510,7 +511,7 @@ uninstall: ## remove what `make install` put there
 			$(notdir $(shared)) libevering-ffi.so $(FFI_SONAME) \
 			$(notdir $(ffi)) pkgconfig/evering.pc \
 			pkgconfig/evering-ffi.pc) \
-		$(addprefix $(INCLUDEDIR)/,$(headers) linux/evering.h) \
+		$(addprefix $(INCLUDEDIR)/,$(headers) linux/evering.h linux/evering_op.h) \
 		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering \
 		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf)
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)

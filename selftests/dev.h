@@ -163,6 +163,13 @@ static inline int dev_peer_cred(int fd, struct evering_peer_cred *cred)
 	return dev_ioctl(fd, EVERING_IOC_PEER_CRED, cred);
 }
 
+static inline int dev_attach(int fd)
+{
+	struct evering_attach attach = { .size = sizeof(attach) };
+
+	return dev_ioctl(fd, EVERING_IOC_ATTACH, &attach);
+}
+
 /* ------------------------------------------------------------------ regions */
 
 /* Two pages a half, so that there is something to split. */
