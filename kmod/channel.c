@@ -139,7 +139,7 @@ static void evr_region_shrink(struct evr_region *region, unsigned long keep)
 }
 
 /*
- * Frees what is of no use once nobody can attach any more.  The kernel's own
+ * Frees what is of no use when nobody can map it any more.  The kernel's own
  * mappings stay: system calls on the endpoint that is left look at them.
  */
 void evr_channel_shrink(struct evr_channel *channel)

@@ -224,25 +224,23 @@ void evr_endpoint_copied(struct evr_endpoint *ep, struct vm_area_struct *vma)
 }
 
 /*
- * Frees the memory of a channel if one end is closed, nobody maps anything and nobody
- * can attach the other end.  If somebody can, though nobody has, that is an orphan: it
- * waits for whoever was given the descriptor, until its payer needs the quota (@now).
+ * A channel is an orphan if one end is closed and nobody maps anything.  It waits for
+ * whoever was given the other descriptor, until its payer needs the quota (@now): then
+ * its memory goes.
  */
 void evr_channel_settle(struct evr_channel *channel, bool now)
 {
 	struct evr_endpoint *end = channel->end;
-	bool idle, over;
+	bool idle;
 
 	spin_lock(&channel->lock);
 	idle = !channel->over && list_empty(&end[0].maps) &&
 	       list_empty(&end[1].maps) &&
 	       max(end[0].state, end[1].state) == EVERING_STATE_CLOSED;
-	over = idle && (now || min(end[0].state, end[1].state) !=
-			EVERING_STATE_NEW);
-	if (over)
+	if (idle && now)
 		WRITE_ONCE(channel->over, true);
 	spin_unlock(&channel->lock);
-	if (over)
+	if (idle && now)
 		evr_channel_shrink(channel);
 	else if (idle)
 		evr_quota_orphan(channel);

@@ -29,8 +29,8 @@
  * does a system call, a poll and an fd in flight in a socket.  An endpoint is
  * part of its channel: it needs no count, and may touch its peer at any time.
  * A vma counts in the struct evr_map of its process, which goes with the last of them.
- * When both files are released the channel goes, with its quota.  Its memory goes
- * earlier if one file is released, nobody maps anything and nobody can attach any more.
+ * When both files are released the channel goes, with its quota.  Its memory may go
+ * earlier if one file is released and nobody maps anything: see evr_channel_settle().
  * The pages are counted one by one and outlive it if somebody does I/O on them.  The
  * files hold the module.  Nothing is deferred past release, so rmmod has to wait for
  * nothing.

@@ -11,7 +11,7 @@
  * is in: whoever has subordinate uids has no more for that.  When one end is closed,
  * the user who has attached the other pays from then on, though it be beyond his
  * quota, which then has no room for new channels.  If nobody has, the creator goes on
- * paying, until he needs the quota for another channel: then that one is given up.
+ * paying.  What nobody maps is given up when its payer needs the quota for another.
  *
  * A process with CAP_SYS_RESOURCE is counted, but refused only what is too large for
  * one channel.
@@ -67,7 +67,7 @@ struct evr_user {
 static DEFINE_SPINLOCK(evr_quota_lock);
 static DEFINE_HASHTABLE(evr_users, 6);
 static u64 evr_total_bytes;
-/* Channels whose one end is closed and whose other nobody has attached yet. */
+/* Channels whose one end is closed and of which nobody maps anything. */
 static LIST_HEAD(evr_orphans);
 
 /* One of those who pay: a user, then the owner of the namespace he is in, and so on. */

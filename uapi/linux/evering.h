@@ -306,8 +306,9 @@ struct evering_info {
  * @geometry: in: see there
  * @fd: out: the endpoints A and B.  Each is memory, doorbell and liveness in one
  *	descriptor and may be passed on.  The caller pays for the channel; when one
- *	end is closed, whoever has attached the other pays.  If nobody has, it is given
- *	up when the caller's user needs the quota for another channel.
+ *	end is closed, whoever has attached the other pays.  A channel whose one end is
+ *	closed, and of which nobody maps anything, is given up when its payer needs the
+ *	quota for another: -ESTALE.
  * @arena_order: out: log2 of the pages of the largest block that ARENA_A and
  *	ARENA_B were built from
  */
