@@ -11,7 +11,6 @@
 #include "dev.h"
 
 #include <grp.h>
-#include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -88,22 +87,6 @@ FIXTURE_TEARDOWN_PARENT(quota)
 
 	for (i = 0; self->known && i < LIMITS; i++)
 		set_limit(i, self->before[i]);
-}
-
-/* No quota is refused to whoever has CAP_SYS_RESOURCE. */
-static void drop_resource(void)
-{
-	struct __user_cap_header_struct header = {
-		.version = _LINUX_CAPABILITY_VERSION_3,
-	};
-	struct __user_cap_data_struct data[2];
-
-	if (syscall(SYS_capget, &header, data))
-		_exit(91);
-	data[CAP_TO_INDEX(CAP_SYS_RESOURCE)].effective &=
-		~CAP_TO_MASK(CAP_SYS_RESOURCE);
-	if (syscall(SYS_capset, &header, data))
-		_exit(92);
 }
 
 static void become(uid_t uid)
