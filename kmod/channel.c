@@ -1,13 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * channel.c: a channel from its making to its end: geometry, pages, and the states
- * of its endpoints.
+ * channel.c: a channel from its making to its end: geometry and pages.
  *
- * Quotas are quota.c's, mapping the pages is mmap.c's, waking whoever waits for a
- * state is doorbell.c's.
+ * Quotas are quota.c's, mapping the pages is mmap.c's, the states of the endpoints
+ * are life.c's.
+ *
+ * Why the pages are the module's own, and neither shmem's nor huge
+ * ----------------------------------------------------------------
+ *
+ * All of them are there when CREATE returns, so that no access can fail later, nor a
+ * message be slower for it.  They come in blocks, and follow the memory policy of
+ * the creator; they cannot be swapped or migrated.  A shmem file for each arena was
+ * considered.  Once its pages are mapped a message costs the same.  But:
+ *
+ *	Time.  To have all pages of two arenas of 1 MiB at once costs shmem 2,980,000
+ *	guest instructions (bench --modes=channel --icount, memfd-whole; Linux 6.12),
+ *	these 860,000 (device).  Only lazily is it less, 262,000 (memfd), and that is
+ *	an arena which may end in SIGBUS.
+ *	Trust.  Its mapping would be shmem's: MADV_REMOVE of one side would take pages
+ *	from under the other, and SIGBUS would follow where there is no memory to fill
+ *	the hole.  F_SEAL_* cannot be set from here (memfd_fcntl() is not exported).
+ *	Quota.  Such a mapping holds the shmem file and not ours: memory would live on,
+ *	uncounted, after both endpoints are closed.
+ *
+ * With vm_operations of our own above a shmem file none of that would be so, but then
+ * reverse mapping does not find the pages in our mappings, and nothing can be migrated
+ * or swapped either.  A huge page table entry (->huge_fault) needs
+ * vmf_insert_folio_pmd(), which comes with 6.15; before, vmf_insert_pfn_pmd() makes
+ * memory that O_DIRECT cannot use, and 6.1 refuses it.  So a fault maps 64 KiB, and
+ * takes no mmap_lock where the kernel has locks of each vma (->map_pages, mmap.c).
+ *
+ * A page that fails is not mapped any more, and SIGBUS tells whoever touches it.
+ * Where it is mapped already it stays, as nothing finds the mapping, and the machine
+ * check that the next access brings kills its process.
  */
-#include <linux/eventpoll.h>
 #include <linux/log2.h>
+#include <linux/random.h>
 #include <linux/sched/signal.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -18,6 +46,10 @@
 /* Blocks of 2 MiB, then of 64 KiB, then single pages. */
 #define EVR_LARGE_ORDER		ilog2(SZ_2M / PAGE_SIZE)
 #define EVR_MEDIUM_ORDER	min(4, EVR_LARGE_ORDER)
+/* Pages that are freed before others may run. */
+#define EVR_BATCH		64
+/* A channel's name has 48 bits: short enough to read, long enough not to collide. */
+#define EVR_ID_SHIFT		16
 
 static int evr_check_geometry(const struct evering_geometry *g)
 {
@@ -80,7 +112,7 @@ static int evr_region_alloc(struct evr_region *region, u64 size)
 	if (!nr)
 		return 0;
 	region->pages = kvmalloc_array(nr, sizeof(*region->pages),
-				       GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+				       EVR_GFP);
 	if (!region->pages)
 		return -ENOMEM;
 	while (region->nr < nr) {
@@ -95,16 +127,29 @@ static int evr_region_alloc(struct evr_region *region, u64 size)
 	return 0;
 }
 
-static void evr_region_free(struct evr_region *region)
+/* Frees all pages but the first @keep. */
+static void evr_region_shrink(struct evr_region *region, unsigned long keep)
 {
-	unsigned long i;
-
-	for (i = 0; i < region->nr; i++) {
-		/* Somebody may still do I/O on it, and frees it when done. */
-		put_page(region->pages[i]);
-		cond_resched();
+	while (region->nr > keep) {
+		/* One that is still used for I/O is freed when that is done. */
+		put_page(region->pages[--region->nr]);
+		if (!(region->nr % EVR_BATCH))
+			cond_resched();
 	}
-	kvfree(region->pages);
+}
+
+/*
+ * Frees what is of no use when nobody can map it any more.  The kernel's own
+ * mappings stay: system calls on the endpoint that is left look at them.
+ */
+void evr_channel_shrink(struct evr_channel *channel)
+{
+	int i;
+
+	for (i = EVERING_REGION_HALF_A; i < EVERING_REGIONS; i++)
+		evr_region_shrink(&channel->region[i],
+				  i < EVERING_REGION_ARENA_A);
+	evr_quota_uncharge(channel);
 }
 
 /* The only way that a channel goes, whole or half made. */
@@ -112,8 +157,10 @@ static void evr_channel_free(struct evr_channel *channel)
 {
 	int i;
 
-	for (i = 0; i < EVERING_REGIONS; i++)
-		evr_region_free(&channel->region[i]);
+	for (i = 0; i < EVERING_REGIONS; i++) {
+		evr_region_shrink(&channel->region[i], 0);
+		kvfree(channel->region[i].pages);
+	}
 	for (i = 0; i < 2; i++) {
 		struct evr_endpoint *ep = &channel->end[i];
 
@@ -155,11 +202,11 @@ static void *evr_region_address(struct evr_channel *channel, int region)
 
 static void evr_channel_init(struct evr_channel *channel)
 {
-	static atomic64_t evr_last_id;
 	struct evering_status *status;
 	int i;
 
-	channel->id = atomic64_inc_return(&evr_last_id);
+	/* A count would tell how many channels others make. */
+	channel->id = get_random_u64() >> EVR_ID_SHIFT;
 	status = evr_region_address(channel, EVERING_REGION_STATUS);
 	status->magic = EVERING_MAGIC;
 	status->abi = EVERING_ABI_VERSION;
@@ -169,11 +216,13 @@ static void evr_channel_init(struct evr_channel *channel)
 	for (i = 0; i < 2; i++) {
 		struct evr_endpoint *ep = &channel->end[i];
 
+		status->arena_there[i] = channel->geometry.arena_size[i];
 		ep->channel = channel;
 		ep->peer = &channel->end[!i];
 		ep->status = &status->end[i];
 		ep->half = evr_region_address(channel, EVERING_REGION_HALF(i));
 		init_waitqueue_head(&ep->wait);
+		INIT_LIST_HEAD(&ep->maps);
 	}
 }
 
@@ -186,11 +235,12 @@ struct evr_channel *evr_channel_create(const struct evering_geometry *geometry)
 	ret = evr_check_geometry(geometry);
 	if (ret)
 		return ERR_PTR(ret);
-	channel = kzalloc(sizeof(*channel), GFP_KERNEL_ACCOUNT);
+	channel = kzalloc(sizeof(*channel), EVR_GFP);
 	if (!channel)
 		return ERR_PTR(-ENOMEM);
 	refcount_set(&channel->refs, 1);
 	spin_lock_init(&channel->lock);
+	INIT_LIST_HEAD(&channel->orphan);
 	channel->geometry = *geometry;
 	ret = evr_channel_alloc(channel);
 	if (ret) {
@@ -200,69 +250,4 @@ struct evr_channel *evr_channel_create(const struct evering_geometry *geometry)
 	evr_channel_init(channel);
 	trace_evr_create(channel);
 	return channel;
-}
-
-/*
- * Release pairs with the acquire of whoever reads STATUS: who sees a state sees its
- * epoch, and whatever the endpoint had written when it left it.
- */
-static void evr_set_state(struct evr_endpoint *ep, u32 state)
-{
-	lockdep_assert_held(&ep->channel->lock);
-	WRITE_ONCE(ep->state, state);
-	smp_store_release(&ep->status->state, state); /* as told above */
-}
-
-/* Leaves a state in which it could answer, and signals the peer's eventfd. */
-static void evr_leave(struct evr_endpoint *ep, u32 state)
-{
-	evr_set_state(ep, state);
-	if (ep->peer->eventfd)
-		evr_eventfd_signal(ep->peer->eventfd);
-	trace_evr_detach(ep);
-}
-
-/*
- * A region was mapped through @ep: its own half, by the current process, if
- * @attach; else any, perhaps because the mapping was copied or moved.
- */
-void evr_endpoint_mapped(struct evr_endpoint *ep, bool attach)
-{
-	spin_lock(&ep->channel->lock);
-	ep->vmas++;
-	if (attach && ep->state != EVERING_STATE_ATTACHED) {
-		if (!ep->pid) {
-			ep->pid = get_pid(task_tgid(current));
-			ep->cred = get_current_cred();
-		}
-		WRITE_ONCE(ep->status->epoch, ep->status->epoch + 1);
-		evr_set_state(ep, EVERING_STATE_ATTACHED);
-		trace_evr_attach(ep);
-	}
-	spin_unlock(&ep->channel->lock);
-}
-
-/* A mapping is gone; perhaps the last, perhaps after its process. */
-void evr_endpoint_unmapped(struct evr_endpoint *ep)
-{
-	bool detached = false;
-
-	spin_lock(&ep->channel->lock);
-	if (!--ep->vmas && ep->state == EVERING_STATE_ATTACHED) {
-		evr_leave(ep, EVERING_STATE_DETACHED);
-		detached = true;
-	}
-	spin_unlock(&ep->channel->lock);
-	if (detached)
-		evr_hang_up(ep->peer, EPOLLIN | EPOLLRDNORM | EPOLLRDHUP);
-}
-
-/* Its file is gone, and so are its mappings, which held the file. */
-void evr_endpoint_close(struct evr_endpoint *ep)
-{
-	spin_lock(&ep->channel->lock);
-	evr_leave(ep, EVERING_STATE_CLOSED);
-	spin_unlock(&ep->channel->lock);
-	evr_hang_up(ep->peer,
-		    EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLHUP);
 }

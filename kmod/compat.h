@@ -10,22 +10,44 @@
 #ifndef EVR_COMPAT_H
 #define EVR_COMPAT_H
 
+#include <linux/anon_inodes.h>
 #include <linux/eventfd.h>
-#ifdef EVR_HAVE_IO_URING_CMD_H /* Kbuild looks: sparse knows no __has_include */
-#include <linux/io_uring/cmd.h>
-#else
-#include <linux/io_uring.h>
-#endif
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/sched.h>
 #include <linux/time_namespace.h>
 #include <linux/version.h>
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+#include <linux/io_uring.h>
+#else
+#include <linux/io_uring/cmd.h>
+#endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "evering needs Linux 6.1 or later"
 #endif
+/* The offsets of regions are beyond what mmap(2) takes there. */
+#ifndef CONFIG_64BIT
+#error "evering needs a 64-bit kernel"
+#endif
+/* Which whatever has KVM has. */
+#ifndef CONFIG_MMU_NOTIFIER
+#error "evering needs a kernel with CONFIG_MMU_NOTIFIER"
+#endif
+/* A half is looked at by another address than user space has for it. */
+#if defined(CONFIG_ARCH_HAS_CPU_CACHE_ALIASING) || defined(CONFIG_MIPS) || \
+	defined(CONFIG_PARISC) || defined(CONFIG_SPARC)
+#error "evering needs caches that do not alias"
+#endif
+
+/*
+ * What the scheduler wants to be told when a waker is about to sleep itself: WF_SYNC,
+ * which it keeps to itself, but default_wake_function() takes, and warns of others.
+ * The public ways to say it all lead through a wait queue, whose lock would be taken
+ * twice a sleep; rcuwait, a sleeper's place like ours, cannot say it.
+ */
+#define EVR_WF_SYNC	0x10
 
 /* Only for a vma that nobody else can see yet, as in ->mmap(). */
 static inline void evr_vm_flags_mod(struct vm_area_struct *vma,
@@ -44,6 +66,34 @@ static inline void evr_eventfd_signal(struct eventfd_ctx *ctx)
 	eventfd_signal(ctx, 1);
 #else
 	eventfd_signal(ctx);
+#endif
+}
+
+/*
+ * Ends a command with @ret.  Before 6.12 (tried: 6.1) what a command returns ends it,
+ * too, but anything except 0 fails what is linked behind it.
+ */
+static inline int evr_uring_done(struct io_uring_cmd *cmd, int ret,
+				 unsigned int issue_flags)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+	if (ret > 0) {
+		io_uring_cmd_done(cmd, ret, 0, issue_flags);
+		return -EIOCBQUEUED;
+	}
+#endif
+	return ret;
+}
+
+/* With an inode of its own, which security modules can label, where there is one. */
+static inline struct file *evr_getfile(const char *name,
+				       const struct file_operations *fops,
+				       void *private, int flags)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+	return anon_inode_getfile(name, fops, private, flags);
+#else
+	return anon_inode_create_getfile(name, fops, private, flags, NULL);
 #endif
 }
 

@@ -21,7 +21,6 @@
  */
 #include <linux/eventpoll.h>
 #include <linux/hrtimer.h>
-#include <linux/init.h>
 #include <linux/poll.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
@@ -30,40 +29,23 @@
 #include "trace.h"
 
 #define EVR_BELLS	(EVERING_RX | EVERING_TX)
+#define EVR_RANG(bells)	((bells) * (EVERING_RANG_RX / EVERING_RX))
 
-/*
- * What the scheduler wants to be told when a waker is about to sleep itself.  The
- * flag has no public name: it is learned from a synchronous wake-up.
- */
-static int evr_wake_sync __ro_after_init;
-
-static int __init evr_learn_sync(struct wait_queue_entry *entry,
-				 unsigned int mode, int flags, void *key)
-{
-	evr_wake_sync = flags;
-	return 0;
-}
-
-void __init evr_doorbell_init(void)
-{
-	DECLARE_WAIT_QUEUE_HEAD_ONSTACK(wait);
-	struct wait_queue_entry entry;
-
-	init_waitqueue_func_entry(&entry, evr_learn_sync);
-	add_wait_queue(&wait, &entry);
-	wake_up_interruptible_sync_poll(&wait, 0);
-	remove_wait_queue(&wait, &entry);
-}
+/* So many are woken of those that neither have a sleeper's place nor an eventfd. */
+#define EVR_MAX_WAITERS	64
 
 /*
  * Clears EVERING_ARMED of the first or the second of the two words; true if it was
- * set, and then a full barrier [S].  A bit operation takes one step, where
- * atomic_fetch_andnot() may be a loop that the owner of the word could keep going;
- * it counts in unsigned longs, two words to each on 64 bits.
+ * set, and then a full barrier [S].  A bit operation takes one step where the machine
+ * has an instruction for it (x86, arm64 with LSE, riscv, s390), and
+ * atomic_fetch_andnot() on x86 does not.  On others (load-linked, store-conditional)
+ * it is a loop all the same, which an owner of the word that stores to it all the time
+ * can make longer, as with a futex; the hardware has the last word on for how long.
+ * A bit is counted in unsigned longs, two words to each.
  */
 static bool evr_disarm(struct evering_half *half, unsigned int second)
 {
-	const bool swap = BITS_PER_LONG == 64 && IS_ENABLED(CONFIG_CPU_BIG_ENDIAN);
+	const bool swap = IS_ENABLED(CONFIG_CPU_BIG_ENDIAN);
 
 	return test_and_clear_bit((second ^ swap) * 32,
 				  (unsigned long *)&half->armed_rx);
@@ -90,16 +72,57 @@ static void evr_wake_sleeper(struct task_struct **sleeper, int flags)
 	rcu_read_unlock();
 }
 
-static void evr_wake(struct evr_endpoint *ep, struct task_struct **sleeper,
-		     __poll_t key, bool sync)
+/* Whether as many wait at @ep as a ring wakes; pollers are told so. */
+bool evr_crowded(struct evr_endpoint *ep)
 {
-	evr_wake_sleeper(sleeper, sync ? evr_wake_sync : 0);
-	if (!waitqueue_active(&ep->wait)) /* no lock needed: [S] */
-		return;
-	if (sync)
-		wake_up_interruptible_sync_poll(&ep->wait, key);
-	else
-		wake_up_interruptible_poll(&ep->wait, key);
+	struct list_head *at;
+	unsigned int n = 0;
+	bool crowded;
+
+	if (waitqueue_active(&ep->wait)) { /* else nobody waits, or comes just now */
+		spin_lock_irq(&ep->wait.lock);
+		list_for_each(at, &ep->wait.head)
+			n++;
+		spin_unlock_irq(&ep->wait.lock);
+	}
+	crowded = n >= EVR_MAX_WAITERS;
+	if (READ_ONCE(ep->crowded) != crowded)
+		WRITE_ONCE(ep->crowded, crowded);
+	return crowded;
+}
+
+/*
+ * __wake_up(), but with an end: whoever rings pays for each who waits, and it is not
+ * the one who rings that says how many those are.
+ */
+static noinline void evr_wake_waiters(struct evr_endpoint *ep,
+				      unsigned int mode, int exclusive,
+				      int flags, __poll_t key)
+{
+	struct wait_queue_entry *entry, *next;
+	int budget = EVR_MAX_WAITERS;
+	unsigned long irq;
+	int ret;
+
+	spin_lock_irqsave(&ep->wait.lock, irq);
+	list_for_each_entry_safe(entry, next, &ep->wait.head, entry) {
+		bool one = entry->flags & WQ_FLAG_EXCLUSIVE;
+
+		ret = entry->func(entry, mode, flags, poll_to_key(key));
+		if (ret < 0 || (ret && one && !--exclusive) || !--budget)
+			break;
+	}
+	spin_unlock_irqrestore(&ep->wait.lock, irq);
+	if (unlikely(READ_ONCE(ep->crowded)) && budget)
+		WRITE_ONCE(ep->crowded, false);
+}
+
+static void evr_wake(struct evr_endpoint *ep, struct task_struct **sleeper,
+		     __poll_t key, int flags)
+{
+	evr_wake_sleeper(sleeper, flags);
+	if (waitqueue_active(&ep->wait)) /* no lock needed: [S] */
+		evr_wake_waiters(ep, TASK_INTERRUPTIBLE, 1, flags, key);
 }
 
 /*
@@ -108,6 +131,7 @@ static void evr_wake(struct evr_endpoint *ep, struct task_struct **sleeper,
  */
 u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync)
 {
+	int flags = sync ? EVR_WF_SYNC : 0;
 	u32 rang = 0;
 
 	if (bells & EVERING_RX && evr_disarm(to->half, 0))
@@ -121,9 +145,9 @@ u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync)
 	atomic_long_inc(&to->wakes);
 	/* IN and OUT in one key would wake everybody with EPOLLEXCLUSIVE. */
 	if (rang & EVERING_RX)
-		evr_wake(to, &to->sleeper_rx, EPOLLIN | EPOLLRDNORM, sync);
+		evr_wake(to, &to->sleeper_rx, EPOLLIN | EPOLLRDNORM, flags);
 	if (rang & EVERING_TX)
-		evr_wake(to, &to->sleeper_tx, EPOLLOUT | EPOLLWRNORM, sync);
+		evr_wake(to, &to->sleeper_tx, EPOLLOUT | EPOLLWRNORM, flags);
 	if (READ_ONCE(to->eventfd)) {
 		/* The lock keeps it from the next SET_EVENTFD. */
 		spin_lock(&to->channel->lock);
@@ -134,13 +158,14 @@ u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync)
 	return rang;
 }
 
-/* Wakes everybody who waits on @to, because its peer has gone. */
+/* Wakes all that wait on @to, whatever for, because its peer has gone. */
 void evr_hang_up(struct evr_endpoint *to, __poll_t events)
 {
+	events |= EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM;
 	smp_mb(); /* [S] */
 	evr_wake_sleeper(&to->sleeper_rx, 0);
 	evr_wake_sleeper(&to->sleeper_tx, 0);
-	__wake_up(&to->wait, TASK_NORMAL, 0, poll_to_key(events));
+	evr_wake_waiters(to, TASK_NORMAL, 0, 0, events);
 }
 
 /*
@@ -178,7 +203,11 @@ static int evr_sleep(struct evr_endpoint *ep, const struct evering_enter *enter,
 	if (enter->timeout < KTIME_MAX)
 		expires = evr_monotonic_to_host(enter->timeout);
 	placed = evr_sleep_begin(ep, bells);
-	if (!placed) {
+	if (unlikely(!placed)) {
+		if (evr_crowded(ep)) {
+			evr_sleep_end(ep, bells);
+			return -EBUSY;
+		}
 		init_waitqueue_entry(&entry, current);
 		add_wait_queue(&ep->wait, &entry);
 	}
@@ -207,10 +236,19 @@ static int evr_sleep(struct evr_endpoint *ep, const struct evering_enter *enter,
 	}
 	__set_current_state(TASK_RUNNING);
 	evr_sleep_end(ep, bells);
-	if (!placed)
+	if (unlikely(!placed))
 		remove_wait_queue(&ep->wait, &entry);
 	trace_evr_wake(ep, bells, ret > 0 ? ret : 0);
 	return ret;
+}
+
+/* What is wrong at first sight may be what evr_enter_interrupted() left. */
+static noinline bool evr_enter_bad(const struct evering_enter *enter)
+{
+	return enter->size < sizeof(*enter) ||
+	       enter->flags & ~EVERING_ENTER_FLAGS ||
+	       !(enter->flags & EVERING_ENTER_RUNG) ||
+	       enter->ring & ~EVR_RANG(EVR_BELLS) || enter->wait & ~EVR_BELLS;
 }
 
 /* Like evr_ioctl(), in one go: every message to a sleeper comes this way. */
@@ -225,9 +263,9 @@ static int evr_enter_fetch(struct evering_enter *enter,
 	unsafe_get_user(enter->wait, &uarg->wait, fault);
 	unsafe_get_user(enter->timeout, &uarg->timeout, fault);
 	user_read_access_end();
-	if (enter->size < sizeof(*enter) ||
-	    enter->flags & ~EVERING_ENTER_FLAGS ||
-	    (enter->ring | enter->wait) & ~EVR_BELLS)
+	if ((enter->size < sizeof(*enter) ||
+	     enter->flags & ~EVERING_ENTER_NO_RESTART ||
+	     (enter->ring | enter->wait) & ~EVR_BELLS) && evr_enter_bad(enter))
 		return -EINVAL;
 	if (likely(enter->size == sizeof(*enter)))
 		return 0;
@@ -238,6 +276,21 @@ fault:
 	if (!get_user(enter->size, &uarg->size) && enter->size < sizeof(*enter))
 		return -EINVAL;
 	return -EFAULT;
+}
+
+/*
+ * A ring is paid once: a call that has rung leaves that in the caller's struct when a
+ * signal interrupts it, as it may be restarted, and would ring again.
+ */
+static noinline int evr_enter_interrupted(struct evering_enter __user *uarg,
+					  u32 flags, u32 rang, int ret)
+{
+	if (ret != -ERESTARTSYS && ret != -ERESTARTNOHAND)
+		return ret;
+	if (put_user(flags | EVERING_ENTER_RUNG, &uarg->flags) ||
+	    put_user(rang, &uarg->ring))
+		return -EINTR;
+	return ret;
 }
 
 /* EVERING_IOC_ENTER: ring the peer, then wait to be rung. */
@@ -252,8 +305,11 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 	if (ret)
 		return ret;
 	rung = evr_rung(ep, enter.wait);
-	if (enter.ring)
-		rang = evr_ring(ep->peer, enter.ring, enter.wait && !rung);
+	if (enter.ring > EVR_BELLS)
+		rang = enter.ring; /* before it was interrupted */
+	else if (enter.ring)
+		rang = EVR_RANG(evr_ring(ep->peer, enter.ring,
+					 enter.wait && !rung));
 	if (rang && enter.wait && !rung) {
 		/*
 		 * If the one who was woken is to have this CPU, let him have it
@@ -266,8 +322,10 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 	if (enter.wait && !rung) {
 		ret = evr_sleep(ep, &enter, file->f_flags & O_NONBLOCK);
 		if (ret < 0)
-			return ret;
+			return !enter.ring ? ret :
+			       evr_enter_interrupted(uarg, enter.flags, rang,
+						     ret);
 		rung = ret;
 	}
-	return rung | rang * (EVERING_RANG_RX / EVERING_RX);
+	return rung | rang;
 }

@@ -2,7 +2,6 @@
 /*
  * endpoint.c: the file that an endpoint is: its ioctls, poll, fdinfo and release.
  */
-#include <linux/compat.h>
 #include <linux/file.h>
 #include <linux/module.h>
 #include <linux/poll.h>
@@ -27,13 +26,37 @@ static int evr_set_eventfd(struct file *file, void *arg, void __user *uarg)
 	spin_lock(&ep->channel->lock);
 	old = ep->eventfd;
 	WRITE_ONCE(ep->eventfd, ctx); /* evr_ring() looks without the lock */
-	/* Who sets it and then looks at STATUS misses nothing; nor who does not. */
+	/* No caller misses the end, whether it looks at STATUS next or not; */
 	if (ctx && evr_gone(ep->peer))
 		evr_eventfd_signal(ctx);
 	spin_unlock(&ep->channel->lock);
+	smp_mb(); /* nor a ring, if it arms and looks into its ring next: [S] */
 	if (old)
 		eventfd_ctx_put(old);
 	return 0;
+}
+
+/* The caller speaks for @ep, and nobody else from now on. */
+static int evr_attach(struct file *file, void *arg, void __user *uarg)
+{
+	struct evr_endpoint *ep = file->private_data;
+	struct evering_attach *attach = arg;
+	int ret = 0;
+
+	if (attach->reserved)
+		return -EINVAL;
+	spin_lock(&ep->channel->lock);
+	if (ep->state >= EVERING_STATE_DETACHED)
+		ret = -ESTALE;
+	else if (ep->shared || (ep->pid && ep->pid != task_tgid(current)))
+		ret = -EBUSY;
+	else if (ep->state == EVERING_STATE_NEW)
+		ret = -ENOTCONN;
+	else
+		ep->named = true;
+	attach->epoch = ep->status->epoch;
+	spin_unlock(&ep->channel->lock);
+	return ret ?: evr_ioctl_reply(uarg, attach, sizeof(*attach));
 }
 
 static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
@@ -41,19 +64,20 @@ static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
 	struct evr_endpoint *ep = file->private_data;
 	struct evr_endpoint *peer = ep->peer;
 	struct evering_peer_cred *out = arg;
-	bool attached;
+	bool named;
 
-	/* Written once, and kept as long as the channel. */
 	spin_lock(&ep->channel->lock);
-	attached = peer->pid;
+	named = peer->named;
+	if (named) {
+		/* Never one that may be another's by now. */
+		out->pid = pid_has_task(peer->pid, PIDTYPE_TGID) ?
+			   pid_vnr(peer->pid) : 0;
+		out->uid = from_kuid_munged(current_user_ns(), peer->cred->euid);
+		out->gid = from_kgid_munged(current_user_ns(), peer->cred->egid);
+		out->epoch = peer->status->epoch;
+	}
 	spin_unlock(&ep->channel->lock);
-	if (!attached)
-		return -ENOTCONN;
-	out->pid = pid_vnr(peer->pid);
-	out->uid = from_kuid_munged(current_user_ns(), peer->cred->euid);
-	out->gid = from_kgid_munged(current_user_ns(), peer->cred->egid);
-	out->reserved = 0;
-	return evr_ioctl_reply(uarg, out, sizeof(*out));
+	return named ? evr_ioctl_reply(uarg, out, sizeof(*out)) : -ENOTCONN;
 }
 
 static const struct evr_ioctl evr_endpoint_ioctls[] = {
@@ -61,15 +85,21 @@ static const struct evr_ioctl evr_endpoint_ioctls[] = {
 	  evr_set_eventfd },
 	{ EVERING_IOC_PEER_CRED, sizeof(struct evering_peer_cred), 24, 0,
 	  evr_peer_cred },
+	{ EVERING_IOC_ATTACH, sizeof(struct evering_attach), 16, 0, evr_attach },
 };
 
-static int evr_ring_peer(struct file *file, unsigned long bells)
+/* The peer, or the own sleeper, which another thread of its process wants to wake. */
+static int evr_ring_bells(struct file *file, unsigned long bells)
 {
-	struct evr_endpoint *ep = file->private_data;
+	struct evr_endpoint *to = file->private_data;
 
+	if (bells & EVERING_RING_SELF)
+		bells &= ~(unsigned long)EVERING_RING_SELF;
+	else
+		to = to->peer;
 	if (!bells || bells > (EVERING_RX | EVERING_TX))
 		return -EINVAL;
-	return evr_ring(ep->peer, bells, false);
+	return evr_ring(to, bells, false);
 }
 
 static long evr_endpoint_ioctl(struct file *file, unsigned int cmd,
@@ -79,20 +109,11 @@ static long evr_endpoint_ioctl(struct file *file, unsigned int cmd,
 	case EVERING_IOC_ENTER:
 		return evr_enter(file, (void __user *)arg);
 	case EVERING_IOC_RING:
-		return evr_ring_peer(file, arg);
+		return evr_ring_bells(file, arg);
 	default:
 		return evr_ioctl(file, evr_endpoint_ioctls,
 				 ARRAY_SIZE(evr_endpoint_ioctls), cmd, arg);
 	}
-}
-
-/* The argument of RING is a number, all others' a pointer. */
-static long evr_endpoint_compat_ioctl(struct file *file, unsigned int cmd,
-				      unsigned long arg)
-{
-	if (cmd != EVERING_IOC_RING)
-		arg = (unsigned long)compat_ptr(arg);
-	return evr_endpoint_ioctl(file, cmd, arg);
 }
 
 /* RING alone; it never waits, and so completes at once. */
@@ -108,7 +129,9 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 	if (READ_ONCE(ring->reserved[0]) | READ_ONCE(ring->reserved[1]) |
 	    READ_ONCE(ring->reserved[2]))
 		return -EINVAL;
-	return evr_ring_peer(cmd->file, READ_ONCE(ring->bells));
+	return evr_uring_done(cmd, evr_ring_bells(cmd->file,
+						  READ_ONCE(ring->bells)),
+			      issue_flags);
 }
 
 /*
@@ -117,30 +140,47 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
  *	here				whoever rings, or goes
  *
  *	add to ep->wait			clear EVERING_ARMED, or store the state
- *	full barrier (poll_wait)	full barrier (atomic, or ep->wait's lock)
+ *	full barrier			full barrier (atomic, or evr_hang_up())
  *	load armed_*, load the state	look whether anybody is in ep->wait
  *
- * At least one of the two sees the other.
+ * At least one of the two sees the other.  Older kernels' poll_wait() has no barrier.
  */
 static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 {
 	struct evr_endpoint *ep = file->private_data;
 	__poll_t events = 0;
-	u32 rung, state;
+	u32 state;
 
-	poll_wait(file, &ep->wait, table);
-	rung = evr_rung(ep, EVERING_RX | EVERING_TX);
-	state = READ_ONCE(ep->peer->state);
-	if (rung & EVERING_RX)
+	/* As in evr_crowded(), which is asked only if there may be a crowd. */
+	if (!poll_does_not_wait(table) &&
+	    (likely(!waitqueue_active(&ep->wait) && /* as there */
+		    !READ_ONCE(ep->crowded)) || !evr_crowded(ep))) {
+		poll_wait(file, &ep->wait, table);
+		smp_mb(); /* as told above */
+	}
+	if (!(READ_ONCE(ep->half->armed_rx) & EVERING_ARMED))
 		events |= EPOLLIN | EPOLLRDNORM;
-	if (rung & EVERING_TX)
+	if (!(READ_ONCE(ep->half->armed_tx) & EVERING_ARMED))
 		events |= EPOLLOUT | EPOLLWRNORM;
-	/* Like a socket: who asks for input alone is to hear of the end, too. */
+	state = smp_load_acquire(&ep->peer->state); /* as evr_gone() */
+	if (likely(state < EVERING_STATE_DETACHED && !READ_ONCE(ep->crowded)))
+		return events;
+	/* Like a socket: whatever is asked for, the end is an answer. */
 	if (state >= EVERING_STATE_DETACHED)
-		events |= EPOLLRDHUP | EPOLLIN | EPOLLRDNORM;
+		events |= EPOLLRDHUP | EPOLLIN | EPOLLRDNORM | EPOLLOUT |
+			  EPOLLWRNORM;
 	if (state == EVERING_STATE_CLOSED)
 		events |= EPOLLHUP;
+	/* Who comes now waits in vain, and must not wait in silence. */
+	if (unlikely(READ_ONCE(ep->crowded)))
+		events |= EPOLLERR;
 	return events;
+}
+
+static int evr_flush(struct file *file, fl_owner_t id)
+{
+	evr_endpoint_flush(file->private_data);
+	return 0;
 }
 
 static int evr_endpoint_release(struct inode *inode, struct file *file)
@@ -196,9 +236,11 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 
 const struct file_operations evr_endpoint_fops = {
 	.owner = THIS_MODULE,
+	.flush = evr_flush,
 	.release = evr_endpoint_release,
 	.unlocked_ioctl = evr_endpoint_ioctl,
-	.compat_ioctl = evr_endpoint_compat_ioctl,
+	/* Does to RING's argument, which is no pointer, what does not matter. */
+	.compat_ioctl = compat_ptr_ioctl,
 	.uring_cmd = evr_endpoint_uring_cmd,
 	.mmap = evr_mmap,
 	.poll = evr_endpoint_poll,

@@ -10,20 +10,32 @@
 #include <linux/cred.h>
 #include <linux/eventfd.h>
 #include <linux/fs.h>
+#include <linux/gfp.h>
+#include <linux/list.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/pid.h>
 #include <linux/refcount.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 #include <linux/evering.h>
 
-struct evr_user;
+/* For what user space makes us allocate: rather refused than by way of the OOM killer. */
+#define EVR_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
 
 /* Pages of one region, in order.  Fixed when the channel is made. */
 struct evr_region {
 	struct page **pages;
 	unsigned long nr;
 	unsigned int order;	/* of the largest block among them */
+};
+
+/* What one process maps through an endpoint; tells when that process ends. */
+struct evr_map {
+	struct mmu_interval_notifier notifier;
+	struct evr_endpoint *ep;
+	struct list_head link;	/* in ep->maps, under channel->lock as is */
+	unsigned int vmas;	/* with copies in children */
 };
 
 /* One end of a channel. */
@@ -43,6 +55,7 @@ struct evr_endpoint {
 	struct task_struct *sleeper_tx;
 	/* Pollers, and sleepers that found their place taken. */
 	wait_queue_head_t wait;
+	bool crowded;	/* when last looked: as many as a ring wakes */
 	u32 state;	/* EVERING_STATE_*; read without the lock as well */
 	struct evr_channel *channel;
 	atomic_long_t rings;	/* how often the peer asked to ring it, */
@@ -51,10 +64,13 @@ struct evr_endpoint {
 	/* Under channel->lock. */
 	struct evering_endpoint_status *status;	/* the kernel's mapping */
 	struct eventfd_ctx *eventfd;	/* signalled along with @wait, or NULL */
-	unsigned int vmas;		/* of any region, through this file */
-	/* Who first mapped the half, or NULL; once set, stays. */
+	struct list_head maps;		/* of all processes, one each */
+	struct evr_map *owner;		/* of the one that attached it last, or NULL */
+	/* That process; until there is one, the first to map the half or the arena. */
 	struct pid *pid;
-	const struct cred *cred;
+	const struct cred *cred;	/* of it; until then of the first to map anything */
+	bool shared;	/* more than one process has mapped the half or the arena */
+	bool named;	/* by ATTACH: @pid is the only one that may */
 } ____cacheline_aligned_in_smp;
 
 /* Two endpoints and their memory. */
@@ -64,8 +80,10 @@ struct evr_channel {
 	spinlock_t lock;
 	u64 id;			/* its name in traces and fdinfo */
 	struct evering_geometry geometry; /* never read back from STATUS */
-	u64 bytes;		/* what @user was charged */
-	struct evr_user *user;	/* who pays, or NULL */
+	bool over;		/* under @lock: nobody can attach any more */
+	u64 bytes;		/* what @payer was charged, under evr_quota_lock */
+	const struct cred *payer;	/* the user who pays, or NULL; likewise */
+	struct list_head orphan;	/* in evr_orphans, or empty; likewise */
 	struct evr_region region[EVERING_REGIONS];
 	struct evr_endpoint end[2];
 };
@@ -75,10 +93,11 @@ static inline unsigned int evr_end(const struct evr_endpoint *ep)
 	return ep - ep->channel->end;
 }
 
-/* Nobody answers any more, unless the peer attaches again. */
+/* Nobody answers any more. */
 static inline bool evr_gone(const struct evr_endpoint *ep)
 {
-	return READ_ONCE(ep->state) >= EVERING_STATE_DETACHED;
+	/* Acquire: the caller sees what it had written before. */
+	return smp_load_acquire(&ep->state) >= EVERING_STATE_DETACHED;
 }
 
 /* A command that takes a struct, which begins with its size and its flags. */
@@ -100,9 +119,17 @@ int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known);
 /* channel.c */
 struct evr_channel *evr_channel_create(const struct evering_geometry *geometry);
 void evr_channel_put(struct evr_channel *channel);
-void evr_endpoint_mapped(struct evr_endpoint *ep, bool attach);
-void evr_endpoint_unmapped(struct evr_endpoint *ep);
+void evr_channel_shrink(struct evr_channel *channel);
+
+/* life.c */
+int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
+		     bool writes);
+void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma);
+void evr_endpoint_copied(struct evr_endpoint *ep, struct vm_area_struct *vma);
+void evr_endpoint_unmapped(struct evr_endpoint *ep, struct vm_area_struct *vma);
+void evr_endpoint_flush(struct evr_endpoint *ep);
 void evr_endpoint_close(struct evr_endpoint *ep);
+void evr_channel_settle(struct evr_channel *channel, bool now);
 
 /* endpoint.c */
 extern const struct file_operations evr_endpoint_fops;
@@ -111,7 +138,7 @@ extern const struct file_operations evr_endpoint_fops;
 int evr_mmap(struct file *file, struct vm_area_struct *vma);
 
 /* doorbell.c */
-void evr_doorbell_init(void);
+bool evr_crowded(struct evr_endpoint *ep);
 u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync);
 void evr_hang_up(struct evr_endpoint *to, __poll_t events);
 u32 evr_rung(const struct evr_endpoint *ep, u32 bells);
@@ -119,6 +146,8 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg);
 
 /* quota.c */
 int evr_quota_charge(struct evr_channel *channel, u64 bytes);
+void evr_quota_orphan(struct evr_channel *channel);
+void evr_quota_move(struct evr_channel *channel, const struct cred *cred);
 void evr_quota_uncharge(struct evr_channel *channel);
 void evr_quota_info(struct evering_info *info);
 

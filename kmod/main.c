@@ -9,7 +9,9 @@
  *	/dev/evering		misc device: INFO, CREATE; has no state (main.c)
  *	struct evr_channel	pages, quota and two endpoints (channel.c)
  *	struct evr_endpoint	half of a channel: an anonymous file (endpoint.c),
- *				its mappings (mmap.c), its doorbells (doorbell.c)
+ *				its state (life.c), mappings (mmap.c), doorbells
+ *				(doorbell.c)
+ *	struct evr_map		what one process maps through an endpoint (life.c)
  *	struct evr_user		what a user holds (quota.c)
  *
  *	   fd, dup, fork,		fd, dup, fork,
@@ -19,30 +21,32 @@
  *	   struct file A <-- vmas	   struct file B <-- vmas
  *		|				|
  *		+-----> struct evr_channel <----+
- *			  end[A]   end[B]
+ *			  end[A], end[B] --> maps --> struct evr_map --> mm_struct
  *			  region[] ----> pages <---- ptes, I/O in flight
- *			  user ----> struct evr_user
+ *			  payer ----> struct cred, by which struct evr_user is found
  *
  * A file holds one of the channel's two references; a vma holds its file, and so
  * does a system call, a poll and an fd in flight in a socket.  An endpoint is
  * part of its channel: it needs no count, and may touch its peer at any time.
- * When both files are released the channel goes, with its quota.  The pages are
- * counted one by one and outlive it if somebody does I/O on them.  The files
- * hold the module.  Nothing is deferred past release, so rmmod has to wait for
+ * A vma counts in the struct evr_map of its process, which goes with the last of them.
+ * When both files are released the channel goes, with its quota.  Its memory may go
+ * earlier if one file is released and nobody maps anything: see evr_channel_settle().
+ * The pages are counted one by one and outlive it if somebody does I/O on them.  The
+ * files hold the module.  Nothing is deferred past release, so rmmod has to wait for
  * nothing.
  *
  * Life of an endpoint, as its peer sees it
  * ----------------------------------------
  *
- *	NEW --(own half mapped)--> ATTACHED <--(mapped again)--+
- *	 |				|		       |
- *	 |			   (last vma closed)	       |
- *	 |				+------------> DETACHED (RDHUP)
- *	 |					       |
- *	 +-------(file released)--------> CLOSED <-----+  (HUP)
+ *	NEW --(own half mapped)--> ATTACHED --(mapped by another process)--+
+ *	 |			     ^	 |				   |
+ *	 |			     +---|---------------------------------+
+ *	 |				 +-(its process ends, or unmaps all)-> DETACHED
+ *	 |							     (RDHUP)	   |
+ *	 +--------------------(file released)--------------> CLOSED (HUP) <--------+
  *
- * Neither vm_close nor release need run in the process that the endpoint belonged
- * to, so neither looks at current.
+ * DETACHED is final.  Neither vm_close nor release need run in the process that the
+ * endpoint belonged to, so neither looks at current.
  *
  * Locks, outermost first
  * ----------------------
@@ -51,10 +55,13 @@
  *	evr_channel.lock	states, mappings, eventfds; no sleep, no user copy
  *	lock of a wait queue	an endpoint's or an eventfd's, and epoll's below
  *
- *	evr_quota_lock		by itself
+ *	evr_quota_lock		by itself, and a spinlock: nobody waits for a user who is
+ *				made to wait for memory
  *
  * The way of a ring takes none of them but that of a wait queue that somebody is
- * in, and that of the channel if an eventfd is set.
+ * in, and that of the channel if an eventfd is set.  It costs what the one to be woken
+ * lets it cost, up to a bound: EVR_MAX_WAITERS, and behind each what the kernel allows
+ * to hang on a descriptor (an epoll set that others poll, pollers of the eventfd).
  *
  * Trust
  * -----
@@ -65,7 +72,6 @@
  * counters in fdinfo.  The worst that a lie can do is to wake, or not to wake,
  * who told it.
  */
-#include <linux/anon_inodes.h>
 #include <linux/file.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
@@ -82,6 +88,7 @@ union evr_ioctl_arg {
 	struct evering_create create;
 	struct evering_set_eventfd set_eventfd;
 	struct evering_peer_cred peer_cred;
+	struct evering_attach attach;
 };
 
 /* Checks the part of a caller's struct that is beyond what the module knows. */
@@ -169,9 +176,8 @@ static int evr_create(struct file *file, void *arg, void __user *uarg)
 		create->fd[fds] = ret;
 	}
 	for (i = 0; i < 2; i++) {
-		files[i] = anon_inode_getfile("[evering]", &evr_endpoint_fops,
-					      &channel->end[i],
-					      O_RDWR | nonblock);
+		files[i] = evr_getfile("[evering]", &evr_endpoint_fops,
+				       &channel->end[i], O_RDWR | nonblock);
 		if (IS_ERR(files[i])) {
 			ret = PTR_ERR(files[i]);
 			goto out_files;
@@ -226,19 +232,7 @@ static struct miscdevice evr_device = {
 	.mode = 0666,
 };
 
-static int __init evr_module_init(void)
-{
-	evr_doorbell_init();
-	return misc_register(&evr_device);
-}
-
-static void __exit evr_module_exit(void)
-{
-	misc_deregister(&evr_device);
-}
-
-module_init(evr_module_init);
-module_exit(evr_module_exit);
+module_misc_device(evr_device);
 
 MODULE_DESCRIPTION("evering: shared-memory channels between two processes");
 MODULE_LICENSE("GPL");

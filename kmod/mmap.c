@@ -16,19 +16,21 @@
 /* A fault maps so many pages, aligned, as faults on files do by default. */
 #define EVR_FAULT_AROUND	max(1UL, SZ_64K / PAGE_SIZE)
 
+#define EVR_REGION_SHIFT	(EVERING_MMAP_SHIFT - PAGE_SHIFT)
+
 /* From VM_WRITE to VM_MAYWRITE and so on. */
 #define EVR_MAY_SHIFT		ilog2(VM_MAYWRITE / VM_WRITE)
 
 /* Fork copies a mapping if asked to by MADV_DOFORK; mremap() moves one. */
 static void evr_vm_open(struct vm_area_struct *vma)
 {
-	evr_endpoint_mapped(vma->vm_file->private_data, false);
+	evr_endpoint_copied(vma->vm_file->private_data, vma);
 }
 
 /* Runs in exit too, and in whoever drops the last user of the mm. */
 static void evr_vm_close(struct vm_area_struct *vma)
 {
-	evr_endpoint_unmapped(vma->vm_file->private_data);
+	evr_endpoint_unmapped(vma->vm_file->private_data, vma);
 }
 
 static int evr_vm_may_split(struct vm_area_struct *vma, unsigned long addr)
@@ -36,20 +38,32 @@ static int evr_vm_may_split(struct vm_area_struct *vma, unsigned long addr)
 	return -EINVAL;
 }
 
+static struct evr_region *evr_vma_region(const struct vm_area_struct *vma)
+{
+	struct evr_endpoint *ep = vma->vm_file->private_data;
+
+	return &ep->channel->region[vma->vm_pgoff >> EVR_REGION_SHIFT];
+}
+
 /* Maps the page at @index and those around it. */
 static int evr_insert(struct vm_area_struct *vma, unsigned long index)
 {
-	struct evr_region *region = vma->vm_private_data;
+	struct evr_region *region = evr_vma_region(vma);
 	unsigned long first = round_down(index, EVR_FAULT_AROUND);
 	unsigned long nr = min(EVR_FAULT_AROUND, region->nr - first);
+	unsigned long i;
 
+	/* Memory that has failed is not mapped; one by one, then. */
+	for (i = first; i < first + nr; i++)
+		if (PageHWPoison(region->pages[i]))
+			return -EHWPOISON;
 	return vm_insert_pages(vma, vma->vm_start + first * PAGE_SIZE,
 			       &region->pages[first], &nr);
 }
 
 static vm_fault_t evr_vm_fault(struct vm_fault *vmf)
 {
-	struct evr_region *region = vmf->vma->vm_private_data;
+	struct evr_region *region = evr_vma_region(vmf->vma);
 	unsigned long index = vmf->pgoff - vmf->vma->vm_pgoff;
 	int ret = evr_insert(vmf->vma, index);
 
@@ -57,9 +71,21 @@ static vm_fault_t evr_vm_fault(struct vm_fault *vmf)
 		return VM_FAULT_NOPAGE;
 	if (ret == -ENOMEM)
 		return VM_FAULT_OOM;
+	if (PageHWPoison(region->pages[index]))
+		return VM_FAULT_HWPOISON;
 	/* Some are mapped already: one, then, and the core takes care. */
 	vmf->page = region->pages[index];
 	get_page(vmf->page);
+	return 0;
+}
+
+/*
+ * Nothing: evr_vm_fault() maps what is around a page.  But a mapping that has this
+ * is one whose faults need no mmap_lock.
+ */
+static vm_fault_t evr_vm_map_pages(struct vm_fault *vmf, pgoff_t first,
+				   pgoff_t last)
+{
 	return 0;
 }
 
@@ -68,6 +94,7 @@ static const struct vm_operations_struct evr_vm_ops = {
 	.close = evr_vm_close,
 	.may_split = evr_vm_may_split,
 	.fault = evr_vm_fault,
+	.map_pages = evr_vm_map_pages,
 };
 
 static bool evr_may_write(const struct evr_endpoint *ep, unsigned int region)
@@ -82,9 +109,10 @@ static bool evr_may_write(const struct evr_endpoint *ep, unsigned int region)
 int evr_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct evr_endpoint *ep = file->private_data;
-	unsigned long index = vma->vm_pgoff >> (EVERING_MMAP_SHIFT - PAGE_SHIFT);
+	unsigned long index = vma->vm_pgoff >> EVR_REGION_SHIFT;
 	unsigned long forbidden = VM_EXEC;
 	struct evr_region *region;
+	bool writes;
 	int ret;
 
 	if (index >= EVERING_REGIONS ||
@@ -92,24 +120,35 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma)
 		return -EINVAL;
 	index = array_index_nospec(index, EVERING_REGIONS);
 	region = &ep->channel->region[index];
+	if (READ_ONCE(ep->channel->over))
+		return -ESTALE;
 	if (vma_pages(vma) != region->nr || !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	if (!evr_may_write(ep, index))
+	/* What READ_IMPLIES_EXEC adds was not asked for, and is not given. */
+	if (current->personality & READ_IMPLIES_EXEC)
+		evr_vm_flags_mod(vma, 0, VM_EXEC);
+	writes = evr_may_write(ep, index);
+	if (!writes)
 		forbidden |= VM_WRITE;
 	if (vma->vm_flags & forbidden)
 		return -EACCES;
+	ret = evr_endpoint_map(ep, vma, writes);
+	if (ret)
+		return ret;
 
 	/* VM_MIXEDMAP: vm_insert_pages() in a fault could not set it any more. */
 	evr_vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP |
 			 VM_MIXEDMAP, forbidden << EVR_MAY_SHIFT);
-	vma->vm_private_data = region;
+	vma->vm_page_prot = vm_get_page_prot(vma->vm_flags);
 	vma->vm_ops = &evr_vm_ops;
-	/* Everybody touches these at once, and of an arena who knows what. */
-	if (index < EVERING_REGION_ARENA_A) {
+	/* Everybody touches these at once, and of an arena nobody knows what. */
+	if (index < EVERING_REGION_ARENA_A)
 		ret = evr_insert(vma, 0);
-		if (ret)
-			return ret;
+	if (ret && ret != -EHWPOISON) { /* whoever touches it will be told */
+		evr_endpoint_unmapped(ep, vma);
+		return ret;
 	}
-	evr_endpoint_mapped(ep, index == EVERING_REGION_HALF(evr_end(ep)));
+	if (index == EVERING_REGION_HALF(evr_end(ep)))
+		evr_endpoint_attach(ep, vma);
 	return 0;
 }

@@ -5,14 +5,29 @@
  *
  * The pages are charged to the creator's memory cgroup as well, where there is
  * one; this is for machines without, since a channel's pages can be neither
- * swapped nor reclaimed.  The creator pays until the channel is gone, also for
- * what the peer keeps alive.
+ * swapped nor reclaimed.
+ *
+ * The creator's real user pays, and so does the owner of each user namespace that he
+ * is in: whoever has subordinate uids has no more for that.  When one end is closed,
+ * the user who has attached the other pays from then on, though it be beyond his
+ * quota, which then has no room for new channels.  If nobody has, the creator goes on
+ * paying.  What nobody maps is given up when its payer needs the quota for another.
+ *
+ * A process with CAP_SYS_RESOURCE is counted, but refused only what is too large for
+ * one channel.
+ *
+ * RLIMIT_MEMLOCK does not matter here.  Its default of 8 MiB would be three channels;
+ * memory cgroups and the quota are the bound, as they are for BPF's maps since 5.11.
  */
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/hash.h>
 #include <linux/hashtable.h>
 #include <linux/module.h>
-#include <linux/mutex.h>
 #include <linux/slab.h>
+#include <linux/spinlock.h>
 #include <linux/uidgid.h>
+#include <linux/user_namespace.h>
 
 #include "evering_kmod.h"
 
@@ -33,21 +48,43 @@ static unsigned int evr_max_user_channels = 4096;
 module_param_named(max_user_channels, evr_max_user_channels, uint, 0644);
 MODULE_PARM_DESC(max_user_channels, "Channels of one user (default: 4096)");
 
-/* What one user holds; exists while that is not nothing. */
+/*
+ * What a user of a namespace holds, with all that is held in the namespaces that he
+ * made below it.  Exists while that is not nothing.
+ */
 struct evr_user {
 	struct hlist_node node;
+	struct user_namespace *ns;
 	kuid_t uid;
 	unsigned int channels;
 	u64 bytes;
 };
 
 /*
- * evr_quota_lock protects the table, the users in it and the total.  A mutex, since
- * a user is allocated under it; never taken with mmap_lock or a channel's lock.
+ * evr_quota_lock protects the table, the users in it, the total, and who pays for a
+ * channel.  Nothing sleeps under it: a user who is made to wait would make all wait.
  */
-static DEFINE_MUTEX(evr_quota_lock);
+static DEFINE_SPINLOCK(evr_quota_lock);
 static DEFINE_HASHTABLE(evr_users, 6);
 static u64 evr_total_bytes;
+/* Channels whose one end is closed and of which nobody maps anything. */
+static LIST_HEAD(evr_orphans);
+
+/* One of those who pay: a user, then the owner of the namespace he is in, and so on. */
+struct evr_payer {
+	struct user_namespace *ns;	/* NULL: they were all */
+	kuid_t uid;
+};
+
+static struct evr_payer evr_first_payer(const struct cred *cred)
+{
+	return (struct evr_payer){ cred->user_ns, cred->uid };
+}
+
+static struct evr_payer evr_next_payer(struct evr_payer payer)
+{
+	return (struct evr_payer){ payer.ns->parent, payer.ns->owner };
+}
 
 /* In bytes; 0 MiB stands for a share of RAM. */
 static u64 evr_limit(unsigned int mib, unsigned int share)
@@ -64,28 +101,29 @@ void evr_quota_info(struct evering_info *info)
 	info->max_user_channels = READ_ONCE(evr_max_user_channels);
 }
 
-static struct evr_user *evr_user_get(kuid_t uid)
+static struct evr_user *evr_user_get(struct evr_payer payer, gfp_t account)
 {
+	u32 key = hash_ptr(payer.ns, 32) ^ __kuid_val(payer.uid);
 	struct evr_user *user;
 
-	lockdep_assert_held(&evr_quota_lock);
-	hash_for_each_possible(evr_users, user, node, __kuid_val(uid))
-		if (uid_eq(user->uid, uid))
+	hash_for_each_possible(evr_users, user, node, key)
+		if (user->ns == payer.ns && uid_eq(user->uid, payer.uid))
 			return user;
-	user = kzalloc(sizeof(*user), GFP_KERNEL_ACCOUNT);
+	user = kzalloc(sizeof(*user), GFP_NOWAIT | __GFP_NOWARN | account);
 	if (user) {
-		user->uid = uid;
-		hash_add(evr_users, &user->node, __kuid_val(uid));
+		user->ns = get_user_ns(payer.ns);
+		user->uid = payer.uid;
+		hash_add(evr_users, &user->node, key);
 	}
 	return user;
 }
 
 static void evr_user_put(struct evr_user *user)
 {
-	lockdep_assert_held(&evr_quota_lock);
 	if (user->channels)
 		return;
 	hash_del(&user->node);
+	put_user_ns(user->ns);
 	kfree(user);
 }
 
@@ -96,47 +134,131 @@ static bool evr_user_fits(const struct evr_user *user, u64 bytes)
 
 	evr_quota_info(&limit);
 	return user->channels < limit.max_user_channels &&
-	       bytes <= limit.max_channel_bytes &&
 	       user->bytes + bytes <= limit.max_user_bytes &&
 	       evr_total_bytes + bytes <= limit.max_total_bytes;
+}
+
+/* Gives back what those before @end were charged; they are there, then. */
+static void evr_uncharge(const struct cred *cred, u64 bytes,
+			 const struct user_namespace *end)
+{
+	struct evr_payer payer;
+	struct evr_user *user;
+
+	lockdep_assert_held(&evr_quota_lock);
+	for (payer = evr_first_payer(cred); payer.ns != end;
+	     payer = evr_next_payer(payer)) {
+		user = evr_user_get(payer, 0);
+		user->bytes -= bytes;
+		user->channels--;
+		evr_user_put(user);
+	}
+}
+
+static int evr_charge(const struct cred *cred, u64 bytes, bool limited)
+{
+	struct evr_payer payer;
+	struct evr_user *user;
+
+	lockdep_assert_held(&evr_quota_lock);
+	for (payer = evr_first_payer(cred); payer.ns;
+	     payer = evr_next_payer(payer)) {
+		user = evr_user_get(payer, limited ? __GFP_ACCOUNT : 0);
+		if (user && (!limited || evr_user_fits(user, bytes))) {
+			user->bytes += bytes;
+			user->channels++;
+			continue;
+		}
+		evr_uncharge(cred, bytes, payer.ns);
+		if (!user)
+			return -ENOMEM;
+		evr_user_put(user);
+		return -EDQUOT;
+	}
+	return 0;
+}
+
+/* It has become an orphan, or looked like one; see evr_channel_settle(). */
+void evr_quota_orphan(struct evr_channel *channel)
+{
+	spin_lock(&evr_quota_lock);
+	if (channel->payer && list_empty(&channel->orphan))
+		list_add_tail(&channel->orphan, &evr_orphans);
+	spin_unlock(&evr_quota_lock);
+}
+
+/* Gives up the oldest orphan of @cred's user; false if there is none. */
+static bool evr_quota_reclaim(const struct cred *cred)
+{
+	struct evr_channel *at, *found = NULL;
+
+	spin_lock(&evr_quota_lock);
+	list_for_each_entry(at, &evr_orphans, orphan)
+		if (at->payer->user_ns == cred->user_ns &&
+		    uid_eq(at->payer->uid, cred->uid) &&
+		    refcount_inc_not_zero(&at->refs)) {
+			found = at;
+			list_del_init(&at->orphan);
+			break;
+		}
+	spin_unlock(&evr_quota_lock);
+	if (!found)
+		return false;
+	evr_channel_settle(found, true);
+	evr_channel_put(found);
+	return true;
 }
 
 /* Charges the caller, by its real uid, for @channel; once a channel. */
 int evr_quota_charge(struct evr_channel *channel, u64 bytes)
 {
-	struct evr_user *user;
-	int ret = -ENOMEM;
+	const struct cred *cred = current_cred();
+	bool limited = true;
+	int ret;
 
-	mutex_lock(&evr_quota_lock);
-	user = evr_user_get(current_uid());
-	if (!user)
-		goto out;
-	ret = -EDQUOT;
-	if (evr_user_fits(user, bytes)) {
-		user->channels++;
-		user->bytes += bytes;
+	if (bytes > (u64)READ_ONCE(evr_max_channel_mib) << 20)
+		return -EDQUOT;
+again:
+	spin_lock(&evr_quota_lock);
+	ret = evr_charge(cred, bytes, limited);
+	if (!ret) {
 		evr_total_bytes += bytes;
-		channel->user = user;
+		channel->payer = get_cred(cred);
 		channel->bytes = bytes;
-		ret = 0;
 	}
-	evr_user_put(user);
-out:
-	mutex_unlock(&evr_quota_lock);
+	spin_unlock(&evr_quota_lock);
+	if (ret == -EDQUOT && evr_quota_reclaim(cred))
+		goto again;
+	if (ret == -EDQUOT && capable(CAP_SYS_RESOURCE)) {
+		limited = false;
+		goto again;
+	}
 	return ret;
+}
+
+/* @cred's user pays for @channel from now on, within his quota or not. */
+void evr_quota_move(struct evr_channel *channel, const struct cred *cred)
+{
+	spin_lock(&evr_quota_lock);
+	if (channel->payer && !evr_charge(cred, channel->bytes, false)) {
+		evr_uncharge(channel->payer, channel->bytes, NULL);
+		put_cred(channel->payer);
+		channel->payer = get_cred(cred);
+	}
+	spin_unlock(&evr_quota_lock);
 }
 
 /* Gives back what evr_quota_charge() took, if it did. */
 void evr_quota_uncharge(struct evr_channel *channel)
 {
-	struct evr_user *user = channel->user;
-
-	if (!user)
-		return;
-	mutex_lock(&evr_quota_lock);
-	evr_total_bytes -= channel->bytes;
-	user->bytes -= channel->bytes;
-	user->channels--;
-	evr_user_put(user);
-	mutex_unlock(&evr_quota_lock);
+	spin_lock(&evr_quota_lock);
+	list_del_init(&channel->orphan);
+	if (channel->payer) {
+		evr_uncharge(channel->payer, channel->bytes, NULL);
+		evr_total_bytes -= channel->bytes;
+		put_cred(channel->payer);
+		channel->payer = NULL;
+		channel->bytes = 0;
+	}
+	spin_unlock(&evr_quota_lock);
 }

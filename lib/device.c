@@ -53,6 +53,28 @@ static int open_error(int error)
 	}
 }
 
+/* The module is of another version: there is nothing that it could do for us. */
+static int check_abi(int device)
+{
+	struct evering_info info = { .size = sizeof(info) };
+
+	if (ioctl(device, EVERING_IOC_INFO, &info))
+		/* What lies there is no device of ours. */
+		return errno == ENOTTY ? -ENODEV : -errno;
+	return info.abi == EVERING_ABI_VERSION ? 0 : -EPROTONOSUPPORT;
+}
+
+/*
+ * It has its regions: from now on the peer may know who speaks here, and nobody else
+ * can.  If another has been here before, so that it could, there is no channel.
+ */
+static int attach(struct endpoint *e)
+{
+	struct evering_attach attach = { .size = sizeof(attach) };
+
+	return ioctl(e->device.fd, EVERING_IOC_ATTACH, &attach) ? -errno : 0;
+}
+
 static int device_make(struct endpoint *e, int64_t deadline)
 {
 	struct evering_create create = {
@@ -65,16 +87,16 @@ static int device_make(struct endpoint *e, int64_t deadline)
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return open_error(errno);
-	ret = ioctl(fd, EVERING_IOC_CREATE, &create) ? -errno : 0;
-	/* What lies there is no device of ours. */
-	if (ret == -ENOTTY)
-		ret = -ENODEV;
+	ret = check_abi(fd);
+	if (!ret && ioctl(fd, EVERING_IOC_CREATE, &create))
+		ret = -errno;
 	close(fd);
 	if (ret)
 		return ret;
 	e->device.fd = create.fd[EVERING_A];
 	e->device.peers = create.fd[EVERING_B];
-	return map_all(e);
+	ret = map_all(e);
+	return ret ? ret : attach(e);
 }
 
 static unsigned int device_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
@@ -87,9 +109,8 @@ static unsigned int device_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 }
 
 /*
- * A stranger's descriptor.  Anonymous inodes are neither files that could be
- * truncated nor sockets nor FUSE; among them, evering's endpoints alone know this
- * ioctl.
+ * A stranger's descriptor.  What is on the file system of anonymous inodes is neither
+ * a socket nor FUSE; there, evering's endpoints alone know this ioctl.
  */
 static int check_endpoint(int fd)
 {
@@ -101,7 +122,7 @@ static int check_endpoint(int fd)
 	if (event < 0)
 		return -errno;
 	if (!fstat(fd, &st) && !fstat(event, &anonymous) &&
-	    st.st_dev == anonymous.st_dev && st.st_ino == anonymous.st_ino &&
+	    st.st_dev == anonymous.st_dev &&
 	    (!ioctl(fd, EVERING_IOC_PEER_CRED, &cred) || errno == ENOTCONN))
 		ret = 0;
 	close(event);
@@ -125,9 +146,20 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 		return ret;
 	/* The wrong endpoint, or another geometry, does not let itself be mapped. */
 	ret = map_all(e);
-	if (ret == -EINVAL || ret == -EACCES || ret == -EPERM)
+	if (!ret)
+		ret = endpoint_check_status(e);
+	if (!ret)
+		ret = attach(e);
+	switch (ret) {
+	case -EINVAL:
+	case -EACCES:
+	case -EPERM:
+	case -EBUSY: /* another process has been there, */
+	case -ESTALE: /* or nobody can be there any more */
 		return -EPROTO;
-	return ret ? ret : endpoint_check_status(e);
+	default:
+		return ret;
+	}
 }
 
 /* Who says welcome has mapped its half: whatever became of it since. */
@@ -226,8 +258,12 @@ static int device_sleep(struct endpoint *e, unsigned int what,
 	ret = ioctl(e->device.fd, EVERING_IOC_ENTER, &enter);
 	if (ret < 0 && errno == EAGAIN)
 		return sleep_in_poll(e, what, deadline, NULL);
-	if (ret < 0)
-		return -errno;
+	if (ret < 0) {
+		ret = -errno;
+		if (enter.flags & EVERING_ENTER_RUNG)
+			*rang = enter.ring / EVERING_RANG_RX;
+		return ret;
+	}
 	*rang = (unsigned int)ret / EVERING_RANG_RX;
 	return ret & (EVERING_RX | EVERING_TX);
 }

@@ -54,6 +54,7 @@
 #include <sys/types.h>
 
 #include <linux/evering.h>
+#include <linux/evering_op.h>
 
 #define EVERING_API __attribute__((visibility("default")))
 

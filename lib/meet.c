@@ -337,7 +337,8 @@ static int make(const struct evering_params *params, int64_t deadline,
 	if (id < 0)
 		return id;
 	error = -ENODEV;
-	for (nth = 0; error == -ENODEV; nth++) {
+	/* The next one if there is none, or one that was made for others. */
+	for (nth = 0; error == -ENODEV || error == -EPROTONOSUPPORT; nth++) {
 		backend = backend_for((unsigned int)id, nth);
 		if (!backend)
 			break;

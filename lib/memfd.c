@@ -147,6 +147,8 @@ static int make_status(struct endpoint *e)
 		.size = sizeof(status),
 		.geometry = e->geometry,
 		.half_size = half_size(&e->geometry),
+		.arena_there = { e->geometry.arena_size[0],
+				 e->geometry.arena_size[1] },
 		.end = {
 			{ .state = EVERING_STATE_ATTACHED, .epoch = 1 },
 			{ .state = EVERING_STATE_ATTACHED, .epoch = 1 },

@@ -6,7 +6,7 @@
  */
 #include "common.h"
 
-TEST(structs_measure_what_version_1_measures)
+TEST(structs_measure_what_version_2_measures)
 {
 	EXPECT_EQ(32u, sizeof(struct evering_geometry));
 	EXPECT_EQ(128u, sizeof(struct evering_endpoint_status));
@@ -19,10 +19,11 @@ TEST(structs_measure_what_version_1_measures)
 	EXPECT_EQ(16u, sizeof(struct evering_set_eventfd));
 	EXPECT_EQ(16u, sizeof(struct evering_uring_ring));
 	EXPECT_EQ(24u, sizeof(struct evering_peer_cred));
+	EXPECT_EQ(16u, sizeof(struct evering_attach));
 	EXPECT_EQ(48u, sizeof(struct evering_params));
 }
 
-TEST(members_lie_where_version_1_has_them)
+TEST(members_lie_where_version_2_has_them)
 {
 	EXPECT_EQ(8u, offsetof(struct evering_geometry, arena_size));
 	EXPECT_EQ(24u, offsetof(struct evering_geometry, flags));
@@ -36,6 +37,9 @@ TEST(members_lie_where_version_1_has_them)
 	EXPECT_EQ(132u, offsetof(struct evering_half, armed_tx));
 	EXPECT_EQ(256u, offsetof(struct evering_half, counters));
 	EXPECT_EQ(384u, offsetof(struct evering_half, closed));
+	EXPECT_EQ(388u, offsetof(struct evering_half, begun));
+	EXPECT_EQ(56u, offsetof(struct evering_status, arena_there));
+	EXPECT_EQ(72u, offsetof(struct evering_status, token));
 	EXPECT_EQ(512u, EVERING_SLOTS_OFFSET);
 	EXPECT_EQ(16u, offsetof(struct evering_params, arena_size));
 	EXPECT_EQ(40u, offsetof(struct evering_params, spin_ns));
@@ -60,6 +64,7 @@ TEST(ioctl_numbers_are_for_ever)
 	EXPECT_EQ(0xeb11u, (unsigned int)EVERING_IOC_ENTER);
 	EXPECT_EQ(0xeb12u, (unsigned int)EVERING_IOC_SET_EVENTFD);
 	EXPECT_EQ(0xeb13u, (unsigned int)EVERING_IOC_PEER_CRED);
+	EXPECT_EQ(0xeb14u, (unsigned int)EVERING_IOC_ATTACH);
 	EXPECT_EQ(3ull << 40, EVERING_MMAP_OFFSET(EVERING_REGION_ARENA_A));
 	EXPECT_EQ(EVERING_REGION_HALF_B, EVERING_REGION_HALF(EVERING_B));
 	EXPECT_EQ(EVERING_REGION_ARENA_B, EVERING_REGION_ARENA(EVERING_B));

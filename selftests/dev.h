@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <linux/capability.h>
 #include <linux/evering.h>
 #include <linux/io_uring.h>
 
@@ -161,6 +162,29 @@ static inline int dev_peer_cred(int fd, struct evering_peer_cred *cred)
 	cred->size = sizeof(*cred);
 	cred->flags = 0;
 	return dev_ioctl(fd, EVERING_IOC_PEER_CRED, cred);
+}
+
+static inline int dev_attach(int fd)
+{
+	struct evering_attach attach = { .size = sizeof(attach) };
+
+	return dev_ioctl(fd, EVERING_IOC_ATTACH, &attach);
+}
+
+/* No quota is refused to whoever has CAP_SYS_RESOURCE. */
+static inline void drop_resource(void)
+{
+	struct __user_cap_header_struct header = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data))
+		_exit(91);
+	data[CAP_TO_INDEX(CAP_SYS_RESOURCE)].effective &=
+		~CAP_TO_MASK(CAP_SYS_RESOURCE);
+	if (syscall(SYS_capset, &header, data))
+		_exit(92);
 }
 
 /* ------------------------------------------------------------------ regions */

@@ -699,6 +699,7 @@ FIXTURE(fuzz)
 FIXTURE_SETUP(fuzz)
 {
 	REQUIRE_DEVICE(self->dev);
+	drop_resource();
 	for (size_t i = 0; i < ARRAY_SIZE(limits); i++)
 		self->was[i] = read_number(limits[i]);
 	if (!geteuid())

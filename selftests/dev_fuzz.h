@@ -402,6 +402,14 @@ static long call_peer_cred(struct args *a)
 			(int[]){ ENOTCONN, 0 });
 }
 
+static long call_attach(struct args *a)
+{
+	struct evering_attach attach = { .size = sizeof(attach) };
+
+	return do_ioctl(a, EVERING_IOC_ATTACH, &attach, sizeof(attach),
+			(int[]){ ENOTCONN, EBUSY, ESTALE, 0 });
+}
+
 static long call_set_eventfd(struct args *a)
 {
 	struct evering_set_eventfd set = { .size = sizeof(set), .fd = -1 };
@@ -476,7 +484,7 @@ static long call_enter(struct args *a)
 
 	e.wait = pick(a, 4);
 	e.ring = pick(a, 4);
-	e.flags = pick(a, 2);
+	e.flags = pick(a, 4);
 	if (time < 12)
 		e.timeout = (uint64_t)now_ns() + (1000ull << time / 2);
 	else
@@ -486,7 +494,7 @@ static long call_enter(struct args *a)
 	if (time >= 12)
 		tick_in(200 * USEC);
 	ret = do_ioctl(a, EVERING_IOC_ENTER, &e, sizeof(e),
-		       (int[]){ EPIPE, ETIMEDOUT, EINTR, EAGAIN, 0 });
+		       (int[]){ EPIPE, ETIMEDOUT, EINTR, EAGAIN, EBUSY, 0 });
 	may = e.wait | e.ring << 8;
 	MUST(ret < 0 || a->open || !sure_end(a->s) || !(ret & ~may));
 	return ret;
@@ -566,7 +574,9 @@ static long call_mmap(struct args *a)
 		  (kind & MAP_TYPE) != MAP_PRIVATE && !(prot & PROT_EXEC) &&
 		  (!(prot & PROT_WRITE) || may_write(&s->g, s->end, region));
 	if (p == MAP_FAILED) {
-		MUST(!granted || errno == ENOMEM || errno == EAGAIN);
+		/* Another process has it, or nobody can have it any more. */
+		MUST(!granted || errno == ENOMEM || errno == EAGAIN ||
+		     errno == EBUSY || errno == ESTALE);
 		return -errno;
 	}
 	MUST(granted);
@@ -667,7 +677,10 @@ static long call_madvise(struct args *a)
 	return ret;
 }
 
-/* It tells what it always did, and of ends whose half is mapped here that it is. */
+/*
+ * It tells what it always did, and of ends whose half is mapped here that somebody has
+ * attached them.  Who has, and has gone, may be another.
+ */
 static void look_at_status(const struct map *status)
 {
 	const struct evering_status *s = (void *)status->p;
@@ -679,7 +692,7 @@ static void look_at_status(const struct map *status)
 
 		if (m->p && m->of.channel == status->of.channel &&
 		    m->region == EVERING_REGION_HALF(m->of.end))
-			MUST(state_of(s, m->of.end) == EVERING_STATE_ATTACHED);
+			MUST(state_of(s, m->of.end) != EVERING_STATE_NEW);
 	}
 }
 
@@ -1066,6 +1079,7 @@ static const struct op {
 	{ "info", call_info, 10, DEVICE },
 	{ "set_eventfd", call_set_eventfd, 10, END },
 	{ "peer_cred", call_peer_cred, 12, END },
+	{ "attach", call_attach, 2, END },
 	{ "ioctl", call_ioctl, 12, END },
 	{ "munmap", call_munmap, 16, MAP },
 	{ "mremap", call_mremap, 8, MAP },

@@ -358,6 +358,21 @@ static int uring_command(struct uring *u, int fd, uint32_t op,
 	return cqe.res;
 }
 
+/* Both in one call, so that one can be linked to the other. */
+static int uring_submit_two(struct uring *u, const struct io_uring_sqe *first,
+			    const struct io_uring_sqe *second)
+{
+	unsigned int tail = *u->sq_tail, i;
+
+	for (i = 0; i < 2; i++, tail++) {
+		u->sqes[tail & *u->sq_mask] = i ? *second : *first;
+		u->sq_array[tail & *u->sq_mask] = tail & *u->sq_mask;
+	}
+	__atomic_store_n(u->sq_tail, tail, __ATOMIC_RELEASE);
+	return (int)or_errno(
+		syscall(__NR_io_uring_enter, u->fd, 2, 0, 0, NULL, 0));
+}
+
 TEST_F(io, uring_command_rings)
 {
 	static const struct evering_uring_ring rx = { .bells = EVERING_RX };
@@ -380,6 +395,53 @@ TEST_F(io, uring_command_rings)
 	EXPECT_EQ(EVERING_TX,
 		  uring_command(&u, self->fd[0], EVERING_IOC_RING, &both));
 	EXPECT_EQ(0, half->armed_rx | half->armed_tx);
+	uring_close(&u);
+}
+
+/* Whatever it returns, a ring is a success for what is linked behind it. */
+TEST_F(io, uring_command_goes_on_to_what_is_linked)
+{
+	struct io_uring_sqe ring = {
+		.opcode = IORING_OP_URING_CMD,
+		.fd = self->fd[0],
+		.cmd_op = EVERING_IOC_RING,
+		.flags = IOSQE_IO_LINK,
+	};
+	struct io_uring_sqe nop = { .opcode = IORING_OP_NOP, .user_data = 1 };
+	static const struct evering_uring_ring bells[] = {
+		{ .bells = EVERING_RX },
+		{ .bells = EVERING_RX | EVERING_TX },
+		{ .bells = 4 },
+	};
+	struct io_uring_cqe cqe;
+	struct evering_half *half;
+	struct uring u;
+	unsigned int i;
+	int armed, got, results[2];
+
+	REQUIRE_URING(&u);
+	half = map_region(&geometry, self->fd[1], EVERING_REGION_HALF_B,
+			  PROT_READ | PROT_WRITE);
+	ASSERT_NE(MAP_FAILED, (void *)half);
+	for (i = 0; i < ARRAY_SIZE(bells) * 2; i++) {
+		armed = i & 1 ? EVERING_ARMED : 0;
+		half->armed_rx = half->armed_tx = (uint32_t)armed;
+		memcpy((char *)&ring + offsetof(struct io_uring_sqe, cmd),
+		       &bells[i / 2], sizeof(bells[0]));
+		ASSERT_EQ(2, uring_submit_two(&u, &ring, &nop));
+		for (got = 0; got < 2; got++) {
+			ASSERT_TRUE(EVENTUALLY(uring_reap(&u, &cqe)));
+			results[cqe.user_data] = cqe.res;
+		}
+		if (bells[i / 2].bells > 3) {
+			EXPECT_EQ(-EINVAL, results[0]);
+			EXPECT_EQ(-ECANCELED, results[1]);
+		} else {
+			EXPECT_EQ(armed ? (int)bells[i / 2].bells : 0,
+				  results[0]);
+			EXPECT_EQ(0, results[1]);
+		}
+	}
 	uring_close(&u);
 }
 

@@ -21,6 +21,7 @@ union any_arg {
 	struct evering_enter enter;
 	struct evering_set_eventfd set_eventfd;
 	struct evering_peer_cred peer_cred;
+	struct evering_attach attach;
 	char bytes[3 * 4096];
 };
 
@@ -76,6 +77,12 @@ FIXTURE_VARIANT_ADD(command, peer_cred){
 	.writes = true,
 };
 
+FIXTURE_VARIANT_ADD(command, attach){
+	.cmd = EVERING_IOC_ATTACH,
+	.size = sizeof(struct evering_attach),
+	.writes = true,
+};
+
 static void set_right(union any_arg *arg, unsigned int cmd, uint32_t size)
 {
 	memset(arg, 0, size);
@@ -96,8 +103,12 @@ FIXTURE_SETUP(command)
 
 	REQUIRE_DEVICE(self->dev);
 	ASSERT_EQ(0, dev_pair(self->dev, &least_geometry, self->fd));
-	/* For PEER_CRED there must be a peer. */
+	/* For PEER_CRED there must be a peer, for ATTACH we must be one. */
 	half = map_region(&least_geometry, self->fd[1], EVERING_REGION_HALF_B,
+			  PROT_READ);
+	ASSERT_NE(MAP_FAILED, half);
+	ASSERT_EQ(0, dev_attach(self->fd[1]));
+	half = map_region(&least_geometry, self->fd[0], EVERING_REGION_HALF_A,
 			  PROT_READ);
 	ASSERT_NE(MAP_FAILED, half);
 	self->target = variant->on_device ? self->dev : self->fd[0];
@@ -443,6 +454,7 @@ TEST_F(device, unknown_commands_are_refused)
 		EVERING_IOC_INFO,	 EVERING_IOC_CREATE,
 		EVERING_IOC_RING,	 EVERING_IOC_ENTER,
 		EVERING_IOC_SET_EVENTFD, EVERING_IOC_PEER_CRED,
+		EVERING_IOC_ATTACH,
 	};
 	char arg[4096] = { 0 };
 	unsigned int nr, i;
@@ -862,6 +874,7 @@ TEST_F(ia32, the_structs_are_the_same)
 	EXPECT_EQ(0,
 		  try_map(PAGE, PROT_READ, MAP_SHARED, low->create.fd[0], 0));
 
+	ASSERT_EQ(0, dev_attach(self->fd[1]));
 	memset(low, POISON, sizeof(low->peer_cred));
 	low->size = sizeof(struct evering_peer_cred);
 	low->flags = 0;

@@ -8,7 +8,9 @@
  */
 #include "dev.h"
 
+#include <linux/userfaultfd.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 static const struct evering_geometry *const G = &small_geometry;
 
@@ -75,12 +77,14 @@ TEST_F(life, every_state_is_seen)
 	EXPECT_B(ATTACHED, 1);
 	munmap(p, len);
 	EXPECT_B(DETACHED, 1);
+	/* That is final: what is mapped now attaches nothing. */
 	p = map_b(self->fd[1]);
-	EXPECT_B(ATTACHED, 2);
+	EXPECT_B(DETACHED, 1);
+	EXPECT_EQ(-ESTALE, dev_attach(self->fd[1]));
 	close(self->fd[1]);
-	EXPECT_B(ATTACHED, 2);
+	EXPECT_B(DETACHED, 1);
 	munmap(p, len);
-	EXPECT_B(CLOSED, 2);
+	EXPECT_B(CLOSED, 1);
 	EXPECT_EQ(EVERING_STATE_NEW, state_of(self->status, EVERING_A));
 }
 
@@ -523,14 +527,18 @@ TEST_F(killed, another_holder_of_the_file_keeps_it_open)
 		  state_of(self->status, EVERING_B));
 	EXPECT_EQ(variant->attaches ? POLLRDHUP : 0,
 		  poll_now(self->fd[0], POLLRDHUP));
-	/* And with it a new process can take its place. */
+	/* Nobody takes the place of one who has died, only of one who never came. */
 	self->how = MAPPED_ONLY;
 	pid = spawn(victim, self);
 	ASSERT_TRUE(told(self->word[0]));
-	EXPECT_EQ(EVERING_STATE_ATTACHED, state_of(self->status, EVERING_B));
-	EXPECT_EQ(1 + variant->attaches, epoch_of(self->status, EVERING_B));
-	EXPECT_EQ(0, poll_now(self->fd[0], POLLRDHUP));
+	EXPECT_EQ(variant->attaches ? EVERING_STATE_DETACHED :
+				      EVERING_STATE_ATTACHED,
+		  state_of(self->status, EVERING_B));
+	EXPECT_EQ(1, epoch_of(self->status, EVERING_B));
+	EXPECT_EQ(variant->attaches ? POLLRDHUP : 0,
+		  poll_now(self->fd[0], POLLRDHUP));
 	kill_and_reap(pid);
+	EXPECT_EQ(EVERING_STATE_DETACHED, state_of(self->status, EVERING_B));
 }
 
 /* ------------------------------------------------------ held by an io_uring */
@@ -651,25 +659,31 @@ TEST_F(held_by_uring, the_peer_sees_hup)
 
 /* ---------------------------------------------------------------- who it is */
 
-TEST_F(life, nobody_is_there_before_it_has_mapped)
+TEST_F(life, nobody_is_there_before_it_has_attached)
 {
 	struct evering_peer_cred cred;
 	void *p;
 
+	EXPECT_EQ(-ENOTCONN, dev_attach(self->fd[1]));
 	EXPECT_EQ(-ENOTCONN, dev_peer_cred(self->fd[0], &cred));
 	/* The peer's half is not its own, nor is its STATUS. */
 	p = map_region(G, self->fd[1], EVERING_REGION_HALF_A, PROT_READ);
 	ASSERT_NE(MAP_FAILED, p);
-	EXPECT_EQ(-ENOTCONN, dev_peer_cred(self->fd[0], &cred));
+	EXPECT_EQ(-ENOTCONN, dev_attach(self->fd[1]));
 	EXPECT_EQ(-ENOTCONN, dev_peer_cred(self->fd[1], &cred));
+	/* To have mapped its half is not yet to give one's name for it. */
 	p = map_b(self->fd[1]);
 	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_B(ATTACHED, 1);
+	EXPECT_EQ(-ENOTCONN, dev_peer_cred(self->fd[0], &cred));
+	EXPECT_EQ(0, dev_attach(self->fd[1]));
+	EXPECT_EQ(0, dev_attach(self->fd[1]));
 	EXPECT_EQ(0, dev_peer_cred(self->fd[0], &cred));
 	EXPECT_EQ(getpid(), cred.pid);
 	EXPECT_EQ(geteuid(), cred.uid);
 	EXPECT_EQ(getegid(), cred.gid);
 	EXPECT_EQ(0, cred.flags);
-	EXPECT_EQ(0, cred.reserved);
+	EXPECT_EQ(1, cred.epoch);
 	EXPECT_EQ(sizeof(cred), cred.size);
 	EXPECT_EQ(-ENOTCONN, dev_peer_cred(self->fd[1], &cred));
 }
@@ -678,30 +692,46 @@ struct mapper {
 	int fd;
 	int word;
 	uid_t uid;
+	int region;
+	int expect;	/* of mapping */
+	bool attaches;
 	bool stays;
 };
 
 static int map_as(void *arg)
 {
 	struct mapper *m = arg;
+	void *p;
 
 	if (m->uid && (setresgid(m->uid + 1, m->uid + 1, m->uid + 1) ||
 		       setresuid(m->uid, m->uid, m->uid)))
 		return 1;
-	if (map_b(m->fd) == MAP_FAILED)
+	p = map_region(G, m->fd, m->region, PROT_READ);
+	if ((p == MAP_FAILED ? -errno : 0) != m->expect)
 		return 2;
+	if (m->attaches && dev_attach(m->fd))
+		return 3;
 	if (!m->stays)
 		return 0;
 	tell(m->word);
 	await_death();
 }
 
-TEST_F(life, it_is_who_mapped_first_and_stays_so)
+#define MAPPER(...)                                                            \
+	{                                                                      \
+		.fd = self->fd[1], .word = self->word[1],                      \
+		.region = EVERING_REGION_HALF_B, __VA_ARGS__                   \
+	}
+
+/* PEER_CRED names the process that speaks, and no other can. */
+TEST_F(life, the_process_that_attached_is_named_and_alone)
 {
-	struct mapper m = { .fd = self->fd[1], .word = self->word[1] };
+	struct mapper m = MAPPER(.attaches = true, .stays = true);
+	struct mapper other = MAPPER(.expect = -EBUSY);
 	struct evering_peer_cred cred;
 	uint32_t uid = geteuid(), gid = getegid();
 	pid_t pid;
+	int pidfd;
 
 	if (!uid) {
 		m.uid = 4711;
@@ -709,21 +739,219 @@ TEST_F(life, it_is_who_mapped_first_and_stays_so)
 		gid = 4712;
 	}
 	pid = spawn(map_as, &m);
-	EXPECT_EQ(0, reap(pid));
-	EXPECT_EQ(0, dev_peer_cred(self->fd[0], &cred));
+	ASSERT_TRUE(told(self->word[0]));
+	ASSERT_EQ(0, dev_peer_cred(self->fd[0], &cred));
 	EXPECT_EQ(pid, cred.pid);
 	EXPECT_EQ(uid, cred.uid);
 	EXPECT_EQ(gid, cred.gid);
-	/* Another comes after it, and changes nothing. */
-	ASSERT_NE(MAP_FAILED, map_b(self->fd[1]));
-	EXPECT_B(ATTACHED, 2);
+	EXPECT_EQ(epoch_of(self->status, EVERING_B), cred.epoch);
+	/* Still attached: so the pid was its, and the pidfd is. */
+	pidfd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
+	ASSERT_GE(pidfd, 0);
+	EXPECT_B(ATTACHED, 1);
+	for (other.region = EVERING_REGION_HALF_B;
+	     other.region < EVERING_REGIONS; other.region += 2)
+		EXPECT_EQ(0, reap(spawn(map_as, &other)));
+	EXPECT_EQ(-EBUSY, dev_attach(self->fd[1]));
+	/* To look at what the peer writes, and at STATUS, is nobody's privilege. */
+	other.expect = 0;
+	for (other.region = 0; other.region < EVERING_REGIONS; other.region++)
+		if (other.region != EVERING_REGION_HALF_B &&
+		    other.region != EVERING_REGION_ARENA_B)
+			EXPECT_EQ(0, reap(spawn(map_as, &other)));
+	EXPECT_B(ATTACHED, 1);
+	kill_and_reap(pid);
+	EXPECT_EQ(POLLIN, poll_now(pidfd, POLLIN) & POLLIN);
+	EXPECT_B(DETACHED, 1);
+	/* Nor after it: what was said in its name was said by it. */
+	other.expect = -ESTALE;
+	for (other.region = EVERING_REGION_HALF_B;
+	     other.region < EVERING_REGIONS; other.region += 2)
+		EXPECT_EQ(0, reap(spawn(map_as, &other)));
 	EXPECT_EQ(0, dev_peer_cred(self->fd[0], &cred));
-	EXPECT_EQ(pid, cred.pid);
+	EXPECT_EQ(0, cred.pid);
 	EXPECT_EQ(uid, cred.uid);
-	close(self->fd[1]);
-	EXPECT_EQ(0, dev_peer_cred(self->fd[0], &cred));
-	EXPECT_EQ(pid, cred.pid);
 }
+
+/* Who is given an endpoint where another has been does not lend it its name. */
+TEST_F(life, nobody_attaches_where_another_could_have_written)
+{
+	struct mapper m = MAPPER(.stays = true);
+	struct evering_peer_cred cred;
+	pid_t pid;
+
+	for (; m.region < EVERING_REGIONS; m.region += 2) {
+		ASSERT_EQ(0, dev_pair(self->dev, G, self->fd));
+		m.fd = self->fd[1];
+		pid = spawn(map_as, &m);
+		ASSERT_TRUE(told(self->word[0]));
+		ASSERT_NE(MAP_FAILED, map_b(self->fd[1]));
+		EXPECT_EQ(-EBUSY, dev_attach(self->fd[1]));
+		kill_and_reap(pid);
+		EXPECT_EQ(-EBUSY, dev_attach(self->fd[1]));
+		EXPECT_EQ(-ENOTCONN, dev_peer_cred(self->fd[0], &cred));
+	}
+}
+
+/* ------------------------------------------------------- whose, and its death */
+
+TEST_F(life, it_is_the_process_that_attached_it_last)
+{
+	struct mapper m = MAPPER(.stays = true);
+	pid_t first, second;
+
+	first = spawn(map_as, &m);
+	ASSERT_TRUE(told(self->word[0]));
+	EXPECT_B(ATTACHED, 1);
+	second = spawn(map_as, &m);
+	ASSERT_TRUE(told(self->word[0]));
+	EXPECT_B(ATTACHED, 2);
+	/* Others come, map what they like, and go. */
+	m.stays = false;
+	for (m.region = 0; m.region < EVERING_REGIONS; m.region++)
+		if (m.region != EVERING_REGION_HALF_B)
+			EXPECT_EQ(0, reap(spawn(map_as, &m)));
+	kill_and_reap(first);
+	EXPECT_B(ATTACHED, 2);
+	kill_and_reap(second);
+	EXPECT_B(DETACHED, 2);
+}
+
+TEST_F(life, what_others_map_does_not_keep_it_attached)
+{
+	struct mapper m = MAPPER(.stays = true), other = MAPPER(.stays = true);
+	pid_t pid, others[EVERING_REGIONS];
+	int i = 0;
+
+	pid = spawn(map_as, &m);
+	ASSERT_TRUE(told(self->word[0]));
+	for (other.region = 0; other.region < EVERING_REGIONS; other.region++) {
+		if (other.region == EVERING_REGION_HALF_B)
+			continue;
+		others[i++] = spawn(map_as, &other);
+		ASSERT_TRUE(told(self->word[0]));
+	}
+	kill_and_reap(pid);
+	EXPECT_B(DETACHED, 1);
+	while (i)
+		kill_and_reap(others[--i]);
+	EXPECT_B(DETACHED, 1);
+}
+
+static int map_twice_in_turn(void *arg)
+{
+	struct mapper *m = arg;
+	void *p = map_b(m->fd);
+
+	munmap(p, half_size(G));
+	tell(m->word);
+	await_death();
+}
+
+/* A sleeper who slept through a death hears of it, whatever came after. */
+TEST_F(life, no_sleeper_misses_a_death)
+{
+	struct mapper m = MAPPER();
+	struct side a;
+	pid_t pid;
+
+	ASSERT_EQ(0, side_map(&a, G, self->fd[0], EVERING_A));
+	arm(a.own, RX);
+	pid = spawn(map_twice_in_turn, &m);
+	ASSERT_TRUE(told(self->word[0]));
+	ASSERT_NE(MAP_FAILED, map_b(self->fd[1]));
+	EXPECT_EQ(-EPIPE, dev_wait(self->fd[0], RX));
+	EXPECT_B(DETACHED, 1);
+	kill_and_reap(pid);
+}
+
+struct holder {
+	pid_t pid;
+	void *address;
+	int word;
+};
+
+/* Copies from another process into memory that nobody provides. */
+static int hold_memory(void *arg)
+{
+	struct holder *h = arg;
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct iovec local = { .iov_len = PAGE };
+	struct iovec remote = { .iov_base = h->address, .iov_len = PAGE };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	local.iov_base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	range.range.start = (uintptr_t)local.iov_base;
+	range.range.len = PAGE;
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) ||
+	    ioctl(fd, UFFDIO_REGISTER, &range))
+		return 50;
+	tell(h->word);
+	return process_vm_readv(h->pid, &local, 1, &remote, 1, 0) < 0;
+}
+
+static int map_and_touch(void *arg)
+{
+	struct holder *h = arg;
+
+	memset(h->address, 1, PAGE);
+	if (map_b(h->pid) == MAP_FAILED)
+		return 1;
+	tell(h->word);
+	await_death();
+}
+
+/* The memory of the dead lives on as long as a third process reads it. */
+TEST_F(life, its_memory_may_be_held_by_others)
+{
+	struct holder h = { .word = self->word[1] };
+	pid_t pid, reader;
+	int status;
+
+	/* Where it is in the children, too. */
+	h.address = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	h.pid = self->fd[1];
+	pid = spawn(map_and_touch, &h);
+	ASSERT_TRUE(told(self->word[0]));
+	h.pid = pid;
+	reader = spawn(hold_memory, &h);
+	if (!told(self->word[0]) || !falls_asleep(&reader) ||
+	    waitpid(reader, &status, WNOHANG)) {
+		kill_and_reap(pid);
+		SKIP(return, "no userfaultfd, or no process_vm_readv()");
+	}
+	kill_and_reap(pid);
+	EXPECT_TRUE(poll_within(self->fd[0], POLLRDHUP));
+	EXPECT_B(DETACHED, 1);
+	EXPECT_EQ(0, waitpid(reader, &status, WNOHANG));
+	kill_and_reap(reader);
+	EXPECT_B(DETACHED, 1);
+}
+
+static void *leave_with_own_files(void *arg)
+{
+	return (void *)(long)syscall(SYS_unshare, CLONE_FILES);
+}
+
+/* A thread that ends closes its descriptors; its process lives. */
+TEST_F(life, the_end_of_a_thread_is_none)
+{
+	pthread_t thread;
+	void *ret;
+
+	ASSERT_NE(MAP_FAILED, map_b(self->fd[1]));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, leave_with_own_files, NULL));
+	pthread_join(thread, &ret);
+	EXPECT_EQ(NULL, ret);
+	EXPECT_B(ATTACHED, 1);
+	close(dup(self->fd[1]));
+	EXPECT_B(ATTACHED, 1);
+}
+
+/* ---------------------------------------------------- seen from a namespace */
 
 static int ask_from_another_namespace(int fd)
 {
@@ -739,6 +967,7 @@ TEST_F(life, from_another_pid_namespace_it_has_no_pid)
 	pid_t pid;
 
 	ASSERT_NE(MAP_FAILED, map_b(self->fd[1]));
+	ASSERT_EQ(0, dev_attach(self->fd[1]));
 	if (unshare(CLONE_NEWPID))
 		SKIP(return, "no pid namespace: %s", strerror(errno));
 	/* There is no parent to be seen from there, which spawn() looks for. */
@@ -765,6 +994,7 @@ TEST_F(life, from_another_user_namespace_it_is_nobody)
 	int ret;
 
 	ASSERT_NE(MAP_FAILED, map_b(self->fd[1]));
+	ASSERT_EQ(0, dev_attach(self->fd[1]));
 	ret = reap(spawn(ask_from_user_namespace, &self->fd[0]));
 	if (ret == 50)
 		SKIP(return, "no user namespace");

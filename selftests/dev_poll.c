@@ -74,14 +74,14 @@ TEST_F(events, a_peer_that_detaches_and_one_that_closes)
 {
 	arm(self->b.own, RX | TX);
 	side_unmap(&self->a);
-	/* Who asks for input alone is to hear of it, too. */
-	EXPECT_EQ(IN | POLLRDHUP, poll_now(self->fd[1], ALL));
+	/* Whoever asks for input alone, or for space alone, is to hear of it, too. */
+	EXPECT_EQ(IN | OUT | POLLRDHUP, poll_now(self->fd[1], ALL));
 	EXPECT_EQ(IN, poll_now(self->fd[1], IN));
-	EXPECT_EQ(0, poll_now(self->fd[1], OUT));
+	EXPECT_EQ(OUT, poll_now(self->fd[1], OUT));
 	ASSERT_EQ(0, side_map(&self->a, G, self->fd[0], EVERING_A));
-	EXPECT_EQ(0, poll_now(self->fd[1], ALL));
+	EXPECT_EQ(IN | OUT | POLLRDHUP, poll_now(self->fd[1], ALL));
 	goes(&self->a);
-	EXPECT_EQ(IN | POLLRDHUP | POLLHUP, poll_now(self->fd[1], ALL));
+	EXPECT_EQ(IN | OUT | POLLRDHUP | POLLHUP, poll_now(self->fd[1], ALL));
 	/* HUP is told whether asked for or not. */
 	EXPECT_EQ(POLLHUP, poll_now(self->fd[1], 0));
 }
@@ -146,10 +146,25 @@ TEST_F(events, a_peer_that_goes_wakes_every_poller)
 	ASSERT_TRUE(start_poller(&hup, self->fd[1], 0));
 	side_unmap(&self->a);
 	EXPECT_EQ(POLLIN | POLLRDHUP, poller_result(&in));
-	EXPECT_EQ(POLLRDHUP, poller_result(&out));
+	EXPECT_EQ(POLLOUT | POLLRDHUP, poller_result(&out));
 	EXPECT_TRUE(falls_asleep(&hup.tid));
 	close(self->fd[0]);
 	EXPECT_EQ(POLLHUP, poller_result(&hup));
+}
+
+/* Whatever a poller asks for, and whoever still holds the peer's descriptor. */
+TEST_F(events, a_peer_that_goes_answers_every_question)
+{
+	static const short asked[] = { POLLIN, POLLOUT, POLLRDHUP };
+	struct poller p[ARRAY_SIZE(asked)];
+	size_t i;
+
+	arm(self->b.own, RX | TX);
+	for (i = 0; i < ARRAY_SIZE(asked); i++)
+		ASSERT_TRUE(start_poller(&p[i], self->fd[1], asked[i]));
+	side_unmap(&self->a);
+	for (i = 0; i < ARRAY_SIZE(asked); i++)
+		EXPECT_EQ(asked[i], poller_result(&p[i]));
 }
 
 /* ---------------------------------------- what must wake and disturb nobody */
@@ -348,10 +363,10 @@ TEST_F(events, edge_triggered_once_a_ring)
 		arm(self->b.own, TX);
 	}
 	side_unmap(&self->a);
-	EXPECT_EQ(EPOLLIN | EPOLLRDHUP, epoll_now(ep));
+	EXPECT_EQ(EPOLLIN | EPOLLOUT | EPOLLRDHUP, epoll_now(ep));
 	EXPECT_EQ(0, epoll_now(ep));
 	close(self->fd[0]);
-	EXPECT_EQ(EPOLLIN | EPOLLRDHUP | EPOLLHUP, epoll_now(ep));
+	EXPECT_EQ(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP, epoll_now(ep));
 	EXPECT_EQ(0, epoll_now(ep));
 }
 
@@ -461,6 +476,43 @@ TEST_F(events, exclusive_waiters_are_woken_one_a_ring)
 }
 
 /* An epoll in an epoll, and an endpoint that closes while it is in one. */
+/* A ring wakes so many pollers, and one more is told that it waits in vain. */
+#define MOST_WAITERS	64
+
+/* With a timeout of nought poll() would not wait, and so be none of them. */
+static int poll_now_waiting(int fd, short events)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+
+	return poll(&p, 1, 1) < 0 ? -errno : p.revents;
+}
+
+TEST_F(events, a_ring_is_not_paid_for_all_who_care_to_wait)
+{
+	int ep[MOST_WAITERS + 10], i;
+
+	arm(self->b.own, RX | TX);
+	for (i = 0; i < MOST_WAITERS; i++) {
+		ep[i] = epoll_on(self->fd[1], EPOLLIN);
+		EXPECT_EQ(0, epoll_now(ep[i]));
+	}
+	for (; i < MOST_WAITERS + 10; i++) {
+		ep[i] = epoll_on(self->fd[1], EPOLLIN);
+		EXPECT_EQ(EPOLLERR, epoll_now(ep[i]));
+	}
+	EXPECT_EQ(POLLERR, poll_now_waiting(self->fd[1], POLLIN));
+	EXPECT_EQ(RX, dev_ring(self->fd[0], RX));
+	for (i = 0; i < MOST_WAITERS; i++)
+		EXPECT_EQ(EPOLLIN, epoll_now(ep[i]) & EPOLLIN);
+	/* Those who sleep in ENTER have a place of their own; others are refused. */
+	arm(self->b.own, RX | TX);
+	EXPECT_EQ(-ETIMEDOUT, dev_enter(self->fd[1], 0, RX,
+					(uint64_t)now_ns() + MSEC));
+	for (i = 0; i < MOST_WAITERS + 10; i++)
+		close(ep[i]);
+	EXPECT_EQ(0, poll_now_waiting(self->fd[1], POLLIN));
+}
+
 TEST_F(events, nested_and_closed_while_watched)
 {
 	int inner = epoll_on(self->fd[1], EPOLLIN);

@@ -2,8 +2,8 @@
 /*
  * dev_quota.c: how much shared memory, and how many channels, /dev/evering lets
  * a user have: each limit of the module has its EDQUOT, a memory cgroup its
- * ENOMEM; who pays is who created, until the last holder has gone; and whatever
- * way a channel ends or fails to begin, everything is given back.
+ * ENOMEM; the creator pays, with the owners of his namespaces, and after him whoever
+ * keeps the other end; and whatever way a channel ends or fails to begin, everything is given back.
  *
  * It changes the parameters of the module, so only root can run it.  The users
  * that it plays are nobody else's.
@@ -11,6 +11,8 @@
 #include "dev.h"
 
 #include <grp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define PARAMETERS	"/sys/module/evering/parameters/"
@@ -253,12 +255,17 @@ TEST_F(quota, of_the_machine)
 		pid[i] = spawn(hold, &c);
 		ASSERT_TRUE(told(word[0]));
 	}
-	/* Three users have it all, and a fourth gets nothing, not even root. */
-	EXPECT_EQ(-EDQUOT, create_least(self->dev, fd));
+	/* Three users have it all, and a fourth gets nothing, */
 	c.uid = USER + 3;
 	c.count = 0;
 	c.expect = -EDQUOT;
 	EXPECT_EQ(0, reap(spawn(have_exactly, &c)));
+	/* but whoever looks after the machine, */
+	EXPECT_EQ(0, create_least(self->dev, fd));
+	close_both(fd);
+	/* which is by a capability, not by name. */
+	drop_resource();
+	EXPECT_EQ(-EDQUOT, create_least(self->dev, fd));
 	kill_and_reap(pid[1]);
 	EXPECT_EQ(0, create_bytes(self->dev, MIB, fd));
 	EXPECT_EQ(-EDQUOT, create_bytes(self->dev, 3 * PAGE, fd));
@@ -285,6 +292,7 @@ TEST_F(quota, a_limit_below_what_is_held_takes_nothing_away)
 	struct side a;
 	int fd[2], more[2];
 
+	drop_resource();
 	ASSERT_EQ(0, create_bytes(self->dev, 2 * MIB, fd));
 	ASSERT_EQ(0, set_limit(CHANNEL_MIB, 1));
 	ASSERT_EQ(0, set_limit(USER_MIB, 1));
@@ -349,6 +357,7 @@ static int be_many_users(void *arg)
 	struct child *c = arg;
 	int fd[2], i;
 
+	drop_resource();
 	for (i = 0; i < MANY_USERS; i++) {
 		/* The real user counts; the effective one may change it again. */
 		if (setresuid(USER + (uid_t)i, 0, 0))
@@ -383,30 +392,215 @@ static int create_and_send(void *arg)
 	return send_fd(c->sock, fd[c->how]) ? 2 : 0;
 }
 
-/* The creator has exited, and pays for what others keep. */
-TEST_F(quota, the_creator_pays_to_the_end)
+/* What the creator left to others, and they never attached, is his to give up. */
+TEST_F(quota, what_nobody_attached_is_given_up_for_a_new_one)
 {
 	struct child c = { .dev = self->dev, .uid = USER };
-	int sv[2], fd;
-	void *p;
+	int sv[2], fd, region;
+	char *p;
 
 	ASSERT_EQ(0, set_limit(USER_CHANNELS, 1));
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
 	c.sock = sv[1];
 	for (c.how = 0; c.how < 2; c.how++) {
+		/* As long as nothing else is wanted it waits to be attached. */
 		EXPECT_EQ(0, reap(spawn(create_and_send, &c)));
-		EXPECT_GIVEN_BACK(USER, 0);
 		fd = recv_fd(sv[0]);
 		ASSERT_GE(fd, 0);
-		EXPECT_GIVEN_BACK(USER, 0);
-		p = map_region(&least_geometry, fd, EVERING_REGION_HALF(c.how),
-			       PROT_READ | PROT_WRITE);
-		ASSERT_NE(MAP_FAILED, p);
-		close(fd);
-		EXPECT_GIVEN_BACK(USER, 0);
+		p = map_region(&least_geometry, fd, EVERING_REGION_STATUS,
+			       PROT_READ);
+		ASSERT_NE(MAP_FAILED, (void *)p);
 		munmap(p, PAGE);
+		/* Hoarded, in flight or not, it takes nothing from its creator. */
+		EXPECT_EQ(0, reap(spawn(create_and_send, &c)));
+		EXPECT_GIVEN_BACK(USER, 1);
+		for (region = 0; region < EVERING_REGION_ARENA_A; region++)
+			EXPECT_EQ(-ESTALE,
+				  try_map(PAGE, PROT_READ, MAP_SHARED, fd,
+					  EVERING_MMAP_OFFSET(region)));
+		close(fd);
+		fd = recv_fd(sv[0]);
+		ASSERT_GE(fd, 0);
+		for (region = 0; region < EVERING_REGION_ARENA_A; region++)
+			EXPECT_EQ(-ESTALE,
+				  try_map(PAGE, PROT_READ, MAP_SHARED, fd,
+					  EVERING_MMAP_OFFSET(region)));
+		/* What is left still does as it is told. */
+		EXPECT_EQ(POLLRDHUP | POLLHUP, poll_now(fd, POLLRDHUP));
+		EXPECT_EQ(0, dev_ring(fd, RX | TX));
+		EXPECT_EQ(RX, dev_enter(fd, 0, RX, EVERING_FOREVER));
+		EXPECT_NE(NULL, fdinfo(fd, "state"));
+		close(fd);
 		EXPECT_GIVEN_BACK(USER, 1);
 	}
+}
+
+struct keeper {
+	struct child c;
+	int word[2];
+	bool closes;
+};
+
+static int keep(void *arg)
+{
+	struct keeper *k = arg;
+	int fd[2], more[2];
+
+	become(k->c.uid);
+	fd[1] = recv_fd(k->c.sock);
+	if (fd[1] < 0 ||
+	    map_region(&least_geometry, fd[1], EVERING_REGION_HALF(!k->c.how),
+		       PROT_READ) == MAP_FAILED)
+		return 1;
+	tell(k->word[1]);
+	/* The creator goes; then it is ours, beyond our quota if need be. */
+	if (!poll_within(fd[1], POLLHUP))
+		return 2;
+	if (create_least(k->c.dev, more) != -EDQUOT)
+		return 3;
+	tell(k->word[1]);
+	await_death();
+}
+
+static int create_and_go(void *arg)
+{
+	struct keeper *k = arg;
+	int fd[2];
+
+	become(USER);
+	if (create_least(k->c.dev, fd) || create_least(k->c.dev, fd) != -EDQUOT)
+		return 1;
+	return 0;
+}
+
+static int create_send_and_wait(void *arg)
+{
+	struct keeper *k = arg;
+	int fd[2];
+
+	become(USER);
+	if (create_least(k->c.dev, fd) || send_fd(k->c.sock, fd[!k->c.how]) ||
+	    !told(k->word[0]))
+		return 1;
+	return 0;
+}
+
+TEST_F(quota, whoever_keeps_the_other_end_pays_when_the_creator_has_gone)
+{
+	struct keeper k = { .c = { .dev = self->dev, .uid = OTHER } };
+	pid_t pid, creator;
+	int sv[2];
+
+	ASSERT_EQ(0, set_limit(USER_CHANNELS, 1));
+	for (k.c.how = 0; k.c.how < 2; k.c.how++) {
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC,
+					0, sv));
+		ASSERT_EQ(0, pipe2(k.word, O_CLOEXEC));
+		k.c.sock = sv[0];
+		pid = spawn(keep, &k);
+		k.c.sock = sv[1];
+		creator = spawn(create_send_and_wait, &k);
+		EXPECT_EQ(0, reap(creator));
+		ASSERT_TRUE(told(k.word[0]));
+		EXPECT_EQ(0, reap(spawn(create_and_go, &k)));
+		kill_and_reap(pid);
+		EXPECT_GIVEN_BACK(OTHER, 1);
+		close_both(sv);
+		close_both(k.word);
+	}
+}
+
+struct subuser {
+	struct child c;
+	int word[2], go[2];
+	uid_t inner;
+};
+
+/* USER in a user namespace that he made, as one of his subordinate uids. */
+static int be_subuser(void *arg)
+{
+	struct subuser *s = arg;
+	int fd[2], n = 0;
+
+	prctl(PR_SET_DUMPABLE, 1);
+	become(USER);
+	prctl(PR_SET_DUMPABLE, 1);
+	if (unshare(CLONE_NEWUSER))
+		return 50;
+	tell(s->word[1]);
+	if (!told(s->go[0]) || setresgid(1, 1, 1) ||
+	    setresuid(s->inner, s->inner, s->inner))
+		return 1;
+	while (!create_least(s->c.dev, fd))
+		n++;
+	if (n != s->c.count)
+		return 10 + n;
+	tell(s->word[1]);
+	await_death();
+}
+
+static bool map_ids(pid_t pid, const char *file)
+{
+	static const char text[] = "0 61001 1\n1 300000 65535\n";
+	char path[64];
+	bool done;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	done = write(fd, text, sizeof(text) - 1) == sizeof(text) - 1;
+	close(fd);
+	return done;
+}
+
+/* Subordinate uids have what their owner has, and not each as much again. */
+TEST_F(quota, the_owner_of_a_user_namespace_pays_too)
+{
+	struct subuser s = { .c = { .dev = self->dev, .count = 3 } };
+	pid_t pid[2];
+	int i, ret;
+
+	ASSERT_EQ(0, set_limit(USER_CHANNELS, 3));
+	ASSERT_EQ(0, pipe2(s.word, O_CLOEXEC));
+	ASSERT_EQ(0, pipe2(s.go, O_CLOEXEC));
+	for (i = 0; i < 2; i++) {
+		s.inner = (uid_t)i + 1;
+		s.c.count = i ? 0 : 3;
+		pid[i] = spawn(be_subuser, &s);
+		if (!told(s.word[0])) {
+			ret = reap(pid[i]);
+			if (ret == 50)
+				SKIP(return, "no user namespace");
+			EXPECT_EQ(0, ret);
+		}
+		ASSERT_TRUE(map_ids(pid[i], "uid_map"));
+		ASSERT_TRUE(map_ids(pid[i], "gid_map"));
+		tell(s.go[1]);
+		EXPECT_TRUE(told(s.word[0]));
+	}
+	EXPECT_GIVEN_BACK(USER, 0);
+	EXPECT_GIVEN_BACK(OTHER, 3);
+	kill_and_reap(pid[0]);
+	EXPECT_GIVEN_BACK(USER, 3);
+	kill_and_reap(pid[1]);
+}
+
+static int limit_locked_memory(void *arg)
+{
+	struct rlimit none = { 0, 0 };
+	struct child *c = arg;
+	int fd[2];
+
+	become(c->uid);
+	return setrlimit(RLIMIT_MEMLOCK, &none) ||
+	       create_bytes(c->dev, MIB, fd);
+}
+
+TEST_F(quota, rlimit_memlock_does_not_matter)
+{
+	struct child c = { .dev = self->dev, .uid = USER };
+
+	EXPECT_EQ(0, reap(spawn(limit_locked_memory, &c)));
 }
 
 static int change_user_and_close(void *arg)
@@ -415,6 +609,7 @@ static int change_user_and_close(void *arg)
 	int fd[2];
 
 	/* The real user counts; the effective one may change it again. */
+	drop_resource();
 	if (setresuid(USER, 0, 0))
 		return 1;
 	if (create_least(c->dev, fd))
@@ -579,54 +774,28 @@ static int create_large(void *arg)
 	await_death();
 }
 
-/* Its number, as the kernel counts them; of the least channel there is. */
-static long number_of_next(int dev)
-{
-	char *value;
-	long number;
-	int fd[2];
-	int ret = create_least(dev, fd);
-
-	if (ret)
-		return ret;
-	value = fdinfo(fd[0], "channel");
-	number = value ? atol(value) : 0;
-	close_both(fd);
-	return number;
-}
-
-/*
- * A channel has its number when all its pages are there; it counts from the moment
- * that it is begun.
- */
+/* It counts from the moment that it is begun, and until nothing is left of it. */
 TEST_F(quota, who_is_killed_while_creating_does_not_finish_it)
 {
 	struct child c = { .dev = self->dev };
-	int word[2], tries;
-	long last, next = 0;
-	bool told_so;
+	int word[2], tries, fd[2];
 	pid_t pid;
 
+	drop_resource();
 	ASSERT_EQ(0, set_limit(USER_CHANNELS, 1));
 	ASSERT_EQ(0, pipe2(word, O_CLOEXEC));
 	c.sock = word[1];
-	last = number_of_next(self->dev);
-	ASSERT_LT(0, last);
 	for (tries = 0; tries < 5; tries++) {
 		pid = spawn(create_large, &c);
-		EXPECT_TRUE(EVENTUALLY((next = number_of_next(self->dev)) < 0 ||
-				       (last = next, false)));
-		EXPECT_EQ(-EDQUOT, next);
+		EXPECT_TRUE(EVENTUALLY(create_least(self->dev, fd) == -EDQUOT ||
+				       (close_both(fd), false)));
 		kill_and_reap(pid);
-		told_so = poll_now(word[0], POLLIN) == POLLIN;
-		next = number_of_next(self->dev);
-		ASSERT_LT(last, next);
+		ASSERT_EQ(0, create_least(self->dev, fd));
+		close_both(fd);
 		/* Or it was faster. */
-		if (!told_so && next == last + 1)
+		if (poll_now(word[0], POLLIN) != POLLIN)
 			break;
-		if (told_so)
-			ASSERT_TRUE(told(word[0]));
-		last = next;
+		ASSERT_TRUE(told(word[0]));
 	}
 	EXPECT_GT(5, tries);
 }

@@ -4,8 +4,9 @@
  *
  * On the memory of memory.pml (-DTSO, -DWEAK).
  *
- *	goer		is attached: evr_endpoint_mapped(); sends up to ENTRIES entries, closes
+ *	goer		is attached: evr_endpoint_attach(); sends up to ENTRIES entries, closes
  *			politely (evering_close()) or not, and is gone:
+ *			evr_map_invalidate(), evr_endpoint_flush(),
  *			evr_endpoint_unmapped(), evr_endpoint_close(); memfd: its socket
  *			is closed
  *	receiver	evering_wait() for EVERING_RX by all three policies and with
@@ -16,9 +17,9 @@
  *			evering__credit()), at any time; or read STATUS
  *
  * The state is stored with release order: evr_set_state(), or what else a process does
- * when it exits.  An ENTER or a ppoll loads it without order (evr_gone(), the socket's
- * state), and so is endpoint.error: the acquire is peer_gone()'s.  device_gone() has one
- * of its own.  That who sleeps is woken is enter.pml's.
+ * when it exits.  A ppoll loads it without order (the socket's state), and so is
+ * endpoint.error: the acquire is peer_gone()'s.  evr_gone() and device_gone() have one
+ * of their own.  That who sleeps is woken is enter.pml's.
  *
  * Proved: no state without a next step but the last; when the receiver is told -EPIPE it
  * has had every entry that the goer had stamped before it went, whichever thread found
@@ -33,6 +34,7 @@
  *				(WEAK)
  *	NO_RELEASE		the state is stored without release order (WEAK)
  *	NO_CAS			channel_end() loads and stores
+ *	REATTACH		DETACHED is not final: another process attaches
  */
 #define THREADS		3
 #define GOER		0
@@ -92,7 +94,11 @@ proctype goer()
 	:: polite -> store_release(GOER, CLOSED, 1)
 	:: else
 	fi;
-	set_state(DETACHED)
+	set_state(DETACHED);
+#ifdef REATTACH
+	set_state(ATTACHED);
+	store(GOER, EPOCH, 2)
+#endif
 }
 
 #define READY	(LOAD(RECEIVER, STAMPED) != received)

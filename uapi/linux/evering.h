@@ -26,6 +26,12 @@
  *
  * Change log
  *	1	first version
+ *	2	an endpoint that was detached stays so, and belongs to the process that
+ *		attached it last; ATTACH, and PEER_CRED tells only of that;
+ *		EVERING_ENTER_RUNG; EVERING_RING_SELF; POLLOUT and POLLERR; who pays
+ *		when an end closes; EVERING_OP_SPARE;
+ *		evering_half.begun, evering_status.arena_there and .token;
+ *		operations are in <linux/evering_op.h>
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -33,11 +39,12 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define EVERING_ABI_VERSION	1
+#define EVERING_ABI_VERSION	2
 
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
- * of the library where it passes one on.  A call that fails has had no effect.
+ * of the library where it passes one on.  A call that fails has had no effect, but
+ * for the ring of an ENTER that fails to wait.
  *
  *	EINVAL		an unknown flag, a reserved field that is not zero, a
  *			geometry that cannot be, a size below the first version's
@@ -57,7 +64,12 @@
  *	EINTR		a signal came, and its handler does not restart calls, or
  *			EVERING_ENTER_NO_RESTART
  *	EAGAIN		O_NONBLOCK, and ENTER would have to wait
- *	ENOTCONN	PEER_CRED before the peer has mapped its half
+ *	ENOTCONN	PEER_CRED before the peer has called ATTACH; ATTACH before the
+ *			half is mapped
+ *	EBUSY		ATTACH, mmap: another process has, or had, the endpoint; ENTER:
+ *			as many threads and pollers wait there as a ring wakes
+ *	ESTALE		ATTACH, mmap: it is over; the endpoint was detached, or nobody
+ *			can attach any more
  *	EBADF		SET_EVENTFD: not an open descriptor
  *	EOPNOTSUPP	an io_uring command on a ring with IORING_SETUP_IOPOLL
  */
@@ -112,14 +124,15 @@ struct evering_geometry {
 
 /* evering_endpoint_status.state */
 #define EVERING_STATE_NEW	0	/* exists, its half never mapped yet */
-#define EVERING_STATE_ATTACHED	1	/* its half is mapped */
-#define EVERING_STATE_DETACHED	2	/* was mapped, its last mapping is gone */
-#define EVERING_STATE_CLOSED	3	/* its last file descriptor is gone: final */
+#define EVERING_STATE_ATTACHED	1	/* a process has mapped its half, and lives */
+#define EVERING_STATE_DETACHED	2	/* it has died, or unmapped all: final */
+#define EVERING_STATE_CLOSED	3	/* the last file descriptor is gone, too */
 
 /**
  * struct evering_endpoint_status - an endpoint as the kernel sees it
  * @state: EVERING_STATE_*
- * @epoch: how often it was attached; wraps
+ * @epoch: how often it was attached: by one process after the other, each of which
+ *	mapped the half while it was not detached; wraps
  * @pad: a line of its own, so that a spinning peer is not disturbed
  *
  * With memfd nobody can write STATUS and both read ATTACHED for ever; the socket
@@ -140,6 +153,9 @@ struct evering_endpoint_status {
  * @size: bytes of this struct that mean something
  * @geometry: as created
  * @half_size: bytes to map for HALF_A and for HALF_B
+ * @arena_there: bytes of each arena that have memory, from its start.  All of it; it
+ *	is here for arenas that grow.
+ * @token: 0; for what a process shows that takes the place of one that died
  * @reserved: 0
  * @end: the endpoints, by EVERING_A and EVERING_B
  *
@@ -152,7 +168,9 @@ struct evering_status {
 	__u32 size;
 	struct evering_geometry geometry;
 	__aligned_u64 half_size;
-	__u32 reserved[18];
+	__aligned_u64 arena_there[2];
+	__aligned_u64 token[2];
+	__u32 reserved[10];
 	struct evering_endpoint_status end[2];
 };
 
@@ -202,6 +220,7 @@ struct evering_counters {
  * @counters: see there
  * @closed: not zero once the owner has closed the channel in good order; tells a
  *	polite end from a death, and nothing hangs on it
+ * @begun: 0; for how many entries of the peer's ring the owner has taken up
  *
  * Lines are 128 bytes apart because the adjacent-line prefetcher pairs them.
  *
@@ -218,7 +237,8 @@ struct evering_half {
 	__u32 pad1[30];
 	struct evering_counters counters;
 	__u32 closed;
-	__u32 pad2[31];
+	__u32 begun;
+	__u32 pad2[30];
 };
 
 /* Slots begin here in a half. */
@@ -229,92 +249,12 @@ struct evering_half {
 #define EVERING_TX		(1u << 1)
 
 /*
- * Operations: what entries hold where both sides speak of requests and answers.
- * The kernel does not care, nor do the rings; see lib/evering_op.h.
- *
- * An entry is a struct evering_op_header, @len bytes of data behind it, and at the
- * very end, before the stamp and from there backwards: a struct
- * evering_op_buffer, if it brings one; then for each buffer that goes home a struct
- * evering_op_home.
- */
-#define EVERING_OPS_VERSION	1u
-#define EVERING_OPS_MIN_SLOT	64u
-#define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
-#define EVERING_OP_INDEX_BITS	16
-#define EVERING_OP_SPARE	32u	/* indices beyond those that may be in flight */
-
-/* evering_op_header.type */
-#define EVERING_OP_OPEN		1u	/* the first: data is evering_op_open */
-#define EVERING_OP_REQUEST	2u
-#define EVERING_OP_ANSWER	3u
-#define EVERING_OP_CANCEL	4u	/* the answer to @id is not needed any more */
-#define EVERING_OP_HOME		5u	/* nothing but buffers that go home */
-
-/* evering_op_header.flags: what the buffer is, and how many go home */
-#define EVERING_OP_BUFFER	0x07u
-#define EVERING_OP_LENT		1u	/* sender's, until the request is answered */
-#define EVERING_OP_GIVEN	2u	/* sender's arena, the receiver's from now on */
-#define EVERING_OP_BACK		3u	/* receiver's arena, and its own again */
-#define EVERING_OP_IN_PLACE	4u	/* the answer is in the buffer that was lent */
-#define EVERING_OP_NO_FLAGS	0x08u	/* 0 */
-#define EVERING_OP_HOME_SHIFT	4
-#define EVERING_OP_MAX_HOME	15u
-
-/**
- * struct evering_op_header - how each entry begins
- * @id: the operation: the asking side's index, from 1 to EVERING_OP_SPARE more than
- *	may be in flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
- *	the same
- * @type: EVERING_OP_*
- * @flags: the same
- * @len: bytes of data
- * @code: OPEN: EVERING_OPS_VERSION; REQUEST: the opcode; ANSWER: the result
- */
-struct evering_op_header {
-	__aligned_u64 id;
-	__u8 type;
-	__u8 flags;
-	__u16 len;
-	__u32 code;
-};
-
-/**
- * struct evering_op_buffer - a buffer that comes with an entry
- * @granule: where it begins in its arena, in granules
- * @generation: which of all that ever began there
- * @len_low, @len_high: bytes of it that matter
- */
-struct evering_op_buffer {
-	__u32 granule;
-	__u32 generation;
-	__u32 len_low;
-	__u32 len_high;
-};
-
-/**
- * struct evering_op_home - a buffer that goes home: its owner may use it again
- * @granule, @generation: of it
- */
-struct evering_op_home {
-	__u32 granule;
-	__u32 generation;
-};
-
-/**
- * struct evering_op_open - what a side is ready for
- * @depth: the most requests that it wants in flight
- * @serve: the most of the peer's that it can hold.  In flight are never more than
- *	the lesser of the one's @depth and the other's @serve.
- */
-struct evering_op_open {
-	__u32 depth;
-	__u32 serve;
-};
-
-/*
  * ioctls.  A struct begins with its size as the caller knows it.  A longer one is
  * welcome as long as the part that the kernel does not know is zero, a shorter
  * one as long as it holds the first version's fields.
+ *
+ * The numbers are _IO() for that: _IOWR() has a size, too, and a struct that grows
+ * would be another command to a kernel that could do without what is new.
  */
 #define EVERING_IOC_MAGIC	0xEB
 
@@ -326,6 +266,7 @@ struct evering_op_open {
 #define EVERING_IOC_ENTER	_IO(EVERING_IOC_MAGIC, 0x11)
 #define EVERING_IOC_SET_EVENTFD	_IO(EVERING_IOC_MAGIC, 0x12)
 #define EVERING_IOC_PEER_CRED	_IO(EVERING_IOC_MAGIC, 0x13)
+#define EVERING_IOC_ATTACH	_IO(EVERING_IOC_MAGIC, 0x14)
 
 /**
  * struct evering_info - EVERING_IOC_INFO: what this kernel offers
@@ -365,8 +306,10 @@ struct evering_info {
  * @flags: in: EVERING_CREATE_*
  * @geometry: in: see there
  * @fd: out: the endpoints A and B.  Each is memory, doorbell and liveness in one
- *	descriptor and may be passed on; the caller pays for the channel until
- *	both are gone.
+ *	descriptor and may be passed on.  The caller pays for the channel; when one
+ *	end is closed, whoever has attached the other pays.  A channel whose one end is
+ *	closed, and of which nobody maps anything, is given up when its payer needs the
+ *	quota for another: -ESTALE.
  * @arena_order: out: log2 of the pages of the largest block that ARENA_A and
  *	ARENA_B were built from
  */
@@ -406,11 +349,16 @@ struct evering_uring_ring {
 };
 
 /*
- * evering_enter.flags: any signal handler that runs ends the wait with -EINTR, as
- * it does poll(2)'s, and not only one without SA_RESTART.
+ * evering_enter.flags
+ *	NO_RESTART	any signal handler that runs ends the wait with -EINTR, as it
+ *			does poll(2)'s, and not only one without SA_RESTART
+ *	RUNG		set by the kernel when a signal interrupts a call that has
+ *			rung: @ring was rung, and tells EVERING_RANG_* now.  So the
+ *			call rings once, restarted or not.
  */
 #define EVERING_ENTER_NO_RESTART (1u << 0)
-#define EVERING_ENTER_FLAGS	EVERING_ENTER_NO_RESTART
+#define EVERING_ENTER_RUNG	(1u << 1)
+#define EVERING_ENTER_FLAGS	(EVERING_ENTER_NO_RESTART | EVERING_ENTER_RUNG)
 
 /* evering_enter.timeout: wait as long as it takes */
 #define EVERING_FOREVER		(~0ull)
@@ -426,8 +374,10 @@ struct evering_uring_ring {
  *
  * Returns the doorbells of @wait that are rung, with EVERING_RANG_RX and _TX for
  * those of @ring that were armed.  -EPIPE if none is and the peer is gone,
- * -ETIMEDOUT if none is and the time has passed.  A ring is never lost: after a
- * signal, a restarted call finds nothing armed and goes on waiting.
+ * -ETIMEDOUT if none is and the time has passed, -EBUSY if too many wait already.
+ * A ring is paid once, also by a call that a signal interrupts: see
+ * EVERING_ENTER_RUNG.  The struct has to be writable for that; where it is not, such
+ * a call ends with -EINTR instead of being restarted.
  */
 struct evering_enter {
 	__u32 size;
@@ -456,14 +406,18 @@ struct evering_set_eventfd {
 };
 
 /**
- * struct evering_peer_cred - EVERING_IOC_PEER_CRED: who has the other endpoint
+ * struct evering_peer_cred - EVERING_IOC_PEER_CRED: who speaks at the other endpoint
  * @size: in: bytes of the caller's struct
  * @flags: in: 0
- * @pid: out: process that first mapped its half, in the asker's pid namespace; 0
- *	if it cannot be seen from there
- * @uid: out: its effective user, in the asker's user namespace
- * @gid: out: its effective group, likewise
- * @reserved: out: 0
+ * @pid: out: the process that has called ATTACH there, in the asker's pid namespace; 0
+ *	if it is gone, or cannot be seen from there
+ * @uid: out: the effective user that it had when it mapped the half, in the asker's user
+ *	namespace
+ * @gid: out: the effective group, likewise
+ * @epoch: out: of the other endpoint
+ *
+ * For a pidfd: pidfd_open(2) @pid, then look at STATUS.  If the other endpoint is still
+ * ATTACHED, in that epoch, the process had not been reaped, and the pidfd is its.
  */
 struct evering_peer_cred {
 	__u32 size;
@@ -471,6 +425,25 @@ struct evering_peer_cred {
 	__s32 pid;
 	__u32 uid;
 	__u32 gid;
+	__u32 epoch;
+};
+
+/**
+ * struct evering_attach - EVERING_IOC_ATTACH: the calling process speaks here
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @epoch: out: of this endpoint
+ * @reserved: in: 0
+ *
+ * The process that has mapped this endpoint's half lends it its name: PEER_CRED tells
+ * the peer.  So nobody else may write there: -EBUSY if another process has ever mapped
+ * the half, or the arena, and another one that maps them from now on gets the same.
+ * -ENOTCONN before the half is mapped, -ESTALE after the endpoint was detached.
+ */
+struct evering_attach {
+	__u32 size;
+	__u32 flags;
+	__u32 epoch;
 	__u32 reserved;
 };
 
@@ -500,14 +473,9 @@ EVERING_AT(evering_half, armed_rx, 128);
 EVERING_AT(evering_half, armed_tx, 132);
 EVERING_AT(evering_half, counters, 256);
 EVERING_AT(evering_half, closed, 384);
-EVERING_ASSERT(sizeof(struct evering_op_header) == 16);
-EVERING_AT(evering_op_header, len, 10);
-EVERING_AT(evering_op_header, code, 12);
-EVERING_ASSERT(sizeof(struct evering_op_buffer) == 16);
-EVERING_ASSERT(sizeof(struct evering_op_home) == 8);
-EVERING_ASSERT(sizeof(struct evering_op_open) == 8);
-EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << EVERING_OP_INDEX_BITS);
-EVERING_ASSERT(EVERING_MAX_ARENA / EVERING_OP_GRANULE <= 1u << 30);
+EVERING_AT(evering_half, begun, 388);
+EVERING_AT(evering_status, arena_there, 56);
+EVERING_AT(evering_status, token, 72);
 EVERING_ASSERT(sizeof(struct evering_info) == 56);
 EVERING_AT(evering_info, features, 16);
 EVERING_ASSERT(sizeof(struct evering_create) == 56);
@@ -516,6 +484,7 @@ EVERING_ASSERT(sizeof(struct evering_enter) == 24);
 EVERING_AT(evering_enter, timeout, 16);
 EVERING_ASSERT(sizeof(struct evering_set_eventfd) == 16);
 EVERING_ASSERT(sizeof(struct evering_peer_cred) == 24);
+EVERING_ASSERT(sizeof(struct evering_attach) == 16);
 EVERING_ASSERT((EVERING_MAX_ARENA >> EVERING_MMAP_SHIFT) == 0);
 /* An old stamp must not look like the one waited for: rings are short. */
 EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << 31);

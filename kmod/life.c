@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * life.c: the states of an endpoint: whose it is, and how its peer learns that it
+ * has gone.
+ *
+ * An endpoint belongs to the process that attached it last, by mapping its half.  What
+ * other processes map, or do, does not matter.  Detached it is for ever, by whichever
+ * of these comes first:
+ *
+ *	release	  The memory of that process ends: it was killed, it exits, it execs.
+ *		  Told before a page is unmapped, however many there are.
+ *	flush	  The process closes the descriptor as it dies, or after it has
+ *		  exec'd, though a third one holds its memory (process_vm_readv()).
+ *	vm_close  The process has unmapped the last of what it mapped through it.
+ *
+ * A process that dumps core lives until the dump is written, to the kernel too.
+ */
+#include <linux/delay.h>
+#include <linux/eventpoll.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
+#include <linux/slab.h>
+
+#include "evering_kmod.h"
+#include "trace.h"
+
+/*
+ * Release pairs with the acquire of whoever reads STATUS: a reader that sees a state
+ * sees its epoch, and whatever the endpoint had written when it left it.
+ */
+static void evr_set_state(struct evr_endpoint *ep, u32 state)
+{
+	lockdep_assert_held(&ep->channel->lock);
+	smp_store_release(&ep->state, state); /* evr_gone() */
+	smp_store_release(&ep->status->state, state); /* as told above */
+}
+
+/* Leaves a state in which it could answer, and signals the peer's eventfd. */
+static void evr_leave(struct evr_endpoint *ep, u32 state)
+{
+	evr_set_state(ep, state);
+	if (ep->peer->eventfd)
+		evr_eventfd_signal(ep->peer->eventfd);
+	trace_evr_detach(ep);
+}
+
+/* True if it was attached: the peer is to be told when the lock is free. */
+static bool evr_detach(struct evr_endpoint *ep)
+{
+	if (ep->state != EVERING_STATE_ATTACHED)
+		return false;
+	evr_leave(ep, EVERING_STATE_DETACHED);
+	return true;
+}
+
+/*
+ * The scheduler lets a task that has woken another finish its slice.  This one has
+ * its memory to free, for whose end nobody waits: let those run first that it woke on
+ * this CPU.  Once a process, so that many endpoints do not add up.
+ */
+static void evr_let_run(const struct mm_struct *mm)
+{
+	static const struct mm_struct *last;
+
+	if (xchg(&last, mm) != mm && !single_task_running())
+		usleep_range(100, 200);
+}
+
+static bool evr_map_invalidate(struct mmu_interval_notifier *notifier,
+			       const struct mmu_notifier_range *range,
+			       unsigned long seq)
+{
+	struct evr_map *map = container_of(notifier, struct evr_map, notifier);
+	struct evr_endpoint *ep = map->ep;
+	bool left;
+
+	if (range->event != MMU_NOTIFY_RELEASE)
+		return true;
+	spin_lock(&ep->channel->lock);
+	left = ep->owner == map && evr_detach(ep);
+	spin_unlock(&ep->channel->lock);
+	if (left) {
+		evr_hang_up(ep->peer, EPOLLRDHUP);
+		evr_let_run(range->mm);
+	}
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops evr_map_ops = {
+	.invalidate = evr_map_invalidate,
+};
+
+/* A descriptor of @ep was closed, which most often says nothing. */
+void evr_endpoint_flush(struct evr_endpoint *ep)
+{
+	struct mm_struct *mm = current->mm;
+	bool left = false;
+
+	spin_lock(&ep->channel->lock);
+	if (ep->owner && ep->pid == task_tgid(current) &&
+	    (!atomic_read(&current->signal->live) ||
+	     (mm && mm != ep->owner->notifier.mm)))
+		left = evr_detach(ep);
+	spin_unlock(&ep->channel->lock);
+	if (left)
+		evr_hang_up(ep->peer, EPOLLRDHUP);
+}
+
+/* Counts a mapping of the current process, in @map if it has none yet. */
+static struct evr_map *evr_map_count(struct evr_endpoint *ep, struct evr_map *map)
+{
+	struct evr_map *at;
+
+	list_for_each_entry(at, &ep->maps, link)
+		if (at->notifier.mm == current->mm) {
+			at->vmas++;
+			return at;
+		}
+	if (map)
+		list_add(&map->link, &ep->maps);
+	return map;
+}
+
+/* Whether the current process may map a region, in which it can write if @writes. */
+static int evr_may_map(struct evr_endpoint *ep, bool writes)
+{
+	if (ep->channel->over)
+		return -ESTALE;
+	if (!writes || !ep->named)
+		return 0;
+	if (ep->state != EVERING_STATE_ATTACHED)
+		return -ESTALE;
+	return ep->pid == task_tgid(current) ? 0 : -EBUSY;
+}
+
+static struct evr_map *evr_map_new(struct evr_endpoint *ep,
+				   struct vm_area_struct *vma)
+{
+	struct evr_map *map = kzalloc(sizeof(*map), EVR_GFP);
+	int ret;
+
+	if (!map)
+		return ERR_PTR(-ENOMEM);
+	map->ep = ep;
+	map->vmas = 1;
+	/* Of the first byte, which is never unmapped, but ends with the rest. */
+	ret = mmu_interval_notifier_insert_locked(&map->notifier, vma->vm_mm,
+						  0, 1, &evr_map_ops);
+	if (!ret)
+		return map;
+	kfree(map);
+	/* A signal is pending: mmap(2) begins again after it. */
+	return ERR_PTR(ret == -EINTR ? -ERESTARTNOINTR : ret);
+}
+
+static void evr_map_free(struct evr_map *map)
+{
+	mmu_interval_notifier_remove(&map->notifier);
+	kfree(map);
+}
+
+/* The current process maps a region by @vma.  From here on the pages stay. */
+int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
+		     bool writes)
+{
+	struct evr_map *new = NULL, *map = NULL;
+	int ret;
+
+	for (;;) {
+		spin_lock(&ep->channel->lock);
+		ret = evr_may_map(ep, writes);
+		if (!ret)
+			map = evr_map_count(ep, new);
+		if (map && writes && !ep->pid)
+			ep->pid = get_pid(task_tgid(current));
+		if (map && !ep->cred)
+			ep->cred = get_current_cred();
+		ep->shared |= map && writes && ep->pid != task_tgid(current);
+		spin_unlock(&ep->channel->lock);
+		if (ret || map)
+			break;
+		new = evr_map_new(ep, vma);
+		if (IS_ERR(new))
+			return PTR_ERR(new);
+	}
+	if (new && new != map)
+		evr_map_free(new);
+	vma->vm_private_data = map;
+	return ret;
+}
+
+/* It has mapped the half of @ep by @vma, and so attached it, unless it is too late. */
+void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma)
+{
+	bool moved;
+
+	spin_lock(&ep->channel->lock);
+	moved = ep->state < EVERING_STATE_DETACHED &&
+		ep->owner != vma->vm_private_data;
+	if (moved) {
+		put_pid(ep->pid);
+		ep->pid = get_pid(task_tgid(current));
+		put_cred(ep->cred);
+		ep->cred = get_current_cred();
+		ep->owner = vma->vm_private_data;
+		WRITE_ONCE(ep->status->epoch, ep->status->epoch + 1);
+		evr_set_state(ep, EVERING_STATE_ATTACHED);
+		trace_evr_attach(ep);
+	}
+	spin_unlock(&ep->channel->lock);
+	if (moved && READ_ONCE(ep->peer->state) == EVERING_STATE_CLOSED)
+		evr_quota_move(ep->channel, current_cred());
+}
+
+/* A mapping was moved by mremap(), or copied into a child. */
+void evr_endpoint_copied(struct evr_endpoint *ep, struct vm_area_struct *vma)
+{
+	struct evr_map *map = vma->vm_private_data;
+
+	spin_lock(&ep->channel->lock);
+	map->vmas++;
+	ep->shared |= vma->vm_mm != current->mm;
+	spin_unlock(&ep->channel->lock);
+}
+
+/*
+ * A channel is an orphan if one end is closed and nobody maps anything.  It waits for
+ * whoever was given the other descriptor, until its payer needs the quota (@now): then
+ * its memory goes.
+ */
+void evr_channel_settle(struct evr_channel *channel, bool now)
+{
+	struct evr_endpoint *end = channel->end;
+	bool idle;
+
+	spin_lock(&channel->lock);
+	idle = !channel->over && list_empty(&end[0].maps) &&
+	       list_empty(&end[1].maps) &&
+	       max(end[0].state, end[1].state) == EVERING_STATE_CLOSED;
+	if (idle && now)
+		WRITE_ONCE(channel->over, true);
+	spin_unlock(&channel->lock);
+	if (idle && now)
+		evr_channel_shrink(channel);
+	else if (idle)
+		evr_quota_orphan(channel);
+}
+
+/* A mapping is gone; perhaps the last, perhaps after its process. */
+void evr_endpoint_unmapped(struct evr_endpoint *ep, struct vm_area_struct *vma)
+{
+	struct evr_channel *channel = ep->channel;
+	struct evr_map *map = vma->vm_private_data;
+	bool left = false, last;
+
+	spin_lock(&channel->lock);
+	last = !--map->vmas;
+	if (last) {
+		list_del(&map->link);
+		if (ep->owner == map) {
+			ep->owner = NULL;
+			left = evr_detach(ep);
+		}
+	}
+	spin_unlock(&channel->lock);
+	if (left)
+		evr_hang_up(ep->peer, EPOLLRDHUP);
+	if (last) {
+		evr_map_free(map);
+		evr_channel_settle(channel, false);
+	}
+}
+
+/*
+ * Its file is gone, and so are its mappings, which held the file.  The user who keeps
+ * the channel alive pays from now on.
+ */
+void evr_endpoint_close(struct evr_endpoint *ep)
+{
+	struct evr_channel *channel = ep->channel;
+	const struct cred *cred;
+
+	spin_lock(&channel->lock);
+	evr_leave(ep, EVERING_STATE_CLOSED);
+	cred = get_cred(ep->peer->cred);
+	spin_unlock(&channel->lock);
+	evr_hang_up(ep->peer, EPOLLRDHUP | EPOLLHUP);
+	evr_channel_settle(channel, false);
+	if (cred)
+		evr_quota_move(channel, cred);
+	put_cred(cred);
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
+/*
+ * evering: operations, which is what entries hold where both sides speak of requests
+ * and answers.  Neither the device nor the rings care: this is a contract between the
+ * two endpoints alone, for the library (evering_op.h) and for whatever else speaks to
+ * it.
+ *
+ * An entry is a struct evering_op_header, @len bytes of data behind it, and at the
+ * very end, before the stamp and from there backwards: a struct
+ * evering_op_buffer, if it brings one; then for each buffer that goes home a struct
+ * evering_op_home.
+ */
+#ifndef _UAPI_LINUX_EVERING_OP_H
+#define _UAPI_LINUX_EVERING_OP_H
+
+#include <linux/evering.h>
+
+#define EVERING_OPS_VERSION	1u
+#define EVERING_OPS_MIN_SLOT	64u
+#define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
+#define EVERING_OP_INDEX_BITS	16
+#define EVERING_OP_SPARE	32u	/* indices beyond those that may be in flight */
+
+/* evering_op_header.type */
+#define EVERING_OP_OPEN		1u	/* the first: data is evering_op_open */
+#define EVERING_OP_REQUEST	2u
+#define EVERING_OP_ANSWER	3u
+#define EVERING_OP_CANCEL	4u	/* the answer to @id is not needed any more */
+#define EVERING_OP_HOME		5u	/* nothing but buffers that go home */
+
+/* evering_op_header.flags: what the buffer is, and how many go home */
+#define EVERING_OP_BUFFER	0x07u
+#define EVERING_OP_LENT		1u	/* sender's, until the request is answered */
+#define EVERING_OP_GIVEN	2u	/* sender's arena, the receiver's from now on */
+#define EVERING_OP_BACK		3u	/* receiver's arena, and its own again */
+#define EVERING_OP_IN_PLACE	4u	/* the answer is in the buffer that was lent */
+#define EVERING_OP_NO_FLAGS	0x08u	/* 0 */
+#define EVERING_OP_HOME_SHIFT	4
+#define EVERING_OP_MAX_HOME	15u
+
+/**
+ * struct evering_op_header - how each entry begins
+ * @id: the operation: the asking side's index, from 1 to EVERING_OP_SPARE more than may
+ *	be in flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
+ *	the same
+ * @type: EVERING_OP_*
+ * @flags: the same
+ * @len: bytes of data
+ * @code: OPEN: EVERING_OPS_VERSION; REQUEST: the opcode; ANSWER: the result
+ */
+struct evering_op_header {
+	__aligned_u64 id;
+	__u8 type;
+	__u8 flags;
+	__u16 len;
+	__u32 code;
+};
+
+/**
+ * struct evering_op_buffer - a buffer that comes with an entry
+ * @granule: where it begins in its arena, in granules
+ * @generation: which of all that ever began there
+ * @len_low, @len_high: bytes of it that matter
+ */
+struct evering_op_buffer {
+	__u32 granule;
+	__u32 generation;
+	__u32 len_low;
+	__u32 len_high;
+};
+
+/**
+ * struct evering_op_home - a buffer that goes home: its owner may use it again
+ * @granule, @generation: of it
+ */
+struct evering_op_home {
+	__u32 granule;
+	__u32 generation;
+};
+
+/**
+ * struct evering_op_open - what a side is ready for
+ * @depth: the most requests that it wants in flight
+ * @serve: the most of the peer's that it can hold.  In flight are never more than
+ *	the lesser of the one's @depth and the other's @serve.
+ */
+struct evering_op_open {
+	__u32 depth;
+	__u32 serve;
+};
+
+/* As in <linux/evering.h>: the same to the byte, whatever it was compiled by. */
+EVERING_ASSERT(sizeof(struct evering_op_header) == 16);
+EVERING_AT(evering_op_header, len, 10);
+EVERING_AT(evering_op_header, code, 12);
+EVERING_ASSERT(sizeof(struct evering_op_buffer) == 16);
+EVERING_ASSERT(sizeof(struct evering_op_home) == 8);
+EVERING_ASSERT(sizeof(struct evering_op_open) == 8);
+EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << EVERING_OP_INDEX_BITS);
+EVERING_ASSERT(EVERING_MAX_ARENA / EVERING_OP_GRANULE <= 1u << 30);
+
+#endif /* _UAPI_LINUX_EVERING_OP_H */
