@@ -741,6 +741,8 @@ TEST_F(device, ring_takes_bells_and_nothing_else)
 	EXPECT_EQ(-EINVAL, dev_ring(self->fd[0], 0));
 	for (bit = 2; bit < 64; bit++) {
 		EXPECT_EQ(-EINVAL, dev_ring(self->fd[0], 1ul << bit));
+		if (1ul << bit == EVERING_RING_SELF)
+			continue;
 		EXPECT_EQ(-EINVAL, dev_ring(self->fd[0], 1ul << bit | RX | TX));
 	}
 	arm(self->b.own, RX | TX);
@@ -751,6 +753,18 @@ TEST_F(device, ring_takes_bells_and_nothing_else)
 	EXPECT_EQ(TX, dev_ring(self->fd[0], RX | TX));
 	EXPECT_EQ(0, armed(self->b.own));
 	EXPECT_EQ(-ENOTTY, dev_ring(self->dev, RX));
+}
+
+TEST_F(device, an_endpoint_can_ring_itself)
+{
+	arm(self->a.own, RX | TX);
+	arm(self->b.own, RX | TX);
+	EXPECT_EQ(RX, dev_ring(self->fd[0], EVERING_RING_SELF | RX));
+	EXPECT_EQ(TX, armed(self->a.own));
+	EXPECT_EQ(TX, dev_ring(self->fd[0], EVERING_RING_SELF | RX | TX));
+	EXPECT_EQ(0, armed(self->a.own));
+	/* And nobody else. */
+	EXPECT_EQ(RX | TX, armed(self->b.own));
 }
 
 TEST_F(device, enter_takes_bells_and_nothing_else)
