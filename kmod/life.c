@@ -281,12 +281,15 @@ void evr_endpoint_close(struct evr_endpoint *ep)
 	const struct cred *cred;
 
 	spin_lock(&channel->lock);
-	evr_leave(ep, EVERING_STATE_CLOSED);
 	cred = get_cred(ep->peer->cred);
 	spin_unlock(&channel->lock);
-	evr_hang_up(ep->peer, EPOLLRDHUP | EPOLLHUP);
-	evr_channel_settle(channel, false);
+	/* First, so that whoever has been told of the end is charged. */
 	if (cred)
 		evr_quota_move(channel, cred);
 	put_cred(cred);
+	spin_lock(&channel->lock);
+	evr_leave(ep, EVERING_STATE_CLOSED);
+	spin_unlock(&channel->lock);
+	evr_hang_up(ep->peer, EPOLLRDHUP | EPOLLHUP);
+	evr_channel_settle(channel, false);
 }
