@@ -245,10 +245,18 @@ enum shape {
  * @silence: for DEAD_FILE
  * @sock: over what; -1: dial @path
  * @shape: what to send
+ * @pause: wait before that until it is told to go on
  * @p: of the hello
- * @sent: in shared memory: 1: all of it; 2: it could not
+ * @sent: in shared memory: SENT and the like
  */
 enum kind { LINGERING, DEAD_FILE };
+
+enum pause { NO_PAUSE, BEFORE_IT_DIALS, BEFORE_IT_SENDS };
+
+#define SENT	  1u
+#define FAILED	  2u
+#define CONNECTED 3u
+#define GO_ON	  4u
 
 struct script {
 	enum kind kind;
@@ -256,6 +264,7 @@ struct script {
 	const char *path;
 	int sock;
 	enum shape shape;
+	enum pause pause;
 	struct evering_params p;
 	uint32_t *sent;
 };
@@ -344,10 +353,18 @@ static int tell(const struct script *s, int ret, int bad)
 {
 	if (!ret)
 		ret = let_go(s, bad);
-	__atomic_store_n(s->sent, ret ? 2 : 1, __ATOMIC_RELEASE);
+	__atomic_store_n(s->sent, ret ? FAILED : SENT, __ATOMIC_RELEASE);
 	if (ret)
 		return 1;
 	await_death();
+}
+
+/* Says that it is there, and waits to be told to go on. */
+static void pause_until_told(const struct script *s)
+{
+	__atomic_store_n(s->sent, CONNECTED, __ATOMIC_RELEASE);
+	while (__atomic_load_n(s->sent, __ATOMIC_ACQUIRE) != GO_ON)
+		sleep_ns(MSEC);
 }
 
 /* A client that is none.  Lives on, so that what it sent goes on blocking. */
@@ -360,8 +377,12 @@ static int hello_main(void *arg)
 	if (become_nobody())
 		return tell(s, 1, -1);
 	bad = blocking_fd(s);
+	if (s->pause == BEFORE_IT_DIALS)
+		pause_until_told(s);
 	if (sock < 0)
 		sock = raw_socket(s->path, 0, false);
+	if (s->pause == BEFORE_IT_SENDS)
+		pause_until_told(s);
 	if (bad < 0 || sock < 0 || genuine_hello(&s->p, &hello, fds, &n) ||
 	    send_shape(s, sock, &hello, sizeof(hello), &hello.abi,
 		       (int32_t *)&hello.geometry.entries, fds, n, bad))
@@ -384,7 +405,7 @@ static int welcome_main(void *arg)
 		return tell(s, 1, -1);
 	if (sock < 0) {
 		sock = raw_socket(s->path, 0, true);
-		__atomic_store_n(s->sent, 3, __ATOMIC_RELEASE);
+		__atomic_store_n(s->sent, CONNECTED, __ATOMIC_RELEASE);
 		sock = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
 	}
 	if (sock < 0 ||
@@ -477,7 +498,10 @@ FIXTURE_TEARDOWN(stranger)
 	EXPECT_TRUE(no_children());
 }
 
-/* Starts a stranger; true when it is where *@sent is not 0, or more. */
+/*
+ * Starts a stranger.  It has copies of what this process has open, so connections are
+ * made before they are accepted.
+ */
 static bool stranger_comes(FIXTURE_DATA(stranger) * self, child_fn fn,
 			   enum shape shape, int sock)
 {
@@ -488,11 +512,22 @@ static bool stranger_comes(FIXTURE_DATA(stranger) * self, child_fn fn,
 	return self->pids[self->count++] > 0;
 }
 
-static bool has_sent(FIXTURE_DATA(stranger) * self)
+static uint32_t progress(FIXTURE_DATA(stranger) * self)
 {
-	return EVENTUALLY(__atomic_load_n(self->script.sent,
-					  __ATOMIC_ACQUIRE)) &&
-	       __atomic_load_n(self->script.sent, __ATOMIC_ACQUIRE) != 2;
+	return __atomic_load_n(self->script.sent, __ATOMIC_ACQUIRE);
+}
+
+/* Has it sent, or is it there to send? */
+static bool is_there(FIXTURE_DATA(stranger) * self)
+{
+	return EVENTUALLY(progress(self)) && progress(self) != FAILED;
+}
+
+static bool goes_on(FIXTURE_DATA(stranger) * self)
+{
+	__atomic_store_n(self->script.sent, GO_ON, __ATOMIC_RELEASE);
+	return EVENTUALLY(progress(self) < CONNECTED) &&
+	       progress(self) == SENT;
 }
 
 TEST_F(stranger, a_hello_keeps_no_listener)
@@ -505,7 +540,7 @@ TEST_F(stranger, a_hello_keeps_no_listener)
 	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
 	for (shape = 0; shape < SHAPES; shape++) {
 		ASSERT_TRUE(stranger_comes(self, hello_main, shape, -1));
-		ASSERT_TRUE(has_sent(self))
+		ASSERT_TRUE(is_there(self))
 		{
 			TH_LOG("shape %d", shape);
 		}
@@ -541,19 +576,29 @@ TEST_F(stranger, a_hello_keeps_nobody_who_closes_the_listener)
 {
 	struct evering *ev;
 	int64_t took;
-	int ret;
 
 	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
-	/* The one before is silent: it is among those that have not said hello. */
-	ret = raw_socket(self->path, 0, false);
-	ASSERT_LE(0, ret);
+	self->script.pause = BEFORE_IT_SENDS;
+	ASSERT_TRUE(stranger_comes(self, hello_main, JUNK, -1));
+	ASSERT_TRUE(is_there(self));
 	EXPECT_EQ(-EAGAIN,
 		  evering_accept(self->listener, NULL, EVERING_NOWAIT, &ev));
-	ASSERT_TRUE(stranger_comes(self, hello_main, JUNK, ret));
-	close(ret);
-	ASSERT_TRUE(has_sent(self));
+	ASSERT_TRUE(goes_on(self));
+	took = now_ns();
+	evering_listener_close(self->listener);
+	self->listener = NULL;
+	EXPECT_GT(SLACK, now_ns() - took);
+}
+
+TEST_F(stranger, nor_does_one_that_was_never_accepted)
+{
+	int64_t took;
+
+	self->script.pause = BEFORE_IT_DIALS;
 	ASSERT_TRUE(stranger_comes(self, hello_main, JUNK, -1));
-	ASSERT_TRUE(has_sent(self));
+	ASSERT_TRUE(is_there(self));
+	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
+	ASSERT_TRUE(goes_on(self));
 	took = now_ns();
 	evering_listener_close(self->listener);
 	self->listener = NULL;
@@ -589,19 +634,17 @@ TEST_F(stranger, a_hello_keeps_no_worker_that_inherited_it)
 	struct worker w = { .word = self->script.sent + 1 };
 	struct evering *ev;
 	pid_t pid;
-	int sock;
 
 	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
 	w.listener = self->listener;
-	sock = raw_socket(self->path, 0, false);
-	ASSERT_LE(0, sock);
+	self->script.pause = BEFORE_IT_SENDS;
+	ASSERT_TRUE(stranger_comes(self, hello_main, JUNK, -1));
+	ASSERT_TRUE(is_there(self));
 	EXPECT_EQ(-EAGAIN,
 		  evering_accept(self->listener, NULL, EVERING_NOWAIT, &ev));
 	pid = spawn(worker_main, &w);
 	ASSERT_LT(0, pid);
-	ASSERT_TRUE(stranger_comes(self, hello_main, JUNK, sock));
-	close(sock);
-	ASSERT_TRUE(has_sent(self));
+	ASSERT_TRUE(goes_on(self));
 	EXPECT_EQ(-ETIMEDOUT,
 		  evering_accept(self->listener, NULL, TIMEOUT, &ev));
 	EXPECT_EQ(1, evering_listener_refused(self->listener, NULL));
@@ -619,7 +662,7 @@ TEST_F(stranger, a_welcome_keeps_no_client)
 		snprintf(self->path, sizeof(self->path),
 			 "@evering-stranger-%d-%d", getpid(), shape);
 		ASSERT_TRUE(stranger_comes(self, welcome_main, shape, -1));
-		ASSERT_TRUE(has_sent(self));
+		ASSERT_TRUE(is_there(self));
 		took = now_ns();
 		ret = evering_connect(self->path, &self->script.p,
 				      slow(2 * SEC), &ev);
@@ -661,7 +704,7 @@ TEST_F(stranger, a_socket_of_ones_own_can_be_closed)
 				sv[1]));
 			close(sv[1]);
 			if (!side)
-				ASSERT_TRUE(has_sent(self));
+				ASSERT_TRUE(is_there(self));
 			took = now_ns();
 			ret = side ? evering_connect_fd(sv[0], &self->script.p,
 							PLENTY, &ev) :
@@ -718,7 +761,7 @@ TEST_F(stranger, nothing_piles_up_on_a_met_socket)
 	ASSERT_TRUE(stranger_comes(self, met_main, TWO, sv[1]));
 	close(sv[1]);
 	ASSERT_EQ(0, evering_accept_fd(sv[0], NULL, PLENTY, &ev));
-	ASSERT_TRUE(has_sent(self));
+	ASSERT_TRUE(is_there(self));
 	EXPECT_EQ(0, self->script.sent[1]);
 	EXPECT_EQ(EVERING_PEER_ALIVE, evering_peer(ev));
 	took = now_ns();
@@ -738,9 +781,7 @@ static int accepted_main(void *arg)
 	if (copy < 0 || evering_accept_fd(s->sock, NULL, PLENTY, &ev))
 		return tell(s, 1, -1);
 	bad = blocking_fd(s);
-	__atomic_store_n(s->sent, 3, __ATOMIC_RELEASE);
-	while (__atomic_load_n(s->sent, __ATOMIC_ACQUIRE) != 4)
-		sleep_ns(MSEC);
+	pause_until_told(s);
 	fcntl(copy, F_SETFL, O_NONBLOCK);
 	for (i = 0; i < 2000; i++)
 		if (raw_send(copy, "a packet for the pile", 21, &bad, 1))
@@ -752,7 +793,6 @@ static int accepted_main(void *arg)
 
 TEST_F(stranger, nothing_piles_up_on_the_socket_of_who_connected)
 {
-	uint32_t *sent = self->script.sent;
 	struct evering *ev;
 	int64_t took;
 	int sv[2];
@@ -762,12 +802,9 @@ TEST_F(stranger, nothing_piles_up_on_the_socket_of_who_connected)
 	close(sv[1]);
 	ASSERT_EQ(0,
 		  evering_connect_fd(sv[0], &self->script.p, PLENTY, &ev));
-	ASSERT_TRUE(has_sent(self));
-	__atomic_store_n(sent, 4, __ATOMIC_RELEASE);
-	ASSERT_TRUE(
-		EVENTUALLY(__atomic_load_n(sent, __ATOMIC_ACQUIRE) < 3));
-	EXPECT_EQ(1, *sent);
-	EXPECT_EQ(0, sent[1]);
+	ASSERT_TRUE(is_there(self));
+	EXPECT_TRUE(goes_on(self));
+	EXPECT_EQ(0, self->script.sent[1]);
 	took = now_ns();
 	evering_close(ev);
 	EXPECT_GT(SLACK, now_ns() - took);
