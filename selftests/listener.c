@@ -61,10 +61,11 @@ static int leave_fds(int spare)
  * A packet with more descriptors than this process has room for, from somebody whose
  * fault that is, is no want of this side's own.
  */
-TEST_F(listener, more_descriptors_than_there_is_room_for_are_the_strangers_fault)
+TEST_F(listener, too_many_descriptors_are_their_senders_fault)
 {
 	static const int spares[] = { 60, 12, 4, 1 };
-	int fds[MAX_FDS], socks[2 * ARRAY_SIZE(spares)], theirs[MAX_FDS], n = 0, i;
+	int fds[MAX_FDS], socks[2 * ARRAY_SIZE(spares)], theirs[MAX_FDS];
+	int n = 0, i;
 	uint64_t refused = 0;
 	struct rlimit limit;
 	struct evering *ev;
@@ -83,9 +84,9 @@ TEST_F(listener, more_descriptors_than_there_is_room_for_are_the_strangers_fault
 		/* No hello, and one that is right but for them. */
 		ASSERT_EQ(0, genuine_hello(&self->p, &hello, theirs, &n));
 		close_all(theirs, n);
-		ASSERT_EQ(0, raw_send(socks[at], &hello,
-				      at % 2 ? sizeof(hello) : 5, fds,
-				      MAX_FDS));
+		ASSERT_EQ(0,
+			  raw_send(socks[at], &hello,
+				   at % 2 ? sizeof(hello) : 5, fds, MAX_FDS));
 		ASSERT_EQ(0, leave_fds(spares[at / 2]));
 		ret = evering_accept(self->l, NULL, 20 * MSEC, &ev);
 		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
@@ -196,8 +197,8 @@ static int silent_main(void *arg)
 				fds[i].fd = -1;
 			}
 			if (fds[i].fd < 0)
-				fds[i].fd = raw_socket(path, SOCK_NONBLOCK,
-						       false);
+				fds[i].fd =
+					raw_socket(path, SOCK_NONBLOCK, false);
 			fds[i].revents = 0;
 		}
 		poll(fds, CONNECTIONS, 1);
@@ -228,7 +229,8 @@ static void *server_main(void *arg)
 }
 
 /* The quickest of some connects, in ns; negative errno if one failed. */
-static int64_t quickest_connect(const char *path, const struct evering_params *p)
+static int64_t quickest_connect(const char *path,
+				const struct evering_params *p)
 {
 	int64_t took, best = INT64_MAX;
 	struct evering *ev;
@@ -406,16 +408,16 @@ TEST_F(listener, who_is_not_allowed_is_told_so_before_he_has_spoken)
 		asked.answer = answers[i];
 		sock = raw_socket(self->path, 0, false);
 		ASSERT_LE(0, sock);
-		EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL,
-						  EVERING_NOWAIT, &ev));
-		EXPECT_EQ(sizeof(welcome), recv(sock, &welcome,
-						sizeof(welcome), MSG_DONTWAIT));
+		EXPECT_EQ(-EAGAIN,
+			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
+		EXPECT_EQ(sizeof(welcome),
+			  recv(sock, &welcome, sizeof(welcome), MSG_DONTWAIT));
 		EXPECT_EQ(answers[i], welcome.error);
 		close(sock);
 		EXPECT_EQ(2 * i + 1, asked.count);
 		ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
-		EXPECT_EQ(-ETIMEDOUT, evering_accept(self->l, NULL,
-						     20 * MSEC, &ev));
+		EXPECT_EQ(-ETIMEDOUT,
+			  evering_accept(self->l, NULL, 20 * MSEC, &ev));
 		while (asked.count < (int)(2 * i + 2))
 			evering_accept(self->l, NULL, 20 * MSEC, &ev);
 		pthread_join(c.t, NULL);
@@ -618,10 +620,10 @@ TEST_F(listener, the_number_of_silent_ones_is_another_users_alone)
 		s.nobody = i;
 		*s.go = 0;
 		pid = spawn(connected_main, &s);
-		ASSERT_TRUE(EVENTUALLY(
-			__atomic_load_n(s.go, __ATOMIC_ACQUIRE)));
-		EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL,
-						  EVERING_NOWAIT, &ev));
+		ASSERT_TRUE(
+			EVENTUALLY(__atomic_load_n(s.go, __ATOMIC_ACQUIRE)));
+		EXPECT_EQ(-EAGAIN,
+			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
 		__atomic_store_n(s.go, 2, __ATOMIC_RELEASE);
 		EXPECT_EQ(s.nobody ? 2 : 4, reap(pid))
 		{
@@ -666,15 +668,15 @@ TEST_F(listener, a_hello_of_another_version_is_told_so_whatever_its_length)
 		sock = raw_socket(self->path, 0, false);
 		ASSERT_LE(0, sock);
 		ASSERT_EQ(0, raw_send(sock, packet, len, NULL, 0));
-		EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL,
-						  EVERING_NOWAIT, &ev));
+		EXPECT_EQ(-EAGAIN,
+			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
 		EXPECT_EQ(++refused, evering_listener_refused(self->l, &error));
 		EXPECT_EQ(wanted, error)
 		{
 			TH_LOG("%zu bytes", len);
 		}
-		ASSERT_EQ(sizeof(welcome), recv(sock, &welcome, sizeof(welcome),
-						MSG_DONTWAIT));
+		ASSERT_EQ(sizeof(welcome),
+			  recv(sock, &welcome, sizeof(welcome), MSG_DONTWAIT));
 		EXPECT_EQ(WELCOME_MAGIC, welcome.magic);
 		EXPECT_EQ(wanted, welcome.error);
 		EXPECT_EQ(EVERING_ABI_VERSION, welcome.abi_min);

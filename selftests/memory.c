@@ -29,7 +29,7 @@ BACKEND_VARIANTS(memory);
  * where it is mounted, else version 2, of which only a guest's root is ours.  NULL, or
  * why not.
  */
-#define LIMIT	"50331648"
+#define LIMIT "50331648"
 
 static const char *make_groups(char top[128], char group[160])
 {

@@ -45,12 +45,12 @@ static int open_tables(FIXTURE_DATA(op_outcome) * self)
 /* How an operation ends. */
 enum ending {
 	ANSWERED,
-	TOLD_AND_ANSWERED,	/* cancelled, and the answer waited for */
+	TOLD_AND_ANSWERED, /* cancelled, and the answer waited for */
 	TIMED_OUT,
 	TOLD_AND_TIMED_OUT,
 	DETACHED,
 	TOLD_AND_DETACHED,
-	CALLED,			/* evering_op_call(), which takes too long */
+	CALLED, /* evering_op_call(), which takes too long */
 	PEER_CLOSED,
 	PEER_BROKE_RULES,
 	TABLE_CLOSED,
@@ -76,7 +76,7 @@ static const struct expected expected[ENDINGS] = {
 	[TABLE_CLOSED] = { -ECANCELED, false, true },
 };
 
-#define TIME	(5 * MSEC)
+#define TIME (5 * MSEC)
 
 /* Ends it so.  What a callback does not note is in @c.  0, or the line that failed. */
 static int end_it(FIXTURE_DATA(op_outcome) * self, enum ending how, uint64_t id,
@@ -104,9 +104,8 @@ static int end_it(FIXTURE_DATA(op_outcome) * self, enum ending how, uint64_t id,
 			return -1;
 		return evering_op_cancel(a, id, EVERING_CANCEL_DETACH);
 	case DETACHED:
-		return evering_op_cancel(a, id,
-					 EVERING_CANCEL_DETACH |
-						 EVERING_CANCEL_TELL);
+		return evering_op_cancel(
+			a, id, EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL);
 	case PEER_CLOSED:
 		evering_close(self->ev[1]);
 		self->ev[1] = NULL;
@@ -151,20 +150,20 @@ TEST_F(op_outcome, says_whose_the_buffer_is)
 			.flags = EVERING_LEND,
 			.buf = buf,
 			.buf_len = 4096,
-			.timeout_ns = how == TIMED_OUT ||
-						      how == TOLD_AND_TIMED_OUT ?
-					      TIME :
-					      0,
+			.timeout_ns =
+				how == TIMED_OUT || how == TOLD_AND_TIMED_OUT ?
+					TIME :
+					0,
 			.done = in_callback ? note_done : NULL,
 			.user = &o,
 		};
 		id = 0;
 		if (how == CALLED) {
-			ASSERT_EQ(0, evering_op_call(self->ops[0], &op, &c,
-						     TIME));
+			ASSERT_EQ(0,
+				  evering_op_call(self->ops[0], &op, &c, TIME));
 		} else {
-			ASSERT_EQ(0, evering_op_submit(self->ops[0], &op, &id,
-						       0));
+			ASSERT_EQ(0,
+				  evering_op_submit(self->ops[0], &op, &id, 0));
 		}
 		ASSERT_EQ(0, evering_op_next(self->ops[1], &request, PLENTY));
 		if (how != CALLED) {
@@ -301,7 +300,8 @@ static int64_t cost_of(struct evering_ops *ops, int kind)
 TEST_F(op_outcome, a_large_table_costs_no_more_to_ask)
 {
 	static const uint32_t sizes[] = { 256, EVERING_MAX_ENTRIES };
-	static const char *const names[] = { "wait_all", "get_info", "timeout" };
+	static const char *const names[] = { "wait_all", "get_info",
+					     "timeout" };
 	struct evering_op op = { 0 };
 	int64_t cost[2][2][3];
 	unsigned int i, busy, kind;
@@ -316,8 +316,8 @@ TEST_F(op_outcome, a_large_table_costs_no_more_to_ask)
 			for (kind = 0; kind < 3; kind++)
 				cost[i][busy][kind] =
 					cost_of(self->ops[0], (int)kind);
-			ASSERT_EQ(0, evering_op_submit(self->ops[0], &op, &id,
-						       0));
+			ASSERT_EQ(0,
+				  evering_op_submit(self->ops[0], &op, &id, 0));
 		}
 	}
 	for (busy = 0; busy < 2; busy++) {

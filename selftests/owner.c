@@ -168,7 +168,8 @@ TEST_F(owner, a_forked_child_leaves_and_nobody_notices)
 
 	ASSERT_EQ(0, evering_pair(&self->p, self->ev));
 	for (i = 0; i < 2; i++)
-		ASSERT_EQ(0, evering_ops_open(self->ev[i], NULL, &self->ops[i]));
+		ASSERT_EQ(0,
+			  evering_ops_open(self->ev[i], NULL, &self->ops[i]));
 	for (i = 0; i < 2; i++)
 		ASSERT_LE(0, evering_ops_poll(self->ops[i]));
 	snprintf(path, sizeof(path), "@evering-owner-%d", getpid());
@@ -217,9 +218,9 @@ TEST_F(owner, who_looks_without_waiting_learns_at_once_of_a_close)
 		/* What it had sent before is still there. */
 		if (lap % 2)
 			EXPECT_EQ(0, evering_recv(self->ev[0], &v, 4, 0));
-		EXPECT_EQ(-EPIPE, lap < 2 ? evering_recv(self->ev[0], &v, 4, 0) :
-					    evering_wait(self->ev[0],
-							 EVERING_RX, 0));
+		EXPECT_EQ(-EPIPE,
+			  lap < 2 ? evering_recv(self->ev[0], &v, 4, 0) :
+				    evering_wait(self->ev[0], EVERING_RX, 0));
 		EXPECT_EQ(EVERING_PEER_CLOSED, evering_peer(self->ev[0]));
 		evering_close(self->ev[0]);
 		self->ev[0] = NULL;
@@ -249,8 +250,8 @@ TEST_F(owner, who_has_heard_that_the_peer_is_gone_sends_nothing_more)
 				       closes ? &closes : NULL));
 		ASSERT_EQ(0, evering_send(duo.ev, &v, 4, 0));
 		EXPECT_EQ(0, reap(duo.pid));
-		EXPECT_TRUE(EVENTUALLY(evering_peer(duo.ev) !=
-				       EVERING_PEER_ALIVE));
+		EXPECT_TRUE(
+			EVENTUALLY(evering_peer(duo.ev) != EVERING_PEER_ALIVE));
 		EXPECT_EQ(closes ? EVERING_PEER_CLOSED : EVERING_PEER_DIED,
 			  evering_peer(duo.ev));
 		EXPECT_EQ(-EPIPE, evering_send(duo.ev, &v, 4, 0));

@@ -42,8 +42,7 @@ static int forbid(const struct forbidden *f, int error)
 			 offsetof(struct seccomp_data, args[2])),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, f->argument, 1, 0),
 		BPF_JUMP(BPF_JMP | BPF_JA | BPF_K, f->argument ? 1 : 0, 0, 0),
-		BPF_STMT(BPF_RET | BPF_K,
-			 SECCOMP_RET_ERRNO | (uint32_t)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = { ARRAY_SIZE(code), code };
@@ -63,13 +62,15 @@ static int forbid(const struct forbidden *f, int error)
 	return 0;
 }
 
-/* Every line that fails has its own number, of those a process can end with. */
-#define CHECK(cond)                          \
-	do {                                 \
-		if (!(cond))                 \
+/* What a process ends with: the line that fails, of those after this one. */
+enum {
+	FIRST_LINE = __LINE__
+};
+#define CHECK(cond)                                   \
+	do {                                          \
+		if (!(cond))                          \
 			return __LINE__ - FIRST_LINE; \
 	} while (0)
-#define FIRST_LINE 78
 
 static int waits(const struct evering_params *p)
 {

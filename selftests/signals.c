@@ -73,7 +73,8 @@ static int percent_noticed(struct evering *ev, unsigned int what,
 	int i, noticed = 0, came = 0, ret;
 
 	for (i = 0; i < laps; i++) {
-		uint32_t us = spin_ns / 4000 + (uint32_t)i % 8 * spin_ns / 16000;
+		uint32_t us =
+			spin_ns / 4000 + (uint32_t)i % 8 * spin_ns / 16000;
 		struct itimerval once = { { 0, 0 }, { 0, us } };
 
 		/* So that it spins for all of its time again. */
@@ -197,10 +198,9 @@ static void *waiter_main(void *arg)
 static int waiter_start(struct waiter *w, struct evering *ev, unsigned int what,
 			const sigset_t *mask)
 {
-	*w = (struct waiter){ .ev = ev,
-			      .what = what,
-			      .timeout = PLENTY,
-			      .mask = mask };
+	*w = (struct waiter){
+		.ev = ev, .what = what, .timeout = PLENTY, .mask = mask
+	};
 	return pthread_create(&w->t, NULL, waiter_main, w);
 }
 
@@ -231,8 +231,8 @@ TEST_F(signals, one_that_comes_later_is_let_in_as_well)
 		for (k = 0; k < ARRAY_SIZE(roles); k++) {
 			evering_set_policy(self->a, policies[i],
 					   EVERING_SPIN_NS);
-			ASSERT_EQ(0, waiter_start(&w, self->a, roles[k],
-						  &none));
+			ASSERT_EQ(0,
+				  waiter_start(&w, self->a, roles[k], &none));
 			ASSERT_TRUE(waits(&w, policies[i]));
 			pthread_kill(w.t, SIGUSR1);
 			pthread_join(w.t, NULL);
@@ -254,7 +254,8 @@ static bool wakes(struct evering *ev)
 	if (strcmp(evering_backend_name(ev), "device"))
 		return true;
 	bell.fd = evering_fd(ev);
-	return !ioctl(bell.fd, EVERING_IOC_RING, EVERING_RX | EVERING_RING_SELF);
+	return !ioctl(bell.fd, EVERING_IOC_RING,
+		      EVERING_RX | EVERING_RING_SELF);
 }
 
 TEST_F(signals, a_wake_before_the_wait_ends_one)
@@ -274,10 +275,10 @@ TEST_F(signals, a_wake_before_the_wait_ends_one)
 					   EVERING_SPIN_NS);
 			EXPECT_EQ(0, evering_wake(self->a, roles[k]));
 			EXPECT_EQ(0, evering_wake(self->a, roles[k]));
-			EXPECT_EQ(-EINTR, evering_wait(self->a, roles[k],
-						       PLENTY));
-			EXPECT_EQ(-ETIMEDOUT, evering_wait(self->a, roles[k],
-							   2 * MSEC));
+			EXPECT_EQ(-EINTR,
+				  evering_wait(self->a, roles[k], PLENTY));
+			EXPECT_EQ(-ETIMEDOUT,
+				  evering_wait(self->a, roles[k], 2 * MSEC));
 		}
 	/* Of the other role it is none. */
 	evering_set_policy(self->a, EVERING_BLOCK, 0);
@@ -307,8 +308,8 @@ TEST_F(signals, a_wake_ends_a_wait)
 			for (lap = 0; lap < 10; lap++) {
 				evering_set_policy(self->a, policies[i],
 						   EVERING_SPIN_NS);
-				ASSERT_EQ(0, waiter_start(&w, self->a,
-							  roles[k], NULL));
+				ASSERT_EQ(0, waiter_start(&w, self->a, roles[k],
+							  NULL));
 				/* Some come on its way to sleep. */
 				if (lap % 2)
 					ASSERT_TRUE(waits(&w, policies[i]));
@@ -461,8 +462,8 @@ TEST_F(signals, a_loop_that_waits_for_space_sleeps_while_others_receive)
 		ASSERT_EQ(0, evering_arm(self->a, EVERING_TX));
 		ASSERT_EQ(0, evering_send(self->b, &v, 4, 0));
 		evering_flush(self->b);
-		ASSERT_TRUE(EVENTUALLY(__atomic_load_n(
-			&r.got, __ATOMIC_ACQUIRE) == sent + 1));
+		ASSERT_TRUE(EVENTUALLY(
+			__atomic_load_n(&r.got, __ATOMIC_ACQUIRE) == sent + 1));
 		/* It comes back, and sleeps. */
 		ASSERT_TRUE(falls_asleep(&r.tid));
 		sleep_ns(MSEC);

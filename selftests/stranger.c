@@ -18,8 +18,8 @@
 #include <sys/stat.h>
 
 /* How long they block, and what a call may take beyond its own time. */
-#define BLOCKS	slow(30 * SEC)
-#define SLACK	slow(8 * SEC)
+#define BLOCKS slow(30 * SEC)
+#define SLACK slow(8 * SEC)
 #define TIMEOUT (100 * MSEC)
 
 /* ------------------------------------------------------- descriptors that block */
@@ -167,7 +167,8 @@ static int silence_main(void *arg)
 		answer.header.unique = request.in.unique;
 		answer.header.error = ret < 0 ? ret : 0;
 		answer.header.len =
-			(uint32_t)(sizeof(answer.header) + (ret > 0 ? (unsigned int)ret : 0));
+			(uint32_t)(sizeof(answer.header) +
+				   (ret > 0 ? (unsigned int)ret : 0));
 		if (write(s->fd, &answer, answer.header.len) < 0 &&
 		    errno != ENOENT)
 			return 1;
@@ -202,7 +203,9 @@ static int silence_start(struct silence *s, uint16_t background)
 		 "fd=%d,rootmode=40777,user_id=0,group_id=0,allow_other",
 		 s->fd);
 	ret = mount("evering-silence", s->dir, "fuse", MS_NOSUID | MS_NODEV,
-		    options) ? -errno : 0;
+		    options) ?
+		      -errno :
+		      0;
 	if (!ret) {
 		s->pid = spawn(silence_main, s);
 		ret = s->pid < 0 ? -EAGAIN : 0;
@@ -225,17 +228,17 @@ static void silence_end(struct silence *s)
 /* --------------------------------------------------------------------- packets */
 
 enum shape {
-	JUNK,		/* no hello, with one */
-	NOTHING,	/* no bytes, with one */
-	LATER,		/* no hello, and then another with one */
-	MANY,		/* no hello, with as many as a packet takes */
-	OTHER_ABI,	/* another version's, with them */
-	REFUSED,	/* beyond the limits, or an error, with one */
-	WRONG,		/* right, but for what the descriptors are */
-	LAST_WRONG,	/* right, but for the last descriptor */
-	TOO_FEW,	/* right, but for all descriptors but one */
-	TWO,		/* right, and then another with one */
-	GONE,		/* no hello, with one, and its sender gone */
+	JUNK, /* no hello, with one */
+	NOTHING, /* no bytes, with one */
+	LATER, /* no hello, and then another with one */
+	MANY, /* no hello, with as many as a packet takes */
+	OTHER_ABI, /* another version's, with them */
+	REFUSED, /* beyond the limits, or an error, with one */
+	WRONG, /* right, but for what the descriptors are */
+	LAST_WRONG, /* right, but for the last descriptor */
+	TOO_FEW, /* right, but for all descriptors but one */
+	TWO, /* right, and then another with one */
+	GONE, /* no hello, with one, and its sender gone */
 	SHAPES
 };
 
@@ -249,14 +252,21 @@ enum shape {
  * @p: of the hello
  * @sent: in shared memory: SENT and the like
  */
-enum kind { LINGERING, DEAD_FILE };
+enum kind {
+	LINGERING,
+	DEAD_FILE
+};
 
-enum pause { NO_PAUSE, BEFORE_IT_DIALS, BEFORE_IT_SENDS };
+enum pause {
+	NO_PAUSE,
+	BEFORE_IT_DIALS,
+	BEFORE_IT_SENDS
+};
 
-#define SENT	  1u
-#define FAILED	  2u
+#define SENT 1u
+#define FAILED 2u
 #define CONNECTED 3u
-#define GO_ON	  4u
+#define GO_ON 4u
 
 struct script {
 	enum kind kind;
@@ -311,8 +321,8 @@ static int let_go(const struct script *s, int fd)
 
 /* Sends @packet, @right with @fds, in a shape that it should not have. */
 static int send_shape(const struct script *s, int sock, void *packet,
-		      size_t size, uint32_t *abi, int32_t *error, const int *fds,
-		      int n, int bad)
+		      size_t size, uint32_t *abi, int32_t *error,
+		      const int *fds, int n, int bad)
 {
 	int many[MAX_FDS], i, ret;
 
@@ -414,9 +424,8 @@ static int welcome_main(void *arg)
 	    genuine_welcome(&hello, theirs, count, &welcome, fds, &n, &ev))
 		return tell(s, 1, -1);
 	bad = blocking_fd(s);
-	if (bad < 0 ||
-	    send_shape(s, sock, &welcome, sizeof(welcome), &welcome.size,
-		       &welcome.error, fds, n, bad))
+	if (bad < 0 || send_shape(s, sock, &welcome, sizeof(welcome),
+				  &welcome.size, &welcome.error, fds, n, bad))
 		return tell(s, 1, -1);
 	if (s->shape == GONE) {
 		close(sock);
@@ -526,8 +535,7 @@ static bool is_there(FIXTURE_DATA(stranger) * self)
 static bool goes_on(FIXTURE_DATA(stranger) * self)
 {
 	__atomic_store_n(self->script.sent, GO_ON, __ATOMIC_RELEASE);
-	return EVENTUALLY(progress(self) < CONNECTED) &&
-	       progress(self) == SENT;
+	return EVENTUALLY(progress(self) < CONNECTED) && progress(self) == SENT;
 }
 
 TEST_F(stranger, a_hello_keeps_no_listener)
@@ -800,8 +808,7 @@ TEST_F(stranger, nothing_piles_up_on_the_socket_of_who_connected)
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
 	ASSERT_TRUE(stranger_comes(self, accepted_main, TWO, sv[1]));
 	close(sv[1]);
-	ASSERT_EQ(0,
-		  evering_connect_fd(sv[0], &self->script.p, PLENTY, &ev));
+	ASSERT_EQ(0, evering_connect_fd(sv[0], &self->script.p, PLENTY, &ev));
 	ASSERT_TRUE(is_there(self));
 	EXPECT_TRUE(goes_on(self));
 	EXPECT_EQ(0, self->script.sent[1]);

@@ -11,8 +11,8 @@
 
 #include <sys/mman.h>
 
-#define HELLO_MAGIC	0x6f6c6c6568766501ull
-#define WELCOME_MAGIC	0x6d6f636c65777601ull
+#define HELLO_MAGIC 0x6f6c6c6568766501ull
+#define WELCOME_MAGIC 0x6d6f636c65777601ull
 
 struct hello {
 	uint64_t magic;
@@ -51,9 +51,9 @@ static inline int raw_socket(const char *path, int flags, bool listens)
 		a.sun_path[0] = 0;
 	else
 		len++;
-	if (fd >= 0 && !(listens ? bind(fd, (struct sockaddr *)&a, len) ||
-				   listen(fd, 8) :
-				   connect(fd, (struct sockaddr *)&a, len)))
+	if (fd >= 0 &&
+	    !(listens ? bind(fd, (struct sockaddr *)&a, len) || listen(fd, 8) :
+			connect(fd, (struct sockaddr *)&a, len)))
 		return fd;
 	error = errno;
 	if (fd >= 0)
@@ -164,8 +164,8 @@ static inline int genuine_welcome(const struct hello *hello, const int *theirs,
 /* Root goes on as somebody else; PR_SET_PDEATHSIG does not outlast that. */
 static inline int become_nobody(void)
 {
-	if (!geteuid() &&
-	    (setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
+	if (!geteuid() && (setresgid(NOBODY, NOBODY, NOBODY) ||
+			   setresuid(NOBODY, NOBODY, NOBODY)))
 		return -errno;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	return 0;
