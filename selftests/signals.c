@@ -103,7 +103,9 @@ TEST_F(signals, a_handler_ends_a_wait_that_spins)
 	}
 	noticed = percent_noticed(self->a, EVERING_RX, EVERING_SPIN_NS, laps);
 	printf("# of those after some microseconds: %d %%\n", noticed);
-	EXPECT_LE(slow(1) > 1 || SANITIZED ? 10 : 50, noticed);
+	/* Where these are over before it spins, there is nothing to be noticed. */
+	if (!SANITIZED && slow(1) == 1)
+		EXPECT_LE(20, noticed);
 }
 
 /* ------------------------------------------------------------ evering_pwait() */
