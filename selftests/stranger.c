@@ -327,7 +327,10 @@ static int send_shape(const struct script *s, int sock, void *packet,
 	int many[MAX_FDS], i, ret;
 
 	for (i = 0; i < MAX_FDS; i++)
-		many[i] = bad;
+		many[i] = i < n - 1 && s->shape == LAST_WRONG ? fds[i] : bad;
+	/* Where none belong to it, one is wrong. */
+	if (s->shape == WRONG || s->shape == LAST_WRONG)
+		n = max_of(n, 1);
 	switch (s->shape) {
 	case JUNK:
 	case GONE:
@@ -346,10 +349,7 @@ static int send_shape(const struct script *s, int sock, void *packet,
 		*error = -E2BIG;
 		return raw_send(sock, packet, size, &bad, 1);
 	case WRONG:
-		return raw_send(sock, packet, size, many, n);
 	case LAST_WRONG:
-		memcpy(many, fds, (size_t)n * sizeof(int));
-		many[n - 1] = bad;
 		return raw_send(sock, packet, size, many, n);
 	case TOO_FEW:
 		return raw_send(sock, packet, size, many, 1);
