@@ -129,7 +129,7 @@ static int flood_main(void *path)
 TEST_F(listener, not_to_wait_is_a_bounded_amount_of_work)
 {
 	uint64_t before = 0, now, most = 0;
-	int i, laps = short_run() ? 50 : 300;
+	int i, laps = short_run() ? 20 : 300;
 	struct evering *ev;
 	pid_t pids[2];
 
@@ -236,7 +236,7 @@ static int64_t quickest_connect(const char *path,
 	struct evering *ev;
 	int i, ret;
 
-	for (i = 0; i < 5; i++) {
+	for (i = 0; i < (short_run() ? 2 : 5); i++) {
 		took = now_ns();
 		ret = evering_connect(path, p, PLENTY, &ev);
 		took = now_ns() - took;

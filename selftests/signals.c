@@ -90,7 +90,7 @@ static int percent_noticed(struct evering *ev, unsigned int what,
 
 TEST_F(signals, a_handler_ends_a_wait_that_spins)
 {
-	int laps = short_run() ? 40 : 100, noticed;
+	int laps = short_run() ? 16 : 100, noticed;
 	size_t i;
 
 	ASSERT_EQ(0, handle(SIGALRM, on_signal));
@@ -299,7 +299,7 @@ TEST_F(signals, a_wake_ends_a_wait)
 {
 	struct waiter w;
 	size_t i, k;
-	int lap;
+	int lap, laps = short_run() ? 4 : 10;
 
 	if (!wakes(self->a))
 		SKIP(return, "this module cannot ring its own side");
@@ -307,7 +307,7 @@ TEST_F(signals, a_wake_ends_a_wait)
 	ASSERT_EQ(16, fill_ring(self->a));
 	for (i = 0; i < ARRAY_SIZE(policies); i++)
 		for (k = 0; k < ARRAY_SIZE(roles); k++)
-			for (lap = 0; lap < 10; lap++) {
+			for (lap = 0; lap < laps; lap++) {
 				evering_set_policy(self->a, policies[i],
 						   EVERING_SPIN_NS);
 				ASSERT_EQ(0, waiter_start(&w, self->a, roles[k],
@@ -336,7 +336,7 @@ static void on_alarm(int sig)
 
 TEST_F(signals, a_wake_from_a_handler_is_never_missed)
 {
-	int laps = short_run() ? 60 : 200;
+	int laps = short_run() ? 20 : 200;
 	size_t i;
 	int lap;
 
