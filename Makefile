@@ -396,12 +396,13 @@ test-tsan: ## run the selftests under TSan
 	@tools/run-selftests $(BUILD)/tsan/selftests
 
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
-# So it is for memfd, which is not in the module: it is tested on the older one.
-elsewhere_6.12 := bench.sh vm.sh
-elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh
+# So it is for memfd, which is not in the module: it is tested on the older one, and so
+# is the door, in which the device has little part.
+elsewhere_6.12 := bench.sh vm.sh listener stranger memory
+elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh signals
 # It steps through programs, each step a trap: six minutes there, and three stories run
 # out of time.
-elsewhere_debug := $(test_scripts) kill
+elsewhere_debug := $(test_scripts) kill listener stranger memory seccomp
 guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 	$(sort $(test_names) $(test_scripts))))
 

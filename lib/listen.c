@@ -9,6 +9,7 @@
  * oldest one, so that nobody waits for another user's silence, and nobody for long.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
@@ -25,6 +26,7 @@
 #define TIMER_INDEX MAX_PENDING
 #define SOCK_INDEX (MAX_PENDING + 1)
 #define GREET_NS 1000000000ll
+#define HELLO_MS	5
 /* Connections taken in one pass, and passes of a call that does not wait. */
 #define TAKE_AT_ONCE 4u
 #define PASSES_NOWAIT 8u
@@ -459,12 +461,24 @@ static int ask_admission(const struct evering_listener *l,
 }
 
 /*
+ * A worker that has taken a connection is the only one that can greet it.  One that takes
+ * a second, and then serves that, would leave the first alone: so it gives a hello the
+ * moment that it may take from connect(2).
+ */
+static void wait_for_hello(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+	poll(&pfd, 1, HELLO_MS);
+}
+
+/*
  * Takes the next connection, whose hello is most of the time there already.  1: and
  * with it @ev; 0: another may wait; -EAGAIN: none does; or as greet_one().
  */
 static int take_one(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
-		    struct evering **ev)
+		    bool patient, struct evering **ev)
 {
 	struct pending new = { 0 }, *p;
 	socklen_t len = sizeof(new.who);
@@ -481,6 +495,8 @@ static int take_one(struct evering_listener *l,
 		pending_refuse(l, &new, ret);
 		return 0;
 	}
+	if (patient && l->maker != l->user)
+		wait_for_hello(new.fd);
 	ret = greet_one(l, &new, limits, deadline, ev);
 	if (ret || new.fd < 0)
 		return ret;
@@ -504,13 +520,13 @@ static int take_one(struct evering_listener *l,
 
 static int take_some(struct evering_listener *l,
 		     const struct evering_params *limits, int64_t deadline,
-		     struct evering **ev)
+		     bool patient, struct evering **ev)
 {
 	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; !ret && i < TAKE_AT_ONCE; i++)
-		ret = take_one(l, limits, deadline, ev);
+		ret = take_one(l, limits, deadline, patient, ev);
 	return ret == -EAGAIN ? 0 : ret;
 }
 
@@ -560,7 +576,7 @@ static int one_pass(struct evering_listener *l,
 	if (ret == 0)
 		return -EAGAIN;
 	if (event.data.u32 == SOCK_INDEX)
-		return take_some(l, limits, deadline, ev);
+		return take_some(l, limits, deadline, wait != 0, ev);
 	if (event.data.u32 == TIMER_INDEX)
 		return 0;
 	return pending_greet(l, event.data.u32, limits, deadline, ev);

@@ -236,8 +236,8 @@ static bool live(nth_data *self, const struct evering_geometry *g)
 	if (!STEP(map_all(g, fd[0], EVERING_A, a)) ||
 	    !STEP(map_all(g, fd[1], EVERING_B, b)) ||
 	    !STEP(populate(g, a, EVERING_A)) ||
-	    !STEP(populate(g, b, EVERING_B)) ||
-	    !STEP(dev_attach(fd[1])) || !STEP(dev_peer_cred(fd[0], &cred)) ||
+	    !STEP(populate(g, b, EVERING_B)) || !STEP(dev_attach(fd[1])) ||
+	    !STEP(dev_peer_cred(fd[0], &cred)) ||
 	    !STEP(dev_set_eventfd(fd[1], self->efd)) ||
 	    !STEP(add_to_epoll(self->epoll, fd[1])))
 		goto out;

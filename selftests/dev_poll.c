@@ -506,8 +506,8 @@ TEST_F(events, a_ring_is_not_paid_for_all_who_care_to_wait)
 		EXPECT_EQ(EPOLLIN, epoll_now(ep[i]) & EPOLLIN);
 	/* Those who sleep in ENTER have a place of their own; others are refused. */
 	arm(self->b.own, RX | TX);
-	EXPECT_EQ(-ETIMEDOUT, dev_enter(self->fd[1], 0, RX,
-					(uint64_t)now_ns() + MSEC));
+	EXPECT_EQ(-ETIMEDOUT,
+		  dev_enter(self->fd[1], 0, RX, (uint64_t)now_ns() + MSEC));
 	for (i = 0; i < MOST_WAITERS + 10; i++)
 		close(ep[i]);
 	EXPECT_EQ(0, poll_now_waiting(self->fd[1], POLLIN));

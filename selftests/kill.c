@@ -1251,11 +1251,16 @@ STORY(makes_a_pair, pair, .meets = true)
 
 /* They change nothing that another process, or the next victim, could see. */
 static const char *const harmless[] = {
-	"evering_arena",	   "evering_backend_name",
-	"evering_get_counters",	   "evering_get_geometry",
-	"evering_listener_fd",	   "evering_listener_refused",
-	"evering_peer_buffer",	   "evering_peer_cred",
-	"evering_set_policy",	   "evering_version",
+	"evering_arena",
+	"evering_backend_name",
+	"evering_get_counters",
+	"evering_get_geometry",
+	"evering_listener_fd",
+	"evering_listener_refused",
+	"evering_peer_buffer",
+	"evering_peer_cred",
+	"evering_set_policy",
+	"evering_version",
 	"evering__op_submit_data", /* hands on to another */
 	"evering_copy",
 };
