@@ -56,8 +56,8 @@
 extern "C" {
 #endif
 
-#define EVERING_NOWAIT ((int64_t)0)
-#define EVERING_WAIT_FOREVER ((int64_t)-1)
+#define EVERING_NOWAIT		((int64_t)0)
+#define EVERING_WAIT_FOREVER	((int64_t)-1)
 
 struct evering;
 struct evering_listener;
@@ -91,8 +91,8 @@ enum evering_policy {
 #define EVERING_POPULATE (1u << 16) /* map the pages of the arenas at once */
 
 /* Index into evering_params.arena_size */
-#define EVERING_MINE 0
-#define EVERING_PEERS 1
+#define EVERING_MINE	0
+#define EVERING_PEERS	1
 
 /**
  * struct evering_params - how to make, or to accept, a channel
@@ -129,20 +129,20 @@ struct evering_params {
 
 #define EVERING_SPIN_NS 50000u
 
-#define EVERING_PARAMS_INIT                                         \
-	{                                                           \
-		sizeof(struct evering_params), 0, 64, 256,          \
-			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO, \
-			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0        \
+#define EVERING_PARAMS_INIT                                                    \
+	{                                                                      \
+		sizeof(struct evering_params), 0, 64, 256,                     \
+			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO,            \
+			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0                   \
 	}
 
 /* What EVERING_PARAMS_INIT should be to accept whatever is reasonable. */
-#define EVERING_LIMITS_INIT                                            \
-	{                                                              \
-		sizeof(struct evering_params), EVERING_SHARED_ARENA,   \
-			EVERING_MAX_SLOT, 4096, { 64 << 20, 1 << 30 }, \
-			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,        \
-			EVERING_SPIN_NS, 0                             \
+#define EVERING_LIMITS_INIT                                                    \
+	{                                                                      \
+		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
+			EVERING_MAX_SLOT, 4096, { 64 << 20, 1 << 30 },         \
+			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
+			EVERING_SPIN_NS, 0                                     \
 	}
 
 /* ------------------------------------------------------------------ meeting */
@@ -287,7 +287,7 @@ EVERING_API void evering_close(struct evering *ev);
 
 /* ------------------------------------------------------------------- waiting */
 
-#define EVERING_FLUSH (1u << 16) /* evering_wait(): flush first */
+#define EVERING_FLUSH	(1u << 16) /* evering_wait(): flush first */
 
 /**
  * evering_wait - wait until there is something to do

@@ -27,15 +27,15 @@
 
 #include "internal.h"
 
-#define HELLO_MAGIC 0x6f6c6c6568766501ull /* "\001evhello" in memory */
+#define HELLO_MAGIC   0x6f6c6c6568766501ull /* "\001evhello" in memory */
 #define WELCOME_MAGIC 0x6d6f636c65777601ull /* "\001vwelcom" in memory */
 
-#define MAX_PENDING 64u
-#define TIMER_INDEX MAX_PENDING
-#define SOCK_INDEX (MAX_PENDING + 1)
-#define GREET_NS 1000000000ll
+#define MAX_PENDING   64u
+#define TIMER_INDEX   MAX_PENDING
+#define SOCK_INDEX    (MAX_PENDING + 1)
+#define GREET_NS      1000000000ll
 /* What the kernel lets one packet carry: enough room, so that none is lost. */
-#define MAX_SCM_FDS 253u
+#define MAX_SCM_FDS   253u
 
 /**
  * struct hello - from the connecting side

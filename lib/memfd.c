@@ -43,12 +43,12 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-#define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
-#define SEALS_OWN (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
+#define SEALS_SIZE   (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
+#define SEALS_OWN    (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
 #define SEALS_STATUS (SEALS_SIZE | F_SEAL_WRITE)
 
-#define BELL_RX 0
-#define BELL_TX 1
+#define BELL_RX	     0
+#define BELL_TX	     1
 
 static unsigned int own_half(const struct endpoint *e)
 {
