@@ -23,22 +23,22 @@
 #include <linux/evering.h>
 #include <linux/io_uring.h>
 
-#define PAGE		4096ul
-#define POISON		0xcc
-#define POISON_FD	((int)0xcccccccc)
+#define PAGE 4096ul
+#define POISON 0xcc
+#define POISON_FD ((int)0xcccccccc)
 
 /*
  * No errnos, so that they fit no test: a failed call wrote into its argument;
  */
-#define TOUCHED		(-99999)
+#define TOUCHED (-99999)
 /* a sleep ended only because its time was up. */
-#define TOO_LATE	(-99998)
+#define TOO_LATE (-99998)
 
 /* Bells. */
-#define RX		EVERING_RX
-#define TX		EVERING_TX
-#define RANG_RX		EVERING_RANG_RX
-#define RANG_TX		EVERING_RANG_TX
+#define RX EVERING_RX
+#define TX EVERING_TX
+#define RANG_RX EVERING_RANG_RX
+#define RANG_TX EVERING_RANG_TX
 
 static inline long or_errno(long ret)
 {
@@ -51,17 +51,17 @@ static inline int dev_open(void)
 }
 
 /* First thing in a setup: opens the device, or skips. */
-#define REQUIRE_DEVICE(fd)                                                     \
-	do {                                                                   \
-		(fd) = dev_open();                                             \
-		if ((fd) < 0)                                                  \
-			SKIP(return, "/dev/evering cannot be opened");         \
+#define REQUIRE_DEVICE(fd)                                             \
+	do {                                                           \
+		(fd) = dev_open();                                     \
+		if ((fd) < 0)                                          \
+			SKIP(return, "/dev/evering cannot be opened"); \
 	} while (0)
 
-#define REQUIRE_ROOT()                                                         \
-	do {                                                                   \
-		if (geteuid())                                                 \
-			SKIP(return, "only root can do this");                 \
+#define REQUIRE_ROOT()                                         \
+	do {                                                   \
+		if (geteuid())                                 \
+			SKIP(return, "only root can do this"); \
 	} while (0)
 
 /* ------------------------------------------------------------------- ioctls */
@@ -252,7 +252,7 @@ struct side {
 	int fd;
 	int end;
 	struct evering_half *own;
-	struct evering_half *peer;	/* read-only */
+	struct evering_half *peer; /* read-only */
 	size_t half;
 };
 
@@ -320,7 +320,7 @@ static inline int poll_now(int fd, short events)
 	return poll(&p, 1, 0) < 0 ? -errno : p.revents;
 }
 
-#define POLL_ALL	(POLLIN | POLLOUT | POLLRDHUP)
+#define POLL_ALL (POLLIN | POLLOUT | POLLRDHUP)
 
 /* Waits until poll() reports all of @events. */
 static inline bool poll_within(int fd, short events)
@@ -565,12 +565,12 @@ static inline void uring_close(struct uring *u)
 	close(u->fd);
 }
 
-#define REQUIRE_URING(u)                                                       \
-	do {                                                                   \
-		int _ret = uring_open(u);                                      \
-                                                                               \
-		if (_ret)                                                      \
-			SKIP(return, "no io_uring: %s", strerror(-_ret));      \
+#define REQUIRE_URING(u)                                                  \
+	do {                                                              \
+		int _ret = uring_open(u);                                 \
+                                                                          \
+		if (_ret)                                                 \
+			SKIP(return, "no io_uring: %s", strerror(-_ret)); \
 	} while (0)
 
 static inline int uring_submit(struct uring *u, const struct io_uring_sqe *sqe)

@@ -16,7 +16,7 @@ FIXTURE(enter)
 {
 	int dev;
 	int fd[2];
-	struct side a, b;	/* B sleeps, A rings */
+	struct side a, b; /* B sleeps, A rings */
 };
 
 FIXTURE_SETUP(enter)
@@ -42,7 +42,7 @@ struct sleeper {
 	uint32_t flags, ring, wait;
 	uint64_t timeout;
 	int ret;
-	int64_t returned;	/* when */
+	int64_t returned; /* when */
 	pid_t tid;
 	bool done;
 	pthread_t thread;
@@ -769,7 +769,7 @@ static uint32_t *word_of(struct evering_half *half)
 struct game {
 	struct side *s;
 	uint32_t rounds;
-	bool apart;		/* rings and waits in two calls */
+	bool apart; /* rings and waits in two calls */
 };
 
 /*

@@ -11,9 +11,9 @@
  */
 #include "dev.h"
 
-#define DEBUGFS		"/sys/kernel/debug"
-#define LIMIT_FILE	"/sys/module/evering/parameters/max_user_channels"
-#define MOST		5000	/* injection points there cannot be */
+#define DEBUGFS "/sys/kernel/debug"
+#define LIMIT_FILE "/sys/module/evering/parameters/max_user_channels"
+#define MOST 5000 /* injection points there cannot be */
 
 static int write_file(const char *path, const char *text)
 {
@@ -47,14 +47,14 @@ static const struct {
 FIXTURE(fail_nth)
 {
 	int dev;
-	int ctl;		/* fail-nth of this thread */
+	int ctl; /* fail-nth of this thread */
 	char old[ARRAY_SIZE(settings)][16];
 	unsigned int limit;
 	int efd;
 	int epoll;
 	int fds;
 	int next;
-	char failed[160];	/* the first call that did, and with what */
+	char failed[160]; /* the first call that did, and with what */
 };
 
 FIXTURE_SETUP(fail_nth)
@@ -144,7 +144,7 @@ static bool step(nth_data *self, const char *what, int ret, bool *bad)
 	return false;
 }
 
-#define STEP(what)	step(self, #what, (int)(what), &bad)
+#define STEP(what) step(self, #what, (int)(what), &bad)
 
 static int map_all(const struct evering_geometry *g, int fd, int end, void **p)
 {

@@ -496,6 +496,9 @@ static long call_enter(struct args *a)
 	ret = do_ioctl(a, EVERING_IOC_ENTER, &e, sizeof(e),
 		       (int[]){ EPIPE, ETIMEDOUT, EINTR, EAGAIN, EBUSY, 0 });
 	may = e.wait | e.ring << 8;
+	/* What it says that it had rung before. */
+	if (e.flags & EVERING_ENTER_RUNG)
+		may |= RANG_RX | RANG_TX;
 	MUST(ret < 0 || a->open || !sure_end(a->s) || !(ret & ~may));
 	return ret;
 }

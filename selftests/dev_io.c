@@ -10,7 +10,7 @@
 
 #include <sys/uio.h>
 
-#define LEN	((size_t)1 << 20)
+#define LEN ((size_t)1 << 20)
 
 static const struct evering_geometry geometry = {
 	.slot_size = 64,
@@ -22,8 +22,8 @@ FIXTURE(io)
 {
 	int dev;
 	int fd[2];
-	char *own;	/* A's arena, as A has it */
-	char *theirs;	/* the same, as B has it: read-only */
+	char *own; /* A's arena, as A has it */
+	char *theirs; /* the same, as B has it: read-only */
 	char *expected;
 	char *again;
 };
@@ -90,11 +90,11 @@ static int open_direct(void)
 	return fd;
 }
 
-#define REQUIRE_DIRECT(file)                                                   \
-	do {                                                                   \
-		(file) = open_direct();                                        \
-		if ((file) < 0)                                                \
-			SKIP(return, "no file system here has O_DIRECT");      \
+#define REQUIRE_DIRECT(file)                                              \
+	do {                                                              \
+		(file) = open_direct();                                   \
+		if ((file) < 0)                                           \
+			SKIP(return, "no file system here has O_DIRECT"); \
 	} while (0)
 
 static bool write_expected(int file, const char *from)

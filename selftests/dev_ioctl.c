@@ -29,10 +29,10 @@ FIXTURE(command)
 {
 	int dev;
 	int fd[2];
-	int target;		/* what the command is for */
-	union any_arg *arg;	/* a right one, with nothing behind it */
-	char *pages;		/* three, of which the last is no memory */
-	int fds;		/* open, before the command */
+	int target; /* what the command is for */
+	union any_arg *arg; /* a right one, with nothing behind it */
+	char *pages; /* three, of which the last is no memory */
+	int fds; /* open, before the command */
 	int next;
 };
 
@@ -40,9 +40,9 @@ FIXTURE_VARIANT(command)
 {
 	unsigned int cmd;
 	uint32_t size;
-	uint32_t flags;		/* those that exist */
+	uint32_t flags; /* those that exist */
 	bool on_device;
-	bool writes;		/* into its argument */
+	bool writes; /* into its argument */
 };
 
 FIXTURE_VARIANT_ADD(command, info){
@@ -141,13 +141,13 @@ static int try(int fd, unsigned int cmd, void *arg)
 	return ret;
 }
 
-#define TRY(p)	try(self->target, variant->cmd, p)
+#define TRY(p) try(self->target, variant->cmd, p)
 
 /* A command that failed has made no descriptor. */
-#define EXPECT_SAME_FDS()                                                      \
-	do {                                                                   \
-		EXPECT_EQ(self->fds, count_fds());                             \
-		EXPECT_EQ(self->next, next_fd());                              \
+#define EXPECT_SAME_FDS()                          \
+	do {                                       \
+		EXPECT_EQ(self->fds, count_fds()); \
+		EXPECT_EQ(self->next, next_fd());  \
 	} while (0)
 
 TEST_F(command, a_right_one_succeeds)
@@ -813,7 +813,7 @@ TEST_F(device, a_wrong_eventfd_leaves_the_old_one)
 /* ---------------------------------------------------------- a 32-bit caller */
 
 #ifdef __x86_64__
-#define IA32_IOCTL	54
+#define IA32_IOCTL 54
 
 static long call32(long nr, long a, long b, long c)
 {
@@ -849,7 +849,7 @@ FIXTURE(ia32)
 	int dev;
 	int fd[2];
 	struct side a, b;
-	union any_arg *low;	/* where 32 bits reach */
+	union any_arg *low; /* where 32 bits reach */
 };
 
 FIXTURE_SETUP(ia32)

@@ -23,7 +23,7 @@ FIXTURE(life)
 	 * that A is NEW: whoever waits for B must not mind.
 	 */
 	struct evering_status *status;
-	int word[2];	/* a pipe, for children to say that they are there */
+	int word[2]; /* a pipe, for children to say that they are there */
 };
 
 FIXTURE_SETUP(life)
@@ -58,13 +58,13 @@ static short poll_of_state(uint32_t state)
 	}
 }
 
-#define EXPECT_B(what, n)                                                      \
-	do {                                                                   \
-		EXPECT_EQ(EVERING_STATE_##what,                                \
-			  state_of(self->status, EVERING_B));                  \
-		EXPECT_EQ(n, epoch_of(self->status, EVERING_B));               \
-		EXPECT_EQ(poll_of_state(EVERING_STATE_##what),                 \
-			  poll_now(self->fd[0], POLLRDHUP));                   \
+#define EXPECT_B(what, n)                                        \
+	do {                                                     \
+		EXPECT_EQ(EVERING_STATE_##what,                  \
+			  state_of(self->status, EVERING_B));    \
+		EXPECT_EQ(n, epoch_of(self->status, EVERING_B)); \
+		EXPECT_EQ(poll_of_state(EVERING_STATE_##what),   \
+			  poll_now(self->fd[0], POLLRDHUP));     \
 	} while (0)
 
 TEST_F(life, every_state_is_seen)
@@ -693,7 +693,7 @@ struct mapper {
 	int word;
 	uid_t uid;
 	int region;
-	int expect;	/* of mapping */
+	int expect; /* of mapping */
 	bool attaches;
 	bool stays;
 };
@@ -717,10 +717,10 @@ static int map_as(void *arg)
 	await_death();
 }
 
-#define MAPPER(...)                                                            \
-	{                                                                      \
-		.fd = self->fd[1], .word = self->word[1],                      \
-		.region = EVERING_REGION_HALF_B, __VA_ARGS__                   \
+#define MAPPER(...)                                          \
+	{                                                    \
+		.fd = self->fd[1], .word = self->word[1],    \
+		.region = EVERING_REGION_HALF_B, __VA_ARGS__ \
 	}
 
 /* PEER_CRED names the process that speaks, and no other can. */
@@ -1003,11 +1003,11 @@ TEST_F(life, from_another_user_namespace_it_is_nobody)
 
 /* ------------------------------------------------------------------- fdinfo */
 
-#define EXPECT_INFO(fd, key, value)                                            \
-	do {                                                                   \
-		const char *_v = fdinfo(fd, key);                              \
-                                                                               \
-		EXPECT_STREQ(value, _v ? _v : "(none)");                       \
+#define EXPECT_INFO(fd, key, value)                      \
+	do {                                             \
+		const char *_v = fdinfo(fd, key);        \
+                                                         \
+		EXPECT_STREQ(value, _v ? _v : "(none)"); \
 	} while (0)
 
 TEST_F(life, fdinfo_tells_geometry_states_and_counts)

@@ -21,7 +21,7 @@
 #define MADV_PAGEOUT 21
 #endif
 
-#define RW	(PROT_READ | PROT_WRITE)
+#define RW (PROT_READ | PROT_WRITE)
 
 static const struct evering_geometry shared_geometry = {
 	.slot_size = 64,
@@ -63,12 +63,12 @@ FIXTURE_VARIANT_ADD(regions, large_arena){
 	.g = &large_geometry,
 };
 
-#define FRESH_CHANNEL()                                                        \
-	do {                                                                   \
-		ASSERT_EQ(0, dev_pair(self->dev, self->g, self->fd));          \
-		self->status = map_region(self->g, self->fd[1],                \
-					  EVERING_REGION_STATUS, PROT_READ);   \
-		ASSERT_NE(MAP_FAILED, (void *)self->status);                   \
+#define FRESH_CHANNEL()                                                      \
+	do {                                                                 \
+		ASSERT_EQ(0, dev_pair(self->dev, self->g, self->fd));        \
+		self->status = map_region(self->g, self->fd[1],              \
+					  EVERING_REGION_STATUS, PROT_READ); \
+		ASSERT_NE(MAP_FAILED, (void *)self->status);                 \
 	} while (0)
 
 FIXTURE_SETUP(regions)
@@ -83,14 +83,14 @@ FIXTURE_TEARDOWN(regions)
 }
 
 /* Own half of A, as most of the table is about one mapping. */
-#define MAP_A_HALF(p)                                                          \
-	do {                                                                   \
-		(p) = map_region(self->g, self->fd[0], EVERING_REGION_HALF_A,  \
-				 RW);                                          \
-		ASSERT_NE(MAP_FAILED, (void *)(p));                            \
+#define MAP_A_HALF(p)                                                         \
+	do {                                                                  \
+		(p) = map_region(self->g, self->fd[0], EVERING_REGION_HALF_A, \
+				 RW);                                         \
+		ASSERT_NE(MAP_FAILED, (void *)(p));                           \
 	} while (0)
 
-#define EXPECT_A(what)                                                         \
+#define EXPECT_A(what) \
 	EXPECT_EQ(EVERING_STATE_##what, state_of(self->status, EVERING_A))
 
 /* Fills every page of a region with what is_filled() wants to see. */
@@ -323,12 +323,12 @@ TEST_F(regions, the_kernel_lists_them_as_meant)
 		if (!found || strncmp(line, "VmFlags:", 8))
 			continue;
 		flags = true;
-		EXPECT_NE(NULL, strstr(line, " sh"));	/* shared */
-		EXPECT_NE(NULL, strstr(line, " de"));	/* not expanded */
-		EXPECT_NE(NULL, strstr(line, " dc"));	/* not copied by fork */
-		EXPECT_NE(NULL, strstr(line, " dd"));	/* not in core dumps */
-		EXPECT_EQ(NULL, strstr(line, " mw"));	/* may be written */
-		EXPECT_EQ(NULL, strstr(line, " me"));	/* may be executed */
+		EXPECT_NE(NULL, strstr(line, " sh")); /* shared */
+		EXPECT_NE(NULL, strstr(line, " de")); /* not expanded */
+		EXPECT_NE(NULL, strstr(line, " dc")); /* not copied by fork */
+		EXPECT_NE(NULL, strstr(line, " dd")); /* not in core dumps */
+		EXPECT_EQ(NULL, strstr(line, " mw")); /* may be written */
+		EXPECT_EQ(NULL, strstr(line, " me")); /* may be executed */
 		break;
 	}
 	EXPECT_TRUE(flags);

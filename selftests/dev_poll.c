@@ -13,7 +13,7 @@ FIXTURE(events)
 {
 	int dev;
 	int fd[2];
-	struct side a, b;	/* B waits, A rings */
+	struct side a, b; /* B waits, A rings */
 };
 
 FIXTURE_SETUP(events)
@@ -28,9 +28,9 @@ FIXTURE_TEARDOWN(events)
 {
 }
 
-#define IN	(POLLIN | POLLRDNORM)
-#define OUT	(POLLOUT | POLLWRNORM)
-#define ALL	(IN | OUT | POLLRDHUP | POLLPRI)
+#define IN (POLLIN | POLLRDNORM)
+#define OUT (POLLOUT | POLLWRNORM)
+#define ALL (IN | OUT | POLLRDHUP | POLLPRI)
 
 static void goes(struct side *s)
 {
@@ -384,13 +384,13 @@ TEST_F(events, one_shot)
 	EXPECT_EQ(EPOLLIN, epoll_now(ep));
 }
 
-#define WAITERS	3
+#define WAITERS 3
 
 struct waiter {
 	int ep;
-	int events;		/* not yet accounted for */
+	int events; /* not yet accounted for */
 	int ends;
-	const bool *end;	/* what comes now is the peer's going */
+	const bool *end; /* what comes now is the peer's going */
 	pid_t tid;
 	pthread_t thread;
 };
@@ -477,7 +477,7 @@ TEST_F(events, exclusive_waiters_are_woken_one_a_ring)
 
 /* An epoll in an epoll, and an endpoint that closes while it is in one. */
 /* A ring wakes so many pollers, and one more is told that it waits in vain. */
-#define MOST_WAITERS	64
+#define MOST_WAITERS 64
 
 /* With a timeout of nought poll() would not wait, and so be none of them. */
 static int poll_now_waiting(int fd, short events)

@@ -15,10 +15,10 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#define PARAMETERS	"/sys/module/evering/parameters/"
-#define USER		61001
-#define OTHER		61002
-#define MIB		(1ull << 20)
+#define PARAMETERS "/sys/module/evering/parameters/"
+#define USER 61001
+#define OTHER 61002
+#define MIB (1ull << 20)
 
 static const char *const names[] = { "max_channel_mib", "max_user_mib",
 				     "max_total_mib", "max_user_channels" };
@@ -146,13 +146,13 @@ static int have_exactly(void *arg)
 }
 
 /* User @uid, who may have @count channels, has none now. */
-#define EXPECT_GIVEN_BACK(_uid, _count)                                        \
-	do {                                                                   \
-		struct child _c = { .dev = self->dev,                          \
-				    .uid = _uid,                               \
-				    .count = _count,                           \
-				    .expect = -EDQUOT };                       \
-		EXPECT_EQ(0, reap(spawn(have_exactly, &_c)));                  \
+#define EXPECT_GIVEN_BACK(_uid, _count)                       \
+	do {                                                  \
+		struct child _c = { .dev = self->dev,         \
+				    .uid = _uid,              \
+				    .count = _count,          \
+				    .expect = -EDQUOT };      \
+		EXPECT_EQ(0, reap(spawn(have_exactly, &_c))); \
 	} while (0)
 
 /* ------------------------------------------------------------------- limits */
@@ -635,7 +635,7 @@ TEST_F(quota, who_closes_does_not_matter)
 
 /* --------------------------------------------------------------- given back */
 
-#define QUOTA	4
+#define QUOTA 4
 
 /*
  * Each fails, or ends, in its own way, and more often than the quota has room.
@@ -834,7 +834,7 @@ TEST_F(quota, many_processes_at_once_lose_nothing)
 
 /* ------------------------------------------------------------ memory cgroup */
 
-#define CGROUP	"/sys/fs/cgroup/evering-quota"
+#define CGROUP "/sys/fs/cgroup/evering-quota"
 
 static long long cgroup_bytes(void)
 {

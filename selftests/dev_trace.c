@@ -7,14 +7,14 @@
 
 #include <sys/stat.h>
 
-#define INSTANCES	"/sys/kernel/tracing/instances"
+#define INSTANCES "/sys/kernel/tracing/instances"
 
 FIXTURE(trace)
 {
 	int dev;
 	int fd[2];
-	char dir[64];	/* a trace buffer of our own; others may be tracing, too */
-	char id[32];	/* of the channel */
+	char dir[64]; /* a trace buffer of our own; others may be tracing, too */
+	char id[32]; /* of the channel */
 };
 
 static int trace_write(const char *dir, const char *file, const char *text)
@@ -80,7 +80,7 @@ static int events(const char *dir, const char *id, const char *name,
 	return n;
 }
 
-#define EXPECT_EVENTS(n, name, fields)                                         \
+#define EXPECT_EVENTS(n, name, fields) \
 	EXPECT_EQ(n, events(self->dir, self->id, name, fields))
 
 TEST_F(trace, create_tells_the_geometry)
