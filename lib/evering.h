@@ -466,7 +466,9 @@ EVERING_API int evering_publish(struct evering *ev);
  * it becomes ready when that is there, or the peer is gone.  While nothing is armed
  * it may be ready or not.  It belongs to the endpoint: add it and poll it, but do
  * not read, write or close it.  On memfd it is an epoll set itself, and so cannot
- * be added with EPOLLEXCLUSIVE.
+ * be added with EPOLLEXCLUSIVE.  Take it out of the loop before evering_close(): a child
+ * that this process makes, as evering_accept() and evering_connect() in another thread
+ * do for a moment, has a copy that keeps it there.
  *
  * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: on memfd, this user has
  * fs.epoll.max_user_watches.  Any thread.

@@ -287,8 +287,9 @@ static inline void *evering_reserve_at(struct evering *ev, uint32_t k)
 {
 	struct evering_tx *tx = &ev->tx;
 
-	if (EVERING_UNLIKELY(evering__full(tx, tx->next, k)) &&
-	    evering__credit(ev) <= k)
+	if (EVERING_UNLIKELY(k > tx->mask) ||
+	    (EVERING_UNLIKELY(evering__full(tx, tx->next, k)) &&
+	     evering__credit(ev) <= k))
 		return NULL;
 	return evering__tx_slot(tx, tx->next + k);
 }

@@ -48,7 +48,7 @@
 #define SEALS_OWN (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
 #define SEALS_STATUS (SEALS_SIZE | F_SEAL_WRITE)
 
-/* What is allocated at once: 10,000 pages a second could still be had by the least. */
+/* What is allocated at once, at the most and where signals come again and again. */
 #define MAX_PIECE ((uint64_t)4 << 20)
 #define MIN_PIECE ((uint64_t)64 << 10)
 
@@ -81,9 +81,8 @@ static int new_memfd(unsigned int region)
 }
 
 /*
- * Allocates all pages of a memfd, a piece at a time: a signal undoes the piece that it
- * interrupts (before Linux 6.4 it did so with all of one call), and one that comes
- * again and again has to leave time for the smallest.
+ * Allocates all pages of a memfd, a piece at a time: a signal undoes all of the call that
+ * it interrupts (Linux 6.1 does), and has to leave time for the smallest piece.
  */
 static int allocate(int fd, uint64_t size, int64_t deadline)
 {
@@ -335,9 +334,17 @@ static void memfd_met(struct endpoint *e)
 
 static void memfd_destroy(struct endpoint *e)
 {
+	unsigned int i;
+
 	memfd_met(e);
 	close_fds(e->memfd.bell[0], 2);
 	close_fds(e->memfd.bell[1], 2);
+	/*
+	 * A descriptor that is closed leaves the loops that it was added to, unless a
+	 * child has a copy of it for a moment (stranger.c): empty, it tells of nothing.
+	 */
+	for (i = BELL_RX; i <= BELL_TX && e->memfd.both >= 0; i++)
+		epoll_ctl(e->memfd.both, EPOLL_CTL_DEL, e->memfd.role[i], NULL);
 	close_fds(&e->memfd.both, 1);
 	close_fds(e->memfd.role, 2);
 }

@@ -654,6 +654,18 @@ static bool is_there(const char *path)
 	return !access(path, F_OK);
 }
 
+/* Where the victim listened: a child of its, which dies with it, may do so a moment. */
+static int listen_again(struct evering_listener **l)
+{
+	int64_t end = now_ns() + PLENTY;
+	int ret;
+
+	do
+		ret = evering_listen(s.path[1], 0600, l);
+	while (ret == -EADDRINUSE && now_ns() < end);
+	return ret;
+}
+
 /* Who was called may have lived to answer, or not. */
 static void settle_call(void)
 {
@@ -672,7 +684,7 @@ static void settle_call(void)
 		return;
 	}
 	/* What it has left behind is in nobody's way. */
-	MUST_BE(evering_listen(s.path[1], 0600, &l), 0);
+	MUST_BE(listen_again(&l), 0);
 	MUST(is_there(s.path[1]));
 	evering_listener_close(l);
 	MUST(!is_there(s.path[1]));
@@ -1058,7 +1070,7 @@ static void nothing_is_left(const struct weight *before)
 	MUST(after.heap <= before->heap + HEAP_SLACK);
 	MUST_BE(waitpid(-1, NULL, WNOHANG), -1);
 	if (is_there(s.path[1])) {
-		MUST_BE(evering_listen(s.path[1], 0600, &l), 0);
+		MUST_BE(listen_again(&l), 0);
 		evering_listener_close(l);
 	}
 	evering_listener_close(s.listener);

@@ -649,6 +649,9 @@ doctor_abi() {
 			return next(strcmp(path, "/dev/evering") ? path : "/dev/null", flags, mode);
 		}
 
+		/* Where files may be large on 32 bits, too, open() is another. */
+		int open64(const char *path, int flags, ...) __attribute__((alias("open")));
+
 		int ioctl(int fd, unsigned long request, ...)
 		{
 			int (*next)(int, unsigned long, void *) = dlsym(RTLD_NEXT, "ioctl");

@@ -403,6 +403,8 @@ static void client_drop(struct client *c)
 	*c->at = c->next;
 	if (c->next)
 		c->next->at = c->at;
+	/* Not left to the close: another thread may be making a child. */
+	epoll_ctl(c->worker->epoll, EPOLL_CTL_DEL, evering_fd(c->ev), NULL);
 	evering_ops_close(c->ops);
 	evering_close(c->ev);
 	free(c);
