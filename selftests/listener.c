@@ -414,7 +414,7 @@ TEST_F(listener, who_is_not_allowed_is_told_so_before_he_has_spoken)
 			  recv(sock, &welcome, sizeof(welcome), MSG_DONTWAIT));
 		EXPECT_EQ(answers[i], welcome.error);
 		close(sock);
-		EXPECT_EQ(2u * (unsigned int)i + 1, asked.count);
+		EXPECT_EQ((int)(2 * i + 1), asked.count);
 		ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
 		EXPECT_EQ(-ETIMEDOUT,
 			  evering_accept(self->l, NULL, 20 * MSEC, &ev));
