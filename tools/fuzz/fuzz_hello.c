@@ -502,6 +502,9 @@ static bool is_refusal(int ret)
 	case -ENOMEM:
 	case -EDQUOT:
 	case -ENODEV:
+	case -EACCES:
+	case -EPERM:
+	case -EFBIG:
 		return true;
 	default:
 		return false;

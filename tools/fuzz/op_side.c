@@ -577,7 +577,7 @@ static void check_info(const struct op_side *s)
 
 	evering_ops_get_info(s->ops, &info);
 	MUST(info.in_flight + info.abandoned <= info.depth + 1);
-	MUST(info.held <= info.serve + 1);
+	MUST(info.held <= info.serve + EVERING_OP_SPARE);
 	MUST(info.done <= info.depth + 1);
 }
 
