@@ -528,7 +528,6 @@ void socket_seal(int sock)
 {
 	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
 	struct sock_fprog program = { 1, &drop };
-
 	const int off = 0;
 
 	setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &program,

@@ -611,4 +611,14 @@ static inline bool check_entry(const void *entry, size_t len, uint32_t n,
 	return true;
 }
 
+/* Sends until there is no room; returns how many. */
+static inline int send_until_full(struct evering *ev)
+{
+	int n = 0;
+
+	while (evering_send(ev, &n, 4, EVERING_NOWAIT) == 0)
+		n++;
+	return n;
+}
+
 #endif /* EVERING_SELFTESTS_COMMON_H */

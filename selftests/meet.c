@@ -6,6 +6,7 @@
  * them nothing is left open, and the next good partner is served.
  */
 #include "common.h"
+#include "hello.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/epoll.h>
@@ -14,36 +15,6 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-
-/*
- * The hello and the welcome as lib/meet.c has them.  They are private to the
- * library; a forger looks.
- */
-#define HELLO_MAGIC	0x6f6c6c6568766501ull
-#define WELCOME_MAGIC	0x6d6f636c65777601ull
-
-struct hello {
-	uint64_t magic;
-	uint32_t size;
-	uint32_t abi;
-	uint32_t backend;
-	uint32_t fds;
-	struct evering_geometry geometry;
-};
-
-struct welcome {
-	uint64_t magic;
-	uint32_t size;
-	int32_t error;
-	uint32_t abi_min;
-	uint32_t abi_max;
-	uint32_t fds;
-	uint32_t reserved;
-};
-
-#define SEALS_SIZE	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
-#define SEALS_OWN	(SEALS_SIZE | F_SEAL_FUTURE_WRITE)
-#define SEALS_STATUS	(SEALS_SIZE | F_SEAL_WRITE)
 
 #define ARENA	8192u
 

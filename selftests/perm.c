@@ -372,20 +372,11 @@ FIXTURE_TEARDOWN(hostile)
 	close_pair(self->ev);
 }
 
-static int fill_ring(struct evering *ev)
-{
-	int n = 0;
-
-	while (evering_send(ev, &n, 4, EVERING_NOWAIT) == 0)
-		n++;
-	return n;
-}
-
 TEST_F(hostile, more_released_than_sent_ends_the_channel)
 {
 	uint32_t v = 0;
 
-	EXPECT_EQ(16, fill_ring(self->a));
+	EXPECT_EQ(16, send_until_full(self->a));
 	evering_store_release(&self->half->released, 17);
 	EXPECT_EQ(-EPROTO, evering_wait(self->a, EVERING_TX, EVERING_NOWAIT));
 	EXPECT_EQ(-EPROTO, evering_wait(self->a, EVERING_TX, SEC));
@@ -416,7 +407,7 @@ TEST_F(hostile, no_released_value_lets_a_write_too_far)
 	for (i = 0; i < ARRAY_SIZE(garbage); i++) {
 		close_pair(self->ev);
 		ASSERT_EQ(0, evering_pair(&p, self->ev));
-		EXPECT_EQ(16, fill_ring(self->ev[0]));
+		EXPECT_EQ(16, send_until_full(self->ev[0]));
 		evering_store_release(&own_half(self->ev[1])->released,
 				      garbage[i]);
 		EXPECT_EQ(NULL, evering_reserve_at(self->ev[0], 3));
@@ -433,7 +424,7 @@ TEST_F(hostile, a_sleeper_for_space_is_not_left_asleep_by_nonsense)
 	uint32_t v = 0;
 	int64_t t;
 
-	EXPECT_EQ(16, fill_ring(self->a));
+	EXPECT_EQ(16, send_until_full(self->a));
 	evering_store_release(&self->half->released, 12345);
 	t = now_ns();
 	EXPECT_EQ(-EPROTO, evering_send(self->a, &v, 4, PLENTY));

@@ -32,15 +32,6 @@ FIXTURE_TEARDOWN(signals)
 	close_pair(self->ev);
 }
 
-static int fill_ring(struct evering *ev)
-{
-	int n = 0;
-
-	while (evering_send(ev, &n, 4, EVERING_NOWAIT) == 0)
-		n++;
-	return n;
-}
-
 static const unsigned int policies[] = { EVERING_ADAPTIVE, EVERING_BLOCK,
 					 EVERING_BUSY };
 static const unsigned int roles[] = { EVERING_RX, EVERING_TX,
@@ -94,7 +85,7 @@ TEST_F(signals, a_handler_ends_a_wait_that_spins)
 	size_t i;
 
 	ASSERT_EQ(0, handle(SIGALRM, on_signal));
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (i = 0; i < ARRAY_SIZE(roles); i++) {
 		noticed = percent_noticed(self->a, roles[i], 1000000, laps);
 		printf("# roles %u: %d %% noticed\n", roles[i], noticed);
@@ -121,7 +112,7 @@ TEST_F(signals, one_that_is_let_in_is_not_slept_over)
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGUSR1);
 	ASSERT_EQ(0, pthread_sigmask(SIG_BLOCK, &blocked, NULL));
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (i = 0; i < ARRAY_SIZE(policies); i++)
 		for (k = 0; k < ARRAY_SIZE(roles); k++)
 			for (lap = 0; lap < 20; lap++) {
@@ -228,7 +219,7 @@ TEST_F(signals, one_that_comes_later_is_let_in_as_well)
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGUSR1);
 	ASSERT_EQ(0, pthread_sigmask(SIG_BLOCK, &blocked, NULL));
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (i = 0; i < ARRAY_SIZE(policies); i++)
 		for (k = 0; k < ARRAY_SIZE(roles); k++) {
 			evering_set_policy(self->a, policies[i],
@@ -268,7 +259,7 @@ TEST_F(signals, a_wake_before_the_wait_ends_one)
 	if (!wakes(self->a))
 		SKIP(return, "this module cannot ring its own side");
 	evering_wait(self->a, EVERING_RX, EVERING_NOWAIT);
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	EXPECT_EQ(-EINVAL, evering_wake(self->a, 0));
 	EXPECT_EQ(-EINVAL, evering_wake(self->a, 4));
 	for (i = 0; i < ARRAY_SIZE(policies); i++)
@@ -304,7 +295,7 @@ TEST_F(signals, a_wake_ends_a_wait)
 	if (!wakes(self->a))
 		SKIP(return, "this module cannot ring its own side");
 	evering_wait(self->a, EVERING_RX, 1);
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (i = 0; i < ARRAY_SIZE(policies); i++)
 		for (k = 0; k < ARRAY_SIZE(roles); k++)
 			for (lap = 0; lap < laps; lap++) {
@@ -402,7 +393,7 @@ TEST_F(signals, what_was_released_is_published_when_asked)
 	int i;
 
 	/* Fewer than are told of by themselves; and then the peer waits, or comes. */
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, evering_recv(self->b, &v, 4, 0));
 	EXPECT_EQ(-ETIMEDOUT, evering_wait(self->a, EVERING_TX, MSEC));
@@ -458,7 +449,7 @@ TEST_F(signals, a_loop_that_waits_for_space_sleeps_while_others_receive)
 
 	fd.fd = evering_fd(self->a);
 	ASSERT_LE(0, fd.fd);
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	ASSERT_EQ(0, pthread_create(&t, NULL, receiver_main, &r));
 	for (sent = 0; sent < 10; sent++) {
 		ASSERT_EQ(0, evering_arm(self->a, EVERING_TX));

@@ -737,11 +737,27 @@ TEST_F(stranger, a_socket_of_ones_own_can_be_closed)
 	}
 }
 
+/*
+ * Sends more than a socket takes, if it takes anything, with a descriptor in each
+ * packet.  Returns the bytes that lie there.
+ */
+static uint32_t pile_up(int sock, int fd)
+{
+	int i, queued = 0;
+
+	fcntl(sock, F_SETFL, O_NONBLOCK);
+	for (i = 0; i < 2000; i++)
+		if (raw_send(sock, "a packet for the pile", 21, &fd, 1))
+			break;
+	ioctl(sock, SIOCOUTQ, &queued);
+	return (uint32_t)queued;
+}
+
 /* A peer, that was accepted as one, and keeps a copy of the socket. */
 static int met_main(void *arg)
 {
 	struct script *s = arg;
-	int copy = dup(s->sock), bad, i, queued = 0;
+	int copy = dup(s->sock), bad;
 	struct evering *ev;
 
 	if (become_nobody())
@@ -749,13 +765,7 @@ static int met_main(void *arg)
 	if (copy < 0 || evering_connect_fd(s->sock, &s->p, PLENTY, &ev))
 		return tell(s, 1, -1);
 	bad = blocking_fd(s);
-	/* More than a socket takes, if it takes anything. */
-	fcntl(copy, F_SETFL, O_NONBLOCK);
-	for (i = 0; i < 2000; i++)
-		if (raw_send(copy, "a packet for the pile", 21, &bad, 1))
-			break;
-	ioctl(copy, SIOCOUTQ, &queued);
-	s->sent[1] = (uint32_t)queued;
+	s->sent[1] = pile_up(copy, bad);
 	return tell(s, 0, bad);
 }
 
@@ -781,7 +791,7 @@ TEST_F(stranger, nothing_piles_up_on_a_met_socket)
 static int accepted_main(void *arg)
 {
 	struct script *s = arg;
-	int copy = dup(s->sock), bad, i, queued = 0;
+	int copy = dup(s->sock), bad;
 	struct evering *ev;
 
 	if (become_nobody())
@@ -790,12 +800,7 @@ static int accepted_main(void *arg)
 		return tell(s, 1, -1);
 	bad = blocking_fd(s);
 	pause_until_told(s);
-	fcntl(copy, F_SETFL, O_NONBLOCK);
-	for (i = 0; i < 2000; i++)
-		if (raw_send(copy, "a packet for the pile", 21, &bad, 1))
-			break;
-	ioctl(copy, SIOCOUTQ, &queued);
-	s->sent[1] = (uint32_t)queued;
+	s->sent[1] = pile_up(copy, bad);
 	return tell(s, 0, bad);
 }
 

@@ -1,37 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * stranger.h: for tests of what strangers do at the door: the packets as lib/meet.c has
- * them, which are private to the library, sockets to send them over, and genuine ones to
- * send something else with.
+ * stranger.h: for tests of what strangers do at the door: sockets to send packets over,
+ * and genuine descriptors to send something else with.
  */
 #ifndef EVERING_SELFTESTS_STRANGER_H
 #define EVERING_SELFTESTS_STRANGER_H
 
 #include "common.h"
+#include "hello.h"
 
 #include <sys/mman.h>
-
-#define HELLO_MAGIC 0x6f6c6c6568766501ull
-#define WELCOME_MAGIC 0x6d6f636c65777601ull
-
-struct hello {
-	uint64_t magic;
-	uint32_t size;
-	uint32_t abi;
-	uint32_t backend;
-	uint32_t fds;
-	struct evering_geometry geometry;
-};
-
-struct welcome {
-	uint64_t magic;
-	uint32_t size;
-	int32_t error;
-	uint32_t abi_min;
-	uint32_t abi_max;
-	uint32_t fds;
-	uint32_t reserved;
-};
 
 /* The most descriptors that a packet takes (SCM_MAX_FD). */
 #define MAX_FDS 253

@@ -30,15 +30,6 @@ FIXTURE_TEARDOWN(wait)
 	close_pair(self->ev);
 }
 
-static int fill_ring(struct evering *ev)
-{
-	int n = 0;
-
-	while (evering_send(ev, &n, 4, EVERING_NOWAIT) == 0)
-		n++;
-	return n;
-}
-
 TEST_F(wait, a_timeout_is_never_early_and_not_much_late)
 {
 	static const int64_t timeout[] = { 1, USEC, 300 * USEC, 5 * MSEC,
@@ -49,7 +40,7 @@ TEST_F(wait, a_timeout_is_never_early_and_not_much_late)
 	size_t i, k;
 	int64_t t;
 
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (policy = EVERING_ADAPTIVE; policy <= EVERING_BUSY; policy++)
 		for (k = 0; k < ARRAY_SIZE(what); k++)
 			for (i = 0; i < ARRAY_SIZE(timeout); i++) {
@@ -74,7 +65,7 @@ TEST_F(wait, send_and_recv_time_out_alike)
 	uint32_t v[2] = { 0, 0 };
 	int64_t t;
 
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	t = now_ns();
 	EXPECT_EQ(-ETIMEDOUT, evering_send(self->a, v, 4, 5 * MSEC));
 	EXPECT_EQ(-ETIMEDOUT, evering_send_bulk(self->a, v, 4, 2, 5 * MSEC));
@@ -88,7 +79,7 @@ TEST_F(wait, not_waiting_says_again)
 	unsigned int policy;
 	int i;
 
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	for (policy = EVERING_ADAPTIVE; policy <= EVERING_BUSY; policy++) {
 		ASSERT_EQ(0, evering_set_policy(self->a, policy, 1000));
 		/* Enough calls that one of them asks whether the peer lives. */
@@ -118,7 +109,7 @@ TEST_F(wait, what_is_ready_is_returned_at_once)
 		  evering_wait(self->a, EVERING_RX | EVERING_TX, PLENTY));
 	EXPECT_EQ((int)EVERING_RX,
 		  evering_wait(self->a, EVERING_RX, EVERING_WAIT_FOREVER));
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	EXPECT_EQ((int)EVERING_RX,
 		  evering_wait(self->a, EVERING_RX | EVERING_TX, 0));
 }
@@ -224,7 +215,7 @@ TEST_F(wait, one_release_wakes_who_waits_for_space)
 		p = (struct partner){ .ev = self->b,
 				      .armed = EVERING_TX,
 				      .recv = 1 };
-		fill_ring(self->a);
+		send_until_full(self->a);
 		ASSERT_EQ(0, evering_set_policy(self->a, policy[i], 20000));
 		ASSERT_EQ(0, pthread_create(&t, NULL, partner_main, &p));
 		EXPECT_EQ(0, evering_send(self->a, &v, 4, PLENTY));
@@ -242,7 +233,7 @@ TEST_F(wait, waiting_for_either_ends_with_the_one_that_came)
 	pthread_t t;
 	uint32_t v;
 
-	ASSERT_EQ(16, fill_ring(self->a));
+	ASSERT_EQ(16, send_until_full(self->a));
 	p = (struct partner){ .ev = self->b, .armed = EVERING_RX, .send = 1 };
 	ASSERT_EQ(0, pthread_create(&t, NULL, partner_main, &p));
 	EXPECT_EQ((int)EVERING_RX,
@@ -384,7 +375,7 @@ TEST_F(wait, release_publishes_before_the_wait_so_both_can_go_on)
 	EXPECT_WOKEN(start);
 	EXPECT_EQ(0, p.ret);
 	EXPECT_EQ(77u, v);
-	EXPECT_EQ(15, fill_ring(self->b));
+	EXPECT_EQ(15, send_until_full(self->b));
 }
 
 static void *send_one_main(void *arg)
@@ -417,8 +408,8 @@ TEST_F(wait, who_waits_for_space_keeps_no_space_back)
 			close_pair(self->ev);
 			p.policy = policy;
 			ASSERT_EQ(0, evering_pair(&p, self->ev));
-			ASSERT_EQ(16, fill_ring(self->ev[0]));
-			ASSERT_EQ(16, fill_ring(self->ev[1]));
+			ASSERT_EQ(16, send_until_full(self->ev[0]));
+			ASSERT_EQ(16, send_until_full(self->ev[1]));
 			for (i = 0; i < 3; i++)
 				ASSERT_EQ(0,
 					  evering_recv(self->ev[1], &v, 4, 0));
@@ -506,7 +497,7 @@ TEST_F(wait, a_signal_handler_ends_a_wait)
 			}
 			EXPECT_EQ(-EINTR, evering_wait(self->a, EVERING_RX,
 						       EVERING_WAIT_FOREVER));
-			fill_ring(self->a);
+			send_until_full(self->a);
 			EXPECT_EQ(-EINTR, evering_send(self->a, &v, 4,
 						       EVERING_WAIT_FOREVER));
 			EXPECT_EQ(-EINTR,
@@ -574,8 +565,8 @@ TEST_F(wait, idle_costs_no_cpu)
 		ASSERT_EQ(0, evering_send(i ? other[1] : self->b, &v, 4, 0));
 		ASSERT_EQ(0, evering_recv(i ? other[0] : self->a, &v, 4, 0));
 	}
-	fill_ring(self->a);
-	fill_ring(other[0]);
+	send_until_full(self->a);
+	send_until_full(other[0]);
 	idler[0] = (struct idler){ self->a, EVERING_RX | EVERING_TX, ns, 0 };
 	idler[1] = (struct idler){ other[0], EVERING_RX | EVERING_TX, ns, 0 };
 	for (i = 0; i < 2; i++)
