@@ -334,6 +334,7 @@ static void memfd_met(struct endpoint *e)
 
 static void memfd_destroy(struct endpoint *e)
 {
+	bool own = e->owner == fork_id();
 	unsigned int i;
 
 	memfd_met(e);
@@ -342,8 +343,9 @@ static void memfd_destroy(struct endpoint *e)
 	/*
 	 * A descriptor that is closed leaves the loops that it was added to, unless a
 	 * child has a copy of it for a moment (stranger.c): empty, it tells of nothing.
+	 * What fork(2) has copied is the parent's, who still waits for it.
 	 */
-	for (i = BELL_RX; i <= BELL_TX && e->memfd.both >= 0; i++)
+	for (i = BELL_RX; own && i <= BELL_TX && e->memfd.both >= 0; i++)
 		epoll_ctl(e->memfd.both, EPOLL_CTL_DEL, e->memfd.role[i], NULL);
 	close_fds(&e->memfd.both, 1);
 	close_fds(e->memfd.role, 2);

@@ -97,7 +97,7 @@ struct scene {
 	struct outcome o[ASKS];
 	struct entry asked[ASKS]; /* as the peer has it */
 	uint64_t request; /* its own that the victim holds */
-	bool busy[DEPTH + 2]; /* places of the victim's for them */
+	bool busy[64]; /* places of the victim's for them */
 	bool answered[ASKS];
 };
 
@@ -1140,7 +1140,7 @@ TEST_F_TIMEOUT(op_hostile, garbage_does_no_harm, 120)
 				k = (int)random_below(&rng, s.v.n_got);
 				id = s.v.got[k].id;
 				if (!evering_op_answer(s.v.ops, id, 0, NULL, 0))
-					s.busy[id & 15] = false;
+					s.busy[id & 63] = false;
 			}
 			/* What was given goes, what was lent does not. */
 			if (ret >= 0 && s.v.n_got &&

@@ -4,6 +4,8 @@
  * are forked can leave it without anybody noticing, and who has heard that the peer is
  * gone is not told anything else by the next call.
  */
+#include <poll.h>
+
 #include "stranger.h"
 
 FIXTURE(owner)
@@ -161,12 +163,15 @@ TEST_F(owner, a_forked_child_leaves_and_nobody_notices)
 	struct evering_request request;
 	struct evering_completion c;
 	struct evering_op op = { .opcode = 5 };
+	struct pollfd pfd = { .events = POLLIN };
 	char path[64];
 	uint64_t id;
 	void *buf;
 	int i, lap;
 
 	ASSERT_EQ(0, evering_pair(&self->p, self->ev));
+	pfd.fd = evering_fd(self->ev[0]);
+	ASSERT_LE(0, pfd.fd);
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0,
 			  evering_ops_open(self->ev[i], NULL, &self->ops[i]));
@@ -187,9 +192,14 @@ TEST_F(owner, a_forked_child_leaves_and_nobody_notices)
 		EXPECT_EQ(EVERING_PEER_ALIVE, evering_peer(self->ev[1]));
 		EXPECT_LE(0, evering_ops_poll(self->ops[0]));
 	}
+	while (evering_ops_arm(self->ops[0], &pfd.events) > 0)
+		ASSERT_LE(0, evering_ops_poll(self->ops[0]));
 	ASSERT_EQ(0, evering_op_next(self->ops[1], &request, PLENTY));
 	EXPECT_EQ(5, request.opcode);
 	EXPECT_EQ(0, evering_op_answer(self->ops[1], request.id, 7, NULL, 0));
+	evering_ops_flush(self->ops[1]);
+	/* A loop that waits for it is told. */
+	EXPECT_EQ(1, poll(&pfd, 1, 10000));
 	ASSERT_EQ(0, evering_op_wait(self->ops[0], id, &c, PLENTY));
 	EXPECT_EQ(7, c.result);
 	EXPECT_EQ(0, evering_free(self->ev[0], buf));
