@@ -22,14 +22,16 @@ struct account {
 };
 
 /**
- * struct ledger - the accounts of a listener's users
+ * struct ledger - the accounts of a listener's users, or of those that share a socket
  * @lock: protects all of it
- * @refs: the listener, and each channel in it
+ * @refs: the listeners of one socket, and each channel in it
+ * @listeners: the listeners among @refs
  * @bucket: accounts, by user
  */
 struct ledger {
 	pthread_mutex_t lock;
 	unsigned int refs;
+	unsigned int listeners;
 	struct account *bucket[BUCKETS];
 };
 
@@ -39,8 +41,18 @@ struct ledger *ledger_new(void)
 
 	if (ledger) {
 		pthread_mutex_init(&ledger->lock, NULL);
-		ledger->refs = 1;
+		ledger->refs = ledger->listeners = 1;
 	}
+	return ledger;
+}
+
+/* For another listener on the same socket. */
+struct ledger *ledger_get(struct ledger *ledger)
+{
+	pthread_mutex_lock(&ledger->lock);
+	ledger->refs++;
+	ledger->listeners++;
+	pthread_mutex_unlock(&ledger->lock);
 	return ledger;
 }
 
@@ -58,19 +70,24 @@ void ledger_put(struct ledger *ledger)
 	if (!ledger)
 		return;
 	pthread_mutex_lock(&ledger->lock);
+	ledger->listeners--;
 	put_and_unlock(ledger);
 }
 
 /*
  * The copy in a process that fork(2) has made, which nobody there uses, and whose lock
- * may have been taken at the time.
+ * may have been taken at the time.  Its last listener frees it: the channels in it do
+ * not look at it there.
  */
 void ledger_forget(struct ledger *ledger)
 {
 	struct account *account, *next;
 	unsigned int i;
 
-	for (i = 0; ledger && i < BUCKETS; i++)
+	if (!ledger ||
+	    __atomic_sub_fetch(&ledger->listeners, 1, __ATOMIC_ACQ_REL))
+		return;
+	for (i = 0; i < BUCKETS; i++)
 		for (account = ledger->bucket[i]; account; account = next) {
 			next = account->next;
 			free(account);

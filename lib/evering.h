@@ -32,8 +32,8 @@
  *			evering_wait and evering_arm with EVERING_RX
  *	both at once	evering_wait with EVERING_RX and EVERING_TX or EVERING_FLUSH
  *	arena		evering_alloc, _free: one thread at a time, any
- *	listener	evering_accept, evering_listener_admit, _fd, _refused: one thread at
- *			a time
+ *	listener	evering_accept, evering_listener_admit, _fd, _refused, _share: one
+ *			thread at a time
  *	alone		evering_close, evering_listener_close; evering_set_policy
  *			takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
@@ -66,13 +66,13 @@
  *
  * What a version promises to the next is in evering-stability(7).
  */
-#define EVERING_VERSION_MAJOR	0
-#define EVERING_VERSION_MINOR	1
-#define EVERING_VERSION_PATCH	0
-#define EVERING_VERSION_NUMBER(major, minor, patch)                            \
+#define EVERING_VERSION_MAJOR 0
+#define EVERING_VERSION_MINOR 1
+#define EVERING_VERSION_PATCH 0
+#define EVERING_VERSION_NUMBER(major, minor, patch) \
 	(1000000 * (major) + 1000 * (minor) + (patch))
-#define EVERING_VERSION                                                        \
-	EVERING_VERSION_NUMBER(EVERING_VERSION_MAJOR, EVERING_VERSION_MINOR,   \
+#define EVERING_VERSION                                                      \
+	EVERING_VERSION_NUMBER(EVERING_VERSION_MAJOR, EVERING_VERSION_MINOR, \
 			       EVERING_VERSION_PATCH)
 
 /*
@@ -91,8 +91,8 @@ extern "C" {
 #define EVERING__NULL NULL
 #endif
 
-#define EVERING_NOWAIT		INT64_C(0)
-#define EVERING_WAIT_FOREVER	INT64_C(-1)
+#define EVERING_NOWAIT INT64_C(0)
+#define EVERING_WAIT_FOREVER INT64_C(-1)
 
 struct evering;
 struct evering_listener;
@@ -126,8 +126,8 @@ enum evering_policy {
 #define EVERING_POPULATE (1u << 16) /* map the pages of the arenas at once */
 
 /* Index into evering_params.arena_size */
-#define EVERING_MINE	0
-#define EVERING_PEERS	1
+#define EVERING_MINE 0
+#define EVERING_PEERS 1
 
 /**
  * struct evering_params - how to make, or to accept, a channel
@@ -166,20 +166,20 @@ struct evering_params {
 
 #define EVERING_SPIN_NS 50000u
 
-#define EVERING_PARAMS_INIT                                                    \
-	{                                                                      \
-		sizeof(struct evering_params), 0, 64, 256,                     \
-			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO,            \
-			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0                   \
+#define EVERING_PARAMS_INIT                                         \
+	{                                                           \
+		sizeof(struct evering_params), 0, 64, 256,          \
+			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO, \
+			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0        \
 	}
 
 /* What EVERING_PARAMS_INIT should be to accept whatever is reasonable. */
-#define EVERING_LIMITS_INIT                                                    \
-	{                                                                      \
-		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
+#define EVERING_LIMITS_INIT                                            \
+	{                                                              \
+		sizeof(struct evering_params), EVERING_SHARED_ARENA,   \
 			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 }, \
-			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
-			EVERING_SPIN_NS, 0                                     \
+			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,        \
+			EVERING_SPIN_NS, 0                             \
 	}
 
 /* ------------------------------------------------------------------ meeting */
@@ -201,6 +201,56 @@ struct evering_params {
  */
 EVERING_API int evering_listen(const char *path, mode_t mode,
 			       struct evering_listener **listener);
+
+/**
+ * evering_listen_fd - be found at a socket that listens already
+ * @fd: a Unix socket of type SOCK_SEQPACKET that listens; the listener's on success,
+ *	which closes it with evering_listener_close() and sets FD_CLOEXEC, and O_NONBLOCK
+ *	for all who have the same socket; still the caller's on error
+ * @listener: out: the listener, for evering_listener_close()
+ *
+ * For a socket that a service manager or a parent passes.  Its file is not removed when
+ * the listener is closed.  Others may listen at the same socket, and each connection goes
+ * to one of them.
+ *
+ * Returns 0; -EINVAL: @fd does not listen; -EPROTOTYPE: it is a socket of another kind;
+ * -ENOTSOCK, -EBADF: it is no socket, or not open; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: as
+ * evering_listen().  Any thread.
+ */
+EVERING_API int evering_listen_fd(int fd, struct evering_listener **listener);
+
+/**
+ * evering_listen_activated - be found at a socket that the service manager has passed
+ * @name: the socket's name among $LISTEN_FDNAMES (FileDescriptorName= in a .socket unit
+ *	of systemd); NULL: the first socket
+ * @listener: out: the listener, for evering_listener_close()
+ *
+ * As evering_listen_fd(), with the descriptor that $LISTEN_PID and $LISTEN_FDS tell of, as
+ * sd_listen_fds(3) has it.  The variables stay as they are: to be called once for each
+ * socket.
+ *
+ * Returns 0; -ENOENT: no such socket was passed, or it was to another process;
+ * -EBADMSG: $LISTEN_PID or $LISTEN_FDS is no number; or as evering_listen_fd().  Thread:
+ * any, while none changes the environment.
+ */
+EVERING_API int evering_listen_activated(const char *name,
+					 struct evering_listener **listener);
+
+/**
+ * evering_listener_share - another listener at the same socket, for another thread
+ * @listener: from evering_listen(), evering_listen_fd() or this
+ * @other: out: the other one, for evering_listener_close()
+ *
+ * Each connection goes to one of the two.  The other has the rules that @listener has
+ * now, and one book with it: what a user may have, it may have of both together.  Each
+ * counts those that it turns away.  They may be closed in any order; the socket file goes
+ * with the one that evering_listen() made.
+ *
+ * Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: as evering_listen().  Thread: the one
+ * that accepts.
+ */
+EVERING_API int evering_listener_share(struct evering_listener *listener,
+				       struct evering_listener **other);
 
 /**
  * struct evering_admission - who may meet a listener, and how much a user may have
@@ -385,7 +435,7 @@ EVERING_API void evering_close(struct evering *ev);
 
 /* ------------------------------------------------------------------- waiting */
 
-#define EVERING_FLUSH	(1u << 16) /* evering_wait(): flush first */
+#define EVERING_FLUSH (1u << 16) /* evering_wait(): flush first */
 
 /**
  * evering_wait - wait until there is something to do

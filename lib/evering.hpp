@@ -475,6 +475,36 @@ class listener
 			return failure{ ret };
 		return listener(at);
 	}
+	/* @fd listens already, and is the listener's on success. */
+	static result<listener> adopt(int fd) noexcept
+	{
+		::evering_listener *at;
+		int ret = evering_listen_fd(fd, &at);
+
+		if (ret)
+			return failure{ ret };
+		return listener(at);
+	}
+	/* The socket of that name, or the first, that a service manager has passed. */
+	static result<listener> activated(const char *name = nullptr) noexcept
+	{
+		::evering_listener *at;
+		int ret = evering_listen_activated(name, &at);
+
+		if (ret)
+			return failure{ ret };
+		return listener(at);
+	}
+	/* Another one at the same socket, for another thread. */
+	result<listener> share() const noexcept
+	{
+		::evering_listener *at;
+		int ret = evering_listener_share(get(), &at);
+
+		if (ret)
+			return failure{ ret };
+		return listener(at);
+	}
 	::evering_listener *get() const noexcept
 	{
 		return at_.get();

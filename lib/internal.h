@@ -185,7 +185,7 @@ struct memfd_state {
 };
 
 struct device_state {
-	int fd;	   /* the endpoint */
+	int fd; /* the endpoint */
 	int peers; /* the other one, until met */
 };
 
@@ -303,6 +303,7 @@ void sockets_leave(const int *socks, unsigned int count);
 
 /* admission.c */
 struct ledger *ledger_new(void);
+struct ledger *ledger_get(struct ledger *ledger);
 void ledger_put(struct ledger *ledger);
 void ledger_forget(struct ledger *ledger);
 int ledger_charge(struct ledger *ledger,
@@ -323,6 +324,7 @@ int greet(int sock, const struct evering_params *limits,
 	  struct evering_listener *listener, const struct ucred *who,
 	  int64_t deadline, struct evering **ev, bool *own);
 void refuse(int sock, int error);
+int check_socket(int fd);
 
 /* wait.c */
 int block_signals(sigset_t *old);
@@ -355,9 +357,9 @@ bool memory_there(size_t size);
 bool file_may_be(size_t size);
 
 /* arena.c: who has a block */
-#define HOLD_OWN	0u
-#define HOLD_LENT	1u
-#define HOLD_GIVEN	2u
+#define HOLD_OWN 0u
+#define HOLD_LENT 1u
+#define HOLD_GIVEN 2u
 
 int arena_init(struct arena *arena, void *base, uint64_t size);
 void arena_destroy(struct arena *arena);

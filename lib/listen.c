@@ -26,7 +26,7 @@
 #define TIMER_INDEX MAX_PENDING
 #define SOCK_INDEX (MAX_PENDING + 1)
 #define GREET_NS 1000000000ll
-#define HELLO_MS	5
+#define HELLO_MS 5
 /* Connections taken in one pass, and passes of a call that does not wait. */
 #define TAKE_AT_ONCE 4u
 #define PASSES_NOWAIT 8u
@@ -47,9 +47,14 @@ struct pending {
 	uint64_t order;
 };
 
+/* Of sd_listen_fds(3): the first descriptor that a service manager passes. */
+#define FIRST_PASSED 3
+
 /**
  * struct evering_listener
  * @sock: the listening socket
+ * @shared: other listeners may accept from @sock too: of threads, or of processes that
+ *	were not made by fork(2)
  * @epoll: watches @sock, @timer and all pending connections;
  *	evering_listener_fd()
  * @timer: rings when the oldest pending connection has had its time, so that who
@@ -66,6 +71,7 @@ struct pending {
  */
 struct evering_listener {
 	int sock;
+	bool shared;
 	int epoll;
 	int timer;
 	int64_t timer_at;
@@ -163,14 +169,20 @@ static int watch(struct evering_listener *l, int op, int fd, uint32_t index)
 	return epoll_ctl(l->epoll, op, fd, &event) ? -errno : 0;
 }
 
-/* What a process needs of its own to accept.  0, or a negative errno. */
+/*
+ * What a listener needs of its own to accept.  0, or a negative errno.
+ *
+ * The socket is not watched with EPOLLEXCLUSIVE, which would wake one of the listeners
+ * that share it: that one may be killed before it has accepted, and the others slept on.
+ */
 static int start_watching(struct evering_listener *l)
 {
 	int ret;
 
 	l->timer_at = INT64_MAX;
 	l->user = fork_id();
-	l->ledger = ledger_new();
+	if (!l->ledger)
+		l->ledger = ledger_new();
 	if (!l->ledger)
 		return -ENOMEM;
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -225,21 +237,30 @@ static int after_fork(struct evering_listener *l)
 	return start_watching(l);
 }
 
-int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
+/* A listener without a socket, or NULL. */
+static struct evering_listener *new_listener(void)
 {
-	struct evering_listener *l;
+	struct evering_listener *l = calloc(1, sizeof(*l));
 	unsigned int i;
-	int lock = -1, error;
-	socklen_t len;
 
-	l = calloc(1, sizeof(*l));
 	if (!l)
-		return -ENOMEM;
+		return NULL;
 	l->sock = l->epoll = l->timer = -1;
 	l->maker = fork_id();
 	for (i = 0; i < MAX_PENDING; i++)
 		l->pending[i].fd = -1;
 	admission_read(NULL, &l->admission);
+	return l;
+}
+
+int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
+{
+	struct evering_listener *l = new_listener();
+	int lock = -1, error;
+	socklen_t len;
+
+	if (!l)
+		return -ENOMEM;
 	error = make_address(path, &l->address, &len);
 	if (error)
 		goto fail;
@@ -263,6 +284,127 @@ int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
 fail:
 	evering_listener_close(l);
 	return error;
+}
+
+/* --------------------------------------------------------- sockets that exist */
+
+/* Is it a socket of the right kind that listens?  0, or why not. */
+static int check_listening(int fd)
+{
+	socklen_t len = sizeof(int);
+	int listens, ret;
+
+	ret = check_socket(fd);
+	if (ret)
+		return ret;
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len))
+		return -errno;
+	return listens ? 0 : -EINVAL;
+}
+
+/*
+ * A listener of @fd, which it owns if this returns 0, with the rules and the books of
+ * @like if that is not NULL.
+ */
+static int adopt(int fd, const struct evering_listener *like,
+		 struct evering_listener **ret)
+{
+	struct evering_listener *l = new_listener();
+	int error, flags;
+
+	if (!l)
+		return -ENOMEM;
+	l->shared = true;
+	if (like) {
+		l->admission = like->admission;
+		l->ledger = ledger_get(like->ledger);
+	}
+	l->sock = fd;
+	error = start_watching(l);
+	/* Others accept as well, and may be faster. */
+	flags = fcntl(fd, F_GETFL);
+	if (!error && (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ||
+		       fcntl(fd, F_SETFD, FD_CLOEXEC)))
+		error = -errno;
+	if (error) {
+		l->sock = -1;
+		evering_listener_close(l);
+		return error;
+	}
+	*ret = l;
+	return 0;
+}
+
+int evering_listen_fd(int fd, struct evering_listener **ret)
+{
+	int error = check_listening(fd);
+
+	return error ? error : adopt(fd, NULL, ret);
+}
+
+int evering_listener_share(struct evering_listener *l,
+			   struct evering_listener **ret)
+{
+	int error, fd;
+
+	error = after_fork(l);
+	if (error)
+		return error;
+	fd = fcntl(l->sock, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	error = adopt(fd, l, ret);
+	if (error)
+		close(fd);
+	else
+		l->shared = true;
+	return error;
+}
+
+/* A variable that is a number of at most nine digits, or -1. */
+static int number_of(const char *name)
+{
+	const char *at = getenv(name);
+	int n = 0;
+
+	if (!at || !*at || strlen(at) > 9)
+		return -1;
+	for (; *at >= '0' && *at <= '9'; at++)
+		n = 10 * n + (*at - '0');
+	return *at ? -1 : n;
+}
+
+/* Where @name is among @count names that colons divide, or -1. */
+static int place_of(const char *name, const char *names, int count)
+{
+	size_t len;
+	int i;
+
+	for (i = 0; names && i < count; i++) {
+		len = strcspn(names, ":");
+		if (len == strlen(name) && !memcmp(names, name, len))
+			return i;
+		names = names[len] ? names + len + 1 : NULL;
+	}
+	return -1;
+}
+
+int evering_listen_activated(const char *name, struct evering_listener **ret)
+{
+	int count, at = 0, pid;
+
+	if (!getenv("LISTEN_PID") || !getenv("LISTEN_FDS"))
+		return -ENOENT;
+	pid = number_of("LISTEN_PID");
+	count = number_of("LISTEN_FDS");
+	if (pid < 0 || count < 0)
+		return -EBADMSG;
+	/* Else it was for a process that this one was made by. */
+	if (pid != getpid() || !count)
+		return -ENOENT;
+	if (name)
+		at = place_of(name, getenv("LISTEN_FDNAMES"), count);
+	return at < 0 ? -ENOENT : evering_listen_fd(FIRST_PASSED + at, ret);
 }
 
 void evering_listener_close(struct evering_listener *l)
@@ -463,7 +605,7 @@ static int ask_admission(const struct evering_listener *l,
 /*
  * A worker that has taken a connection is the only one that can greet it.  One that takes
  * a second, and then serves that, would leave the first alone: so it gives a hello the
- * moment that it may take from connect(2).
+ * moment that it may take from connect(2).  So does each thread that shares a socket.
  */
 static void wait_for_hello(int fd)
 {
@@ -495,7 +637,7 @@ static int take_one(struct evering_listener *l,
 		pending_refuse(l, &new, ret);
 		return 0;
 	}
-	if (patient && l->maker != l->user)
+	if (patient && (l->shared || l->maker != l->user))
 		wait_for_hello(new.fd);
 	ret = greet_one(l, &new, limits, deadline, ev);
 	if (ret || new.fd < 0)

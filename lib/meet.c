@@ -20,7 +20,7 @@
 
 #include "internal.h"
 
-#define HELLO_MAGIC   0x6f6c6c6568766501ull /* "\001evhello" in memory */
+#define HELLO_MAGIC 0x6f6c6c6568766501ull /* "\001evhello" in memory */
 #define WELCOME_MAGIC 0x6d6f636c65777601ull /* "\001vwelcom" in memory */
 
 /**
@@ -294,7 +294,8 @@ int greet(int sock, const struct evering_params *limits,
 
 /* -------------------------------------------------------------- connecting side */
 
-static int check_socket(int fd)
+/* 0; -EBADF, -ENOTSOCK; -EPROTOTYPE: not a Unix socket that keeps packets apart. */
+int check_socket(int fd)
 {
 	socklen_t len = sizeof(int);
 	int type, domain;

@@ -549,6 +549,35 @@ TEST_F(listener, another_user_has_no_more_channels_than_he_may)
 	kill_and_reap(pid);
 }
 
+/* Threads that share a socket have one book. */
+TEST_F(listener, another_user_has_no_more_of_all_who_share_a_socket)
+{
+	struct evering_admission a = EVERING_ADMISSION_INIT;
+	struct evering_listener *other;
+	struct evering *ev[2], *none;
+	struct wishes w;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "to be two users takes root");
+	a.user_channels = 2;
+	ASSERT_EQ(0, evering_listener_admit(self->l, &a));
+	ASSERT_EQ(0, evering_listener_share(self->l, &other));
+	ASSERT_TRUE(start_wishes(&w, self->path, &self->p, 5, &pid));
+	EXPECT_EQ(0, grant(self->l, &w, 0, &ev[0]));
+	EXPECT_EQ(0, grant(other, &w, 1, &ev[1]));
+	EXPECT_EQ(-EDQUOT, grant(self->l, &w, 2, &none));
+	evering_listener_close(self->l);
+	self->l = NULL;
+	EXPECT_EQ(-EDQUOT, grant(other, &w, 3, &none));
+	evering_close(ev[0]);
+	EXPECT_EQ(0, grant(other, &w, 4, &ev[0]));
+	evering_listener_close(other);
+	evering_close(ev[0]);
+	evering_close(ev[1]);
+	kill_and_reap(pid);
+}
+
 TEST_F(listener, another_user_has_no_more_bytes_than_he_may)
 {
 	struct evering_admission a = EVERING_ADMISSION_INIT;

@@ -284,6 +284,41 @@ nobody_comes() {
 		says 'here' && says 'nobody listens there'
 }
 
+# activate NAME COMMAND...: the way a service manager does, with a socket at `here` of that
+# name.
+activate() {
+	if [[ $stand_in ]]; then
+		# shellcheck disable=SC2016 # it is Perl
+		background perl -MSocket -MPOSIX=dup2 -e '
+			$^F = 3;
+			my ($name, @command) = @ARGV;
+			socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die;
+			bind(S, sockaddr_un("here")) && listen(S, 8) or die;
+			fileno(S) == 3 or dup2(fileno(S), 3) or die;
+			@ENV{qw(LISTEN_PID LISTEN_FDS LISTEN_FDNAMES)} = ($$, 1, $name);
+			exec(@command) or die' "$@"
+	else
+		background systemd-socket-activate --seqpacket -l "$PWD/here" --fdname="$1" "${@:2}"
+	fi
+	soon test -S here
+}
+
+# Its file is the manager's, and stays.
+activated() {
+	stand_in=$1
+	[[ $1 ]] || need systemd-socket-activate
+	activate door "$evering" pipe --listen=fd:door </dev/null >there 2>err.listen || return
+	run 0 pipe --connect=here --timeout=60 <"$tmp/there" &&
+		ended "$pid" 0 && same "$tmp/there" there && [[ -S here ]] || return
+	rm here
+	activate door "$evering" ping --listen=fd: >out.ping 2>err.listen || return
+	soon run 0 ping --connect=here -c 1 || return
+	kill -TERM "$pid"
+	ended "$pid" 143 && [[ -S here ]] && rm here || return
+	run 1 pipe --listen=fd: </dev/null && says 'no socket was passed to this process' &&
+		run 1 pipe --listen=fd:x </dev/null && says 'no socket named x was passed'
+}
+
 # Who speaks something else is turned away, and the right one served.
 strangers() {
 	listen pipe </dev/null >there || return
@@ -1274,6 +1309,8 @@ on_any() {
 	check 'pipe, SIGTERM while it listens' pipe_signal TERM 143
 	check 'pipe waits for who listens' pipe_waits
 	check 'pipe, nobody comes' nobody_comes
+	check 'a socket is passed by systemd' activated ''
+	check 'a socket is passed by another' activated perl
 	check 'pipe, a terminal ends with the other side' terminal_ends
 	check 'top and a liar' top_hostile
 	check 'top on a terminal, q' top_terminal q 0

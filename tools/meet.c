@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,27 @@
 #include "remedy.h"
 #include "util.h"
 
+/* At the socket of that name that a service manager has passed; "": at the first. */
+static int listen_activated(const char *name,
+			    struct evering_listener **listener)
+{
+	int ret = evering_listen_activated(*name ? name : NULL, listener);
+
+	if (ret == -ENOENT)
+		complain(
+			"no socket%s%s was passed to this process: start it by a "
+			"service manager, or use a path",
+			*name ? " named " : "", *name ? printable(name) : "");
+	else if (ret == -EPROTOTYPE || ret == -EINVAL)
+		complain(
+			"the socket that was passed does not listen for packets in "
+			"order: use ListenSequentialPacket=");
+	else if (ret)
+		complain("cannot listen at the socket that was passed: %s",
+			 strerror(-ret));
+	return ret;
+}
+
 int meet_listen(const char *path, struct evering_listener **listener)
 {
 	const struct attempt attempt = {
@@ -21,8 +43,11 @@ int meet_listen(const char *path, struct evering_listener **listener)
 		.path = path,
 		.listening = true,
 	};
-	int ret = evering_listen(path, 0600, listener);
+	int ret;
 
+	if (!strncmp(path, PASSED, strlen(PASSED)))
+		return listen_activated(path + strlen(PASSED), listener);
+	ret = evering_listen(path, 0600, listener);
 	if (ret)
 		complain_of(&attempt, ret);
 	return ret;

@@ -10,7 +10,13 @@
 
 #include <evering.h>
 
-/* Listens at @path for this user alone.  0, or a negative errno, having said why. */
+/* What --listen begins with where a service manager has passed the socket. */
+#define PASSED "fd:"
+
+/*
+ * Listens at @path for this user alone, or, if it begins with PASSED, at the socket of the
+ * name that follows, or the first.  0, or a negative errno, having said why.
+ */
 int meet_listen(const char *path, struct evering_listener **listener);
 
 /*

@@ -816,7 +816,7 @@ static const char help[] =
 	"                         arenas                                        [56]\n"
 	"  -w, --deadline=SECONDS end then, 0.001..86400                    [no end]\n"
 	"      --listen=PATH      answer pings at this Unix socket, @NAME for an\n"
-	"                         abstract one\n"
+	"                         abstract one, fd:[NAME] for one that systemd passes\n"
 	"      --connect=PATH     ping the process that listens there\n"
 	"      --wait=POLICY      how to wait: adaptive: spin, then sleep;\n"
 	"                         block: sleep at once; busy: never sleep  [adaptive]\n"

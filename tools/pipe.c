@@ -527,7 +527,7 @@ static const char help[] =
 	"that is a terminal ends with the other side's.\n"
 	"\n"
 	"  -l, --listen=PATH   wait for the other side at this Unix socket, @NAME for\n"
-	"                      an abstract one\n"
+	"                      an abstract one, fd:[NAME] for one that systemd passes\n"
 	"  -c, --connect=PATH  meet the other side, which listens there\n"
 	"  --one-way           only from the connecting to the listening side, as\n"
 	"                      `cat` does\n"
