@@ -372,7 +372,10 @@ void endpoint_destroy(struct endpoint *e)
 		if (e->map[i])
 			munmap(e->map[i], e->map_size[i]);
 	e->backend->destroy(e);
-	socket_close(e->sock);
+	if (e->sealed)
+		close_fds(&e->sock, 1);
+	else
+		socket_close(e->sock);
 	if (e->ledger && own)
 		ledger_uncharge(e->ledger, e->charged_uid, e->charged);
 	free(e->block);

@@ -206,6 +206,7 @@ struct device_state {
  * @woken: EVERING_RX and EVERING_TX: of evering_wake(), until a wait has found out
  * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
+ * @sealed: nothing is in @sock, nor ever will be
  * @pid, @uid, @gid: the peer
  * @owner: fork_id() of the process that has made it
  * @ledger, @charged, @charged_uid: where it is entered, with how many bytes of whom;
@@ -232,6 +233,7 @@ struct endpoint {
 	unsigned int woken;
 	uint32_t space_rung;
 	int sock;
+	bool sealed;
 	pid_t pid;
 	uid_t uid;
 	gid_t gid;
@@ -295,8 +297,7 @@ int packet_send(int sock, const void *packet, size_t size, const int *fds,
 		unsigned int count);
 int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds);
 int packet_take_fds(int sock, int fds[MAX_HELLO_FDS]);
-bool fd_is_harmless(int fd);
-void socket_seal(int sock);
+bool socket_seal(int sock, bool own);
 void socket_close(int sock);
 void socket_empty(int sock);
 void sockets_leave(const int *socks, unsigned int count);
@@ -315,6 +316,7 @@ int admission_read(const struct evering_admission *from,
 		   struct evering_admission *admission);
 
 /* listen.c */
+bool listener_made_its_socket(const struct evering_listener *listener);
 int listener_charge(struct evering_listener *listener, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger);
 

@@ -55,6 +55,7 @@ struct pending {
  * @sock: the listening socket
  * @shared: other listeners may accept from @sock too: of threads, or of processes that
  *	were not made by fork(2)
+ * @adopted: @sock was made by others, who may have set what accept(2) passes on
  * @epoll: watches @sock, @timer and all pending connections;
  *	evering_listener_fd()
  * @timer: rings when the oldest pending connection has had its time, so that who
@@ -72,6 +73,7 @@ struct pending {
 struct evering_listener {
 	int sock;
 	bool shared;
+	bool adopted;
 	int epoll;
 	int timer;
 	int64_t timer_at;
@@ -315,6 +317,7 @@ static int adopt(int fd, const struct evering_listener *like,
 	if (!l)
 		return -ENOMEM;
 	l->shared = true;
+	l->adopted = !like || like->adopted;
 	if (like) {
 		l->admission = like->admission;
 		l->ledger = ledger_get(like->ledger);
@@ -578,6 +581,11 @@ static int greet_one(struct evering_listener *l, struct pending *p,
 	}
 	p->fd = -1;
 	return 1;
+}
+
+bool listener_made_its_socket(const struct evering_listener *l)
+{
+	return !l->adopted;
 }
 
 int listener_charge(struct evering_listener *l, const struct ucred *who,

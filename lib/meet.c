@@ -95,16 +95,19 @@ static int check_silence(int sock)
 	return ret == -EAGAIN || ret == -ECONNRESET ? 0 : -EPROTO;
 }
 
-static void peer_credentials(struct endpoint *e)
+/* @who: what SO_PEERCRED says; NULL: it is still to be asked. */
+static void peer_credentials(struct endpoint *e, const struct ucred *who)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
-	if (getsockopt(e->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+	if (!who && getsockopt(e->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
 		return;
-	e->pid = cred.pid;
-	e->uid = cred.uid;
-	e->gid = cred.gid;
+	if (!who)
+		who = &cred;
+	e->pid = who->pid;
+	e->uid = who->uid;
+	e->gid = who->gid;
 }
 
 /* -------------------------------------------------------------- accepting side */
@@ -264,14 +267,15 @@ int greet(int sock, const struct evering_params *limits,
 {
 	struct endpoint *e = NULL;
 	struct hello hello;
-	bool fds = false;
+	bool fds = false, sealed;
 	size_t len;
 	int ret;
 
 	ret = packet_peek(sock, &hello, sizeof(hello), &len, &fds);
 	if (ret)
 		return ret;
-	socket_seal(sock);
+	sealed = socket_seal(sock,
+			     listener && listener_made_its_socket(listener));
 	ret = judge_hello(&hello, len, fds);
 	if (!ret)
 		ret = admit(sock, &hello, limits, listener, who, deadline, &e,
@@ -286,7 +290,8 @@ int greet(int sock, const struct evering_params *limits,
 		return ret;
 	}
 	e->sock = sock;
-	peer_credentials(e);
+	e->sealed = sealed;
+	peer_credentials(e, who);
 	e->backend->met(e);
 	*ev = &e->ev;
 	return 0;
@@ -392,7 +397,7 @@ static int judge_welcome(const struct welcome *welcome, size_t len, bool fds)
 	return 0;
 }
 
-static int meet(struct endpoint *e, int sock, int64_t deadline)
+static int meet(struct endpoint *e, int sock, bool own, int64_t deadline)
 {
 	struct hello hello = {
 		.magic = HELLO_MAGIC,
@@ -421,7 +426,7 @@ static int meet(struct endpoint *e, int sock, int64_t deadline)
 	} while (ret == -EAGAIN);
 	if (ret)
 		return ret;
-	socket_seal(sock);
+	e->sealed = socket_seal(sock, own);
 	ret = judge_welcome(&welcome, len, brings);
 	if (!ret)
 		ret = take_fds(sock, welcome.fds, fds);
@@ -432,18 +437,21 @@ static int meet(struct endpoint *e, int sock, int64_t deadline)
 	return ret;
 }
 
-/* Says hello for @e, which is @ev on success and gone on error. */
-static int greet_as(struct endpoint *e, int fd, int64_t deadline,
+/*
+ * Says hello for @e, which is @ev on success and gone on error.  @own: @fd is a socket that
+ * this library has made.
+ */
+static int greet_as(struct endpoint *e, int fd, bool own, int64_t deadline,
 		    struct evering **ev)
 {
-	int ret = meet(e, fd, deadline);
+	int ret = meet(e, fd, own, deadline);
 
 	if (ret) {
 		endpoint_destroy(e);
 		return ret;
 	}
 	e->sock = fd;
-	peer_credentials(e);
+	peer_credentials(e, NULL);
 	e->backend->met(e);
 	*ev = &e->ev;
 	return 0;
@@ -482,7 +490,7 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 	if (ret)
 		return ret;
 	own_socket(fd);
-	ret = greet_as(e, fd, deadline, ev);
+	ret = greet_as(e, fd, false, deadline, ev);
 	if (ret)
 		socket_empty(fd);
 	return too_late(ret, timeout_ns);
@@ -602,7 +610,7 @@ int evering_connect(const char *path, const struct evering_params *from,
 		endpoint_destroy(e);
 		return sock;
 	}
-	ret = greet_as(e, sock, deadline, ev);
+	ret = greet_as(e, sock, true, deadline, ev);
 	if (ret)
 		socket_close(sock);
 	return too_late(ret, timeout_ns);
@@ -638,8 +646,8 @@ static int pair_up(struct endpoint *a, struct endpoint *b)
 		return -errno;
 	a->sock = socks[0];
 	b->sock = socks[1];
-	peer_credentials(a);
-	peer_credentials(b);
+	peer_credentials(a, NULL);
+	peer_credentials(b, NULL);
 	ret = offer_copies(a, fds, &count);
 	if (!ret)
 		ret = b->backend->join(b, fds, count, INT64_MAX);

@@ -294,12 +294,12 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 	}
 	/*
 	 * The rings are written to it with this process's credentials, so it must not
-	 * be a file for which these matter; those that are harmless and no memfds are
-	 * eventfds and endpoints, and the latter cannot be written.
+	 * be a file for which these matter; those that packet_take_fds() lets in and
+	 * that are no memfds are eventfds and endpoints, and the latter cannot be
+	 * written.
 	 */
 	for (i = 0; i < 2 && !ret; i++)
-		if (fcntl(e->memfd.bell[peer][i], F_GET_SEALS) >= 0 ||
-		    !fd_is_harmless(e->memfd.bell[peer][i]))
+		if (fcntl(e->memfd.bell[peer][i], F_GET_SEALS) >= 0)
 			ret = -EPROTO;
 	if (!ret && peer == EVERING_A)
 		ret = endpoint_check_status(e);

@@ -147,21 +147,58 @@ static void end_child(pid_t pid, enum kind kind)
 	pthread_mutex_unlock(&unreaped.lock);
 }
 
+/* The number in the name of a namespace, "pid:[4026531836]"; 0: not to be had. */
+static uint64_t namespace_at(const char *path)
+{
+	char name[64];
+	uint64_t n = 0;
+	ssize_t i, len;
+
+	len = readlink(path, name, sizeof(name));
+	for (i = 0; i < len; i++)
+		if (name[i] >= '0' && name[i] <= '9')
+			n = 10 * n + (uint64_t)(name[i] - '0');
+	return n;
+}
+
+/* What a process is asked once: the same for all its threads, for as long as it lives. */
+static struct {
+	uint64_t of; /* fork_id() */
+	uint64_t namespace;
+	pid_t pid;
+} self;
+
+static void know_self(void)
+{
+	uint64_t id = fork_id();
+
+	if (__atomic_load_n(&self.of, __ATOMIC_ACQUIRE) == id)
+		return;
+	__atomic_store_n(&self.namespace, namespace_at("/proc/self/ns/pid"),
+			 __ATOMIC_RELAXED);
+	__atomic_store_n(&self.pid, getpid(), __ATOMIC_RELAXED);
+	__atomic_store_n(&self.of, id, __ATOMIC_RELEASE);
+}
+
+static pid_t own_pid(void)
+{
+	know_self();
+	return __atomic_load_n(&self.pid, __ATOMIC_RELAXED);
+}
+
 /*
- * After unshare(CLONE_NEWPID) the next child is the init of a new pid namespace, which
- * dies with it; that child is the caller's to choose.
+ * After unshare(CLONE_NEWPID) a thread's next child is the init of a new pid namespace,
+ * which dies with it; that child is the caller's to choose.  Without /proc nobody could
+ * look at descriptors, either.
  */
 static bool same_pid_namespace(void)
 {
-	char own[64], childrens[64];
-	ssize_t n, m;
+	uint64_t own;
 
-	n = readlink("/proc/self/ns/pid", own, sizeof(own));
-	m = readlink("/proc/self/ns/pid_for_children", childrens,
-		     sizeof(childrens));
-	if (n < 0) /* no /proc: nobody could look at descriptors there either */
-		return false;
-	return n == m && !memcmp(own, childrens, (size_t)n);
+	know_self();
+	own = __atomic_load_n(&self.namespace, __ATOMIC_RELAXED);
+	return own &&
+	       namespace_at("/proc/thread-self/ns/pid_for_children") == own;
 }
 
 /*
@@ -253,7 +290,7 @@ static CHILD bool file_system_of(int fd, uint32_t dev[2])
 	return true;
 }
 
-/* As fd_is_harmless() where there is no /proc: is it an anonymous inode at least? */
+/* As has_harmless_name() where there is no /proc: is it an anonymous inode at least? */
 static CHILD bool is_anonymous(int fd)
 {
 	int own = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC);
@@ -268,12 +305,8 @@ static CHILD bool is_anonymous(int fd)
 	return is;
 }
 
-/*
- * Is it of a kind that a channel is made of, and that closes at once?  The answer comes
- * from the descriptor table and the names that the kernel gives: of the file nothing
- * is asked that it could take its time to answer.
- */
-CHILD bool fd_is_harmless(int fd)
+/* By its name, is it an eventfd, or an endpoint of /dev/evering? */
+static CHILD bool has_harmless_name(int fd)
 {
 	static const char eventfd[] = "anon_inode:[eventfd]";
 	static const char endpoint[] = "anon_inode:[evering]";
@@ -281,8 +314,6 @@ CHILD bool fd_is_harmless(int fd)
 	unsigned int at = sizeof("/proc/self/fd/") - 1, digits = 1, rest;
 	long n;
 
-	if (syscall(SYS_fcntl, fd, F_GET_SEALS) >= 0)
-		return true;
 	for (rest = (unsigned int)fd; rest >= 10; rest /= 10)
 		digits++;
 	path[at + digits] = 0;
@@ -295,6 +326,29 @@ CHILD bool fd_is_harmless(int fd)
 		!__builtin_memcmp(name, eventfd, sizeof(eventfd) - 1)) ||
 	       (n == sizeof(endpoint) - 1 &&
 		!__builtin_memcmp(name, endpoint, sizeof(endpoint) - 1));
+}
+
+/*
+ * How many of @count are, one after the other, of a kind that a channel is made of, and
+ * that closes at once?  The answer comes from the descriptor table and the names that
+ * the kernel gives: of the files nothing is asked that they could take their time to
+ * answer.  Memfds come first in a hello, so after the first of another kind that is
+ * asked first.
+ */
+static CHILD unsigned int count_harmless(const int *fds, unsigned int count)
+{
+	bool memfds = true;
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		if (memfds && syscall(SYS_fcntl, fds[i], F_GET_SEALS) >= 0)
+			continue;
+		if (!has_harmless_name(fds[i]) &&
+		    (memfds || syscall(SYS_fcntl, fds[i], F_GET_SEALS) < 0))
+			break;
+		memfds = false;
+	}
+	return i;
 }
 
 /* The descriptors of a control message; their number. */
@@ -347,22 +401,21 @@ static CHILD int look_child(void *arg)
 	struct look *look = arg;
 	int fds[MAX_HELLO_FDS + 1];
 	bool all = false, room = true;
-	unsigned int n, i = 0;
+	unsigned int n, i;
 
-	if (!outlived_by(look->parent))
-		syscall(SYS_exit, LOOK_NONE);
 	n = look_once(look->sock, fds, &all);
-	while (i < n && fd_is_harmless(fds[i]))
-		i++;
+	i = count_harmless(fds, n);
 	if (!all && i == n) {
 		/* Are they too many, or is there no room in the table? */
 		room = false;
 		make_room(look->sock);
 		n = look_once(look->sock, fds, &all);
-		for (i = 0; i < n && fd_is_harmless(fds[i]);)
-			i++;
+		i = count_harmless(fds, n);
 	}
 	if (i < n) {
+		/* This may take its time, which is not to be longer than its parent's. */
+		if (!outlived_by(look->parent))
+			syscall(SYS_exit, LOOK_NONE);
 		/* What the exit may have to wait for, it waits for alone. */
 		fds[n] = look->sock;
 		close_others(fds, n + 1);
@@ -378,7 +431,7 @@ static CHILD int look_child(void *arg)
 static int look_at_next(int sock)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
-	struct look look = { .parent = getpid(), .sock = sock };
+	struct look look = { .parent = own_pid(), .sock = sock };
 	int saved = errno, status;
 	pid_t pid;
 
@@ -487,8 +540,8 @@ int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
 		.msg_control = &control,
 		.msg_controllen = sizeof(control),
 	};
-	bool looked = true, harmless = true;
-	unsigned int n, i;
+	bool looked = true, harmless;
+	unsigned int n;
 	ssize_t ret;
 
 	switch (look_at_next(sock)) {
@@ -506,8 +559,7 @@ int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
 	if (ret < 0)
 		return -EPROTO;
 	n = control_fds(&msg, fds);
-	for (i = 0; i < n && !looked; i++)
-		harmless = harmless && fd_is_harmless(fds[i]);
+	harmless = looked || count_harmless(fds, n) == n;
 	if (harmless && !(msg.msg_flags & MSG_CTRUNC))
 		return (int)n;
 	close_fds(fds, n);
@@ -519,23 +571,28 @@ int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
 
 /*
  * socket_seal - let nothing more into a socket
+ * @own: this library has made it, or has it from a listening socket that it made
  *
  * Whatever is sent to it is from now on dropped while its sender still sends it, with
  * its descriptors, and the sender is not told.  What is in it comes without anything
- * but its descriptors.
+ * but its descriptors.  Returns whether it is so.
  */
-void socket_seal(int sock)
+bool socket_seal(int sock, bool own)
 {
 	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
 	struct sock_fprog program = { 1, &drop };
 	const int off = 0;
+	bool sealed;
 
-	setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &program,
-		   sizeof(program));
+	sealed = !setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &program,
+			     sizeof(program));
+	if (own)
+		return sealed;
 	/* What its owner may have asked for would take room of the descriptors. */
 	setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
 	setsockopt(sock, SOL_SOCKET, SO_PASSSEC, &off, sizeof(off));
 	setsockopt(sock, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof(off));
+	return sealed;
 }
 
 /*
@@ -614,7 +671,7 @@ static void close_all(const int *fds, unsigned int count, int instead)
 static void close_by_child(const int *fds, unsigned int count, int instead)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
-	struct holder h = { .parent = getpid(), .tid = 1 };
+	struct holder h = { .parent = own_pid(), .tid = 1 };
 	int saved = errno;
 	pid_t pid = -1, tid;
 
@@ -637,7 +694,7 @@ void socket_close(int sock)
 {
 	if (sock < 0)
 		return;
-	socket_seal(sock);
+	socket_seal(sock, false);
 	if (socket_is_empty(sock))
 		close(sock);
 	else
