@@ -12,7 +12,7 @@
 
 #include "internal.h"
 
-#define DOTTED(major, minor, patch)  DOTTED_(major, minor, patch)
+#define DOTTED(major, minor, patch) DOTTED_(major, minor, patch)
 #define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
 #define ARENA_MAP_ALIGN ((size_t)2 << 20)
@@ -142,7 +142,8 @@ int params_read(const struct evering_params *from, bool limits,
 	    params->spin_ns > 1000000 ||
 	    params->backend > EVERING_BACKEND_MEMFD)
 		return -EINVAL;
-	if (params->flags & ~(EVERING_SHARED_ARENA | EVERING_POPULATE))
+	if (params->flags & ~(EVERING_SHARED_ARENA | EVERING_POPULATE |
+			      (limits ? 0 : EVERING_AWAIT)))
 		return -EINVAL;
 	return 0;
 }

@@ -34,7 +34,8 @@
  *	arena		evering_alloc, _free: one thread at a time, any
  *	listener	evering_accept, evering_listener_admit, _fd, _refused, _share: one
  *			thread at a time
- *	alone		evering_close, evering_listener_close; evering_set_policy
+ *	connecting	evering_connecting_fd, _step: one thread at a time
+ *	alone		evering_close, evering_listener_close, evering_connecting_close; evering_set_policy
  *			takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
  *			takes everything
@@ -95,6 +96,7 @@ extern "C" {
 #define EVERING_WAIT_FOREVER INT64_C(-1)
 
 struct evering;
+struct evering_connecting;
 struct evering_listener;
 
 /**
@@ -124,6 +126,8 @@ enum evering_policy {
 
 /* evering_params.flags, beside EVERING_SHARED_ARENA */
 #define EVERING_POPULATE (1u << 16) /* map the pages of the arenas at once */
+#define EVERING_AWAIT \
+	(1u << 20) /* evering_connect(): the listener may come later */
 
 /* Index into evering_params.arena_size */
 #define EVERING_MINE 0
@@ -136,7 +140,9 @@ enum evering_policy {
  *	version does not know is zero
  * @flags: EVERING_SHARED_ARENA: of the channel; EVERING_POPULATE: of this side alone,
  *	so that touching an arena for the first time takes no page faults, each of which
- *	costs several times what copying the page does
+ *	costs several times what copying the page does; EVERING_AWAIT: of
+ *	evering_connect() and evering_connect_begin(), which then wait for a listener that
+ *	is not there yet; without a meaning elsewhere, and invalid as a limit
  * @slot_size: EVERING_MIN_SLOT..EVERING_MAX_SLOT bytes, a power of two; an entry
  *	is EVERING_STAMP_SIZE less
  * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, a power
@@ -369,11 +375,14 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * @timeout_ns: for all of it
  * @ev: out: this side's endpoint, for evering_close()
  *
- * The connecting side makes the channel and pays for it.
+ * The connecting side makes the channel and pays for it.  With EVERING_AWAIT in @params
+ * it does so at once, and tries to connect until the listener is there or @timeout_ns has
+ * passed: again when the directory changes, and after pauses of 1 ms to 1 s (0.1 s at
+ * abstract names).
  *
  * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND is invalid; -E2BIG:
  * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: over 107
- * bytes; -ENOENT, -ECONNREFUSED: of connect(2); -EACCES, -EPERM: of connect(2), or not
+ * bytes; -ENOENT, -ECONNREFUSED: of connect(2), without EVERING_AWAIT; -EACCES, -EPERM: of connect(2), or not
  * admitted by the listener; -EPROTONOSUPPORT: the listener speaks other versions of the
  * ABI; -EPROTO: it does not speak evering, or could not make its part; -ECONNRESET: it
  * went away; -EAGAIN (EVERING_NOWAIT),
@@ -387,6 +396,59 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
 EVERING_API int evering_connect(const char *path,
 				const struct evering_params *params,
 				int64_t timeout_ns, struct evering **ev);
+
+/**
+ * evering_connect_begin - begin to meet the listener at a Unix socket
+ * @path: as for evering_listen()
+ * @params: as for evering_connect()
+ * @timeout_ns: for all of it from now on, not EVERING_NOWAIT
+ * @c: out: for evering_connecting_close()
+ *
+ * evering_connect() for event loops: no call of it waits for the other side.  This one
+ * makes the channel; evering_connecting_step() does the rest, the first time at once.
+ *
+ *	evering_connect_begin(path, NULL, SECOND, &c);
+ *	while ((ret = evering_connecting_step(c, &ev)) == -EAGAIN)
+ *		... until evering_connecting_fd(c) is readable ...
+ *	evering_connecting_close(c);
+ *
+ * Returns 0; or as evering_connect(), without what the other side has to do with.  Any
+ * thread.
+ */
+EVERING_API int evering_connect_begin(const char *path,
+				      const struct evering_params *params,
+				      int64_t timeout_ns,
+				      struct evering_connecting **c);
+
+/**
+ * evering_connecting_fd - a descriptor for an event loop
+ * @c: from evering_connect_begin()
+ *
+ * Returns a descriptor that polls readable when evering_connecting_step() has something to
+ * do, be it that the time is up; or -EMFILE, -ENFILE, -ENOMEM, -ENOSPC.  It is always the
+ * same one, belongs to @c, and is closed with it.  Thread: one at a time for each @c.
+ */
+EVERING_API int evering_connecting_fd(struct evering_connecting *c);
+
+/**
+ * evering_connecting_step - go on with it as far as it goes without waiting
+ * @c: from evering_connect_begin()
+ * @ev: out: this side's endpoint, for evering_close()
+ *
+ * Returns 0; -EAGAIN: not yet; else it has failed, as evering_connect() does.  After
+ * anything but -EAGAIN all that is left to do is evering_connecting_close(), and
+ * another step is -EINVAL.  Thread: one at a time for each @c.
+ */
+EVERING_API int evering_connecting_step(struct evering_connecting *c,
+					struct evering **ev);
+
+/**
+ * evering_connecting_close - end it, however far it is
+ * @c: from evering_connect_begin(), or NULL
+ *
+ * An endpoint that a step has returned lives on.  Thread: alone.
+ */
+EVERING_API void evering_connecting_close(struct evering_connecting *c);
 
 /**
  * evering_connect_fd, evering_accept_fd - meet over a socket that is there already

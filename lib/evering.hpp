@@ -1191,6 +1191,41 @@ class acceptor
 	descriptor fd_;
 };
 
+/*
+ * channel::connect() in a loop: co_await evr::connect(loop, path).  With EVERING_AWAIT in
+ * @wish it waits for a listener that is not there yet.
+ */
+inline task<result<channel>> connect(loop &l, const char *path,
+				     ::evering_params wish = params(),
+				     wait_time timeout = forever)
+{
+	struct closer {
+		void operator()(::evering_connecting *c) const noexcept
+		{
+			evering_connecting_close(c);
+		}
+	};
+	::evering_connecting *begun;
+	::evering *ev;
+	int ret = evering_connect_begin(path, &wish, timeout.count(), &begun);
+
+	if (ret)
+		co_return failure{ ret };
+	std::unique_ptr<::evering_connecting, closer> c(begun);
+	ret = evering_connecting_fd(begun);
+	if (ret < 0)
+		co_return failure{ ret };
+	descriptor fd(l, ret);
+	while ((ret = evering_connecting_step(begun, &ev)) == -EAGAIN) {
+		ret = co_await fd.readable();
+		if (ret)
+			break;
+	}
+	if (ret)
+		co_return failure{ ret };
+	co_return channel(ev);
+}
+
 /* A channel in a loop.  One coroutine may receive while another sends. */
 class async_channel : detail::source
 {

@@ -3,7 +3,8 @@
  * internal.h: what the parts of the library share and nobody else sees.
  *
  *	channel.c	making, checking and closing endpoints; questions about them
- *	meet.c		hello and welcome, connect, pair: two endpoints find each other
+ *	meet.c		hello and welcome, pair: what two endpoints say to find each other
+ *	connect.c	connect: the way to a listener, step by step
  *	listen.c	listen and accept: connections that have not said hello yet
  *	admission.c	who may, and how much of a listener one user may have
  *	stranger.c	packets and sockets of processes that are not trusted
@@ -327,6 +328,10 @@ int greet(int sock, const struct evering_params *limits,
 	  int64_t deadline, struct evering **ev, bool *own);
 void refuse(int sock, int error);
 int check_socket(int fd);
+int make_channel(const struct evering_params *params, int64_t deadline,
+		 struct endpoint **e);
+int say_hello(struct endpoint *e, int sock);
+int take_welcome(struct endpoint *e, int sock, bool own);
 
 /* wait.c */
 int block_signals(sigset_t *old);

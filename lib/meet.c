@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * meet.c: two endpoints find each other.
+ * meet.c: what two endpoints say to find each other.
  *
  * One packet each way over a Unix socket that keeps packets apart: the connecting
  * side makes the channel and says hello, with the descriptors of its part; the
@@ -326,8 +326,8 @@ static void geometry_of(const struct evering_params *params,
 }
 
 /* An endpoint A with its part made, and nobody at the other end yet. */
-static int make(const struct evering_params *params, int64_t deadline,
-		struct endpoint **ret)
+int make_channel(const struct evering_params *params, int64_t deadline,
+		 struct endpoint **ret)
 {
 	struct evering_geometry geometry;
 	const struct backend *backend;
@@ -397,7 +397,7 @@ static int judge_welcome(const struct welcome *welcome, size_t len, bool fds)
 	return 0;
 }
 
-static int meet(struct endpoint *e, int sock, bool own, int64_t deadline)
+int say_hello(struct endpoint *e, int sock)
 {
 	struct hello hello = {
 		.magic = HELLO_MAGIC,
@@ -406,24 +406,30 @@ static int meet(struct endpoint *e, int sock, bool own, int64_t deadline)
 		.backend = e->backend->id,
 		.geometry = e->geometry,
 	};
-	int fds[MAX_HELLO_FDS];
-	struct welcome welcome;
-	bool brings = false;
-	size_t len;
-	int ret;
+	int fds[MAX_HELLO_FDS], ret;
 
 	hello.fds = e->backend->offer(e, fds);
 	ret = packet_send(sock, &hello, sizeof(hello), fds, hello.fds);
 	/* A listener may have turned this side away before, and said why. */
-	if (ret && ret != -ECONNRESET)
-		return ret;
-	do {
-		ret = wait_readable(sock, deadline);
-		if (ret)
-			return ret;
-		ret = packet_peek(sock, &welcome, sizeof(welcome), &len,
-				  &brings);
-	} while (ret == -EAGAIN);
+	return ret == -ECONNRESET ? 0 : ret;
+}
+
+/*
+ * take_welcome - take the answer to say_hello()
+ *
+ * @own: @sock is a socket that this library has made
+ *
+ * Returns 0: @e is complete, and has @sock; -EAGAIN: no answer yet; or why there will be
+ * no channel.
+ */
+int take_welcome(struct endpoint *e, int sock, bool own)
+{
+	int fds[MAX_HELLO_FDS], ret;
+	struct welcome welcome;
+	bool brings = false;
+	size_t len;
+
+	ret = packet_peek(sock, &welcome, sizeof(welcome), &len, &brings);
 	if (ret)
 		return ret;
 	e->sealed = socket_seal(sock, own);
@@ -434,26 +440,11 @@ static int meet(struct endpoint *e, int sock, bool own, int64_t deadline)
 		ret = e->backend->complete(e, fds, welcome.fds);
 	if (!ret)
 		ret = endpoint_ready(e);
-	return ret;
-}
-
-/*
- * Says hello for @e, which is @ev on success and gone on error.  @own: @fd is a socket that
- * this library has made.
- */
-static int greet_as(struct endpoint *e, int fd, bool own, int64_t deadline,
-		    struct evering **ev)
-{
-	int ret = meet(e, fd, own, deadline);
-
-	if (ret) {
-		endpoint_destroy(e);
+	if (ret)
 		return ret;
-	}
-	e->sock = fd;
+	e->sock = sock;
 	peer_credentials(e, NULL);
 	e->backend->met(e);
-	*ev = &e->ev;
 	return 0;
 }
 
@@ -486,14 +477,27 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 	if (!ret)
 		ret = check_socket(fd);
 	if (!ret)
-		ret = make(&params, timeout_ns ? deadline : INT64_MAX, &e);
+		ret = make_channel(&params, timeout_ns ? deadline : INT64_MAX,
+				   &e);
 	if (ret)
 		return ret;
 	own_socket(fd);
-	ret = greet_as(e, fd, false, deadline, ev);
-	if (ret)
+	ret = say_hello(e, fd);
+	while (!ret) {
+		ret = wait_readable(fd, deadline);
+		if (!ret)
+			ret = take_welcome(e, fd, false);
+		if (ret != -EAGAIN)
+			break;
+		ret = 0;
+	}
+	if (ret) {
+		endpoint_destroy(e);
 		socket_empty(fd);
-	return too_late(ret, timeout_ns);
+		return too_late(ret, timeout_ns);
+	}
+	*ev = &e->ev;
+	return 0;
 }
 
 int evering_accept_fd(int fd, const struct evering_params *from,
@@ -546,74 +550,6 @@ int make_address(const char *path, struct sockaddr_un *address, socklen_t *len)
 		*len = sizeof(*address);
 	}
 	return 0;
-}
-
-/* A connected socket, or a negative errno. */
-static int dial(const struct sockaddr_un *address, socklen_t len,
-		int64_t deadline, bool wait)
-{
-	struct timeval timeout;
-	int64_t left;
-	int sock, ret;
-
-	sock = socket(
-		AF_UNIX,
-		SOCK_SEQPACKET | SOCK_CLOEXEC | (wait ? 0 : SOCK_NONBLOCK), 0);
-	if (sock < 0)
-		return -errno;
-	/* connect(2) waits while the listener's backlog is full. */
-	if (wait && deadline != INT64_MAX) {
-		left = deadline - now_ns();
-		if (left < 1000)
-			left = 1000;
-		timeout.tv_sec = left / 1000000000;
-		timeout.tv_usec = left % 1000000000 / 1000;
-		setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &timeout,
-			   sizeof(timeout));
-	}
-	if (!connect(sock, (const struct sockaddr *)address, len))
-		return sock;
-	ret = -errno;
-	close(sock);
-	if (ret == -EAGAIN && wait)
-		return -ETIMEDOUT;
-	if (ret == -EPROTOTYPE) /* a stream or datagram socket */
-		return -EPROTO;
-	return ret;
-}
-
-int evering_connect(const char *path, const struct evering_params *from,
-		    int64_t timeout_ns, struct evering **ev)
-{
-	int64_t deadline = deadline_after(timeout_ns);
-	struct evering_params params;
-	struct sockaddr_un address;
-	struct endpoint *e;
-	socklen_t len;
-	int ret, sock;
-
-	if (timeout_ns < EVERING_WAIT_FOREVER)
-		return -EINVAL;
-	ret = params_read(from, false, &params);
-	if (!ret)
-		ret = make_address(path, &address, &len);
-	/*
-	 * The channel first: making a large one takes its time, and the listener
-	 * waits for a hello from the moment that somebody connects.
-	 */
-	if (!ret)
-		ret = make(&params, timeout_ns ? deadline : INT64_MAX, &e);
-	if (ret)
-		return ret;
-	sock = dial(&address, len, deadline, timeout_ns);
-	if (sock < 0) {
-		endpoint_destroy(e);
-		return sock;
-	}
-	ret = greet_as(e, sock, true, deadline, ev);
-	if (ret)
-		socket_close(sock);
-	return too_late(ret, timeout_ns);
 }
 
 /* ------------------------------------------------------------------------ pair */
@@ -674,7 +610,7 @@ int evering_pair(const struct evering_params *from, struct evering *ev[2])
 
 	ret = params_read(from, false, &params);
 	if (!ret)
-		ret = make(&params, INT64_MAX, &a);
+		ret = make_channel(&params, INT64_MAX, &a);
 	if (ret)
 		return ret;
 	ret = endpoint_new(a->backend, EVERING_B, &a->geometry, &params, &b);

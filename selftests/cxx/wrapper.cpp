@@ -1286,6 +1286,44 @@ void worker()
 	CHECK(loop.run() == 0 && status == 0);
 }
 
+/* A client that comes before its server, both in one loop. */
+void comes_later()
+{
+	char name[64];
+	evr::loop loop;
+	bool done = false;
+
+	std::snprintf(name, sizeof(name), "@cxx-later-%d", getpid());
+	loop.spawn([](evr::loop &l, const char *at, bool &d) -> evr::task<> {
+		auto none = co_await evr::connect(l, at);
+		CHECK(!none && none.error() == -ECONNREFUSED);
+		auto wish = evr::params();
+		wish.flags = EVERING_AWAIT;
+		none = co_await evr::connect(l, at, wish, 1ms);
+		CHECK(!none && none.error() == -ETIMEDOUT);
+		none = co_await evr::connect(l, at, wish, evr::nowait);
+		CHECK(!none && none.error() == -EINVAL);
+		auto c = co_await evr::connect(l, at, wish);
+		CHECK(c);
+		evr::operations ops(l, std::move(*c));
+		auto got = co_await ops.call(0, evr::bytes_of(u64{ 7 }));
+		CHECK(got.as<u64>() == 7);
+		d = true;
+		l.stop();
+	}(loop, name, done));
+	loop.spawn([](evr::loop &l, const char *at) -> evr::task<> {
+		co_await l.sleep_for(20ms);
+		auto made = evr::listener::listen(at);
+		CHECK(made);
+		auto shared = made->share();
+		CHECK(shared);
+		CHECK(!evr::listener::adopt(-1));
+		CHECK(evr::listener::activated().error() == -ENOENT);
+		co_await work(l, *shared);
+	}(loop, name));
+	CHECK(loop.run() == 0 && done);
+}
+
 /*
  * All there is of everything, in static objects, each in the midst of something, in a
  * process that forks children which do nothing but exit().
@@ -1474,6 +1512,7 @@ const struct {
 	{ "death-call", death_call },
 	{ "nonsense", nonsense },
 	{ "worker", worker },
+	{ "comes_later", comes_later },
 	{ "fork-exits", fork_exits },
 };
 

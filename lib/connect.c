@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: MIT
+/*
+ * connect.c: to connect, in steps none of which waits.
+ *
+ * A step tries to reach the listener, says hello, and takes the welcome.  A caller that
+ * waits (evering_connect()) takes steps and sleeps in between; an event loop has a
+ * descriptor that is readable when the next step has something to do.
+ *
+ * With EVERING_AWAIT the listener may still have to come.  A watch of the directory
+ * (inotify) tells when a file of its name is made or gets other permissions.  That it is
+ * listened at, no watch tells, nor anything of abstract names and directories that do not
+ * exist: so the step is repeated after a pause, which doubles from a millisecond to a tenth
+ * of a second; to a second, while there is a watch.  Files of other names do not make it
+ * busy, either: after each event the watch is left alone for a pause.
+ */
+#include <limits.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define PAUSE_FIRST 1000000ll
+#define PAUSE_DEAF 20000000ll
+#define PAUSE_MOST 100000000ll
+#define PAUSE_WATCHED 1000000000ll
+
+#define WATCHED (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR)
+
+/**
+ * struct evering_connecting
+ * @e: this side's part of the channel; NULL: no longer
+ * @error: what the last step returned; -EAGAIN: there is one more to take
+ * @address, @len: whom to connect to
+ * @name: the last part of the path, which the watch is for
+ * @sock: -1: none yet
+ * @await: EVERING_AWAIT
+ * @full: the listener is there, and as many wait for it as may
+ * @said: connected, and has said hello
+ * @deaf: the watch is left alone until @again
+ * @deadline: INT64_MAX: none
+ * @again: when to try to connect again
+ * @pause: from then on until the next time
+ * @watch: an inotify instance, or -1
+ * @loop, @timer: evering_connecting_fd(): an epoll set of what the next step waits for,
+ *	and its timer; -1: not asked for yet
+ * @watched: the one descriptor in @loop beside @timer, or -1
+ */
+struct evering_connecting {
+	struct endpoint *e;
+	int error;
+	struct sockaddr_un address;
+	socklen_t len;
+	const char *name;
+	int sock;
+	bool await;
+	bool full;
+	bool said;
+	bool deaf;
+	int64_t deadline;
+	int64_t again;
+	int64_t pause;
+	int watch;
+	int loop;
+	int timer;
+	int watched;
+};
+
+/* ------------------------------------------------------------------- the watch */
+
+/* Watches the directory of the path, if that can be. */
+static void start_watch(struct evering_connecting *c)
+{
+	char directory[sizeof(c->address.sun_path)];
+
+	if (!c->address.sun_path[0])
+		return;
+	c->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (c->watch < 0)
+		return;
+	memcpy(directory, c->address.sun_path, sizeof(directory));
+	directory[c->name - c->address.sun_path] = 0;
+	if (inotify_add_watch(c->watch, *directory ? directory : ".", WATCHED) <
+	    0) {
+		close(c->watch);
+		c->watch = -1;
+	}
+}
+
+static void stop_watch(struct evering_connecting *c)
+{
+	close_fds(&c->watch, 1);
+	c->watch = -1;
+}
+
+/* Whether the watch has told of anything; *@ours: of that name. */
+static bool hear_watch(struct evering_connecting *c, bool *ours)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	struct inotify_event event;
+	bool heard = false;
+	ssize_t n, at;
+
+	/* What does not fit into one buffer is heard the next time. */
+	n = c->watch < 0 ? 0 : read(c->watch, buf, sizeof(buf));
+	for (at = 0; at < n; at += (ssize_t)(sizeof(event) + event.len)) {
+		memcpy(&event, buf + at, sizeof(event));
+		heard = true;
+		if (event.len && !strcmp(buf + at + sizeof(event), c->name))
+			*ours = true;
+	}
+	return heard;
+}
+
+/* ----------------------------------------------------------------------- steps */
+
+/* One attempt; 0: connected. */
+static int dial(struct evering_connecting *c)
+{
+	if (c->sock < 0)
+		c->sock = socket(AF_UNIX,
+				 SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+				 0);
+	if (c->sock < 0)
+		return -errno;
+	if (!connect(c->sock, (struct sockaddr *)&c->address, c->len))
+		return 0;
+	/* EPROTOTYPE: a stream or datagram socket. */
+	return errno == EPROTOTYPE ? -EPROTO : -errno;
+}
+
+/* Is it worth another attempt? */
+static bool may_come(const struct evering_connecting *c, int error)
+{
+	return error == -EAGAIN ||
+	       (c->await && (error == -ENOENT || error == -ECONNREFUSED));
+}
+
+/* 0: connected; -EAGAIN: not yet, and c->again says when to try again. */
+static int reach(struct evering_connecting *c)
+{
+	bool ours = false, heard;
+	int64_t most, pause;
+	int ret;
+
+	heard = hear_watch(c, &ours);
+	ret = dial(c);
+	c->full = ret == -EAGAIN;
+	if (!may_come(c, ret))
+		return ret;
+	if (!c->pause) {
+		c->pause = PAUSE_FIRST;
+		/* What came between the attempt and the watch is not told of. */
+		if (!c->full) {
+			start_watch(c);
+			if (c->watch >= 0)
+				return reach(c);
+		}
+	}
+	if (ours)
+		c->pause = PAUSE_FIRST;
+	c->deaf = heard;
+	pause = heard && c->pause > PAUSE_DEAF ? PAUSE_DEAF : c->pause;
+	c->again = now_ns() + pause;
+	most = c->watch < 0 || c->full ? PAUSE_MOST : PAUSE_WATCHED;
+	c->pause = 2 * c->pause < most ? 2 * c->pause : most;
+	return -EAGAIN;
+}
+
+static int greet_listener(struct evering_connecting *c)
+{
+	int ret = say_hello(c->e, c->sock);
+
+	c->said = !ret;
+	if (c->said)
+		stop_watch(c);
+	/* Nothing but memory can keep the first packet of a connection from it. */
+	return ret == -EAGAIN ? -ENOBUFS : ret;
+}
+
+/* 0: the endpoint is complete; -EAGAIN: not yet; or why it will not be. */
+static int step(struct evering_connecting *c)
+{
+	int ret = 0;
+
+	if (!c->said)
+		ret = reach(c);
+	if (!ret && !c->said)
+		ret = greet_listener(c);
+	if (!ret)
+		ret = take_welcome(c->e, c->sock, true);
+	if (ret == -EAGAIN && c->deadline != INT64_MAX &&
+	    now_ns() >= c->deadline)
+		return -ETIMEDOUT;
+	return ret;
+}
+
+static int64_t next_look(const struct evering_connecting *c)
+{
+	return c->said || c->deadline < c->again ? c->deadline : c->again;
+}
+
+/* What the next step waits for, beside the time; -1: nothing. */
+static int next_fd(const struct evering_connecting *c)
+{
+	if (c->said)
+		return c->sock;
+	return c->deaf ? -1 : c->watch;
+}
+
+/* ------------------------------------------------------- from begin to the end */
+
+/* @c, with this side's part of the channel made. */
+static int begin(const char *path, const struct evering_params *from,
+		 int64_t timeout_ns, struct evering_connecting *c)
+{
+	struct evering_params params;
+	const char *slash;
+	int ret;
+
+	*c = (struct evering_connecting){
+		.error = -EAGAIN,
+		.sock = -1,
+		.deadline = deadline_after(timeout_ns),
+		.watch = -1,
+		.loop = -1,
+		.timer = -1,
+		.watched = -1,
+	};
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
+	ret = params_read(from, false, &params);
+	if (!ret)
+		ret = make_address(path, &c->address, &c->len);
+	if (ret)
+		return ret;
+	c->await = params.flags & EVERING_AWAIT;
+	slash = strrchr(c->address.sun_path, '/');
+	c->name = slash ? slash + 1 : c->address.sun_path;
+	/*
+	 * The channel first: making a large one takes its time, and the listener
+	 * waits for a hello from the moment that somebody connects.
+	 */
+	return make_channel(&params, timeout_ns ? c->deadline : INT64_MAX,
+			    &c->e);
+}
+
+/*
+ * Lets go of all that did not become an endpoint's.  In a process that fork(2) has made
+ * the socket is its parent's.
+ */
+static void end(struct evering_connecting *c)
+{
+	if (c->sock >= 0 && c->e->owner != fork_id())
+		sockets_leave(&c->sock, 1);
+	else
+		socket_close(c->sock);
+	if (c->e)
+		endpoint_destroy(c->e);
+	stop_watch(c);
+	close_fds(&c->loop, 1);
+	close_fds(&c->timer, 1);
+	c->e = NULL;
+	c->sock = c->loop = c->timer = -1;
+}
+
+/* The endpoint, which has the socket. */
+static struct evering *take_endpoint(struct evering_connecting *c)
+{
+	struct evering *ev = &c->e->ev;
+
+	c->e = NULL;
+	c->sock = -1;
+	return ev;
+}
+
+/* -------------------------------------------------------------- in event loops */
+
+int evering_connect_begin(const char *path, const struct evering_params *params,
+			  int64_t timeout_ns, struct evering_connecting **ret)
+{
+	struct evering_connecting *c;
+	int error;
+
+	/* -EAGAIN could not be told from "not yet". */
+	if (timeout_ns == EVERING_NOWAIT)
+		return -EINVAL;
+	c = malloc(sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	error = begin(path, params, timeout_ns, c);
+	if (error) {
+		free(c);
+		return error;
+	}
+	*ret = c;
+	return 0;
+}
+
+static int set_timer(const struct evering_connecting *c)
+{
+	struct itimerspec when = { 0 };
+	int64_t at = next_look(c);
+
+	if (at != INT64_MAX) {
+		when.it_value.tv_sec = at / 1000000000;
+		when.it_value.tv_nsec = at % 1000000000;
+	}
+	return timerfd_settime(c->timer, TFD_TIMER_ABSTIME, &when, NULL) ?
+		       -errno :
+		       0;
+}
+
+/* Has the loop's descriptor tell of what the next step waits for. */
+static int tell_loop(struct evering_connecting *c)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = next_fd(c);
+
+	if (c->loop < 0)
+		return 0;
+	if (fd != c->watched) {
+		/* What was closed has left the set already. */
+		if (c->watched >= 0)
+			epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
+		c->watched = -1;
+		if (fd >= 0 && epoll_ctl(c->loop, EPOLL_CTL_ADD, fd, &event))
+			return -errno;
+		c->watched = fd;
+	}
+	return set_timer(c);
+}
+
+int evering_connecting_fd(struct evering_connecting *c)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int ret = 0;
+
+	if (c->loop >= 0)
+		return c->loop;
+	c->loop = epoll_create1(EPOLL_CLOEXEC);
+	if (c->loop >= 0)
+		c->timer = timerfd_create(CLOCK_MONOTONIC,
+					  TFD_CLOEXEC | TFD_NONBLOCK);
+	if (c->timer < 0 || epoll_ctl(c->loop, EPOLL_CTL_ADD, c->timer, &event))
+		ret = -errno;
+	if (!ret)
+		ret = tell_loop(c);
+	if (!ret)
+		return c->loop;
+	close_fds(&c->loop, 1);
+	close_fds(&c->timer, 1);
+	c->loop = c->timer = c->watched = -1;
+	return ret;
+}
+
+int evering_connecting_step(struct evering_connecting *c, struct evering **ev)
+{
+	int ret;
+
+	if (c->error != -EAGAIN)
+		return -EINVAL;
+	c->error = step(c);
+	if (c->error == -EAGAIN) {
+		ret = tell_loop(c);
+		if (ret)
+			c->error = ret;
+	}
+	if (!c->error)
+		*ev = take_endpoint(c);
+	return c->error;
+}
+
+void evering_connecting_close(struct evering_connecting *c)
+{
+	if (!c)
+		return;
+	end(c);
+	free(c);
+}
+
+/* --------------------------------------------------------------------- waiting */
+
+/*
+ * The listener has no room for one more until it accepts, which only connect(2) waits
+ * for.  0: connected.
+ */
+static int dial_waiting(struct evering_connecting *c)
+{
+	struct timeval timeout = { 0 };
+	int64_t left;
+
+	close_fds(&c->sock, 1);
+	c->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (c->sock < 0)
+		return -errno;
+	if (c->deadline != INT64_MAX) {
+		left = c->deadline - now_ns();
+		if (left < 1000)
+			left = 1000;
+		timeout.tv_sec = left / 1000000000;
+		timeout.tv_usec = left % 1000000000 / 1000;
+		setsockopt(c->sock, SOL_SOCKET, SO_SNDTIMEO, &timeout,
+			   sizeof(timeout));
+	}
+	if (!connect(c->sock, (struct sockaddr *)&c->address, c->len))
+		return greet_listener(c);
+	/* It may have gone meanwhile, and others may come. */
+	if (errno != EAGAIN)
+		return may_come(c, -errno) ? 0 : -errno;
+	return -ETIMEDOUT;
+}
+
+static int wait_for_step(struct evering_connecting *c)
+{
+	struct pollfd fd = { .fd = next_fd(c), .events = POLLIN };
+	struct timespec left;
+
+	if (!c->said && c->full)
+		return dial_waiting(c);
+	return ppoll(&fd, 1, time_left(next_look(c), &left), NULL) < 0 ?
+		       -errno :
+		       0;
+}
+
+int evering_connect(const char *path, const struct evering_params *params,
+		    int64_t timeout_ns, struct evering **ev)
+{
+	struct evering_connecting c;
+	int ret;
+
+	ret = begin(path, params, timeout_ns, &c);
+	if (ret)
+		return ret;
+	for (;;) {
+		ret = step(&c);
+		if (ret != -EAGAIN)
+			break;
+		ret = wait_for_step(&c);
+		if (ret)
+			break;
+	}
+	if (!ret)
+		*ev = take_endpoint(&c);
+	end(&c);
+	/* A caller that would not wait is not told that it took too long. */
+	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
+}
