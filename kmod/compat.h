@@ -48,6 +48,28 @@
  * twice a sleep; rcuwait, a sleeper's place like ours, cannot say it.
  */
 #define EVR_WF_SYNC	0x10
+/*
+ * And that the wakee is to run on the waker's CPU: WF_CURRENT_CPU, since 6.6; before,
+ * default_wake_function() warns of it.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#define EVR_WF_HERE	0
+#else
+#define EVR_WF_HERE	0x40
+#endif
+
+/* Lets a task run now that the scheduler prefers to this one, if there is one. */
+static inline void evr_resched(void)
+{
+#ifdef TIF_NEED_RESCHED_LAZY
+	/* Lazy preemption asks for no more than this, and has no cond_resched(). */
+	if (test_thread_flag(TIF_NEED_RESCHED_LAZY)) {
+		schedule();
+		return;
+	}
+#endif
+	cond_resched();
+}
 
 /* Only for a vma that nobody else can see yet, as in ->mmap(). */
 static inline void evr_vm_flags_mod(struct vm_area_struct *vma,

@@ -23,12 +23,15 @@
 #include <linux/hrtimer.h>
 #include <linux/poll.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/uaccess.h>
 
 #include "evering_kmod.h"
 #include "trace.h"
 
 #define EVR_BELLS	(EVERING_RX | EVERING_TX)
+/* Those of ENTER that a caller sets. */
+#define EVR_ENTER_FLAGS	(EVERING_ENTER_FLAGS & ~EVERING_ENTER_RUNG)
 #define EVR_RANG(bells)	((bells) * (EVERING_RANG_RX / EVERING_RX))
 
 /* So many are woken of those that neither have a sleeper's place nor an eventfd. */
@@ -122,16 +125,16 @@ static void evr_wake(struct evr_endpoint *ep, struct task_struct **sleeper,
 {
 	evr_wake_sleeper(sleeper, flags);
 	if (waitqueue_active(&ep->wait)) /* no lock needed: [S] */
-		evr_wake_waiters(ep, TASK_INTERRUPTIBLE, 1, flags, key);
+		evr_wake_waiters(ep, TASK_INTERRUPTIBLE, 1, flags & EVR_WF_SYNC,
+				 key);
 }
 
 /*
  * Rings doorbells of an endpoint; returns which of them were armed, and so were
- * rung.  @sync: the caller is about to sleep.
+ * rung.  @flags: EVR_WF_*.
  */
-u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync)
+u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags)
 {
-	int flags = sync ? EVR_WF_SYNC : 0;
 	u32 rang = 0;
 
 	if (bells & EVERING_RX && evr_disarm(to->half, 0))
@@ -264,7 +267,7 @@ static int evr_enter_fetch(struct evering_enter *enter,
 	unsafe_get_user(enter->timeout, &uarg->timeout, fault);
 	user_read_access_end();
 	if ((enter->size < sizeof(*enter) ||
-	     enter->flags & ~EVERING_ENTER_NO_RESTART ||
+	     enter->flags & ~EVR_ENTER_FLAGS ||
 	     (enter->ring | enter->wait) & ~EVR_BELLS) && evr_enter_bad(enter))
 		return -EINVAL;
 	if (likely(enter->size == sizeof(*enter)))
@@ -293,6 +296,29 @@ static noinline int evr_enter_interrupted(struct evering_enter __user *uarg,
 	return ret;
 }
 
+/*
+ * Hand-over: a caller that rings and will sleep gives its CPU to the sleeper that it
+ * wakes.  Left to itself, the scheduler prefers a CPU that idles, and each message
+ * then costs an interrupt there, and on a virtual machine an exit.
+ *
+ * The wake-up is an ordinary one, synchronous as far as kernel and scheduler know that,
+ *	before Linux 6.6, which cannot be told;
+ *	if another task wants this CPU, behind which the wakee would have to queue;
+ *	if the caller does not want it (NO_HANDOVER), or will not wait (O_NONBLOCK);
+ *	for those that wait in poll(2), epoll or io_uring, or found their place taken.
+ * The scheduler itself takes no notice where the wakee may not run here (its affinity,
+ * its cpuset), or is not in the fair class (realtime, deadline, stop): it looks at both
+ * under the wakee's lock, so that it is not looked at here.
+ */
+static int evr_wake_flags(const struct file *file,
+			  const struct evering_enter *enter)
+{
+	if (!EVR_WF_HERE || enter->flags & EVERING_ENTER_NO_HANDOVER ||
+	    file->f_flags & O_NONBLOCK || !single_task_running())
+		return EVR_WF_SYNC;
+	return EVR_WF_SYNC | EVR_WF_HERE;
+}
+
 /* EVERING_IOC_ENTER: ring the peer, then wait to be rung. */
 long evr_enter(struct file *file, struct evering_enter __user *uarg)
 {
@@ -309,14 +335,15 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 		rang = enter.ring; /* before it was interrupted */
 	else if (enter.ring)
 		rang = EVR_RANG(evr_ring(ep->peer, enter.ring,
-					 enter.wait && !rung));
+					 enter.wait && !rung ?
+					 evr_wake_flags(file, &enter) : 0));
 	if (rang && enter.wait && !rung) {
 		/*
 		 * If the one who was woken is to have this CPU, let him have it
 		 * now: when it comes back he may have answered, and there is
 		 * no falling asleep and no waking up.
 		 */
-		cond_resched();
+		evr_resched();
 		rung = evr_rung(ep, enter.wait);
 	}
 	if (enter.wait && !rung) {

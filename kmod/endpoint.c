@@ -99,7 +99,7 @@ static int evr_ring_bells(struct file *file, unsigned long bells)
 		to = to->peer;
 	if (!bells || bells > (EVERING_RX | EVERING_TX))
 		return -EINVAL;
-	return evr_ring(to, bells, false);
+	return evr_ring(to, bells, 0);
 }
 
 static long evr_endpoint_ioctl(struct file *file, unsigned int cmd,

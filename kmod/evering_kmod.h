@@ -139,7 +139,7 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma);
 
 /* doorbell.c */
 bool evr_crowded(struct evr_endpoint *ep);
-u32 evr_ring(struct evr_endpoint *to, u32 bells, bool sync);
+u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags);
 void evr_hang_up(struct evr_endpoint *to, __poll_t events);
 u32 evr_rung(const struct evr_endpoint *ep, u32 bells);
 long evr_enter(struct file *file, struct evering_enter __user *uarg);

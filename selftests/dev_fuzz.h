@@ -484,7 +484,7 @@ static long call_enter(struct args *a)
 
 	e.wait = pick(a, 4);
 	e.ring = pick(a, 4);
-	e.flags = pick(a, 4);
+	e.flags = pick(a, 8);
 	if (time < 12)
 		e.timeout = (uint64_t)now_ns() + (1000ull << time / 2);
 	else

@@ -32,6 +32,7 @@
  *		when an end closes; EVERING_OP_SPARE;
  *		evering_half.begun, evering_status.arena_there and .token;
  *		operations are in <linux/evering_op.h>
+ *	3	EVERING_ENTER_NO_HANDOVER
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -39,7 +40,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define EVERING_ABI_VERSION	2
+#define EVERING_ABI_VERSION	3
 
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
@@ -355,10 +356,18 @@ struct evering_uring_ring {
  *	RUNG		set by the kernel when a signal interrupts a call that has
  *			rung: @ring was rung, and tells EVERING_RANG_* now.  So the
  *			call rings once, restarted or not.
+ *	NO_HANDOVER	the thread that @ring wakes runs where the scheduler likes.
+ *			Without it, a call that rings and then waits lets that thread
+ *			run on its own CPU, if the kernel can (since Linux 6.6) and
+ *			nothing else wants that CPU.  A thread whose affinity does
+ *			not allow it, or which is realtime, is never moved.
  */
 #define EVERING_ENTER_NO_RESTART (1u << 0)
 #define EVERING_ENTER_RUNG	(1u << 1)
-#define EVERING_ENTER_FLAGS	(EVERING_ENTER_NO_RESTART | EVERING_ENTER_RUNG)
+#define EVERING_ENTER_NO_HANDOVER (1u << 2)
+#define EVERING_ENTER_FLAGS \
+	(EVERING_ENTER_NO_RESTART | EVERING_ENTER_RUNG | \
+	 EVERING_ENTER_NO_HANDOVER)
 
 /* evering_enter.timeout: wait as long as it takes */
 #define EVERING_FOREVER		(~0ull)
