@@ -126,6 +126,13 @@ int read_sized(void *to, size_t size, const void *from)
 	return 0;
 }
 
+#define POLICY_FLAGS ((unsigned int)(EVERING_LAZY_RING | EVERING_NO_HANDOVER))
+
+static bool policy_is(unsigned int policy, uint32_t spin_ns)
+{
+	return (policy & ~POLICY_FLAGS) <= EVERING_BUSY && spin_ns <= 1000000;
+}
+
 /* A copy of the caller's params, as this version knows them. */
 int params_read(const struct evering_params *from, bool limits,
 		struct evering_params *params)
@@ -138,8 +145,7 @@ int params_read(const struct evering_params *from, bool limits,
 	ret = read_sized(params, sizeof(*params), from);
 	if (ret)
 		return ret;
-	if (params->reserved || params->policy > EVERING_BUSY ||
-	    params->spin_ns > 1000000 ||
+	if (params->reserved || !policy_is(params->policy, params->spin_ns) ||
 	    params->backend > EVERING_BACKEND_MEMFD)
 		return -EINVAL;
 	if (params->flags & ~(EVERING_SHARED_ARENA | EVERING_POPULATE |
@@ -201,10 +207,15 @@ const struct backend *backend_for(unsigned int id, unsigned int nth)
 	return nth < ARRAY_SIZE(backends) ? backends[nth] : NULL;
 }
 
-static void role_init(struct role *role, uint32_t spin_ns)
+static void policy_set(struct endpoint *e, unsigned int policy,
+		       uint32_t spin_ns)
 {
-	role->spin.budget = spin_ns;
-	role->spin.next_hold = 8;
+	e->policy = policy & ~POLICY_FLAGS;
+	e->lazy = policy & EVERING_LAZY_RING ? EVERING_FLUSH : 0;
+	e->stay = policy & EVERING_NO_HANDOVER;
+	e->spin_ns = spin_ns;
+	e->rx.spin = e->tx.spin =
+		(struct spin){ .budget = spin_ns, .next_hold = 8 };
 }
 
 int endpoint_new(const struct backend *backend, unsigned int end,
@@ -226,11 +237,8 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	e->owner = fork_id();
 	e->end = end;
 	e->geometry = *geometry;
-	e->policy = params->policy;
+	policy_set(e, params->policy, params->spin_ns);
 	e->populate = params->flags & EVERING_POPULATE;
-	e->spin_ns = params->spin_ns;
-	role_init(&e->tx, params->spin_ns);
-	role_init(&e->rx, params->spin_ns);
 	e->sock = -1;
 	for (i = 0; i < EVERING_REGIONS; i++)
 		e->memfd.region[i] = -1;
@@ -389,8 +397,12 @@ void evering_close(struct evering *ev)
 	if (!e)
 		return;
 	evering_ops_close((struct evering_ops *)e->ops);
-	if (e->owner == fork_id())
+	if (e->owner == fork_id()) {
+		/* A peer whose connection a child of ours has, too, sleeps on. */
+		if (e->lazy)
+			evering_flush(ev);
 		evering_store_release(&e->half->closed, 1);
+	}
 	endpoint_destroy(e);
 }
 
@@ -399,13 +411,11 @@ int evering_set_policy(struct evering *ev, unsigned int policy,
 {
 	struct endpoint *e = to_endpoint(ev);
 
-	if (policy > EVERING_BUSY || spin_ns > 1000000)
+	if (!policy_is(policy, spin_ns))
 		return -EINVAL;
-	e->policy = policy;
-	e->spin_ns = spin_ns;
-	e->rx.spin = e->tx.spin = (struct spin){ 0 };
-	role_init(&e->tx, spin_ns);
-	role_init(&e->rx, spin_ns);
+	if (e->lazy)
+		evering_flush(ev);
+	policy_set(e, policy, spin_ns);
 	return 0;
 }
 

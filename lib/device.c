@@ -239,7 +239,8 @@ static int device_sleep(struct endpoint *e, unsigned int what,
 {
 	struct evering_enter enter = {
 		.size = sizeof(enter),
-		.flags = EVERING_ENTER_NO_RESTART,
+		.flags = EVERING_ENTER_NO_RESTART |
+			 (e->stay ? EVERING_ENTER_NO_HANDOVER : 0),
 		.ring = ring,
 		.wait = what,
 		.timeout = deadline == INT64_MAX ? EVERING_FOREVER :
@@ -306,6 +307,7 @@ const struct backend device_backend = {
 	.ring = device_ring,
 	.bell = device_bell,
 	.sleep = device_sleep,
+	.joint = true,
 	.wake = device_wake,
 	.drain = device_drain,
 	.gone = device_gone,

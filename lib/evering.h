@@ -124,6 +124,23 @@ enum evering_policy {
 	EVERING_BUSY = 2,
 };
 
+/*
+ * Beside a policy.
+ *
+ * EVERING_LAZY_RING: for an endpoint of which one thread has both roles.  A send to a
+ * peer that sleeps does not ring it: the ring is owed until this side waits (in either
+ * role, EVERING_NOWAIT too), calls evering_arm(), evering_flush() or evering_publish(),
+ * or closes.  On the device a send and the wait for its answer are one system call
+ * then, not two.  Who turns to something else in between flushes first, or the peer
+ * sleeps meanwhile.
+ *
+ * EVERING_NO_HANDOVER: the peer's thread that a wait rings runs where the scheduler
+ * likes, and not on the CPU that the wait gives up (evering(4)).  For two that are to
+ * run at the same time all the same.  memfd hands no CPU over.
+ */
+#define EVERING_LAZY_RING   (1u << 16)
+#define EVERING_NO_HANDOVER (1u << 17)
+
 /* evering_params.flags, beside EVERING_SHARED_ARENA */
 #define EVERING_POPULATE (1u << 16) /* map the pages of the arenas at once */
 #define EVERING_AWAIT \
@@ -150,7 +167,8 @@ enum evering_policy {
  * @arena_size: bytes of this side's arena and of the peer's, 0..EVERING_MAX_ARENA,
  *	multiples of the page size; all of it is allocated when the channel is made
  * @backend: enum evering_backend_id
- * @policy: enum evering_policy, of this side
+ * @policy: enum evering_policy, of this side, with EVERING_LAZY_RING and
+ *	EVERING_NO_HANDOVER or without
  * @spin_ns: the longest that EVERING_ADAPTIVE spins; 0..1,000,000
  * @reserved: 0
  *
@@ -665,7 +683,7 @@ EVERING_API int evering_flush_begin(struct evering *ev,
 /**
  * evering_set_policy - change how this endpoint waits
  * @ev: endpoint
- * @policy: enum evering_policy
+ * @policy: as evering_params.policy
  * @spin_ns: as evering_params.spin_ns
  *
  * Returns 0; -EINVAL.  Thread: both roles.

@@ -36,8 +36,8 @@
  *     and does not sleep, or the producer finds it armed and rings.  Without
  *     either fence both may read the old value, and the consumer sleeps on an
  *     entry for ever.  x86 does this too.  The two halves are
- *     evering_full_fence() in evering__flush(), evering__publish() and
- *     publish_awake() (looking for a sleeper) and in evering__arm() (about to be
+ *     evering_full_fence() in evering__flush(), evering_flush(), evering__publish()
+ *     and publish_awake() (looking for a sleeper) and in evering__arm() (about to be
  *     one); there is no fence anywhere else.
  *
  * Tried, and lost
@@ -197,6 +197,7 @@ static inline int evering__full(const struct evering_tx *tx, uint32_t n,
 EVERING_API uint32_t evering__credit(struct evering *ev);
 EVERING_API int evering__publish(struct evering *ev);
 EVERING_API int evering__ring(struct evering *ev, uint32_t armed);
+EVERING_API int evering__ring_owed(struct evering *ev, uint32_t armed);
 EVERING_API int evering__send_wait(struct evering *ev, const void *entry,
 				   size_t len, int64_t timeout_ns);
 EVERING_API int evering__recv_wait(struct evering *ev, void *entry, size_t len,
@@ -234,7 +235,7 @@ static inline void evering__stamp(struct evering_tx *tx, unsigned char *slot,
 			      stamp); /* [A] */
 }
 
-/* As evering_flush(); returns 0. */
+/* As evering_flush(), but that EVERING_LAZY_RING leaves the ring owed; returns 0. */
 static inline int evering__flush(struct evering *ev)
 {
 	uint32_t armed;
@@ -242,7 +243,7 @@ static inline int evering__flush(struct evering *ev)
 	evering_full_fence(); /* [D] */
 	armed = evering_load_relaxed(ev->tx.armed);
 	if (EVERING_UNLIKELY(armed & EVERING_ARMED))
-		return evering__ring(ev, armed);
+		return evering__ring_owed(ev, armed);
 	return 0;
 }
 
@@ -339,11 +340,16 @@ static inline void evering_commit_many(struct evering *ev, uint32_t count)
  *
  * Due after the last commit of a batch, and before waiting for an answer.  A full
  * fence and a load if the peer is awake; else a system call, once each time it
- * sleeps.  Sending thread.
+ * sleeps, under EVERING_LAZY_RING too.  Sending thread.
  */
 static inline void evering_flush(struct evering *ev)
 {
-	evering__flush(ev);
+	uint32_t armed;
+
+	evering_full_fence(); /* [D] */
+	armed = evering_load_relaxed(ev->tx.armed);
+	if (EVERING_UNLIKELY(armed & EVERING_ARMED))
+		evering__ring(ev, armed);
 }
 
 /**
@@ -354,8 +360,8 @@ static inline void evering_flush(struct evering *ev)
  * @timeout_ns: how long to wait for room, in nanoseconds; EVERING_NOWAIT not at
  *	all, EVERING_WAIT_FOREVER without end
  *
- * Reserve, copy, commit and flush.  Waits as the endpoint's policy says.  A
- * success says that the entry is in the ring, not that anybody received it.
+ * Reserve, copy, commit and flush.  Waits as the endpoint's policy says; under
+ * EVERING_LAZY_RING the flush is left to the next wait.  A success says that the entry is in the ring, not that anybody received it.
  *
  * Returns 0; -EMSGSIZE: @len is too long; or as evering_wait(ev, EVERING_TX, …):
  * -EAGAIN or -ETIMEDOUT: no room; -EPIPE: the peer is gone; -EPROTO: it broke the
@@ -415,7 +421,7 @@ static inline int evering_send_bulk(struct evering *ev, const void *entries,
 		evering__copy(slot, entry + i * len, len);
 		evering_commit(ev);
 	}
-	evering_flush(ev);
+	evering__flush(ev);
 	return (int)i;
 }
 

@@ -69,6 +69,7 @@ struct ucred;
  *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR), of those that @mask
  *	lets in, unless it is NULL.  Which of @ring were rung is added to *@rang.
  * @masks: a sleep with a mask costs no more than one without
+ * @joint: a sleep rings at no cost of its own
  * @wake: ring the own doorbells; async-signal-safe
  * @drain: forget rings that nobody slept for; returns which there were
  * @gone: has the peer gone
@@ -94,6 +95,7 @@ struct backend {
 		     int64_t deadline, const sigset_t *mask,
 		     unsigned int *rang);
 	bool masks;
+	bool joint;
 	void (*wake)(struct endpoint *e, unsigned int what);
 	unsigned int (*drain)(struct endpoint *e, unsigned int what);
 	bool (*gone)(struct endpoint *e);
@@ -202,6 +204,8 @@ struct device_state {
  * @peer: the peer's half: every word may change at any time
  * @tx, @rx: by role; only that role's thread touches it
  * @policy, @spin_ns: evering_set_policy()
+ * @lazy: EVERING_FLUSH if the policy has EVERING_LAZY_RING: of each wait; else 0
+ * @stay: it has EVERING_NO_HANDOVER
  * @populate: EVERING_POPULATE
  * @error: 0, or why the channel has ended; set once, by either thread
  * @woken: EVERING_RX and EVERING_TX: of evering_wake(), until a wait has found out
@@ -228,6 +232,8 @@ struct endpoint {
 	struct role tx;
 	struct role rx;
 	unsigned int policy;
+	unsigned int lazy;
+	bool stay;
 	uint32_t spin_ns;
 	bool populate;
 	int error;
@@ -334,6 +340,7 @@ int say_hello(struct endpoint *e, int sock);
 int take_welcome(struct endpoint *e, int sock, bool own);
 
 /* wait.c */
+int wait_look(struct endpoint *e);
 int block_signals(sigset_t *old);
 int channel_end(struct endpoint *e, int error);
 int64_t now_ns(void);

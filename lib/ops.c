@@ -49,7 +49,15 @@ static void flush(struct ops *ops)
 	if (ops->flushed == ops->pub.ev->tx.next)
 		return;
 	ops->flushed = ops->pub.ev->tx.next;
-	evering_flush(ops->pub.ev);
+	evering__flush(ops->pub.ev);
+}
+
+/* With what EVERING_LAZY_RING has left owed. */
+static void flush_now(struct ops *ops)
+{
+	flush(ops);
+	if (ops_endpoint(ops)->lazy)
+		evering_flush(ops->pub.ev);
 }
 
 /* Nothing more will come: everything ends, once.  Returns the reason. */
@@ -322,7 +330,11 @@ static uint32_t home_batch(const struct ops *ops)
 	return fit < EVERING_OP_MAX_HOME ? fit : EVERING_OP_MAX_HOME;
 }
 
-static int poll_once(struct ops *ops)
+/*
+ * @sleeps: the caller sleeps if there is nothing, and rings the peer by the same call;
+ * else what was sent is flushed here.
+ */
+static int poll_once(struct ops *ops, bool sleeps)
 {
 	struct evering__place *spare = ops->spare;
 	int n, ret;
@@ -350,10 +362,12 @@ static int poll_once(struct ops *ops)
 	/* A few are not worth an entry while others may take them along. */
 	if (!n || ops->homebound.count >= home_batch(ops))
 		send_home(ops);
-	flush(ops);
+	if (n || !sleeps)
+		flush(ops);
 	if (n)
 		return ops->error ? ops->error : n;
-	ret = evering_wait(ops->pub.ev, EVERING_RX, EVERING_NOWAIT);
+	ret = sleeps ? wait_look(ops_endpoint(ops)) :
+		       evering_wait(ops->pub.ev, EVERING_RX, EVERING_NOWAIT);
 	if (ret > 0 || ret == -EAGAIN)
 		return 0;
 	return ops_end(ops, ret);
@@ -361,7 +375,7 @@ static int poll_once(struct ops *ops)
 
 int evering_ops_poll(struct evering_ops *ops)
 {
-	return poll_once(to_ops(ops));
+	return poll_once(to_ops(ops), false);
 }
 
 /* Sends what has waited for room; true: some still does. */
@@ -428,9 +442,11 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 	int ret;
 
 	for (;;) {
-		ret = poll_once(ops);
-		if (condition(ops, arg))
+		ret = poll_once(ops, timeout_ns != EVERING_NOWAIT);
+		if (condition(ops, arg)) {
+			flush(ops);
 			return 0;
+		}
 		if (ret < 0 || (ret && condition == never))
 			return ret;
 		if (timeout_ns == EVERING_NOWAIT)
@@ -444,8 +460,10 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 			 * neither used nor waited for.
 			 */
 			room = !space || !ops->opened || ops_room(ops);
-			if (room && condition(ops, arg))
+			if (room && condition(ops, arg)) {
+				flush(ops);
 				return 0;
+			}
 			ret = sleep_once(ops, !room, *deadline);
 		} else if (*deadline != INT64_MAX && now_ns() >= *deadline) {
 			ret = -ETIMEDOUT;
@@ -493,7 +511,7 @@ void evering_ops_flush(struct evering_ops *table)
 	if (ops->error)
 		return;
 	send_rest(ops);
-	flush(ops);
+	flush_now(ops);
 }
 
 int evering_ops_arm(struct evering_ops *table, short *events)
@@ -734,6 +752,6 @@ void evering_ops_close(struct evering_ops *table)
 		ops_update(ops);
 	}
 	ask_end_all(ops, -ECANCELED, true);
-	flush(ops);
+	flush_now(ops);
 	ops_free_table(ops);
 }

@@ -20,15 +20,15 @@
  * Spins between two looks at the clock.  Short waits, the common case at depth 1,
  * end before the first look.
  */
-#define SPINS_PER_LOOK	    64u
+#define SPINS_PER_LOOK 64u
 /* Looks between two questions whether the peer lives. */
-#define LOOKS_PER_QUESTION  256u
+#define LOOKS_PER_QUESTION 256u
 /* Calls with EVERING_NOWAIT between two looks at a clock that is cheap, and coarse. */
 #define CALLS_PER_CLOCK 16u
 /* A wait that has looked so often, a microsecond or more, can afford two system calls. */
 #define LOOKS_UNTIL_BLOCKED 1u
 
-#define WAIT_MASK	    (EVERING_RX | EVERING_TX)
+#define WAIT_MASK (EVERING_RX | EVERING_TX)
 
 int64_t now_ns(void)
 {
@@ -202,12 +202,25 @@ int evering__ring(struct evering *ev, uint32_t armed)
 	return 0;
 }
 
+/*
+ * evering__ring_owed - the same, by a send
+ *
+ * EVERING_LAZY_RING: nothing is to be remembered.  Whoever pays it looks at the word
+ * again, after a fence of its own: see evering__arm() and evering_flush().
+ */
+int evering__ring_owed(struct evering *ev, uint32_t armed)
+{
+	return to_endpoint(ev)->lazy ? 0 : evering__ring(ev, armed);
+}
+
 int evering_publish(struct evering *ev)
 {
 	const struct endpoint *e = to_endpoint(ev);
 
 	if (ev->rx.next != evering_load_relaxed(&e->half->released))
 		evering__publish(ev);
+	if (e->lazy)
+		evering_flush(ev);
 	return 0;
 }
 
@@ -681,7 +694,20 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline,
 		       const sigset_t *mask)
 {
+	unsigned int is;
+
 	disarm_external(e, what);
+	/*
+	 * If the peer is to run on this CPU it does so now, and has answered when it has
+	 * run: unless this side has armed, with no ring back, and nobody to sleep.
+	 */
+	if ((what & EVERING_FLUSH) && !e->backend->joint) {
+		evering_flush(&e->ev);
+		what &= ~EVERING_FLUSH;
+		is = ready(e, what);
+		if (is)
+			return (int)is;
+	}
 	switch (what) {
 	case EVERING_RX:
 		return sleep_until_ready(e, EVERING_RX, deadline, mask);
@@ -753,6 +779,7 @@ static int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 	/* A full ring is not drained by a receiver that nobody has woken. */
 	if (what & EVERING_TX)
 		what |= EVERING_FLUSH;
+	what |= e->lazy;
 
 	is = ready(e, what);
 	if (is || timeout_ns == EVERING_NOWAIT) {
@@ -777,6 +804,13 @@ static int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 	}
 	signals_restore(&signals);
 	return ret;
+}
+
+/* As evering_wait(EVERING_RX, EVERING_NOWAIT) of a caller that will sleep: rings nobody. */
+int wait_look(struct endpoint *e)
+{
+	return ready(e, EVERING_RX) ? (int)EVERING_RX :
+				      wait_nowait(e, EVERING_RX);
 }
 
 int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
@@ -820,7 +854,10 @@ int evering__wait_entry(struct evering *ev, int64_t timeout_ns)
 int evering__send_wait(struct evering *ev, const void *entry, size_t len,
 		       int64_t timeout_ns)
 {
-	int ret = evering_wait(ev, EVERING_TX, timeout_ns);
+	/* A wait flushes, and so wakes a peer that this entry is to wake soon. */
+	int ret = evering_reserve(ev) ?
+			  0 :
+			  evering_wait(ev, EVERING_TX, timeout_ns);
 
 	if (ret < 0)
 		return ret;
@@ -847,7 +884,7 @@ int evering_arm(struct evering *ev, unsigned int what)
 		return -EINVAL;
 
 	drain_heard(e, what);
-	is = evering__arm(e, what, &owed);
+	is = evering__arm(e, what | e->lazy, &owed);
 	ring_owed(e, what, &owed);
 	if (is) {
 		disarm(e, what, 0);

@@ -309,6 +309,7 @@ static void *pong_main(void *arg)
 		if (!send_one(w, n++, false))
 			break;
 	} while (more);
+	evering_flush(w->ev); /* the last, whose ring may be owed */
 	return NULL;
 }
 
@@ -549,6 +550,15 @@ STRESS(processes_at_depth_1_adaptive, .ping_pong = true, .processes = true,
 STRESS(processes_at_depth_1_mixed, .ping_pong = true, .processes = true,
        .policy = { EVERING_ADAPTIVE, EVERING_BLOCK }, .slot = 16, .entries = 4,
        .sleeps = 150000)
+
+STRESS(processes_at_depth_1_lazy, .ping_pong = true, .processes = true,
+       .policy = { EVERING_BLOCK | EVERING_LAZY_RING,
+		   EVERING_BLOCK | EVERING_LAZY_RING },
+       .slot = 64, .entries = 4, .sleeps = 150000)
+
+STRESS(processes_at_depth_1_half_lazy, .ping_pong = true, .processes = true,
+       .policy = { EVERING_ADAPTIVE | EVERING_LAZY_RING, EVERING_BLOCK },
+       .slot = 64, .entries = 4, .sleeps = 90000)
 
 STRESS(processes_at_full_ring_block, .processes = true,
        .policy = { EVERING_BLOCK, EVERING_BLOCK }, .slot = 64, .entries = 4,

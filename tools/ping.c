@@ -145,7 +145,8 @@ static void set_limits(const struct ping_options *o,
 	/* Entries that a header fits into. */
 	limits->flags = 0;
 	limits->arena_size[0] = limits->arena_size[1] = MAX_SIZE;
-	limits->policy = o->params.policy;
+	/* One thread that sends and then waits, on either side. */
+	limits->policy = o->params.policy | EVERING_LAZY_RING;
 }
 
 /* The child: answers its parent, and ends with it. */
@@ -292,15 +293,17 @@ static int meet(struct pinger *p)
 		.path = o->connect,
 		.params = &o->params,
 	};
+	struct evering_params params = o->params;
 	int64_t timeout = 10 * SECOND;
 	int ret;
 
+	params.policy |= EVERING_LAZY_RING;
 	if (o->connect) {
-		ret = evering_connect(o->connect, &o->params, timeout, &p->ev);
+		ret = evering_connect(o->connect, &params, timeout, &p->ev);
 	} else {
 		if (start_child(p))
 			return -1;
-		ret = evering_connect_fd(p->child_sock, &o->params, timeout,
+		ret = evering_connect_fd(p->child_sock, &params, timeout,
 					 &p->ev);
 		if (ret)
 			close(p->child_sock);
