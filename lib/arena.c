@@ -31,7 +31,7 @@
 
 #include "internal.h"
 
-#define GRANULE	      64u
+#define GRANULE	      ARENA_GRANULE
 #define SL_BITS	      5u
 #define SL_COUNT      (1u << SL_BITS)
 #define NONE	      UINT32_MAX
@@ -162,11 +162,28 @@ static uint32_t find_above(const struct arena *a, uint64_t n)
 	return a->head[fl][__builtin_ctz(map)];
 }
 
+/* One of the class that the size itself lies in, and ends at @end at the latest. */
+static uint32_t find_beside(const struct arena *a, uint32_t n, uint32_t align,
+			    uint32_t *start, uint32_t end)
+{
+	unsigned int fl, sl, looks;
+	uint32_t g;
+
+	class_of(n, &fl, &sl);
+	g = a->head[fl][sl];
+	for (looks = 0; g != NONE && looks < LOOKS; looks++) {
+		*start = fit(a, g, n, align);
+		if (*start != NONE && *start + n <= end)
+			return g;
+		g = at(a, g)->next;
+	}
+	return NONE;
+}
+
 /* A free block that has room for them, and where in it; NONE: none found. */
 static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
 		     uint32_t *start)
 {
-	unsigned int fl, sl, looks;
 	uint32_t g;
 
 	g = find_above(a, n);
@@ -180,20 +197,13 @@ static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
 			return g;
 		}
 	}
-	class_of(n, &fl, &sl);
-	g = a->head[fl][sl];
-	for (looks = 0; g != NONE && looks < LOOKS; looks++) {
-		*start = fit(a, g, n, align);
-		if (*start != NONE)
-			return g;
-		g = at(a, g)->next;
-	}
-	return NONE;
+	return find_beside(a, n, align, start, a->granules);
 }
 
 void *evering_alloc(struct evering *ev, size_t size, size_t align)
 {
-	struct arena *a = &to_endpoint(ev)->arena;
+	struct endpoint *e = to_endpoint(ev);
+	struct arena *a = &e->arena;
 	uint32_t n, align_n, g, length, start;
 
 	if (!size || size > (size_t)a->granules * GRANULE ||
@@ -203,6 +213,10 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	align_n = align > GRANULE ? (uint32_t)(align / GRANULE) : 1;
 
 	g = find(a, n, align_n, &start);
+	/* What has no memory and gets none is as good as taken. */
+	if (g != NONE && EVERING_UNLIKELY(start + n > a->there) &&
+	    arena_grow(e, (uint64_t)(start + n) * GRANULE))
+		g = find_beside(a, n, align_n, &start, a->there);
 	if (g == NONE)
 		return NULL;
 	length = block_length(a, g);
@@ -369,8 +383,8 @@ void arena_all_home(struct arena *a)
 	}
 }
 
-/* 0; -ENOMEM. */
-int arena_init(struct arena *a, void *base, uint64_t size)
+/* Of its @size bytes the first @there have memory.  0; -ENOMEM. */
+int arena_init(struct arena *a, void *base, uint64_t size, uint64_t there)
 {
 	uint32_t granules = (uint32_t)(size / GRANULE);
 
@@ -382,6 +396,7 @@ int arena_init(struct arena *a, void *base, uint64_t size)
 	    book_open(&a->book, 0) || book_open(&a->book, granules))
 		return -ENOMEM;
 	a->granules = granules;
+	a->there = (uint32_t)(there / GRANULE);
 	at(a, granules)->tag = 1;
 	list_insert(a, 0, granules);
 	return 0;

@@ -40,7 +40,7 @@ void close_fds(const int *fds, unsigned int count)
 			close(fds[i]);
 }
 
-static size_t page_size(void)
+size_t page_size(void)
 {
 	return (size_t)sysconf(_SC_PAGESIZE);
 }
@@ -239,6 +239,10 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	e->geometry = *geometry;
 	policy_set(e, params->policy, params->spin_ns);
 	e->populate = params->flags & EVERING_POPULATE;
+	e->begin = geometry->arena_size[end];
+	if (!e->populate && params->arena_begin < e->begin)
+		e->begin = (params->arena_begin + page_size() - 1) &
+			   ~(uint64_t)(page_size() - 1);
 	e->sock = -1;
 	for (i = 0; i < EVERING_REGIONS; i++)
 		e->memfd.region[i] = -1;
@@ -303,8 +307,9 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 			return -ENOMEM;
 		flags |= MAP_FIXED;
 	}
-	/* The rings are small and wanted at once; arenas can be huge. */
-	if (region < EVERING_REGION_ARENA_A || e->populate)
+	/* The rings are small and wanted at once; arenas can be huge, or still grow. */
+	if (region < EVERING_REGION_ARENA_A ||
+	    (e->populate && !e->partial[region - EVERING_REGION_ARENA_A]))
 		flags |= MAP_POPULATE;
 	map = mmap(at, size, prot, flags, fd, offset);
 	if (map == MAP_FAILED) {
@@ -366,7 +371,10 @@ int endpoint_ready(struct endpoint *e)
 	rx->shift = shift;
 	rx->payload = tx->payload;
 
-	return arena_init(&e->arena, e->map[arena], e->map_size[arena]);
+	if (!e->partial[!e->end])
+		e->peer_there = e->map_size[EVERING_REGION_ARENA(!e->end)];
+	return arena_init(&e->arena, e->map[arena], e->map_size[arena],
+			  e->begin);
 }
 
 void endpoint_destroy(struct endpoint *e)
@@ -466,12 +474,12 @@ const char *evering_version(void)
 
 void *evering_arena(const struct evering *ev, uint64_t *size)
 {
-	const struct endpoint *e = to_const_endpoint(ev);
+	struct endpoint *e = to_endpoint((struct evering *)ev);
 	unsigned int arena = EVERING_REGION_ARENA(e->end);
 
 	if (size)
 		*size = e->map_size[arena];
-	return e->map[arena];
+	return arena_grow(e, e->map_size[arena]) ? NULL : e->map[arena];
 }
 
 uint64_t evering_offset(const struct evering *ev, const void *buf)
@@ -484,11 +492,12 @@ uint64_t evering_offset(const struct evering *ev, const void *buf)
 const void *evering_peer_buffer(const struct evering *ev, uint64_t offset,
 				uint64_t len)
 {
-	const struct endpoint *e = to_const_endpoint(ev);
+	struct endpoint *e = to_endpoint((struct evering *)ev);
 	unsigned int arena = EVERING_REGION_ARENA(!e->end);
 	uint64_t size = e->map_size[arena];
 
-	if (!size || offset > size || len > size - offset)
+	if (!size || offset > size || len > size - offset ||
+	    peer_arena_see(e, offset + len))
 		return NULL;
 	return (const unsigned char *)e->map[arena] + offset;
 }

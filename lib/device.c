@@ -26,6 +26,7 @@ static int map_all(struct endpoint *e)
 	unsigned int region, own = e->end;
 	int ret = 0, prot;
 
+	e->begin = e->geometry.arena_size[own];
 	for (region = 0; region < EVERING_REGIONS && !ret; region++) {
 		prot = PROT_READ;
 		if (region == EVERING_REGION_HALF(own) ||
@@ -295,6 +296,31 @@ static int device_fd(struct endpoint *e)
 	return e->device.fd;
 }
 
+/* The kernel has all of an arena from the start. */
+static int device_grow(struct endpoint *e, uint64_t from, uint64_t to)
+{
+	(void)e;
+	(void)from;
+	(void)to;
+	return -ENOMEM;
+}
+
+static uint64_t device_grown(const struct endpoint *e)
+{
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+
+	return __atomic_load_n(&status->arena_there[!e->end], __ATOMIC_ACQUIRE);
+}
+
+/* What the kernel says is so. */
+static int device_see(struct endpoint *e, uint64_t from, uint64_t to)
+{
+	(void)e;
+	(void)from;
+	(void)to;
+	return 0;
+}
+
 const struct backend device_backend = {
 	.name = "device",
 	.id = EVERING_BACKEND_DEVICE,
@@ -313,4 +339,7 @@ const struct backend device_backend = {
 	.gone = device_gone,
 	.fd = device_fd,
 	.events = device_events,
+	.grow = device_grow,
+	.grown = device_grown,
+	.see = device_see,
 };

@@ -165,12 +165,17 @@ enum evering_policy {
  * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, a power
  *	of two
  * @arena_size: bytes of this side's arena and of the peer's, 0..EVERING_MAX_ARENA,
- *	multiples of the page size; all of it is allocated when the channel is made
+ *	multiples of the page size
  * @backend: enum evering_backend_id
  * @policy: enum evering_policy, of this side, with EVERING_LAZY_RING and
  *	EVERING_NO_HANDOVER or without
  * @spin_ns: the longest that EVERING_ADAPTIVE spins; 0..1,000,000
  * @reserved: 0
+ * @arena_begin: bytes of this side's arena that have memory when the channel is made,
+ *	rounded up to pages; the rest gets it when evering_alloc() needs it, never gives it
+ *	back, and may be refused it.  EVERING_WHOLE or anything beyond @arena_size: all of
+ *	it has, as under EVERING_POPULATE; so it is on the device, too.  The peer's is the
+ *	peer's matter
  *
  * Start from EVERING_PARAMS_INIT.  For evering_accept*(), which follows the
  * connecting side's wishes, @slot_size, @entries and @arena_size are the most that
@@ -186,24 +191,28 @@ struct evering_params {
 	uint32_t policy;
 	uint32_t spin_ns;
 	uint32_t reserved;
+	uint64_t arena_begin;
 };
 
 #define EVERING_SPIN_NS 50000u
+#define EVERING_ARENA_BEGIN 0u
+#define EVERING_WHOLE UINT64_MAX
 
-#define EVERING_PARAMS_INIT                                         \
-	{                                                           \
-		sizeof(struct evering_params), 0, 64, 256,          \
-			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO, \
-			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0        \
+#define EVERING_PARAMS_INIT                                                    \
+	{                                                                      \
+		sizeof(struct evering_params), 0, 64, 256,                     \
+			{ 1 << 20, 1 << 20 }, EVERING_BACKEND_AUTO,            \
+			EVERING_ADAPTIVE, EVERING_SPIN_NS, 0,                  \
+			EVERING_ARENA_BEGIN                                    \
 	}
 
 /* What EVERING_PARAMS_INIT should be to accept whatever is reasonable. */
 #define EVERING_LIMITS_INIT                                            \
-	{                                                              \
-		sizeof(struct evering_params), EVERING_SHARED_ARENA,   \
+	{                                                                      \
+		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
 			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 }, \
-			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,        \
-			EVERING_SPIN_NS, 0                             \
+			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
+			EVERING_SPIN_NS, 0, EVERING_ARENA_BEGIN                \
 	}
 
 /* ------------------------------------------------------------------ meeting */
@@ -282,8 +291,9 @@ EVERING_API int evering_listener_share(struct evering_listener *listener,
  * @flags: 0
  * @user_channels: channels that one user may have open with this listener
  * @user_waiting: connections of one user that have not said hello yet
- * @user_bytes: bytes that this side allocates for one user's channels; those of the
- *	device, for which the connecting side pays, count none
+ * @user_bytes: bytes that one user's channels may come to cost this side: of each its
+ *	half and both arenas, as large as they can grow; those of the device, for which the
+ *	connecting side pays, count none
  * @allow: called for each connection before anything of it is received and anything
  *	for it allocated, with the credentials of its maker as SO_PEERCRED has them;
  *	returns 0: it may say hello; a negative errno: it is turned away, and told so
@@ -699,13 +709,17 @@ EVERING_API int evering_set_policy(struct evering *ev, unsigned int policy,
  * @size: bytes, 1..the arena
  * @align: 0 for 64, or a power of two up to 2 MiB
  *
+ * Where the arena has no memory yet it gets some now, 64 KiB or half of what it has at a
+ * time, unless the memory cgroup, the system or, on the device, a quota say no.  Then it
+ * is as if the arena were full; evering_get_arena() tells which.
+ *
  * Two-level segregated fit with its bookkeeping outside the arena, where neither
  * the peer nor a stray write gets at it.  O(1).  The contents are what they were.
  * (M. Masmano, I. Ripoll, A. Crespo, J. Real: TLSF: a new dynamic memory allocator
  * for real-time systems, ECRTS 2004.)
  *
- * Returns the buffer, to be freed with evering_free(); NULL: no such room, or
- * @align cannot be.  One thread at a time.
+ * Returns the buffer, to be freed with evering_free(); NULL: no such room, no memory for
+ * it, or @align cannot be.  One thread at a time.
  */
 EVERING_API void *evering_alloc(struct evering *ev, size_t size, size_t align);
 
@@ -754,8 +768,8 @@ EVERING_API uint64_t evering_offset(const struct evering *ev, const void *buf);
  * The peer can change the bytes at any time.  Not writable unless the channel has
  * EVERING_SHARED_ARENA.
  *
- * Returns a pointer to @len bytes; NULL: not all of them lie in the arena.  Any
- * thread.
+ * Returns a pointer to @len bytes; NULL: not all of them lie in the arena, or the peer
+ * has no memory for them yet, or this side none to see them.  Any thread.
  */
 EVERING_API const void *evering_peer_buffer(const struct evering *ev,
 					    uint64_t offset, uint64_t len);
@@ -765,9 +779,40 @@ EVERING_API const void *evering_peer_buffer(const struct evering *ev,
  * @ev: endpoint
  * @size: out: its bytes; may be NULL
  *
- * Returns its start, NULL if it has no bytes.  Any thread.
+ * All of it has memory from now on.
+ *
+ * Returns its start; NULL if it has no bytes, or there is no memory for all of them.
+ * Thread: as evering_alloc(), or any once it has returned the start.
  */
 EVERING_API void *evering_arena(const struct evering *ev, uint64_t *size);
+
+/**
+ * struct evering_arena_state - how far an arena has grown
+ * @begin: bytes that had memory from the start; 0 of the peer's
+ * @now: bytes that have it now; of the peer's as the peer says
+ * @most: bytes of the arena
+ * @refused: 0, or the negative errno with which the own arena was last refused more:
+ *	-ENOMEM: the system or a memory cgroup has none; -EDQUOT: a quota of the module
+ * @reserved: 0
+ */
+struct evering_arena_state {
+	uint64_t begin;
+	uint64_t now;
+	uint64_t most;
+	int32_t refused;
+	uint32_t reserved;
+};
+
+/**
+ * evering_get_arena - how far an arena has grown
+ * @ev: endpoint
+ * @whose: EVERING_MINE or EVERING_PEERS
+ * @state: out
+ *
+ * Thread: as evering_alloc() for EVERING_MINE, any for EVERING_PEERS.
+ */
+EVERING_API void evering_get_arena(const struct evering *ev, int whose,
+				   struct evering_arena_state *state);
 
 /* -------------------------------------------------------------------- asking */
 

@@ -10,6 +10,7 @@
  *	stranger.c	packets and sockets of processes that are not trusted
  *	wait.c		credit, publishing, ringing, spinning and sleeping
  *	arena.c		the allocator
+ *	grow.c		arenas that get their memory as it is used
  *	copy.c		payload that another CPU reads next
  *	book.c		memory for what arena.c and loan.c know of each granule
  *	ops.c		operations: the table, and what arrives for it
@@ -75,6 +76,11 @@ struct ucred;
  * @gone: has the peer gone
  * @fd: for evering_fd()
  * @events: for evering_events()
+ * @grow: give the own arena memory, from where it has none, and tell the peer.  0;
+ *	-ENOMEM, -EDQUOT: there is none for it
+ * @grown: how far the peer says that its arena has memory, in bytes; nothing is checked
+ * @see: make a part of the peer's arena safe to read that the peer says has memory.  0;
+ *	-ENOMEM: not now; -EPROTO: it cannot be
  *
  * @join and @complete own the descriptors that they are given, also on error.
  * Everything else about a channel is the same for all backends.
@@ -101,6 +107,9 @@ struct backend {
 	bool (*gone)(struct endpoint *e);
 	int (*fd)(struct endpoint *e);
 	short (*events)(unsigned int what);
+	int (*grow)(struct endpoint *e, uint64_t from, uint64_t to);
+	uint64_t (*grown)(const struct endpoint *e);
+	int (*see)(struct endpoint *e, uint64_t from, uint64_t to);
 };
 
 extern const struct backend device_backend;
@@ -168,12 +177,16 @@ struct book {
 	uint64_t open[16];
 };
 
+#define ARENA_GRANULE 64u
+
 /**
  * struct arena - the allocator's bookkeeping, in private memory; see arena.c
+ * @there: granules that have memory, from the first one on; see grow.c
  */
 struct arena {
 	unsigned char *base;
 	uint32_t granules;
+	uint32_t there;
 	struct book book;
 	uint32_t first_level;
 	uint32_t second_level[32];
@@ -216,6 +229,12 @@ struct device_state {
  * @owner: fork_id() of the process that has made it
  * @ledger, @charged, @charged_uid: where it is entered, with how many bytes of whom;
  *	NULL: nowhere
+ * @begin: bytes of the own arena that had memory from the start
+ * @partial: arenas, by endpoint, that did not have all of it then
+ * @locked: this process has called mlockall(2), for what it will map as well
+ * @refused: 0, or why the own arena did not grow when last tried
+ * @peer_there: bytes of the peer's arena, from its start, that are safe to read; any
+ *	thread
  * @ops: the table that is open, if there is one
  * @room: free slots that EVERING_TX means, less one; the table sets it
  */
@@ -248,6 +267,11 @@ struct endpoint {
 	struct ledger *ledger;
 	uint64_t charged;
 	uid_t charged_uid;
+	uint64_t begin;
+	bool partial[2];
+	bool locked;
+	int refused;
+	uint64_t peer_there;
 	struct arena arena;
 	struct ops *ops;
 	uint32_t room;
@@ -280,6 +304,7 @@ static inline void counter_add(__u64 *counter, uint64_t value)
 int params_read(const struct evering_params *from, bool limits,
 		struct evering_params *params);
 int geometry_check(const struct evering_geometry *geometry);
+size_t page_size(void);
 size_t half_size(const struct evering_geometry *geometry);
 size_t region_size(const struct evering_geometry *geometry,
 		   unsigned int region);
@@ -368,6 +393,7 @@ static inline int book_open(struct book *book, uint32_t n)
 
 /* memory.c */
 bool memory_there(size_t size);
+bool memory_for_more(size_t size);
 bool file_may_be(size_t size);
 
 /* arena.c: who has a block */
@@ -375,7 +401,7 @@ bool file_may_be(size_t size);
 #define HOLD_LENT 1u
 #define HOLD_GIVEN 2u
 
-int arena_init(struct arena *arena, void *base, uint64_t size);
+int arena_init(struct arena *arena, void *base, uint64_t size, uint64_t there);
 void arena_destroy(struct arena *arena);
 bool arena_has(const struct arena *arena, const void *buf);
 int arena_hand_out(struct arena *arena, const void *buf, uint64_t len,
@@ -385,6 +411,24 @@ void *arena_take_back(struct arena *arena, uint32_t granule, bool release);
 void *arena_come_home(struct arena *arena, uint32_t granule,
 		      uint32_t generation, uint64_t len, bool release);
 void arena_all_home(struct arena *arena);
+
+/* grow.c */
+uint64_t arena_there(const struct endpoint *e);
+int arena_grow(struct endpoint *e, uint64_t need);
+int peer_arena_grown(struct endpoint *e, uint64_t need);
+
+static inline uint64_t peer_arena_there(const struct endpoint *e)
+{
+	return __atomic_load_n(&e->peer_there, __ATOMIC_RELAXED);
+}
+
+/* As peer_arena_grown(), and but a compare where it has been asked before. */
+static inline int peer_arena_see(struct endpoint *e, uint64_t need)
+{
+	return EVERING_LIKELY(need <= peer_arena_there(e)) ?
+		       0 :
+		       peer_arena_grown(e, need);
+}
 
 /* loan.c */
 int ops_free(struct endpoint *e, void *buf);

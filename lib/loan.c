@@ -43,10 +43,14 @@ static int loan_start(struct ops *ops, struct arrival *arrival,
 	uint64_t size = (uint64_t)ops->loan_count * EVERING_OP_GRANULE;
 	uint64_t offset = (uint64_t)granule * EVERING_OP_GRANULE;
 	struct loan *loan;
+	int ret;
 
 	if (granule >= ops->loan_count || !arrival->buf_len ||
 	    arrival->buf_len > size - offset)
 		return -EPROTO;
+	ret = peer_arena_see(ops_endpoint(ops), offset + arrival->buf_len);
+	if (ret)
+		return ret;
 	if (book_open(&ops->loans, granule))
 		return -ENOMEM;
 	loan = loan_of(ops, granule);
@@ -61,7 +65,7 @@ static int loan_start(struct ops *ops, struct arrival *arrival,
 /*
  * An entry has come with a buffer; what kind of buffer may come with what kind of
  * entry is its receiver's business.  Sets arrival->buf.  0; -EPROTO: it cannot be;
- * -ENOMEM: no memory to remember it.
+ * -ENOMEM: no memory to remember it, or to see it.
  */
 int loan_arrived(struct ops *ops, struct arrival *arrival)
 {

@@ -8,6 +8,19 @@
  * (F_SEAL_FUTURE_WRITE).  The peer checks the seals, the size, and that every page is
  * there before it maps anything, so no access can end in SIGBUS.
  *
+ * But an arena may have holes, which its owner fills as it needs to (grow.c), by
+ * MADV_POPULATE_WRITE of its own mapping: that goes on under all seals, and takes no
+ * descriptor.  Whoever reads a hole fills it as well, at its own expense, and dies of
+ * SIGBUS or the OOM killer where it cannot.  So the peer populates a part for reading,
+ * once, when the owner says that it has grown and before anything there is looked at,
+ * and asks before whether that could be had, as the owner may lie: this side can be made
+ * to pay for the peer's arena, as large as was agreed, and for no more.  The kernel could
+ * tell holes from pages (SEEK_HOLE), but not to one that does not trust the other: it
+ * takes the lock of the inode, which a write(2) of the peer's that reads from a
+ * file system of its own holds for as long as it likes.
+ *
+ * Before Linux 5.14, which knows neither, all of an arena is allocated at once.
+ *
  * Each endpoint has two doorbells, eventfds: one for the thread that receives and one
  * for the thread that sends, so that neither takes the other's ring.  The
  * connection that the two met over stays open; that it hangs up is how the death of
@@ -42,6 +55,11 @@
 
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008
+#endif
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
 #endif
 
 #define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
@@ -106,18 +124,85 @@ static int allocate(int fd, uint64_t size, int64_t deadline)
 	return 0;
 }
 
+/*
+ * Has memory for what lies from @at to @end of a mapping, a piece at a time.  0; -ENOMEM;
+ * -ETIMEDOUT; -EINVAL: this kernel does not know @advice.
+ */
+static int populate(unsigned char *at, unsigned char *end, int advice,
+		    int64_t deadline)
+{
+	size_t piece;
+
+	do {
+		piece = (size_t)(end - at);
+		if (piece > MAX_PIECE)
+			piece = MAX_PIECE;
+		if (!madvise(at, piece, advice))
+			at += piece;
+		else if (errno != EINTR)
+			return errno == EINVAL ? -EINVAL : -ENOMEM;
+		if (deadline != INT64_MAX && at < end && now_ns() >= deadline)
+			return -ETIMEDOUT;
+	} while (at < end);
+	return 0;
+}
+
+/*
+ * Has this process called mlockall(2) for what it will map?  Then the kernel populates it
+ * all, holes too.  @region is one that is mapped already.
+ */
+static bool maps_locked(struct endpoint *e, unsigned int region)
+{
+	return msync(e->map[region], page_size(), MS_INVALIDATE) &&
+	       errno == EBUSY;
+}
+
+/* How far the own arena has memory, for the peer to know. */
+static void publish_grown(struct endpoint *e, uint64_t there)
+{
+	struct evering_half *half = e->map[own_half(e)];
+
+	evering_store_release(&half->grown,
+			      (uint32_t)(there / EVERING_ARENA_ALIGN));
+}
+
+/* The own arena, with memory for its beginning, where that can be. */
+static int begin_arena(struct endpoint *e, int fd, int64_t deadline)
+{
+	unsigned int region = own_arena(e);
+	size_t size = region_size(&e->geometry, region);
+	unsigned char *map;
+	int ret;
+
+	e->partial[e->end] = true;
+	ret = endpoint_map(e, region, fd, 0, PROT_READ | PROT_WRITE);
+	if (ret)
+		return ret;
+	map = e->map[region];
+	ret = populate(map, map + e->begin, MADV_POPULATE_WRITE, deadline);
+	if (ret == -EINVAL) {
+		e->begin = size;
+		ret = memory_there(size) ? allocate(fd, size, deadline) :
+					   -ENOMEM;
+	}
+	return ret;
+}
+
 /* Makes, maps and seals a region that this side writes. */
 static int make_region(struct endpoint *e, unsigned int region,
 		       int64_t deadline)
 {
-	size_t size = region_size(&e->geometry, region);
+	size_t size = region_size(&e->geometry, region), there = size;
 	int fd, ret;
 
 	if (!size)
 		return 0;
 	if (!file_may_be(size))
 		return -EFBIG;
-	if (!memory_there(size))
+	if (region == own_arena(e) && e->begin < size &&
+	    !maps_locked(e, own_half(e)))
+		there = e->begin;
+	if (!memory_there(there))
 		return -ENOMEM;
 	fd = new_memfd(region);
 	if (fd < 0)
@@ -125,13 +210,21 @@ static int make_region(struct endpoint *e, unsigned int region,
 	e->memfd.region[region] = fd;
 	if (ftruncate(fd, (off_t)size))
 		return -errno;
-	/* Every page now, or an error now: never a SIGBUS later. */
-	ret = allocate(fd, size, deadline);
+	if (there < size) {
+		ret = begin_arena(e, fd, deadline);
+	} else {
+		/* Every page now, or an error now: never a SIGBUS later. */
+		ret = allocate(fd, size, deadline);
+		if (!ret)
+			ret = endpoint_map(e, region, fd, 0,
+					   PROT_READ | PROT_WRITE);
+		if (region == own_arena(e))
+			e->begin = size;
+	}
 	if (ret)
 		return ret;
-	ret = endpoint_map(e, region, fd, 0, PROT_READ | PROT_WRITE);
-	if (ret)
-		return ret;
+	if (region == own_arena(e))
+		publish_grown(e, e->begin);
 	if (fcntl(fd, F_ADD_SEALS,
 		  endpoint_shares(e, region) ? SEALS_SIZE : SEALS_OWN))
 		return -errno;
@@ -146,8 +239,6 @@ static int make_status(struct endpoint *e)
 		.size = sizeof(status),
 		.geometry = e->geometry,
 		.half_size = half_size(&e->geometry),
-		.arena_there = { e->geometry.arena_size[0],
-				 e->geometry.arena_size[1] },
 		.end = {
 			{ .state = EVERING_STATE_ATTACHED, .epoch = 1 },
 			{ .state = EVERING_STATE_ATTACHED, .epoch = 1 },
@@ -229,10 +320,24 @@ static unsigned int memfd_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 }
 
 /*
- * A memfd of the peer's: is it sealed against everything that could hurt, is it as
- * large as it should be, and are all its pages there?
+ * Pages of the peer's arena are still to come: there will be memory for them when it says
+ * that they are there.  But if mapping it is to have them all, this side pays for them.
  */
-static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
+static int accept_holes(struct endpoint *e, unsigned int region,
+			uint64_t there)
+{
+	e->partial[!e->end] = true;
+	if (maps_locked(e, EVERING_REGION_HALF(!e->end)) &&
+	    !memory_there(region_size(&e->geometry, region) - there))
+		return -ENOMEM;
+	return 0;
+}
+
+/*
+ * A memfd of the peer's: is it sealed against everything that could hurt, is it as
+ * large as it should be, and are all its pages there, but for an arena's?
+ */
+static int check_memfd(struct endpoint *e, unsigned int region, int fd)
 {
 	size_t size = region_size(&e->geometry, region);
 	int need, seals;
@@ -258,10 +363,13 @@ static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 	 * would count for pages that are not there, and fails if it is not open for
 	 * writing.
 	 */
-	if (ftruncate(fd, (off_t)size) || fstat(fd, &st) ||
-	    (uint64_t)st.st_blocks * 512 < size)
+	if (ftruncate(fd, (off_t)size) || fstat(fd, &st))
 		return -EPROTO;
-	return 0;
+	if ((uint64_t)st.st_blocks * 512 >= size)
+		return 0;
+	if (region < EVERING_REGION_ARENA_A)
+		return -EPROTO;
+	return accept_holes(e, region, (uint64_t)st.st_blocks * 512);
 }
 
 /* Takes what the peer offers; owns @fds. */
@@ -664,6 +772,40 @@ static short memfd_events(unsigned int what)
 	return POLLIN;
 }
 
+static int memfd_grow(struct endpoint *e, uint64_t from, uint64_t to)
+{
+	unsigned char *map = e->map[own_arena(e)];
+	int ret;
+
+	if (!memory_for_more(to - from))
+		return -ENOMEM;
+	ret = populate(map + from, map + to, MADV_POPULATE_WRITE, INT64_MAX);
+	if (ret)
+		return -ENOMEM;
+	publish_grown(e, to);
+	return 0;
+}
+
+static uint64_t memfd_grown(const struct endpoint *e)
+{
+	if (!e->partial[!e->end])
+		return e->geometry.arena_size[!e->end];
+	return (uint64_t)evering_load_acquire(&e->peer->grown) *
+	       EVERING_ARENA_ALIGN;
+}
+
+/* A peer that grows arenas has a kernel that can, and it is the same for both. */
+static int memfd_see(struct endpoint *e, uint64_t from, uint64_t to)
+{
+	unsigned char *map = e->map[EVERING_REGION_ARENA(!e->end)];
+	int ret;
+
+	if (!memory_for_more(to - from))
+		return -ENOMEM;
+	ret = populate(map + from, map + to, MADV_POPULATE_READ, INT64_MAX);
+	return ret == -EINVAL ? -EPROTO : ret;
+}
+
 const struct backend memfd_backend = {
 	.name = "memfd",
 	.id = EVERING_BACKEND_MEMFD,
@@ -682,4 +824,7 @@ const struct backend memfd_backend = {
 	.gone = memfd_gone,
 	.fd = both_set,
 	.events = memfd_events,
+	.grow = memfd_grow,
+	.grown = memfd_grown,
+	.see = memfd_see,
 };

@@ -300,19 +300,29 @@ static bool system_has(size_t size)
 	return sysinfo(&info) || size / info.mem_unit <= info.totalram;
 }
 
-/* Could @size bytes of shared memory be had? */
-bool memory_there(size_t size)
+static bool groups_have(size_t size)
 {
 	/* Page tables, and what the kernel charges ahead on each CPU. */
 	uint64_t need = (uint64_t)size + size / 128 + ((size_t)512 << 10);
 	unsigned int i;
 
-	if (size >= ASK_SYSTEM && !system_has(size))
-		return false;
-	for (i = 0; size >= ASK_CGROUPS && i < ARRAY_SIZE(versions); i++)
+	for (i = 0; i < ARRAY_SIZE(versions); i++)
 		if (groups_left(&versions[i]) < need)
 			return false;
 	return true;
+}
+
+/* Could @size bytes of shared memory be had? */
+bool memory_there(size_t size)
+{
+	return (size < ASK_SYSTEM || system_has(size)) &&
+	       (size < ASK_CGROUPS || groups_have(size));
+}
+
+/* The same for the next part of what grows: of many small ones none may be the last. */
+bool memory_for_more(size_t size)
+{
+	return system_has(size) && groups_have(size);
 }
 
 /* May a file be so large?  If not, the kernel would send SIGXFSZ. */

@@ -20,7 +20,8 @@ TEST(structs_measure_what_version_2_measures)
 	EXPECT_EQ(16u, sizeof(struct evering_uring_ring));
 	EXPECT_EQ(24u, sizeof(struct evering_peer_cred));
 	EXPECT_EQ(16u, sizeof(struct evering_attach));
-	EXPECT_EQ(48u, sizeof(struct evering_params));
+	EXPECT_EQ(56u, sizeof(struct evering_params));
+	EXPECT_EQ(32u, sizeof(struct evering_arena_state));
 }
 
 TEST(members_lie_where_version_2_has_them)
@@ -38,11 +39,13 @@ TEST(members_lie_where_version_2_has_them)
 	EXPECT_EQ(256u, offsetof(struct evering_half, counters));
 	EXPECT_EQ(384u, offsetof(struct evering_half, closed));
 	EXPECT_EQ(388u, offsetof(struct evering_half, begun));
+	EXPECT_EQ(392u, offsetof(struct evering_half, grown));
 	EXPECT_EQ(56u, offsetof(struct evering_status, arena_there));
 	EXPECT_EQ(72u, offsetof(struct evering_status, token));
 	EXPECT_EQ(512u, EVERING_SLOTS_OFFSET);
 	EXPECT_EQ(16u, offsetof(struct evering_params, arena_size));
 	EXPECT_EQ(40u, offsetof(struct evering_params, spin_ns));
+	EXPECT_EQ(48u, offsetof(struct evering_params, arena_begin));
 }
 
 TEST(inlined_state_keeps_the_size_that_callers_were_compiled_with)

@@ -307,6 +307,7 @@ TEST_F(arena, what_is_no_buffer_is_not_freed)
 	EXPECT_EQ(-EINVAL, evering_free(self->a, (void *)UINTPTR_MAX));
 	EXPECT_EQ(-EINVAL, evering_free(self->a, self->a->tx.slots));
 	EXPECT_EQ(-EINVAL, evering_free(self->b, p));
+	ASSERT_NE(NULL, evering_arena(self->b, NULL));
 	EXPECT_EQ(-EINVAL,
 		  evering_free(self->a, (void *)(uintptr_t)evering_peer_buffer(
 						self->a, 0, 1)));

@@ -600,6 +600,7 @@ TEST_F(death, leaves_the_arena_of_the_dead_readable)
 	const unsigned char *p;
 	unsigned int i, sum = 0;
 
+	self->p[0].arena_begin = self->p[1].arena_begin = EVERING_WHOLE;
 	ASSERT_EQ(0, duo_start(&self->duo, false, self->p, stay, NULL));
 	kill_and_reap(self->duo.pid);
 	self->duo.pid = 0;

@@ -444,6 +444,7 @@ static int run(uint32_t backend, const struct scenario *s)
 
 	for (i = 0; i < 2; i++) {
 		p[i] = params_sized(backend, s->slot, s->entries, 8192);
+		p[i].arena_begin = EVERING_WHOLE;
 		p[i].policy = s->policy[i];
 		p[i].spin_ns = 3000;
 	}

@@ -365,6 +365,7 @@ TEST_F(geometry, populate_maps_the_arenas_at_once)
 	if (getpagesize() != 4096)
 		SKIP(return, "pages of %d bytes", getpagesize());
 	self->p.arena_size[0] = self->p.arena_size[1] = 1 << 20;
+	self->p.arena_begin = EVERING_WHOLE;
 	for (populate = 0; populate < 2; populate++) {
 		self->p.flags = populate ? EVERING_POPULATE : 0;
 		ASSERT_EQ(0, evering_pair(&self->p, self->ev));

@@ -1265,6 +1265,7 @@ STORY(makes_a_pair, pair, .meets = true)
 static const char *const harmless[] = {
 	"evering_arena",
 	"evering_backend_name",
+	"evering_get_arena",
 	"evering_get_counters",
 	"evering_get_geometry",
 	"evering_listener_fd",

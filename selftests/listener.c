@@ -584,24 +584,30 @@ TEST_F(listener, another_user_has_no_more_bytes_than_he_may)
 	struct evering *ev[2];
 	struct wishes w;
 	pid_t pid;
-	int second;
+	int second, whose;
 
 	if (geteuid())
 		SKIP(return, "to be two users takes root");
-	/* One arena, with its ring, but not two.  Those of the device are the client's. */
+	/*
+	 * One arena, with its ring, but not two, whosever it is and however little of it
+	 * there is yet.  Those of the device are the client's.
+	 */
 	a.user_bytes = 3 << 19;
-	self->p.arena_size[EVERING_PEERS] = 1 << 20;
 	second = variant->backend == EVERING_BACKEND_MEMFD ? -EDQUOT : 0;
 	ASSERT_EQ(0, evering_listener_admit(self->l, &a));
-	ASSERT_TRUE(start_wishes(&w, self->path, &self->p, 3, &pid));
-	EXPECT_EQ(0, grant(self->l, &w, 0, &ev[0]));
-	EXPECT_EQ(second, grant(self->l, &w, 1, &ev[1]));
-	if (!second)
-		evering_close(ev[1]);
-	evering_close(ev[0]);
-	EXPECT_EQ(0, grant(self->l, &w, 2, &ev[0]));
-	evering_close(ev[0]);
-	kill_and_reap(pid);
+	for (whose = 0; whose < 2; whose++) {
+		self->p.arena_size[whose] = 1 << 20;
+		self->p.arena_size[!whose] = 0;
+		ASSERT_TRUE(start_wishes(&w, self->path, &self->p, 3, &pid));
+		EXPECT_EQ(0, grant(self->l, &w, 0, &ev[0]));
+		EXPECT_EQ(second, grant(self->l, &w, 1, &ev[1]));
+		if (!second)
+			evering_close(ev[1]);
+		evering_close(ev[0]);
+		EXPECT_EQ(0, grant(self->l, &w, 2, &ev[0]));
+		evering_close(ev[0]);
+		kill_and_reap(pid);
+	}
 }
 
 /* Connects @count times, says nothing, and tells how many are still connected. */

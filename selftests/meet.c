@@ -1347,6 +1347,9 @@ TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 	NEEDS_MEMFD();
 	for (which = STATUS; which <= ARENA_FD; which++)
 		for (kind = 0; kind < 17; kind++) {
+			/* An arena's pages may come later. */
+			if (which == ARENA_FD && kind == 8)
+				continue;
 			fd = wrong_memory(kind, size[which], seals[which]);
 			if (fd < 0)
 				continue;

@@ -3,6 +3,7 @@
  * memory.c: large channels where memory is short, locked, or had only between one signal
  * and the next.  Who asks for too much is told so, and nobody is killed for it.
  */
+#include "cgroup.h"
 #include "stranger.h"
 
 #include <linux/magic.h>
@@ -10,11 +11,6 @@
 #include <sys/vfs.h>
 
 #define MIB ((uint64_t)1 << 20)
-
-static bool in_guest(void)
-{
-	return getenv("EVERING_GUEST");
-}
 
 FIXTURE(memory)
 {
@@ -24,54 +20,18 @@ FIXTURE(memory)
 
 BACKEND_VARIANTS(memory);
 
-/*
- * A group that may have 48 MiB, and one in it that has no limit of its own.  Version 1
- * where it is mounted, else version 2, of which only a guest's root is ours.  NULL, or
- * why not.
- */
 #define LIMIT "50331648"
-
-static const char *make_groups(char top[128], char group[160])
-{
-	bool v1 = !access("/sys/fs/cgroup/memory/memory.limit_in_bytes", F_OK);
-	char path[192];
-
-	if (geteuid())
-		return "to make a group takes root";
-	if (!v1 && !in_guest())
-		return "no memory cgroups of version 1; of version 2 only in a guest";
-	if (!v1)
-		write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	snprintf(top, 128, "/sys/fs/cgroup/%severing-memory-%d",
-		 v1 ? "memory/" : "", getpid());
-	if (mkdir(top, 0755))
-		return "no group can be made";
-	snprintf(path, sizeof(path), "%s/%s", top,
-		 v1 ? "memory.limit_in_bytes" : "memory.max");
-	if (write_text(path, LIMIT))
-		return "no memory controller for cgroups";
-	if (!v1) {
-		snprintf(path, sizeof(path), "%s/cgroup.subtree_control", top);
-		write_text(path, "+memory");
-		snprintf(path, sizeof(path), "%s/memory.swap.max", top);
-		write_text(path, "0");
-	}
-	snprintf(group, 160, "%s/in", top);
-	return mkdir(group, 0755) ? "no group can be made" : NULL;
-}
 
 FIXTURE_SETUP(memory)
 {
 	REQUIRE_BACKEND(variant->backend);
 	self->p = params_sized(variant->backend, 64, 16, 4096);
+	self->p.arena_begin = EVERING_WHOLE;
 }
 
 FIXTURE_TEARDOWN(memory)
 {
-	if (self->group[0])
-		EXPECT_TRUE(EVENTUALLY(!rmdir(self->group) || errno == ENOENT));
-	if (self->top[0])
-		EXPECT_TRUE(EVENTUALLY(!rmdir(self->top) || errno == ENOENT));
+	EXPECT_TRUE(groups_removed(self->top, self->group));
 }
 
 /* -------------------------------------------------------------- memory cgroups */
@@ -89,10 +49,7 @@ struct member {
 
 static int join_group(const struct member *m)
 {
-	char path[192];
-
-	snprintf(path, sizeof(path), "%s/cgroup.procs", m->group);
-	return write_text(path, "0");
+	return group_joined(m->group);
 }
 
 static int pairs(void *arg)
@@ -128,7 +85,7 @@ static int pairs(void *arg)
 
 TEST_F(memory, beyond_a_groups_limit_nobody_is_killed)
 {
-	const char *why = make_groups(self->top, self->group);
+	const char *why = make_groups(LIMIT, self->top, self->group);
 	struct member m = { .group = self->group, .p = self->p };
 
 	if (why)
@@ -148,6 +105,7 @@ static int accepts(void *arg)
 	if (join_group(m))
 		return 90;
 	limits.arena_size[EVERING_MINE] = 64 * MIB;
+	limits.arena_begin = EVERING_WHOLE;
 	ret = evering_accept_fd(m->sock, &limits, PLENTY, &ev);
 	return ret == -ENOMEM ? 0 : ret ? 1 : 2;
 }
@@ -168,7 +126,7 @@ static int connects(void *arg)
 
 TEST_F(memory, a_clients_wish_kills_no_server)
 {
-	const char *why = make_groups(self->top, self->group);
+	const char *why = make_groups(LIMIT, self->top, self->group);
 	struct member m = { .group = self->group, .p = self->p };
 	struct evering *ev;
 	int sv[2];
@@ -190,7 +148,7 @@ TEST_F(memory, a_clients_wish_kills_no_server)
 
 TEST_F(memory, nor_does_his_own_a_client)
 {
-	const char *why = make_groups(self->top, self->group);
+	const char *why = make_groups(LIMIT, self->top, self->group);
 	struct member m = { .group = self->group, .p = self->p };
 	int sv[2];
 
@@ -238,7 +196,7 @@ static int caches(void *arg)
 
 TEST_F(memory, page_cache_is_as_good_as_free)
 {
-	const char *why = make_groups(self->top, self->group);
+	const char *why = make_groups(LIMIT, self->top, self->group);
 	struct member m = { .group = self->group, .p = self->p };
 	int ret;
 

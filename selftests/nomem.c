@@ -857,10 +857,12 @@ static int operates(struct evering *ev[2], struct side s[2])
 /* A whole life, and all of it under refusal, also its end. */
 static int lives(const struct evering_params *p, struct side s[2])
 {
+	struct evering_params whole = *p;
 	struct evering *ev[2];
 	int i;
 
-	STEP(0, evering_pair(p, ev));
+	whole.arena_begin = EVERING_WHOLE;
+	STEP(0, evering_pair(&whole, ev));
 	NEED(!sends_and_sleeps(ev) && !operates(ev, s));
 	injection.on = true;
 	for (i = 0; i < 2; i++)

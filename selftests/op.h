@@ -164,11 +164,11 @@ static inline int ask(struct side *s, const struct evering_op *op, uint64_t *id)
 /* Everything in the own arena is free: it can be had at once. */
 static inline bool arena_whole(struct evering *ev)
 {
-	uint64_t size;
+	struct evering_arena_state arena;
 	void *p;
 
-	evering_arena(ev, &size);
-	p = evering_alloc(ev, size, 0);
+	evering_get_arena(ev, EVERING_MINE, &arena);
+	p = evering_alloc(ev, arena.most, 0);
 	return p && !evering_free(ev, p);
 }
 

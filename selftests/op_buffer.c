@@ -1026,10 +1026,10 @@ static void *trade_pick(struct trade *t)
 
 static bool own(struct evering *ev, const void *p)
 {
-	uint64_t size;
+	struct evering_arena_state arena;
 
-	evering_arena(ev, &size);
-	return p && evering_offset(ev, p) < size;
+	evering_get_arena(ev, EVERING_MINE, &arena);
+	return p && evering_offset(ev, p) < arena.most;
 }
 
 static void trade_ask(struct trade *t)

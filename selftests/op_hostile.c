@@ -145,6 +145,7 @@ static int scene_channel(struct scene *s, uint32_t backend, bool shared)
 	memset(s, 0, sizeof(*s));
 	s->shared = shared;
 	p.flags = shared ? EVERING_SHARED_ARENA : 0;
+	p.arena_begin = EVERING_WHOLE;
 	ret = evering_pair(&p, s->ev);
 	return ret ? ret : side_open(&s->v, s->ev[0], DEPTH, DEPTH, false);
 }

@@ -153,6 +153,7 @@ TEST_F(perm, writing_the_peers_arena_faults_unless_shared)
 	int i;
 
 	for (i = 0; i < 2; i++) {
+		evering_arena(self->ev[!i], NULL);
 		p = evering_peer_buffer(self->ev[i], 0, 65536);
 		ASSERT_NE(NULL, p);
 		if (variant->flags & EVERING_SHARED_ARENA) {
@@ -175,6 +176,7 @@ TEST_F(perm, mprotect_raises_nothing)
 	int i;
 
 	for (i = 0; i < 2; i++) {
+		ASSERT_NE(NULL, evering_arena(self->ev[!i], NULL));
 		EXPECT_EQ(EACCES, raise_to(peer_half(self->ev[i]), rw));
 		EXPECT_EQ(EACCES, raise_to(self->ev[i]->rx.slots + 8192, rw));
 		if (!(variant->flags & EVERING_SHARED_ARENA))
@@ -334,9 +336,16 @@ static int touches_fault(void *arg)
 
 TEST_F(perm, a_forked_child_has_none_of_the_memory)
 {
-	pid_t pid = spawn(touches_fault, self->ev);
 	char c = 'c';
+	pid_t pid;
+	int i;
 
+	/* Where they lie is known before, and asked of nobody in the child. */
+	for (i = 0; i < 2; i++)
+		evering_arena(self->ev[i], NULL);
+	for (i = 0; i < 2; i++)
+		evering_peer_buffer(self->ev[i], 0, 65536);
+	pid = spawn(touches_fault, self->ev);
 	EXPECT_EQ(0, reap(pid));
 	EXPECT_EQ(0, evering_send(self->a, &c, 1, EVERING_NOWAIT));
 	EXPECT_EQ(0, evering_recv(self->b, &c, 1, EVERING_NOWAIT));
@@ -561,11 +570,13 @@ TEST_F(hostile, random_garbage_all_over_the_half_harms_nobody)
 
 TEST_F(hostile, offsets_outside_the_arena_are_no_buffers)
 {
-	const unsigned char *base = evering_peer_buffer(self->a, 0, 65536);
 	uint64_t rng = random_seed();
+	const unsigned char *base;
 	uint64_t off, len;
 	int i;
 
+	evering_arena(self->b, NULL);
+	base = evering_peer_buffer(self->a, 0, 65536);
 	ASSERT_NE(NULL, base);
 	EXPECT_EQ(NULL, evering_peer_buffer(self->a, 0, 65537));
 	EXPECT_EQ(NULL, evering_peer_buffer(self->a, 1, 65536));

@@ -43,6 +43,7 @@ FIXTURE_SETUP(pressure)
 {
 	REQUIRE_BACKEND(variant->backend);
 	self->p[0] = params_sized(variant->backend, 64, 16, 65536);
+	self->p[0].arena_begin = EVERING_WHOLE;
 	self->p[1] = self->p[0];
 	self->memfd = variant->backend == EVERING_BACKEND_MEMFD;
 }

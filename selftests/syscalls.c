@@ -597,6 +597,7 @@ TEST_F(syscalls, more_than_there_is_is_not_tried)
 
 	NEEDS_MEMFD();
 	self->p.arena_size[EVERING_MINE] = size;
+	self->p.arena_begin = EVERING_WHOLE;
 	EXPECT_FALSE(is_tried(&self->p, few, ULONG_MAX));
 	EXPECT_TRUE(is_tried(&self->p, enough, 1));
 	EXPECT_FALSE(is_tried(&self->p, old, size - 1));

@@ -146,9 +146,11 @@ static uint64_t submit(struct client *c, uint32_t job, int64_t timeout_ns,
 	struct evering_op op = { .opcode = job,
 				 .flags = EVERING_LEND,
 				 .timeout_ns = timeout_ns };
+	struct evering_arena_state arena;
 	uint64_t id;
 
-	evering_arena(c->ev, &op.buf_len);
+	evering_get_arena(c->ev, EVERING_MINE, &arena);
+	op.buf_len = arena.most;
 	op.buf = evering_alloc(c->ev, op.buf_len, 0);
 	expect(op.buf, "the arena is whole");
 	memset(op.buf, 'x', op.buf_len);

@@ -30,7 +30,7 @@
  *		attached it last; ATTACH, and PEER_CRED tells only of that;
  *		EVERING_ENTER_RUNG; EVERING_RING_SELF; POLLOUT and POLLERR; who pays
  *		when an end closes; EVERING_OP_SPARE;
- *		evering_half.begun, evering_status.arena_there and .token;
+ *		evering_half.begun and .grown, evering_status.arena_there and .token;
  *		operations are in <linux/evering_op.h>
  *	3	EVERING_ENTER_NO_HANDOVER
  */
@@ -154,8 +154,8 @@ struct evering_endpoint_status {
  * @size: bytes of this struct that mean something
  * @geometry: as created
  * @half_size: bytes to map for HALF_A and for HALF_B
- * @arena_there: bytes of each arena that have memory, from its start.  All of it; it
- *	is here for arenas that grow.
+ * @arena_there: bytes of each arena that have memory, from its start.  memfd: 0; the
+ *	owner of an arena says it, in evering_half.grown
  * @token: 0; for what a process shows that takes the place of one that died
  * @reserved: 0
  * @end: the endpoints, by EVERING_A and EVERING_B
@@ -222,6 +222,10 @@ struct evering_counters {
  * @closed: not zero once the owner has closed the channel in good order; tells a
  *	polite end from a death, and nothing hangs on it
  * @begun: 0; for how many entries of the peer's ring the owner has taken up
+ * @grown: memfd: how much of the owner's arena has memory, from its start, in units of
+ *	EVERING_ARENA_ALIGN; never goes back.  Stored with release order by the thread that
+ *	allocates there, after that memory was had and before an entry names a place in it;
+ *	read by the peer when an entry does that it has not seen before
  *
  * Lines are 128 bytes apart because the adjacent-line prefetcher pairs them.
  *
@@ -239,7 +243,8 @@ struct evering_half {
 	struct evering_counters counters;
 	__u32 closed;
 	__u32 begun;
-	__u32 pad2[30];
+	__u32 grown;
+	__u32 pad2[29];
 };
 
 /* Slots begin here in a half. */
@@ -483,6 +488,7 @@ EVERING_AT(evering_half, armed_tx, 132);
 EVERING_AT(evering_half, counters, 256);
 EVERING_AT(evering_half, closed, 384);
 EVERING_AT(evering_half, begun, 388);
+EVERING_AT(evering_half, grown, 392);
 EVERING_AT(evering_status, arena_there, 56);
 EVERING_AT(evering_status, token, 72);
 EVERING_ASSERT(sizeof(struct evering_info) == 56);
