@@ -80,12 +80,20 @@ static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
 	return named ? evr_ioctl_reply(uarg, out, sizeof(*out)) : -ENOTCONN;
 }
 
+static int evr_grow(struct file *file, void *arg, void __user *uarg)
+{
+	const struct evering_grow *grow = arg;
+
+	return evr_channel_grow(file->private_data, grow->there);
+}
+
 static const struct evr_ioctl evr_endpoint_ioctls[] = {
 	{ EVERING_IOC_SET_EVENTFD, sizeof(struct evering_set_eventfd), 16, 0,
 	  evr_set_eventfd },
 	{ EVERING_IOC_PEER_CRED, sizeof(struct evering_peer_cred), 24, 0,
 	  evr_peer_cred },
 	{ EVERING_IOC_ATTACH, sizeof(struct evering_attach), 16, 0, evr_attach },
+	{ EVERING_IOC_GROW, sizeof(struct evering_grow), 16, 0, evr_grow },
 };
 
 /* The peer, or the own sleeper, which another thread of its process wants to wake. */
@@ -222,6 +230,9 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 		   g->arena_size[EVERING_A], g->arena_size[EVERING_B],
 		   channel->region[EVERING_REGION_ARENA_A].order,
 		   channel->region[EVERING_REGION_ARENA_B].order);
+	seq_printf(m, "arena_there:\t%llu\t%llu\n",
+		   (u64)READ_ONCE(channel->region[EVERING_REGION_ARENA_A].there) << PAGE_SHIFT,
+		   (u64)READ_ONCE(channel->region[EVERING_REGION_ARENA_B].there) << PAGE_SHIFT);
 	seq_printf(m, "state:\t%s\t%s\n", states[READ_ONCE(a->state)],
 		   states[READ_ONCE(b->state)]);
 	seq_printf(m, "epoch:\t%u\t%u\nrings:\t%lu\t%lu\nwakes:\t%lu\t%lu\n",

@@ -23,10 +23,12 @@
 /* For what user space makes us allocate: rather refused than by way of the OOM killer. */
 #define EVR_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
 
-/* Pages of one region, in order.  Fixed when the channel is made. */
+/* Pages of one region, in order.  An arena's may still come, and stay then. */
 struct evr_region {
 	struct page **pages;
-	unsigned long nr;
+	unsigned long max;	/* that are mapped, with memory or without */
+	unsigned long nr;	/* that were allocated; whoever grows it alone looks */
+	unsigned long there;	/* of them, that can be had; release, acquire */
 	unsigned int order;	/* of the largest block among them */
 };
 
@@ -69,6 +71,7 @@ struct evr_endpoint {
 	/* That process; until there is one, the first to map the half or the arena. */
 	struct pid *pid;
 	const struct cred *cred;	/* of it; until then of the first to map anything */
+	bool growing;	/* a task adds pages to the own arena */
 	bool shared;	/* more than one process has mapped the half or the arena */
 	bool named;	/* by ATTACH: @pid is the only one that may */
 } ____cacheline_aligned_in_smp;
@@ -117,7 +120,8 @@ int evr_ioctl_tail(const void __user *uarg, u32 size, size_t known);
 int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known);
 
 /* channel.c */
-struct evr_channel *evr_channel_create(const struct evering_geometry *geometry);
+struct evr_channel *evr_channel_create(const struct evering_create *create);
+int evr_channel_grow(struct evr_endpoint *ep, u64 size);
 void evr_channel_put(struct evr_channel *channel);
 void evr_channel_shrink(struct evr_channel *channel);
 
@@ -145,7 +149,7 @@ u32 evr_rung(const struct evr_endpoint *ep, u32 bells);
 long evr_enter(struct file *file, struct evering_enter __user *uarg);
 
 /* quota.c */
-int evr_quota_charge(struct evr_channel *channel, u64 bytes);
+int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most);
 void evr_quota_orphan(struct evr_channel *channel);
 void evr_quota_move(struct evr_channel *channel, const struct cred *cred);
 void evr_quota_uncharge(struct evr_channel *channel);

@@ -235,7 +235,7 @@ void evr_channel_settle(struct evr_channel *channel, bool now)
 
 	spin_lock(&channel->lock);
 	idle = !channel->over && list_empty(&end[0].maps) &&
-	       list_empty(&end[1].maps) &&
+	       list_empty(&end[1].maps) && !end[0].growing && !end[1].growing &&
 	       max(end[0].state, end[1].state) == EVERING_STATE_CLOSED;
 	if (idle && now)
 		WRITE_ONCE(channel->over, true);

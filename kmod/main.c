@@ -31,6 +31,7 @@
  * A vma counts in the struct evr_map of its process, which goes with the last of them.
  * When both files are released the channel goes, with its quota.  Its memory may go
  * earlier if one file is released and nobody maps anything: see evr_channel_settle().
+ * An arena's pages may come later, by GROW; until that is over the memory stays.
  * The pages are counted one by one and outlive it if somebody does I/O on them.  The
  * files hold the module.  Nothing is deferred past release, so rmmod has to wait for
  * nothing.
@@ -89,6 +90,7 @@ union evr_ioctl_arg {
 	struct evering_set_eventfd set_eventfd;
 	struct evering_peer_cred peer_cred;
 	struct evering_attach attach;
+	struct evering_grow grow;
 };
 
 /* Checks the part of a caller's struct that is beyond what the module knows. */
@@ -151,7 +153,7 @@ static int evr_info(struct file *file, void *arg, void __user *uarg)
 
 	info->abi = EVERING_ABI_VERSION;
 	info->page_size = PAGE_SIZE;
-	info->features = 0;
+	info->features = EVERING_FEATURE_GROW;
 	info->reserved = 0;
 	evr_quota_info(info);
 	return evr_ioctl_reply(uarg, info, sizeof(*info));
@@ -166,7 +168,10 @@ static int evr_create(struct file *file, void *arg, void __user *uarg)
 	struct file *files[2];
 	int i, fds, ret;
 
-	channel = evr_channel_create(&create->geometry);
+	if (!(create->flags & EVERING_CREATE_GROW))
+		memcpy(create->arena_begin, create->geometry.arena_size,
+		       sizeof(create->arena_begin));
+	channel = evr_channel_create(create);
 	if (IS_ERR(channel))
 		return PTR_ERR(channel);
 	for (fds = 0; fds < 2; fds++) {
@@ -207,7 +212,7 @@ out_fds:
 
 static const struct evr_ioctl evr_device_ioctls[] = {
 	{ EVERING_IOC_INFO, sizeof(struct evering_info), 56, 0, evr_info },
-	{ EVERING_IOC_CREATE, sizeof(struct evering_create), 56,
+	{ EVERING_IOC_CREATE, sizeof(struct evering_create), 72,
 	  EVERING_CREATE_FLAGS, evr_create },
 };
 

@@ -50,7 +50,8 @@ static int evr_insert(struct vm_area_struct *vma, unsigned long index)
 {
 	struct evr_region *region = evr_vma_region(vma);
 	unsigned long first = round_down(index, EVR_FAULT_AROUND);
-	unsigned long nr = min(EVR_FAULT_AROUND, region->nr - first);
+	unsigned long nr = min(EVR_FAULT_AROUND,
+			       smp_load_acquire(&region->there) - first); /* fill */
 	unsigned long i;
 
 	/* Memory that has failed is not mapped; one by one, then. */
@@ -65,8 +66,12 @@ static vm_fault_t evr_vm_fault(struct vm_fault *vmf)
 {
 	struct evr_region *region = evr_vma_region(vmf->vma);
 	unsigned long index = vmf->pgoff - vmf->vma->vm_pgoff;
-	int ret = evr_insert(vmf->vma, index);
+	int ret;
 
+	/* Acquire: as evr_insert().  It only goes up as long as anybody maps it. */
+	if (index >= smp_load_acquire(&region->there))
+		return VM_FAULT_SIGBUS;
+	ret = evr_insert(vmf->vma, index);
 	if (!ret)
 		return VM_FAULT_NOPAGE;
 	if (ret == -ENOMEM)
@@ -122,7 +127,7 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma)
 	region = &ep->channel->region[index];
 	if (READ_ONCE(ep->channel->over))
 		return -ESTALE;
-	if (vma_pages(vma) != region->nr || !(vma->vm_flags & VM_SHARED))
+	if (vma_pages(vma) != region->max || !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
 	/* What READ_IMPLIES_EXEC adds was not asked for, and is not given. */
 	if (current->personality & READ_IMPLIES_EXEC)

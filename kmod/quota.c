@@ -128,19 +128,20 @@ static void evr_user_put(struct evr_user *user)
 }
 
 /* No sum can overflow: no channel is larger than two EVERING_MAX_ARENA and a bit. */
-static bool evr_user_fits(const struct evr_user *user, u64 bytes)
+static bool evr_user_fits(const struct evr_user *user, u64 bytes,
+			  unsigned int channels)
 {
 	struct evering_info limit;
 
 	evr_quota_info(&limit);
-	return user->channels < limit.max_user_channels &&
+	return (!channels || user->channels < limit.max_user_channels) &&
 	       user->bytes + bytes <= limit.max_user_bytes &&
 	       evr_total_bytes + bytes <= limit.max_total_bytes;
 }
 
 /* Gives back what those before @end were charged; they are there, then. */
 static void evr_uncharge(const struct cred *cred, u64 bytes,
-			 const struct user_namespace *end)
+			 unsigned int channels, const struct user_namespace *end)
 {
 	struct evr_payer payer;
 	struct evr_user *user;
@@ -150,12 +151,13 @@ static void evr_uncharge(const struct cred *cred, u64 bytes,
 	     payer = evr_next_payer(payer)) {
 		user = evr_user_get(payer, 0);
 		user->bytes -= bytes;
-		user->channels--;
+		user->channels -= channels;
 		evr_user_put(user);
 	}
 }
 
-static int evr_charge(const struct cred *cred, u64 bytes, bool limited)
+static int evr_charge(const struct cred *cred, u64 bytes, unsigned int channels,
+		      bool limited)
 {
 	struct evr_payer payer;
 	struct evr_user *user;
@@ -164,12 +166,12 @@ static int evr_charge(const struct cred *cred, u64 bytes, bool limited)
 	for (payer = evr_first_payer(cred); payer.ns;
 	     payer = evr_next_payer(payer)) {
 		user = evr_user_get(payer, limited ? __GFP_ACCOUNT : 0);
-		if (user && (!limited || evr_user_fits(user, bytes))) {
+		if (user && (!limited || evr_user_fits(user, bytes, channels))) {
 			user->bytes += bytes;
-			user->channels++;
+			user->channels += channels;
 			continue;
 		}
-		evr_uncharge(cred, bytes, payer.ns);
+		evr_uncharge(cred, bytes, channels, payer.ns);
 		if (!user)
 			return -ENOMEM;
 		evr_user_put(user);
@@ -209,30 +211,36 @@ static bool evr_quota_reclaim(const struct cred *cred)
 	return true;
 }
 
-/* Charges the caller, by its real uid, for @channel; once a channel. */
-int evr_quota_charge(struct evr_channel *channel, u64 bytes)
+/*
+ * Charges whoever pays for @channel, at first the caller by its real uid, for @bytes more;
+ * or, if that is negative, for less.  All of it may come to @most.
+ */
+int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most)
 {
-	const struct cred *cred = current_cred();
-	bool limited = true;
+	const struct cred *payer;
+	bool limited = bytes > 0, again;
 	int ret;
 
-	if (bytes > (u64)READ_ONCE(evr_max_channel_mib) << 20)
+	if (most > (u64)READ_ONCE(evr_max_channel_mib) << 20)
 		return -EDQUOT;
-again:
-	spin_lock(&evr_quota_lock);
-	ret = evr_charge(cred, bytes, limited);
-	if (!ret) {
-		evr_total_bytes += bytes;
-		channel->payer = get_cred(cred);
-		channel->bytes = bytes;
-	}
-	spin_unlock(&evr_quota_lock);
-	if (ret == -EDQUOT && evr_quota_reclaim(cred))
-		goto again;
-	if (ret == -EDQUOT && capable(CAP_SYS_RESOURCE)) {
-		limited = false;
-		goto again;
-	}
+	do {
+		spin_lock(&evr_quota_lock);
+		payer = get_cred(channel->payer ?: current_cred());
+		ret = evr_charge(payer, bytes, !channel->payer, limited);
+		if (!ret) {
+			evr_total_bytes += bytes;
+			channel->bytes += bytes;
+			if (!channel->payer)
+				channel->payer = get_cred(payer);
+		}
+		spin_unlock(&evr_quota_lock);
+		again = ret == -EDQUOT && evr_quota_reclaim(payer);
+		if (ret == -EDQUOT && !again && limited && capable(CAP_SYS_RESOURCE)) {
+			limited = false;
+			again = true;
+		}
+		put_cred(payer);
+	} while (again);
 	return ret;
 }
 
@@ -240,8 +248,8 @@ again:
 void evr_quota_move(struct evr_channel *channel, const struct cred *cred)
 {
 	spin_lock(&evr_quota_lock);
-	if (channel->payer && !evr_charge(cred, channel->bytes, false)) {
-		evr_uncharge(channel->payer, channel->bytes, NULL);
+	if (channel->payer && !evr_charge(cred, channel->bytes, 1, false)) {
+		evr_uncharge(channel->payer, channel->bytes, 1, NULL);
 		put_cred(channel->payer);
 		channel->payer = get_cred(cred);
 	}
@@ -254,7 +262,7 @@ void evr_quota_uncharge(struct evr_channel *channel)
 	spin_lock(&evr_quota_lock);
 	list_del_init(&channel->orphan);
 	if (channel->payer) {
-		evr_uncharge(channel->payer, channel->bytes, NULL);
+		evr_uncharge(channel->payer, channel->bytes, 1, NULL);
 		evr_total_bytes -= channel->bytes;
 		put_cred(channel->payer);
 		channel->payer = NULL;

@@ -14,7 +14,8 @@ TEST(structs_measure_what_version_2_measures)
 	EXPECT_EQ(128u, sizeof(struct evering_counters));
 	EXPECT_EQ(512u, sizeof(struct evering_half));
 	EXPECT_EQ(56u, sizeof(struct evering_info));
-	EXPECT_EQ(56u, sizeof(struct evering_create));
+	EXPECT_EQ(72u, sizeof(struct evering_create));
+	EXPECT_EQ(16u, sizeof(struct evering_grow));
 	EXPECT_EQ(24u, sizeof(struct evering_enter));
 	EXPECT_EQ(16u, sizeof(struct evering_set_eventfd));
 	EXPECT_EQ(16u, sizeof(struct evering_uring_ring));
@@ -68,6 +69,7 @@ TEST(ioctl_numbers_are_for_ever)
 	EXPECT_EQ(0xeb12u, (unsigned int)EVERING_IOC_SET_EVENTFD);
 	EXPECT_EQ(0xeb13u, (unsigned int)EVERING_IOC_PEER_CRED);
 	EXPECT_EQ(0xeb14u, (unsigned int)EVERING_IOC_ATTACH);
+	EXPECT_EQ(0xeb15u, (unsigned int)EVERING_IOC_GROW);
 	EXPECT_EQ(3ull << 40, EVERING_MMAP_OFFSET(EVERING_REGION_ARENA_A));
 	EXPECT_EQ(EVERING_REGION_HALF_B, EVERING_REGION_HALF(EVERING_B));
 	EXPECT_EQ(EVERING_REGION_ARENA_B, EVERING_REGION_ARENA(EVERING_B));
@@ -116,6 +118,7 @@ FIXTURE_SETUP(channel)
 	p.entries = 8;
 	p.arena_size[EVERING_MINE] = 4096;
 	p.arena_size[EVERING_PEERS] = 12288;
+	p.arena_begin = EVERING_WHOLE;
 	ASSERT_EQ(0, evering_pair(&p, self->ev));
 }
 

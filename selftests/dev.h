@@ -89,6 +89,8 @@ static inline int dev_create(int dev, uint32_t flags,
 	create->size = sizeof(*create);
 	create->flags = flags;
 	create->geometry = *geometry;
+	if (flags & EVERING_CREATE_GROW)
+		memset(create->arena_begin, 0, sizeof(create->arena_begin));
 	ret = dev_ioctl(dev, EVERING_IOC_CREATE, create);
 	if (ret && (create->fd[0] != POISON_FD || create->fd[1] != POISON_FD))
 		return TOUCHED;
@@ -169,6 +171,13 @@ static inline int dev_attach(int fd)
 	struct evering_attach attach = { .size = sizeof(attach) };
 
 	return dev_ioctl(fd, EVERING_IOC_ATTACH, &attach);
+}
+
+static inline int dev_grow(int fd, uint64_t there)
+{
+	struct evering_grow grow = { .size = sizeof(grow), .there = there };
+
+	return dev_ioctl(fd, EVERING_IOC_GROW, &grow);
 }
 
 /* No quota is refused to whoever has CAP_SYS_RESOURCE. */

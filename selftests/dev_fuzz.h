@@ -410,6 +410,18 @@ static long call_attach(struct args *a)
 			(int[]){ ENOTCONN, EBUSY, ESTALE, 0 });
 }
 
+/* All of it is there: see call_create(). */
+static long call_grow(struct args *a)
+{
+	struct evering_grow grow = {
+		.size = sizeof(grow),
+		.there = rarely(a, 4) ? odd(a) : pick(a, 20) * PAGE,
+	};
+
+	return do_ioctl(a, EVERING_IOC_GROW, &grow, sizeof(grow),
+			(int[]){ EBUSY, ESTALE, 0 });
+}
+
 static long call_set_eventfd(struct args *a)
 {
 	struct evering_set_eventfd set = { .size = sizeof(set), .fd = -1 };
@@ -422,10 +434,11 @@ static long call_set_eventfd(struct args *a)
 
 static long call_create(struct args *a)
 {
+	static const uint32_t flags[] = { 0, 1, 2, 3, 4, 6, 8 };
 	struct evering_create c = {
 		.size = sizeof(c),
 		.geometry = geometries[pick(a, ARRAY_SIZE(geometries))],
-		.flags = pick(a, 5),
+		.flags = flags[pick(a, ARRAY_SIZE(flags))],
 	};
 	unsigned int at = pick(a, SLOTS);
 	struct rlimit limit, less;
@@ -445,6 +458,16 @@ static long call_create(struct args *a)
 	if (ret)
 		return ret;
 	memcpy(&c, a->placed, sizeof(c));
+	/* What is not there is not touched: so it is all there before anybody can. */
+	for (int i = 0; i < 2 && c.flags & EVERING_CREATE_GROW; i++) {
+		ret = dev_grow(c.fd[i], c.geometry.arena_size[i]);
+		if (!ret)
+			continue;
+		MUST(ret == -EDQUOT || ret == -ENOMEM || a->open);
+		close(c.fd[0]);
+		close(c.fd[1]);
+		return ret;
+	}
 	keep_pair(at, c.fd, !a->open, &c.geometry);
 	return 0;
 }
@@ -1083,6 +1106,7 @@ static const struct op {
 	{ "set_eventfd", call_set_eventfd, 10, END },
 	{ "peer_cred", call_peer_cred, 12, END },
 	{ "attach", call_attach, 2, END },
+	{ "grow", call_grow, 2, END },
 	{ "ioctl", call_ioctl, 12, END },
 	{ "munmap", call_munmap, 16, MAP },
 	{ "mremap", call_mremap, 8, MAP },

@@ -22,6 +22,7 @@ union any_arg {
 	struct evering_set_eventfd set_eventfd;
 	struct evering_peer_cred peer_cred;
 	struct evering_attach attach;
+	struct evering_grow grow;
 	char bytes[3 * 4096];
 };
 
@@ -81,6 +82,11 @@ FIXTURE_VARIANT_ADD(command, attach){
 	.cmd = EVERING_IOC_ATTACH,
 	.size = sizeof(struct evering_attach),
 	.writes = true,
+};
+
+FIXTURE_VARIANT_ADD(command, grow){
+	.cmd = EVERING_IOC_GROW,
+	.size = sizeof(struct evering_grow),
 };
 
 static void set_right(union any_arg *arg, unsigned int cmd, uint32_t size)
@@ -454,7 +460,7 @@ TEST_F(device, unknown_commands_are_refused)
 		EVERING_IOC_INFO,	 EVERING_IOC_CREATE,
 		EVERING_IOC_RING,	 EVERING_IOC_ENTER,
 		EVERING_IOC_SET_EVENTFD, EVERING_IOC_PEER_CRED,
-		EVERING_IOC_ATTACH,
+		EVERING_IOC_ATTACH,	 EVERING_IOC_GROW,
 	};
 	char arg[4096] = { 0 };
 	unsigned int nr, i;
@@ -522,7 +528,7 @@ TEST_F(device, info_tells_abi_page_size_and_limits)
 	EXPECT_EQ(0, info.flags);
 	EXPECT_EQ(EVERING_ABI_VERSION, info.abi);
 	EXPECT_EQ(sysconf(_SC_PAGESIZE), info.page_size);
-	EXPECT_EQ(0, info.features);
+	EXPECT_EQ(EVERING_FEATURE_GROW, info.features);
 	EXPECT_EQ(0, info.reserved);
 	n = parameter("max_channel_mib");
 	if (n != ~0ull)

@@ -30,6 +30,7 @@
  *		attached it last; ATTACH, and PEER_CRED tells only of that;
  *		EVERING_ENTER_RUNG; EVERING_RING_SELF; POLLOUT and POLLERR; who pays
  *		when an end closes; EVERING_OP_SPARE;
+ *		EVERING_IOC_GROW, EVERING_CREATE_GROW;
  *		evering_half.begun and .grown, evering_status.arena_there and .token;
  *		operations are in <linux/evering_op.h>
  *	3	EVERING_ENTER_NO_HANDOVER
@@ -68,9 +69,10 @@
  *	ENOTCONN	PEER_CRED before the peer has called ATTACH; ATTACH before the
  *			half is mapped
  *	EBUSY		ATTACH, mmap: another process has, or had, the endpoint; ENTER:
- *			as many threads and pollers wait there as a ring wakes
+ *			as many threads and pollers wait there as a ring wakes; GROW:
+ *			another thread grows the same arena
  *	ESTALE		ATTACH, mmap: it is over; the endpoint was detached, or nobody
- *			can attach any more
+ *			can attach any more; GROW: the channel was given up
  *	EBADF		SET_EVENTFD: not an open descriptor
  *	EOPNOTSUPP	an io_uring command on a ring with IORING_SETUP_IOPOLL
  */
@@ -273,6 +275,10 @@ struct evering_half {
 #define EVERING_IOC_SET_EVENTFD	_IO(EVERING_IOC_MAGIC, 0x12)
 #define EVERING_IOC_PEER_CRED	_IO(EVERING_IOC_MAGIC, 0x13)
 #define EVERING_IOC_ATTACH	_IO(EVERING_IOC_MAGIC, 0x14)
+#define EVERING_IOC_GROW	_IO(EVERING_IOC_MAGIC, 0x15)
+
+/* evering_info.features */
+#define EVERING_FEATURE_GROW	(1ull << 0)	/* EVERING_CREATE_GROW, EVERING_IOC_GROW */
 
 /**
  * struct evering_info - EVERING_IOC_INFO: what this kernel offers
@@ -303,8 +309,10 @@ struct evering_info {
 /* evering_create.flags */
 #define EVERING_CREATE_KEEP_ON_EXEC (1u << 0) /* without O_CLOEXEC */
 #define EVERING_CREATE_NONBLOCK	(1u << 1)	/* with O_NONBLOCK */
+#define EVERING_CREATE_GROW	(1u << 2)	/* arenas begin with @arena_begin */
 #define EVERING_CREATE_FLAGS \
-	(EVERING_CREATE_KEEP_ON_EXEC | EVERING_CREATE_NONBLOCK)
+	(EVERING_CREATE_KEEP_ON_EXEC | EVERING_CREATE_NONBLOCK | \
+	 EVERING_CREATE_GROW)
 
 /**
  * struct evering_create - EVERING_IOC_CREATE: a new channel
@@ -318,6 +326,9 @@ struct evering_info {
  *	quota for another: -ESTALE.
  * @arena_order: out: log2 of the pages of the largest block that ARENA_A and
  *	ARENA_B were built from
+ * @arena_begin: in: bytes of ARENA_A and ARENA_B that have memory from the start, whole
+ *	pages, up to arena_size.  Without EVERING_CREATE_GROW all of them have.
+ *	With it each page that may come later costs the payer a pointer.
  */
 struct evering_create {
 	__u32 size;
@@ -325,6 +336,7 @@ struct evering_create {
 	struct evering_geometry geometry;
 	__s32 fd[2];
 	__u32 arena_order[2];
+	__aligned_u64 arena_begin[2];
 };
 
 /*
@@ -461,6 +473,25 @@ struct evering_attach {
 	__u32 reserved;
 };
 
+/**
+ * struct evering_grow - EVERING_IOC_GROW: memory for more of the own arena
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @there: in: bytes of this endpoint's arena that are to have memory, from its start,
+ *	whole pages.  Less than there are changes nothing.
+ *
+ * Who pays for the channel pays for it, and so does the memory cgroup of the caller.
+ * evering_status.arena_there says so to both sides.  A page that has no memory yet is
+ * SIGBUS for who touches it.
+ *
+ * -EINVAL beyond the arena's size.  One call at a time.
+ */
+struct evering_grow {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 there;
+};
+
 /*
  * What the two sides were compiled from must be the same to the byte, in C, in
  * C++ and in the kernel, on 32 and on 64 bits.
@@ -493,8 +524,10 @@ EVERING_AT(evering_status, arena_there, 56);
 EVERING_AT(evering_status, token, 72);
 EVERING_ASSERT(sizeof(struct evering_info) == 56);
 EVERING_AT(evering_info, features, 16);
-EVERING_ASSERT(sizeof(struct evering_create) == 56);
+EVERING_ASSERT(sizeof(struct evering_create) == 72);
 EVERING_AT(evering_create, fd, 40);
+EVERING_AT(evering_create, arena_begin, 56);
+EVERING_ASSERT(sizeof(struct evering_grow) == 16);
 EVERING_ASSERT(sizeof(struct evering_enter) == 24);
 EVERING_AT(evering_enter, timeout, 16);
 EVERING_ASSERT(sizeof(struct evering_set_eventfd) == 16);
