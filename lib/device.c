@@ -26,7 +26,6 @@ static int map_all(struct endpoint *e)
 	unsigned int region, own = e->end;
 	int ret = 0, prot;
 
-	e->begin = e->geometry.arena_size[own];
 	for (region = 0; region < EVERING_REGIONS && !ret; region++) {
 		prot = PROT_READ;
 		if (region == EVERING_REGION_HALF(own) ||
@@ -54,15 +53,34 @@ static int open_error(int error)
 	}
 }
 
-/* The module is of another version: there is nothing that it could do for us. */
-static int check_abi(int device)
+/*
+ * The module is of another version: there is nothing that it could do for us.  Sets
+ * *@grows if it has arenas that grow.
+ */
+static int check_abi(int device, bool *grows)
 {
 	struct evering_info info = { .size = sizeof(info) };
 
 	if (ioctl(device, EVERING_IOC_INFO, &info))
 		/* What lies there is no device of ours. */
 		return errno == ENOTTY ? -ENODEV : -errno;
+	*grows = info.features & EVERING_FEATURE_GROW;
 	return info.abi == EVERING_ABI_VERSION ? 0 : -EPROTONOSUPPORT;
+}
+
+/* How far an arena has memory: what the kernel says is so. */
+static uint64_t there(const struct endpoint *e, unsigned int end)
+{
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+
+	return __atomic_load_n(&status->arena_there[end], __ATOMIC_ACQUIRE);
+}
+
+static int grow_to(struct endpoint *e, uint64_t bytes)
+{
+	struct evering_grow grow = { .size = sizeof(grow), .there = bytes };
+
+	return ioctl(e->device.fd, EVERING_IOC_GROW, &grow) ? -errno : 0;
 }
 
 /*
@@ -82,13 +100,19 @@ static int device_make(struct endpoint *e, int64_t deadline)
 		.size = sizeof(create),
 		.geometry = e->geometry,
 	};
+	bool grows = false;
 	int fd, ret;
 
 	(void)deadline;
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return open_error(errno);
-	ret = check_abi(fd);
+	ret = check_abi(fd, &grows);
+	if (grows) {
+		/* Of the other side's nothing: that has its own wish. */
+		create.flags = EVERING_CREATE_GROW;
+		create.arena_begin[EVERING_A] = e->begin;
+	}
 	if (!ret && ioctl(fd, EVERING_IOC_CREATE, &create))
 		ret = -errno;
 	close(fd);
@@ -97,6 +121,8 @@ static int device_make(struct endpoint *e, int64_t deadline)
 	e->device.fd = create.fd[EVERING_A];
 	e->device.peers = create.fd[EVERING_B];
 	ret = map_all(e);
+	e->partial[!e->end] = true;
+	e->begin = ret ? 0 : there(e, e->end);
 	return ret ? ret : attach(e);
 }
 
@@ -145,10 +171,18 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 	ret = check_endpoint(fds[0]);
 	if (ret)
 		return ret;
+	/* Modules without have all of it, and those with it refuse what is beyond. */
+	if (e->begin && grow_to(e, e->begin) && errno != ENOTTY)
+		ret = -errno;
 	/* The wrong endpoint, or another geometry, does not let itself be mapped. */
-	ret = map_all(e);
+	if (!ret)
+		ret = map_all(e);
 	if (!ret)
 		ret = endpoint_check_status(e);
+	if (!ret) {
+		e->partial[!e->end] = true;
+		e->begin = there(e, e->end);
+	}
 	if (!ret)
 		ret = attach(e);
 	switch (ret) {
@@ -163,6 +197,16 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 	}
 }
 
+/* What the kernel says has memory has it; under EVERING_POPULATE it is mapped as well. */
+static int device_see(struct endpoint *e, uint64_t from, uint64_t to)
+{
+	unsigned char *map = e->map[EVERING_REGION_ARENA(!e->end)];
+
+	if (e->populate)
+		madvise(map + from, to - from, MADV_POPULATE_READ);
+	return 0;
+}
+
 /* Who says welcome has mapped its half: whatever became of it since. */
 static int device_complete(struct endpoint *e, const int *fds,
 			   unsigned int count)
@@ -173,6 +217,9 @@ static int device_complete(struct endpoint *e, const int *fds,
 	if (count || evering_load_acquire(&status->end[!e->end].state) ==
 			     EVERING_STATE_NEW)
 		return -EPROTO;
+	/* It has grown its arena since this side mapped that. */
+	if (there(e, !e->end))
+		device_see(e, 0, there(e, !e->end));
 	return endpoint_check_status(e);
 }
 
@@ -296,29 +343,18 @@ static int device_fd(struct endpoint *e)
 	return e->device.fd;
 }
 
-/* The kernel has all of an arena from the start. */
 static int device_grow(struct endpoint *e, uint64_t from, uint64_t to)
 {
-	(void)e;
+	int ret = grow_to(e, to);
+
 	(void)from;
-	(void)to;
-	return -ENOMEM;
+	/* Another process, or thread, grows it or has ended it: neither is allowed to. */
+	return ret == -EBUSY || ret == -ESTALE ? -ENOMEM : ret;
 }
 
 static uint64_t device_grown(const struct endpoint *e)
 {
-	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
-
-	return __atomic_load_n(&status->arena_there[!e->end], __ATOMIC_ACQUIRE);
-}
-
-/* What the kernel says is so. */
-static int device_see(struct endpoint *e, uint64_t from, uint64_t to)
-{
-	(void)e;
-	(void)from;
-	(void)to;
-	return 0;
+	return there(e, !e->end);
 }
 
 const struct backend device_backend = {

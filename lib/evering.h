@@ -174,8 +174,7 @@ enum evering_policy {
  * @arena_begin: bytes of this side's arena that have memory when the channel is made,
  *	rounded up to pages; the rest gets it when evering_alloc() needs it, never gives it
  *	back, and may be refused it.  EVERING_WHOLE or anything beyond @arena_size: all of
- *	it has, as under EVERING_POPULATE; so it is on the device, too.  The peer's is the
- *	peer's matter
+ *	it has, as under EVERING_POPULATE.  The peer's is the peer's matter
  *
  * Start from EVERING_PARAMS_INIT.  For evering_accept*(), which follows the
  * connecting side's wishes, @slot_size, @entries and @arena_size are the most that

@@ -105,6 +105,7 @@ FIXTURE_SETUP(perm)
 	REQUIRE_BACKEND(variant->backend);
 	p = params_sized(variant->backend, 64, 256, 65536);
 	p.flags = variant->flags;
+	p.arena_begin = EVERING_WHOLE;
 	ASSERT_EQ(0, evering_pair(&p, self->ev));
 	self->a = self->ev[0];
 	self->b = self->ev[1];
@@ -153,7 +154,6 @@ TEST_F(perm, writing_the_peers_arena_faults_unless_shared)
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		evering_arena(self->ev[!i], NULL);
 		p = evering_peer_buffer(self->ev[i], 0, 65536);
 		ASSERT_NE(NULL, p);
 		if (variant->flags & EVERING_SHARED_ARENA) {
@@ -176,7 +176,6 @@ TEST_F(perm, mprotect_raises_nothing)
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		ASSERT_NE(NULL, evering_arena(self->ev[!i], NULL));
 		EXPECT_EQ(EACCES, raise_to(peer_half(self->ev[i]), rw));
 		EXPECT_EQ(EACCES, raise_to(self->ev[i]->rx.slots + 8192, rw));
 		if (!(variant->flags & EVERING_SHARED_ARENA))
@@ -340,9 +339,7 @@ TEST_F(perm, a_forked_child_has_none_of_the_memory)
 	pid_t pid;
 	int i;
 
-	/* Where they lie is known before, and asked of nobody in the child. */
-	for (i = 0; i < 2; i++)
-		evering_arena(self->ev[i], NULL);
+	/* Where it lies is known before, and asked of nobody in the child. */
 	for (i = 0; i < 2; i++)
 		evering_peer_buffer(self->ev[i], 0, 65536);
 	pid = spawn(touches_fault, self->ev);

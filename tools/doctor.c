@@ -176,8 +176,9 @@ static void check_info(struct doctor *d, int fd)
 		return;
 	}
 	d->device = true;
-	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI",
-	       info.abi);
+	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI%s",
+	       info.abi,
+	       info.features & EVERING_FEATURE_GROW ? ", arenas grow" : "");
 	report(d, info.max_channel_bytes >> 22 ? OK : WARN, "quota",
 	       info.max_channel_bytes >> 22 ?
 		       NULL :

@@ -67,6 +67,7 @@ struct end {
 	char comm[COMM_LEN + 1];
 	enum end_state state;
 	bool counted; /* the numbers below are there */
+	uint64_t arena; /* bytes of it that have memory */
 	uint64_t sent; /* entries */
 	uint64_t fill; /* entries sent and not yet released */
 	uint64_t rings;
@@ -94,6 +95,7 @@ struct fdinfo {
 	unsigned int end;
 	unsigned int state[2];
 	struct evering_geometry geometry;
+	uint64_t arena[2];
 	struct evering_counters counters[2];
 };
 
@@ -212,8 +214,11 @@ static void read_info_line(struct fdinfo *info, const char *line)
 	else if (!strcmp(key, "flags") && got == 2 && !strncmp(left, "0x", 2))
 		info->geometry.flags = (uint32_t)a;
 	else if (!strcmp(key, "arena_size")) {
-		info->geometry.arena_size[0] = a;
-		info->geometry.arena_size[1] = b;
+		info->geometry.arena_size[0] = info->arena[0] = a;
+		info->geometry.arena_size[1] = info->arena[1] = b;
+	} else if (!strcmp(key, "arena_there")) {
+		info->arena[0] = a;
+		info->arena[1] = b;
 	} else if (!strcmp(key, "state") && got == 3) {
 		info->state[0] = state_of(left);
 		info->state[1] = state_of(right);
@@ -237,6 +242,7 @@ static void set_device_end(struct channel *c, unsigned int i,
 
 	end->state = states[info->state[i]];
 	end->counted = true;
+	end->arena = info->arena[i];
 	/* Both lag behind, each at its own times. */
 	end->sent = own->tx_entries > peer->rx_entries ? own->tx_entries :
 							 peer->rx_entries;
@@ -598,6 +604,9 @@ static void set_memfd_end(const struct look *look, struct channel *c,
 
 	end->state = memfd_state(look, half, end->pid);
 	end->counted = true;
+	end->arena = (uint64_t)half->grown * EVERING_ARENA_ALIGN;
+	if (end->arena > c->geometry.arena_size[i])
+		end->arena = c->geometry.arena_size[i];
 	end->fill = ring_fill(ring, &c->geometry, peer->released);
 	/* The counter lags behind by less than a ring, and the ring does not. */
 	next = peer->released + (uint32_t)end->fill;
@@ -812,7 +821,8 @@ static void put_end(struct page *page, const struct channel *c, unsigned int i)
 {
 	char id[24] = "", pid[16] = "-", fill[16] = "-", quiet[16] = "-";
 	char sent[FORMAT_LEN] = "-", rings[FORMAT_LEN] = "-";
-	char sleeps[FORMAT_LEN] = "-", arena[FORMAT_LEN] = "-", ring[32] = "-";
+	char sleeps[FORMAT_LEN] = "-", now[FORMAT_LEN], most[FORMAT_LEN];
+	char arena[2 * FORMAT_LEN] = "-", ring[32] = "-";
 	const struct end *end = &c->end[i];
 	const char *colour = "";
 	char line[MAX_WIDTH];
@@ -825,7 +835,12 @@ static void put_end(struct page *page, const struct channel *c, unsigned int i)
 	if (c->measured) {
 		snprintf(ring, sizeof(ring), "%ux%u", c->geometry.entries,
 			 c->geometry.slot_size);
-		format_size(arena, c->geometry.arena_size[i]);
+		format_plain(most, c->geometry.arena_size[i]);
+		format_plain(now, end->arena);
+		if (end->counted && end->arena < c->geometry.arena_size[i])
+			snprintf(arena, sizeof(arena), "%s/%s", now, most);
+		else
+			snprintf(arena, sizeof(arena), "%s", most);
 	}
 	if (end->counted) {
 		snprintf(fill, sizeof(fill), "%3.0f%%",
@@ -921,6 +936,7 @@ static void put_json_end(struct json *j, const char *key,
 	if (c->measured)
 		json_number(j, "arena", c->geometry.arena_size[i]);
 	if (end->counted) {
+		json_number(j, "arena_now", end->arena);
 		json_number(j, "sent", end->sent);
 		json_number(j, "fill", end->fill);
 		json_number(j, "rings", end->rings);
