@@ -354,6 +354,8 @@ TEST_F(grow, refused_is_as_if_it_were_full)
 	EXPECT_EQ(-ENOMEM, state.refused);
 	EXPECT_EQ(65536u, state.now);
 	EXPECT_EQ(65536u, state_of(self->ev[1], EVERING_PEERS).now);
+	/* Nor what would be the very block that is free. */
+	EXPECT_EQ(NULL, evering_alloc(self->ev[0], ARENA - 49152, 0));
 	/* What there is can be had. */
 	q = evering_alloc(self->ev[0], 16384, 0);
 	EXPECT_NE(NULL, q);
