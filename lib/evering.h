@@ -206,10 +206,10 @@ struct evering_params {
 	}
 
 /* What EVERING_PARAMS_INIT should be to accept whatever is reasonable. */
-#define EVERING_LIMITS_INIT                                            \
+#define EVERING_LIMITS_INIT                                                    \
 	{                                                                      \
 		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
-			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 }, \
+			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 },         \
 			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
 			EVERING_SPIN_NS, 0, EVERING_ARENA_BEGIN                \
 	}
