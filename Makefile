@@ -286,11 +286,14 @@ native_only := m32.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh
 
 # named_tests NAMES: what is built of them; scripts want everything.
-named_tests = $(if $(filter %.sh,$1),selftests) library \
+named_tests = $(if $(filter %.sh,$1),selftests) test-list library \
 	$(addprefix $(BUILD)/selftests/,$(filter-out %.sh,$1))
 
 .PHONY: selftests
-selftests: library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
+selftests: test-list library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
+
+.PHONY: test-list
+test-list:
 	@mkdir -p $(BUILD)/selftests
 	@printf '%s\n' $(sort $(test_names) $(filter-out \
 		$(if $(SANITIZE),$(native_only)) \
