@@ -57,6 +57,22 @@ bool answer_expects(const struct ops *ops, uint64_t id)
 	return !ops->pub.held[id & ops->pub.held_mask].plain;
 }
 
+/* What comes after @at in the inbox. */
+static uint32_t *inbox_next(const struct ops *ops, uint32_t at)
+{
+	return at & INBOX_POST ? &ops->pub.stored[at & ~INBOX_POST].next :
+				 &ops->pub.held[at].next;
+}
+
+static void inbox_push(struct ops *ops, uint32_t at)
+{
+	if (ops->inbox.count++)
+		*inbox_next(ops, ops->inbox.tail) = at;
+	else
+		ops->inbox.head = at;
+	ops->inbox.tail = at;
+}
+
 /* The callback of tables that have none: evering_op_next() is to find it. */
 void answer_later(struct evering_ops *table,
 		  const struct evering_request *request, void *context)
@@ -67,11 +83,13 @@ void answer_later(struct evering_ops *table,
 	(void)context;
 	unplain(ops, &table->held[index]);
 	table->held[index].state |= HELD_INBOX;
-	if (ops->inbox.count++)
-		table->held[ops->inbox.tail].next = index;
-	else
-		ops->inbox.head = index;
-	ops->inbox.tail = index;
+	inbox_push(ops, index);
+}
+
+/* The same for the post that is stored at @at. */
+void answer_post_later(struct ops *ops, uint32_t at)
+{
+	inbox_push(ops, at | INBOX_POST);
 }
 
 /* Answered before anybody asked for it: whoever is told that it is cancelled can. */
@@ -81,12 +99,12 @@ static void inbox_remove(struct ops *ops, uint32_t index)
 
 	while (at != index) {
 		before = at;
-		at = ops->pub.held[at].next;
+		at = *inbox_next(ops, at);
 	}
 	if (before == NONE)
-		ops->inbox.head = ops->pub.held[at].next;
+		ops->inbox.head = *inbox_next(ops, at);
 	else
-		ops->pub.held[before].next = ops->pub.held[at].next;
+		*inbox_next(ops, before) = *inbox_next(ops, at);
 	if (ops->inbox.tail == at)
 		ops->inbox.tail = before;
 	ops->inbox.count--;
@@ -102,7 +120,7 @@ void answer_requested(struct ops *ops, const struct arrival *arrival)
 
 	held = &ops->pub.held[h->id & ops->pub.held_mask];
 	data = held_data(ops, held_index(ops, held));
-	copy_data(data, arrival->data, h->len);
+	evering__copy_data(data, arrival->data, h->len);
 	held->r = (struct evering_request){
 		.id = h->id,
 		.opcode = h->code,
@@ -145,17 +163,27 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 {
 	struct ops *ops = to_ops(table);
 	int64_t deadline = 0;
-	struct evering__held *held;
+	uint32_t at;
 	int ret;
 
+	ops->takes_requests = true;
+	/* Its data is not to be looked at any more. */
+	if (ops->seen)
+		message_finish(ops, ops->seen);
+	ops->seen = 0;
 	ret = ops_wait_for(ops, has_request, 0, false, timeout_ns, &deadline);
 	if (ret)
 		return ret;
-	held = &ops->pub.held[ops->inbox.head];
-	ops->inbox.head = held->next;
+	at = ops->inbox.head;
+	ops->inbox.head = *inbox_next(ops, at);
 	ops->inbox.count--;
-	held->state &= ~HELD_INBOX;
-	*request = held->r;
+	if (at & INBOX_POST) {
+		ops->seen = at & ~INBOX_POST;
+		*request = message_post(ops, ops->seen);
+		return 0;
+	}
+	ops->pub.held[at].state &= ~HELD_INBOX;
+	*request = ops->pub.held[at].r;
 	return 0;
 }
 
@@ -228,7 +256,6 @@ int evering_op_answer_buffer(struct evering_ops *table, uint64_t id,
 	struct evering_op_buffer name = { .len_low = (uint32_t)buf_len,
 					  .len_high =
 						  (uint32_t)(buf_len >> 32) };
-	struct endpoint *e = ops_endpoint(ops);
 	struct evering__held *held = held_by_id(ops, id);
 	int ret;
 
@@ -236,26 +263,76 @@ int evering_op_answer_buffer(struct evering_ops *table, uint64_t id,
 	if (ret)
 		return ret;
 	if ((held->state & HELD_LENT) && buf == held->r.buf) {
-		if (!endpoint_shares(e, EVERING_REGION_ARENA_A) || !buf_len ||
-		    buf_len > held->r.buf_len)
+		if (!endpoint_shares(ops_endpoint(ops),
+				     EVERING_REGION_ARENA_A) ||
+		    !buf_len || buf_len > held->r.buf_len)
 			return -EINVAL;
 		header.flags = EVERING_OP_IN_PLACE;
-	} else if (arena_has(&e->arena, buf)) {
-		ret = arena_hand_out(&e->arena, buf, buf_len, HOLD_GIVEN,
-				     &name.granule, &name.generation);
-		header.flags = EVERING_OP_GIVEN;
 	} else {
-		ret = loan_give_back(ops, buf, buf_len, &name.granule,
-				     &name.generation);
-		header.flags = EVERING_OP_BACK;
+		ret = loan_give(ops, buf, buf_len, &header.flags, &name);
 	}
 	if (ret)
 		return ret;
-	if (header.flags == EVERING_OP_BACK)
-		loan_end(ops, buf);
 	ops_send(ops, &header, NULL, &name);
 	held_end(ops, held);
 	return 0;
+}
+
+struct answering {
+	struct evering_ops *ops;
+	uint64_t id;
+	uint64_t len;
+	void *buf;
+};
+
+/* Is there room for it, or nothing to be answered any more? */
+static bool can_answer(struct ops *ops, uint64_t arg)
+{
+	struct answering *a = (struct answering *)(uintptr_t)arg;
+
+	if (!held_by_id(ops, a->id))
+		return true;
+	if (!a->buf)
+		a->buf = evering_op_answer_alloc(a->ops, a->id, a->len);
+	return a->buf;
+}
+
+int evering_op_answerv(struct evering_ops *table, uint64_t id, int32_t result,
+		       const struct iovec *iov, int count, int64_t timeout_ns)
+{
+	struct answering a = { .ops = table, .id = id };
+	struct ops *ops = to_ops(table);
+	unsigned char data[EVERING_MAX_SLOT];
+	int64_t deadline = 0;
+	int ret;
+
+	ret = iov_length(iov, count, &a.len);
+	if (ret)
+		return ret;
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
+	if (a.len <= ops->pub.max_data) {
+		iov_gather(data, iov, count);
+		return evering_op_answer(table, id, result, data,
+					 (uint32_t)a.len);
+	}
+	ret = ops->error;
+	if (!ret && a.len > ops_arena_size(ops))
+		return -EMSGSIZE;
+	if (!ret)
+		ret = ops_wait_for_room(ops, can_answer,
+					(uint64_t)(uintptr_t)&a, timeout_ns,
+					&deadline);
+	if (ret && ret != ops->error)
+		return ret;
+	/* If there is none, it says why. */
+	if (!a.buf)
+		return evering_op_answer(table, id, result, NULL, 0);
+	iov_gather(a.buf, iov, count);
+	ret = evering_op_answer_buffer(table, id, result, a.buf, a.len);
+	if (ret)
+		evering_free(ops->pub.ev, a.buf);
+	return ret;
 }
 
 void *evering_op_answer_alloc(struct evering_ops *table, uint64_t id,

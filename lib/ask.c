@@ -214,7 +214,7 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 		c->flags = EVERING_ANSWERED;
 		c->buf = arrival->buf;
 		c->buf_len = arrival->buf_len;
-		copy_data(place_data(ops, place_index(ops, place)),
+		evering__copy_data(place_data(ops, place_index(ops, place)),
 			  arrival->data, c->len);
 	}
 	if (!done) {
@@ -523,18 +523,6 @@ static bool can_submit(struct ops *ops, uint64_t arg)
 	return ops->pub.free && ops_room(ops);
 }
 
-/* To try is to look, and not to take what has arrived, whose callbacks may try. */
-static int wait_for_room(struct ops *ops, ops_condition condition,
-			 int64_t timeout_ns, int64_t *deadline)
-{
-	if (timeout_ns == EVERING_NOWAIT && !condition(ops, 0)) {
-		/* Who sleeps on it in a loop is to be woken. */
-		ops->refused = ops->opened && !ops_room(ops);
-		return ops->error ? ops->error : -EAGAIN;
-	}
-	return ops_wait_for(ops, condition, 0, true, timeout_ns, deadline);
-}
-
 int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 {
 	struct ops *ops = to_ops(table);
@@ -546,7 +534,7 @@ int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 		return -ENOENT;
 	if (!(place->state & OP_PREPARED))
 		return -EALREADY;
-	ret = wait_for_room(ops, can_start, timeout_ns, &deadline);
+	ret = ops_wait_for_room(ops, can_start, 0, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	/* A callback may have done what it wanted, meanwhile. */
@@ -589,7 +577,7 @@ int evering__op_submit(struct evering_ops *table, const struct evering_op *op,
 	ret = check_op(ops, op);
 	if (ret)
 		return ret;
-	ret = wait_for_room(ops, can_submit, timeout_ns, &deadline);
+	ret = ops_wait_for_room(ops, can_submit, 0, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	ret = evering_op_prepare(table, op, &new);
@@ -643,7 +631,7 @@ static void op_take(struct ops *ops, struct evering__place *place,
 {
 	*completion = place->c;
 	completion->data = ops->taken;
-	copy_data(ops->taken, place_data(ops, place_index(ops, place)),
+	evering__copy_data(ops->taken, place_data(ops, place_index(ops, place)),
 		  completion->len);
 	done_remove(ops, place);
 	place->state &= ~OP_DONE;

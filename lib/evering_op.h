@@ -46,6 +46,19 @@
  * A buffer of the peer's that is not given or lent is no buffer: whatever arrives is
  * checked, and what cannot be ends the channel with -EPROTO.
  *
+ * Posts and messages
+ *
+ * - A post (evering_op_post()) is a request that gets no answer.
+ * - A message (evering_msg_send(), evering_msg_recv()) has any length up to that of the
+ *   sender's arena.  One that fits travels in the entry.  A longer one is copied into
+ *   one buffer of the arena, read there by the receiver, and the buffer comes home when
+ *   the receiver has freed the message.
+ * - Posts and messages are stored by the receiver until it has finished with them, so
+ *   that one that nobody takes does not hold up the answers behind it.  The sender never
+ *   has more under way than the receiver said that it stores: one more waits.
+ * - What one side sends arrives in that order: messages among themselves, and posts
+ *   among requests.
+ *
  * Rules
  *
  * - One thread at a time uses a table, in callbacks too.  While it is open nobody
@@ -55,11 +68,13 @@
  *   or EVERING_OP_SPARE polls, are in each other the next fails with -EDEADLK.
  * - What was submitted or answered is seen by a peer that is awake at once, one that
  *   sleeps is woken by the next evering_ops_poll(), _wait(), _flush() or _arm(), or
- *   evering_op_ function that waits.
+ *   evering_op_ function that waits.  A message wakes it at once.
  * - Nothing is allocated after evering_ops_open().
  */
 #ifndef EVERING_OP_H
 #define EVERING_OP_H
+
+#include <sys/uio.h>
 
 #ifndef EVERING_H
 #error "include <evering.h>"
@@ -70,6 +85,9 @@ struct evering_ops;
 /* evering_op.flags */
 #define EVERING_LEND (1u << 0)
 #define EVERING_GIVE (1u << 1)
+
+/* evering_request.flags, beside the above */
+#define EVERING_POST (1u << 2)
 
 /* evering_completion.flags */
 #define EVERING_ANSWERED (1u << 0)
@@ -154,14 +172,15 @@ struct evering_op {
 };
 
 /**
- * struct evering_request - an operation of the peer's, to be answered
- * @id: for evering_op_answer*()
+ * struct evering_request - an operation of the peer's, to be answered; or a post
+ * @id: for evering_op_answer*(); 0: a post, which cannot be answered
  * @opcode: what to do, as the peer says
- * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf; EVERING_POST if it is a post
  * @len: bytes at @data
  * @reserved: 0
  * @data: what the request carries, copied, aligned to 16 bytes; stays until it is
- *	answered
+ *	answered.  A post's stays until the callback returns, or else until the next
+ *	evering_op_next()
  * @buf: the buffer that came with it; NULL: none.  Lent: until it is answered, not
  *	to be written unless the channel has EVERING_SHARED_ARENA.  Given: the
  *	caller's, for evering_free().  The peer can write it at any time: copy what
@@ -186,7 +205,8 @@ struct evering_request {
  *	polls or waits
  * @context: of the table's parameters
  *
- * Answers it, now or later.  May call anything but evering_ops_close().
+ * Answers it, now or later, unless it is a post.  May call anything but
+ * evering_ops_close().
  */
 typedef void (*evering_request_fn)(struct evering_ops *ops,
 				   const struct evering_request *request,
@@ -202,6 +222,33 @@ typedef void (*evering_request_fn)(struct evering_ops *ops,
 typedef void (*evering_cancelled_fn)(struct evering_ops *ops, uint64_t id,
 				     void *context);
 
+/**
+ * struct evering_msg - a message of the peer's
+ * @data: its bytes, aligned to 16; in a copy, or in the peer's arena.  There the peer can
+ *	change them at any time: copy what is to be checked, check the copy and use the
+ *	copy.  Not to be written.  Stays until evering_msg_free()
+ * @len: how many
+ * @place, @reserved: private
+ */
+struct evering_msg {
+	const void *data;
+	uint64_t len;
+	uint32_t place;
+	uint32_t reserved;
+};
+
+/**
+ * evering_message_fn - a message has come
+ * @ops: table
+ * @msg: copy it to keep it; it stays until evering_msg_free()
+ * @context: of the table's parameters
+ *
+ * Frees the message, now or later.  May call anything but evering_ops_close().
+ */
+typedef void (*evering_message_fn)(struct evering_ops *ops,
+				   const struct evering_msg *msg,
+				   void *context);
+
 #define EVERING_OPS_DEFAULT UINT32_MAX
 
 /**
@@ -213,7 +260,11 @@ typedef void (*evering_cancelled_fn)(struct evering_ops *ops, uint64_t id,
  * @serve: the most requests of the peer's to hold unanswered, likewise
  * @request: called with each; NULL: they wait for evering_op_next()
  * @cancelled: called when the peer tells that it cancelled one; may be NULL
- * @context: for both
+ * @context: for all of them
+ * @store: the most posts and messages of the peer's to store, 0..the entries of the
+ *	ring; EVERING_OPS_DEFAULT: half of them
+ * @reserved: 0
+ * @message: called with each message; NULL: they wait for evering_msg_recv()
  *
  * In flight are at most the lesser of @depth here and @serve at the peer.
  */
@@ -225,13 +276,16 @@ struct evering_ops_params {
 	evering_request_fn request;
 	evering_cancelled_fn cancelled;
 	void *context;
+	uint32_t store;
+	uint32_t reserved;
+	evering_message_fn message;
 };
 
 #define EVERING_OPS_PARAMS_INIT                                                \
 	{                                                                      \
 		sizeof(struct evering_ops_params), 0, EVERING_OPS_DEFAULT,     \
 			EVERING_OPS_DEFAULT, EVERING__NULL, EVERING__NULL,     \
-			EVERING__NULL                                          \
+			EVERING__NULL, EVERING_OPS_DEFAULT, 0, EVERING__NULL   \
 	}
 
 /**
@@ -245,6 +299,10 @@ struct evering_ops_params {
  * @held: requests that are not answered yet
  * @homebound: buffers of the peer's that were freed and are not on their way yet
  * @max_data: bytes of data that an entry takes without a buffer
+ * @store: posts and messages of the peer's that this side stores
+ * @credit: posts and messages that can be sent now, as far as is known
+ * @messages: messages that wait for evering_msg_recv()
+ * @reserved: 0
  */
 struct evering_ops_info {
 	uint32_t depth;
@@ -255,6 +313,10 @@ struct evering_ops_info {
 	uint32_t held;
 	uint32_t homebound;
 	uint32_t max_data;
+	uint32_t store;
+	uint32_t credit;
+	uint32_t messages;
+	uint32_t reserved;
 };
 
 /* ---------------------------------------------------------------- the table */
@@ -344,7 +406,9 @@ EVERING_API void evering_ops_flush(struct evering_ops *ops);
  *
  * If an operation was refused for want of room in the ring, room is told of, too.
  *
- * Returns 0: the descriptor will tell; 1: there is something to do already, or room;
+ * Returns 0: the descriptor will tell; 1: there is something to do already, or room, or
+ * requests or messages wait that the caller is to take: it is told so as long as any do
+ * if it has ever called evering_op_next() or evering_msg_recv(), else once of each;
  * or a negative errno as evering_ops_poll().
  */
 EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
@@ -529,6 +593,108 @@ EVERING_API int evering_op_call(struct evering_ops *ops,
 				struct evering_completion *completion,
 				int64_t timeout_ns);
 
+/**
+ * evering_op_callv - ask the peer something of any length, and wait for the answer
+ * @ops: table
+ * @opcode: what to do; means nothing to the library
+ * @in: what to ask; copied
+ * @in_count: elements of @in, 0..1024
+ * @out: where to copy the answer
+ * @out_count: elements of @out, 0..1024
+ * @completion: out: how it ended.  @completion->buf_len is the length of the answer,
+ *	@completion->data and @completion->buf are NULL
+ * @timeout_ns: for all of it
+ *
+ * What fits travels in the entry; more goes in one buffer that is lent to the peer, for
+ * which it waits if the arena has no room.  evering_op_answerv() is its counterpart.
+ *
+ * Returns as evering_op_call(); -EMSGSIZE: @in is longer than the arena, and nothing was
+ * sent; or the answer is longer than @out, which has its first bytes, and
+ * EVERING_ANSWERED is among @completion->flags; -EINVAL: a count, the lengths overflow, or
+ * @timeout_ns.
+ */
+EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
+				 const struct iovec *in, int in_count,
+				 const struct iovec *out, int out_count,
+				 struct evering_completion *completion,
+				 int64_t timeout_ns);
+
+/**
+ * evering_op_post - send a request that gets no answer
+ * @ops: table
+ * @op: what: @opcode, @flags, @data, @len, @buf and @buf_len as for
+ *	evering_op_submit(), but that EVERING_LEND is refused; the rest is 0
+ * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try
+ *
+ * It comes to the peer as a request with EVERING_POST.  Nobody is told whether the peer
+ * has taken it.
+ *
+ * Returns 0: it is on its way; else nothing has happened: -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: the peer stores no more of them, the ring has no room, or the peer has
+ * not opened its table; -EINVAL: @op is invalid, or its buffer is none; and the rest of
+ * evering_op_submit()'s.
+ */
+EVERING_API int evering_op_post(struct evering_ops *ops,
+				const struct evering_op *op,
+				int64_t timeout_ns);
+
+/* ------------------------------------------------------------------ messages */
+
+/**
+ * evering_msg_send - send a message of any length
+ * @ops: table
+ * @iov: its pieces, in order; copied
+ * @count: how many, 0..1024
+ * @timeout_ns: how long to wait until the peer can store it, and the ring and the arena
+ *	have room for it; EVERING_NOWAIT to try
+ *
+ * What else arrives meanwhile is done as by evering_ops_poll().  A message that is
+ * longer than evering_ops_info.max_data takes one buffer of the own arena, which comes
+ * home when the receiver frees the message.  A success says that it is on its way, not
+ * that the peer has received it.
+ *
+ * Returns 0; else nothing was sent: -EMSGSIZE: it is longer than the own arena; -EAGAIN
+ * (EVERING_NOWAIT), -ETIMEDOUT: no room, or the peer has not opened its table; -EINTR;
+ * -EINVAL: @count, a piece at NULL, lengths that overflow, or @timeout_ns; -EPIPE,
+ * -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EDEADLK: too many callbacks wait in
+ * each other.
+ */
+static inline int evering_msg_send(struct evering_ops *ops,
+				   const struct iovec *iov, int count,
+				   int64_t timeout_ns);
+
+/**
+ * evering_msg_recv - receive a message
+ * @ops: table, without a callback for messages
+ * @msg: out: the message, for evering_msg_free()
+ * @timeout_ns: how long to wait for it; EVERING_NOWAIT to try
+ *
+ * What else arrives meanwhile is done as by evering_ops_poll().  Messages that were sent
+ * before the peer went can still be received.
+ *
+ * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none has come; -EPIPE: none, and the
+ * peer is gone; -EPROTO, -EPROTONOSUPPORT: none, and the peer broke the rules; -EINTR;
+ * -EINVAL: the table has a callback for them, or @timeout_ns; -EDEADLK: too many
+ * callbacks wait in each other.
+ */
+static inline int evering_msg_recv(struct evering_ops *ops,
+				   struct evering_msg *msg, int64_t timeout_ns);
+
+/**
+ * evering_msg_free - finish with a message
+ * @ops: table
+ * @msg: from evering_msg_recv(), or of evering_message_fn; its @data is not to be looked
+ *	at any more
+ *
+ * Messages may be freed in any order.  The peer, which can then send another one, is
+ * told with what is sent next, when this side has finished with a quarter of what it
+ * stores, and before it sleeps.
+ *
+ * Returns 0; -EINVAL: it is none, or was freed before.
+ */
+static inline int evering_msg_free(struct evering_ops *ops,
+				   const struct evering_msg *msg);
+
 /* ---------------------------------------------------------------- answering */
 
 /**
@@ -598,6 +764,39 @@ EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
 					  uint64_t size);
 
 /**
+ * evering_op_answerv - answer a request with something of any length
+ * @ops: table
+ * @id: of the request, which ends with this
+ * @result: means nothing to the library
+ * @iov: the pieces of the answer, in order; copied
+ * @count: how many, 0..1024
+ * @timeout_ns: how long to wait until the arena has room for it, if it does not fit an
+ *	entry; EVERING_NOWAIT to try
+ *
+ * Returns as evering_op_answer(); -EMSGSIZE: it is longer than the own arena; -EAGAIN,
+ * -ETIMEDOUT: no room, and the request is still to be answered; -EINTR, -EDEADLK: as
+ * evering_ops_wait(); -EINVAL: @count, a piece at NULL, lengths that overflow, or
+ * @timeout_ns.
+ */
+EVERING_API int evering_op_answerv(struct evering_ops *ops, uint64_t id,
+				   int32_t result, const struct iovec *iov,
+				   int count, int64_t timeout_ns);
+
+/**
+ * evering_request_bytes - what a request brings, wherever that is
+ * @request: from evering_op_callv(), or any that has data or a buffer, but not both
+ * @len: out: how many bytes
+ *
+ * Returns its buffer, or else its data.  Any thread.
+ */
+static inline const void *
+evering_request_bytes(const struct evering_request *request, uint64_t *len)
+{
+	*len = request->buf ? request->buf_len : request->len;
+	return request->buf ? request->buf : request->data;
+}
+
+/**
  * evering_op_cancelled - has the peer told that it does not need the answer
  * @ops: table
  * @id: of a request
@@ -658,6 +857,31 @@ struct evering__held {
 } __attribute__((aligned(64)));
 
 /**
+ * struct evering__stored - a post or message of the peer's, until it is finished with
+ * @data: where its data is copied to
+ * @buf, @buf_len: the buffer that came with it, or NULL
+ * @vacant: the next one that is free
+ * @next: the next one that waits, by index
+ * @index: which this is
+ * @state: STORED_*; EVERING__PLAIN: a message in the user's hands, without a buffer
+ * @len: bytes of data
+ * @opcode: of a post
+ */
+struct evering__stored {
+	unsigned char *data;
+	struct evering__stored *vacant;
+	void *buf;
+	uint64_t buf_len;
+	uint32_t next;
+	uint32_t index;
+	uint32_t state;
+	uint32_t len;
+	uint32_t opcode;
+} __attribute__((aligned(64)));
+
+#define EVERING__PLAIN 1u
+
+/**
  * struct evering_ops - the part of a table that the fast path uses
  * @ev: its endpoint
  * @free: places to submit at; NULL: there is none
@@ -669,6 +893,14 @@ struct evering__held {
  * @answer_limit: bytes of data that an answer has fewer of than this; 0: not the fast
  *	path's
  * @max_data: bytes of data in an entry without a buffer
+ * @flushed: entry number up to which a sleeping peer has been woken
+ * @stored: posts and messages of the peer's, by index, of which 0 is none's
+ * @vacant: places that are free, and were used before; NULL: there is none
+ * @message_limit: bytes that a message has fewer of than this; 0: not the fast path's
+ * @credit: posts and messages that the peer has room for
+ * @received: posts and messages of the peer's, modulo 2^32
+ * @tell_in: how many of them this side has still to finish with until it tells the peer
+ * @stored_count: places, and one
  */
 struct evering_ops {
 	struct evering *ev;
@@ -682,6 +914,14 @@ struct evering_ops {
 	uint32_t max_data;
 	uint32_t in_flight;
 	uint32_t holding;
+	uint32_t flushed;
+	struct evering__stored *stored;
+	struct evering__stored *vacant;
+	uint32_t message_limit;
+	uint32_t credit;
+	uint32_t received;
+	uint32_t tell_in;
+	uint32_t stored_count;
 	uint32_t reserved;
 };
 
@@ -695,6 +935,14 @@ EVERING_API int evering__op_submit_data(struct evering_ops *ops,
 EVERING_API int evering__op_answer(struct evering_ops *ops, uint64_t id,
 				   int32_t result, const void *data,
 				   uint32_t len);
+EVERING_API int evering__msg_send(struct evering_ops *ops,
+				  const struct iovec *iov, int count,
+				  int64_t timeout_ns);
+EVERING_API int evering__msg_recv(struct evering_ops *ops,
+				  struct evering_msg *msg, int64_t timeout_ns);
+EVERING_API int evering__msg_free(struct evering_ops *ops,
+				  const struct evering_msg *msg);
+EVERING_API int evering__msg_tell(struct evering_ops *ops);
 
 /* Entry @n, of @type, for which there is room: two words, then the data. */
 static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
@@ -708,6 +956,23 @@ static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
 	words[1] = (uint64_t)code << 32 | len << 16 | type;
 	evering__copy(slot + sizeof(struct evering_op_header), data, len);
 	evering__stamp(tx, slot, n);
+}
+
+/*
+ * Copies the data of an entry to where there is room for all that an entry can
+ * have.  Most have no more than fits the smallest slot.
+ */
+static inline void evering__copy_data(void *to, const void *from, uint32_t len)
+{
+	unsigned char *target = (unsigned char *)to;
+	const unsigned char *source = (const unsigned char *)from;
+	uint32_t i;
+
+	__builtin_memcpy(target, source, 16);
+	__builtin_memcpy(target + 16, source + 16, 16);
+	__builtin_memcpy(target + 32, source + 32, 16);
+	for (i = 48; EVERING_UNLIKELY(i < len); i += 16)
+		__builtin_memcpy(target + i, source + i, 16);
 }
 
 static inline struct evering *
@@ -790,6 +1055,75 @@ static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 	ops->holding--;
 	evering__op_send(tx, n, id, EVERING_OP_ANSWER, (uint32_t)result, data,
 			 len);
+	return 0;
+}
+
+/* What fits an entry, and for which everybody has room. */
+static inline int evering_msg_send(struct evering_ops *ops,
+				   const struct iovec *iov, int count,
+				   int64_t timeout_ns)
+{
+	struct evering_tx *tx = &ops->ev->tx;
+	uint32_t n = tx->next;
+
+	if (EVERING_UNLIKELY(count != 1 || iov->iov_len > ops->max_data) ||
+	    EVERING_UNLIKELY(!iov->iov_base || !ops->credit) ||
+	    EVERING_UNLIKELY(evering__full(tx, n, ops->reserve)))
+		return evering__msg_send(ops, iov, count, timeout_ns);
+	ops->credit--;
+	ops->flushed = n + 1;
+	evering__op_send(tx, n, 0, EVERING_OP_MESSAGE, 0, iov->iov_base,
+			 (uint32_t)iov->iov_len);
+	return evering__flush(ops->ev);
+}
+
+/*
+ * One that lies in the next entry, without a buffer or anything that goes home, while
+ * none waits that came before it.  Each word is read once, and no more than a slot is
+ * copied.
+ */
+static inline int evering_msg_recv(struct evering_ops *ops,
+				   struct evering_msg *msg, int64_t timeout_ns)
+{
+	struct evering_rx *rx = &ops->ev->rx;
+	uint32_t payload = rx->payload, n = rx->next, len;
+	const unsigned char *slot = evering__rx_slot(rx, n);
+	struct evering__stored *stored = ops->vacant;
+
+	if (EVERING_UNLIKELY(
+		    evering_load_acquire((const uint32_t *)(slot + payload)) !=
+		    n + 1)) /* [A] */
+		return evering__msg_recv(ops, msg, timeout_ns);
+	len = evering_load_relaxed((const uint32_t *)slot + 2);
+	/* Type and flags, and below them the length. */
+	len = (len << 16 | len >> 16) - (EVERING_OP_MESSAGE << 16);
+	if (EVERING_UNLIKELY(len >= ops->message_limit || !stored))
+		return evering__msg_recv(ops, msg, timeout_ns);
+	ops->vacant = stored->vacant;
+	stored->state = EVERING__PLAIN;
+	ops->received++;
+	msg->data = stored->data;
+	msg->len = len;
+	msg->place = stored->index;
+	evering__copy_data(stored->data,
+			   slot + sizeof(struct evering_op_header), len);
+	return evering__released(ops->ev, n + 1);
+}
+
+static inline int evering_msg_free(struct evering_ops *ops,
+				   const struct evering_msg *msg)
+{
+	uint32_t at = msg->place;
+	struct evering__stored *stored = &ops->stored[at];
+
+	if (EVERING_UNLIKELY(at >= ops->stored_count) ||
+	    EVERING_UNLIKELY(stored->state != EVERING__PLAIN))
+		return evering__msg_free(ops, msg);
+	stored->state = 0;
+	stored->vacant = ops->vacant;
+	ops->vacant = stored;
+	if (EVERING_UNLIKELY(!--ops->tell_in))
+		return evering__msg_tell(ops);
 	return 0;
 }
 

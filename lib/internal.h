@@ -16,6 +16,7 @@
  *	ops.c		operations: the table, and what arrives for it
  *	ask.c		operations: submit, cancel, wait
  *	answer.c	operations: requests and their answers
+ *	message.c	operations: posts, messages, and calls of any length
  *	loan.c		operations: buffers of the peer's, and their way home
  *	memory.c	whether memory could be had
  *	device.c	backend: the kernel module

@@ -119,6 +119,31 @@ int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 	return 0;
 }
 
+/*
+ * Gives @buf, of this side's arena or given to it by the peer, to the peer: sets the
+ * @flags of the entry that it goes with, and its @name.  0; or what evering_op_submit()
+ * says of a buffer.
+ */
+int loan_give(struct ops *ops, void *buf, uint64_t len, uint8_t *flags,
+	      struct evering_op_buffer *name)
+{
+	struct arena *arena = &ops_endpoint(ops)->arena;
+	int ret;
+
+	name->len_low = (uint32_t)len;
+	name->len_high = (uint32_t)(len >> 32);
+	if (arena_has(arena, buf)) {
+		*flags = EVERING_OP_GIVEN;
+		return arena_hand_out(arena, buf, len, HOLD_GIVEN,
+				      &name->granule, &name->generation);
+	}
+	*flags = EVERING_OP_BACK;
+	ret = loan_give_back(ops, buf, len, &name->granule, &name->generation);
+	if (!ret)
+		loan_end(ops, buf);
+	return ret;
+}
+
 /* It does not go after all. */
 void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation)
 {

@@ -36,26 +36,33 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 	evering__stamp(tx, slot, tx->next);
 }
 
-static void send_home(struct ops *ops)
+/* Sends home what is to go; @all: credit, too, of which there is not much yet. */
+void ops_send_home(struct ops *ops, bool all)
 {
-	const struct evering_op_header header = { .type = EVERING_OP_HOME };
+	struct evering_op_header header = { .type = EVERING_OP_HOME };
 
-	while (ops->homebound.count && ops_room(ops))
+	while ((ops->homebound.count ||
+		(all ? message_credit_due(ops) :
+		       (int32_t)ops->pub.tell_in <= 0)) &&
+	       ops_room(ops)) {
+		header.code = message_tell(ops);
 		ops_send(ops, &header, NULL, NULL);
+	}
 }
 
-static void flush(struct ops *ops)
+/* Wakes the peer if it sleeps and there is something new for it. */
+void ops_flush(struct ops *ops)
 {
-	if (ops->flushed == ops->pub.ev->tx.next)
+	if (ops->pub.flushed == ops->pub.ev->tx.next)
 		return;
-	ops->flushed = ops->pub.ev->tx.next;
+	ops->pub.flushed = ops->pub.ev->tx.next;
 	evering__flush(ops->pub.ev);
 }
 
 /* With what EVERING_LAZY_RING has left owed. */
 static void flush_now(struct ops *ops)
 {
-	flush(ops);
+	ops_flush(ops);
 	if (ops_endpoint(ops)->lazy)
 		evering_flush(ops->pub.ev);
 }
@@ -87,11 +94,14 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 	if (arrival->header.len < sizeof(open))
 		return -EPROTO;
 	memcpy(&open, arrival->data, sizeof(open));
+	if (open.reserved)
+		return -EPROTO;
 	ops->opened = true;
 	answer_open(ops, open.depth < ops->serve_size ? open.depth :
 							ops->serve_size);
 	ops->keep = ops->serve;
 	ops_update(ops);
+	message_open(ops, open.store);
 	ask_open(ops, open.serve < ops->size ? open.serve : ops->size);
 	return 0;
 }
@@ -123,7 +133,11 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 		answer_cancelled(ops, arrival->header.id);
 		return kind ? -EPROTO : 0;
 	case EVERING_OP_HOME:
-		return kind ? -EPROTO : 0;
+		return kind ? -EPROTO :
+			      message_told(ops, arrival->header.code);
+	case EVERING_OP_POST:
+	case EVERING_OP_MESSAGE:
+		return message_arrived(ops, arrival);
 	case EVERING_OP_OPEN:
 		return kind ? -EPROTO : opened(ops, arrival);
 	default:
@@ -257,7 +271,7 @@ static inline __attribute__((always_inline)) int take_some(struct ops *ops,
 			if (EVERING_UNLIKELY(place->expect != id ||
 					     answer > max_data))
 				goto any;
-			copy_data((unsigned char *)place->c.data, data,
+			evering__copy_data((void *)(uintptr_t)place->c.data, data,
 				  max_data > 48 ? answer : 0);
 			evering_store_release(&rx->next, n + 1); /* [C] */
 			take_answer(ops, place, take.spare, answer, code);
@@ -265,7 +279,7 @@ static inline __attribute__((always_inline)) int take_some(struct ops *ops,
 		}
 		held = &ops->pub.held[id & ops->pub.held_mask];
 		if (EVERING_LIKELY(!held->plain && request <= max_data)) {
-			copy_data((unsigned char *)held->r.data, data,
+			evering__copy_data((void *)(uintptr_t)held->r.data, data,
 				  max_data > 48 ? request : 0);
 			evering_store_release(&rx->next, n + 1); /* [C] */
 			take_request(ops, held, id, request, code);
@@ -360,10 +374,11 @@ static int poll_once(struct ops *ops, bool sleeps)
 	if (ops->tell_count)
 		ask_tell(ops);
 	/* A few are not worth an entry while others may take them along. */
-	if (!n || ops->homebound.count >= home_batch(ops))
-		send_home(ops);
+	if (!n || ops->homebound.count >= home_batch(ops) ||
+	    (int32_t)ops->pub.tell_in <= 0)
+		ops_send_home(ops, !n);
 	if (n || !sleeps)
-		flush(ops);
+		ops_flush(ops);
 	if (n)
 		return ops->error ? ops->error : n;
 	ret = sleeps ? wait_look(ops_endpoint(ops)) :
@@ -381,9 +396,10 @@ int evering_ops_poll(struct evering_ops *ops)
 /* Sends what has waited for room; true: some still does. */
 static bool send_rest(struct ops *ops)
 {
-	send_home(ops);
+	ops_send_home(ops, true);
 	ask_tell(ops);
-	return ops->opened && (ops->homebound.count || ops->tell_count);
+	return ops->opened && (ops->homebound.count || ops->tell_count ||
+			       message_credit_due(ops));
 }
 
 /*
@@ -409,9 +425,9 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 			timeout = 0;
 	}
 	/* A flush wakes a sleeper, be there something new for it or not. */
-	if (ops->flushed != ops->pub.ev->tx.next)
+	if (ops->pub.flushed != ops->pub.ev->tx.next)
 		what |= EVERING_FLUSH;
-	ops->flushed = ops->pub.ev->tx.next;
+	ops->pub.flushed = ops->pub.ev->tx.next;
 	ret = evering_wait(ops->pub.ev, what, timeout);
 	e->room = 0;
 	if (ret > 0)
@@ -444,7 +460,7 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 	for (;;) {
 		ret = poll_once(ops, timeout_ns != EVERING_NOWAIT);
 		if (condition(ops, arg)) {
-			flush(ops);
+			ops_flush(ops);
 			return 0;
 		}
 		if (ret < 0 || (ret && condition == never))
@@ -461,7 +477,7 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 			 */
 			room = !space || !ops->opened || ops_room(ops);
 			if (room && condition(ops, arg)) {
-				flush(ops);
+				ops_flush(ops);
 				return 0;
 			}
 			ret = sleep_once(ops, !room, *deadline);
@@ -496,6 +512,22 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 	return ret;
 }
 
+/*
+ * The same, for who wants to send.  To try is to look, and not to take what has arrived,
+ * whose callbacks may try.
+ */
+int ops_wait_for_room(struct ops *ops, ops_condition condition, uint64_t arg,
+		      int64_t timeout_ns, int64_t *deadline)
+{
+	if (timeout_ns == EVERING_NOWAIT && !condition(ops, arg)) {
+		/* Who sleeps on it in a loop is to be woken. */
+		if (ops->opened && !ops_room(ops))
+			ops->refused = true;
+		return ops->error ? ops->error : -EAGAIN;
+	}
+	return ops_wait_for(ops, condition, arg, true, timeout_ns, deadline);
+}
+
 int evering_ops_wait(struct evering_ops *table, int64_t timeout_ns)
 {
 	int64_t deadline = 0;
@@ -514,6 +546,19 @@ void evering_ops_flush(struct evering_ops *table)
 	flush_now(ops);
 }
 
+/*
+ * Is the caller to take what waits, before it sleeps?  One that takes such things is told
+ * as long as there are any; another is told once of each, so that a peer cannot keep it
+ * from sleeping with what nobody takes.
+ */
+static bool to_take(const struct fifo *waiting, bool takes, uint32_t *told)
+{
+	bool is = waiting->count && (takes || waiting->count != *told);
+
+	*told = waiting->count;
+	return is;
+}
+
 int evering_ops_arm(struct evering_ops *table, short *events)
 {
 	struct ops *ops = to_ops(table);
@@ -525,7 +570,8 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 	*events = evering_events(&e->ev, what);
 	if (ops->error)
 		return ops->error;
-	if (ops->inbox.count)
+	if (to_take(&ops->inbox, ops->takes_requests, &ops->told_requests) ||
+	    to_take(&ops->messages, ops->takes_messages, &ops->told_messages))
 		return 1;
 	rest = send_rest(ops);
 	if (ops->refused && ops_room(ops)) {
@@ -540,7 +586,7 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 		/* Nor is it to wake anybody any more. */
 		evering_disarm(&e->ev, EVERING_TX);
 	}
-	flush(ops);
+	ops_flush(ops);
 	ret = evering_arm(&e->ev, what);
 	e->room = 0;
 	if (ret < 0)
@@ -573,6 +619,9 @@ void evering_ops_get_info(const struct evering_ops *table,
 		.held = ops->pub.holding,
 		.homebound = ops->homebound.count,
 		.max_data = ops->pub.max_data,
+		.store = ops->store,
+		.credit = ops->pub.credit,
+		.messages = ops->messages.count,
 	};
 }
 
@@ -590,6 +639,10 @@ static int read_params(const struct evering_ops_params *from, uint32_t entries,
 		params->depth = entries / 2;
 	if (params->serve == EVERING_OPS_DEFAULT)
 		params->serve = entries / 2;
+	if (params->store == EVERING_OPS_DEFAULT)
+		params->store = entries / 2;
+	if (params->reserved || params->store > entries)
+		return -EINVAL;
 	if (params->flags || params->depth > entries - entries / 4 ||
 	    params->serve > entries - entries / 4)
 		return -EINVAL;
@@ -606,6 +659,8 @@ struct layout {
 	size_t held;
 	size_t place_data;
 	size_t held_data;
+	size_t stored;
+	size_t stored_data;
 	size_t heap;
 	size_t tell;
 	size_t all;
@@ -643,6 +698,9 @@ static void lay_out(const struct endpoint *e,
 					      sizeof(struct evering__held));
 	layout->place_data = add_part(&end, layout->place_count * slot);
 	layout->held_data = add_part(&end, layout->held_count * slot);
+	layout->stored = add_part(
+		&end, (params->store + 1) * sizeof(struct evering__stored));
+	layout->stored_data = add_part(&end, (params->store + 1) * slot);
 	layout->heap = add_part(&end, params->depth * sizeof(uint32_t));
 	layout->tell = add_part(&end, params->depth * sizeof(uint64_t));
 	layout->all = end;
@@ -664,6 +722,13 @@ static void set_up(struct ops *ops, struct endpoint *e,
 		e->ev.tx.payload - (uint32_t)sizeof(struct evering_op_header);
 	ops->place_data = memory + layout->place_data;
 	ops->held_data = memory + layout->held_data;
+	ops->pub.stored = (struct evering__stored *)(memory + layout->stored);
+	ops->pub.stored_count = params->store + 1;
+	ops->stored_data = memory + layout->stored_data;
+	ops->store = params->store;
+	ops->tell_at = params->store / 4 ? params->store / 4 : 1;
+	ops->pub.tell_in = ops->tell_at;
+	ops->message = params->message;
 	ops->stride = e->ev.tx.shift;
 	ops->heap = (uint32_t *)(memory + layout->heap);
 	ops->tell = (uint64_t *)(memory + layout->tell);
@@ -720,8 +785,10 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 
 	open.depth = params.depth;
 	open.serve = params.serve;
+	open.store = params.store;
+	open.reserved = 0;
 	ops_send(ops, &header, &open, NULL);
-	ops->flushed = ev->tx.next;
+	ops->pub.flushed = ev->tx.next;
 	evering_flush(ev);
 	*ret = &ops->pub;
 	return 0;

@@ -42,6 +42,14 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define HELD_CANCELLED (1u << 2) /* the peer has told */
 #define HELD_INBOX     (1u << 3) /* evering_op_next() is still to find it */
 
+/* struct evering__stored.state, beside 0: free, and EVERING__PLAIN */
+#define STORED_MESSAGE (1u << 1) /* a message, in the user's hands */
+#define STORED_POST    (1u << 2) /* a post, likewise */
+#define STORED_WAITS   (1u << 3) /* a message that nobody has received yet */
+
+/* struct ops.inbox: this and the index of a post, or the index of a request alone */
+#define INBOX_POST     (1u << 31)
+
 /* struct loan.hold: what a granule of the peer's arena is; and its generation */
 #define LOAN_BITS	2u
 #define LOAN_MASK	((1u << LOAN_BITS) - 1)
@@ -74,7 +82,6 @@ struct fifo {
  * @pub: what the fast path needs of it
  * @place_data, @held_data: data by index, @stride being log2 of the bytes for each
  * @request, @cancelled, @context: the parameters, @request being never NULL
- * @flushed: entry number up to which a sleeping peer has been woken
  * @keep: slots that an entry leaves free for answers, see above; NO_ROOM while
  *	nothing else can be sent
  * @homebound: loans to be sent home
@@ -91,7 +98,20 @@ struct fifo {
  * @prepared: operations not started, of those in flight
  * @abandoned: operations that have an outcome, and their answer still to come
  * @first_done, @last_done, @done: operations whose outcome is to be taken
- * @inbox: requests for evering_op_next()
+ * @inbox: requests for evering_op_next(), and posts
+ * @takes_requests, @takes_messages: evering_op_next(), evering_msg_recv() was called
+ * @told_requests, @told_messages: how many waited when evering_ops_arm() last told so
+ * @seen: the post that it has returned last; 0: none
+ * @message: the parameter; may be NULL
+ * @messages: those that wait for evering_msg_recv()
+ * @stored_data: data by index, as @held_data
+ * @stored_used: places that were ever used; the next one was not
+ * @store: places
+ * @tell_at: how many the peer is told at once that this side has finished with
+ * @told: of the peer's posts and messages, how many it knows to be finished with
+ * @freed: bytes of messages' buffers freed since they were last told of at once
+ * @peer_store: places that the peer has
+ * @peer_finished: of this side's, how many the peer has said it has finished with
  * @loans, @loan_count: struct loan by granule of the peer's arena
  * @heap, @heap_count: operations by deadline
  * @tell, @tell_first, @tell_count: ring of operations whose end the peer is to know
@@ -103,7 +123,6 @@ struct ops {
 	unsigned char *place_data;
 	unsigned char *held_data;
 	uint32_t stride;
-	uint32_t flushed;
 	uint32_t keep;
 	struct fifo homebound;
 	evering_request_fn request;
@@ -126,6 +145,21 @@ struct ops {
 	struct evering__place *last_done;
 	uint32_t done;
 	struct fifo inbox;
+	bool takes_requests;
+	bool takes_messages;
+	uint32_t told_requests;
+	uint32_t told_messages;
+	uint32_t seen;
+	evering_message_fn message;
+	struct fifo messages;
+	unsigned char *stored_data;
+	uint32_t stored_used;
+	uint32_t store;
+	uint32_t tell_at;
+	uint32_t told;
+	uint64_t freed;
+	uint32_t peer_store;
+	uint32_t peer_finished;
 	struct book loans;
 	uint32_t loan_count;
 	uint32_t *heap;
@@ -213,28 +247,34 @@ static inline void ops_update(struct ops *ops)
 
 	ops->pub.reserve = slow ? NO_ROOM : ops->keep;
 	ops->pub.answer_limit = slow ? 0 : ops->pub.max_data + 1;
+	ops->pub.message_limit =
+		ops->error || ops->message || ops->messages.count ?
+			0 :
+			ops->pub.max_data + 1;
 }
 
-/*
- * Copies the data of an entry to where there is room for all that an entry can
- * have.  Most have no more than fits the smallest slot.
- */
-static inline void copy_data(unsigned char *to, const unsigned char *from,
-			     uint32_t len)
+/* Posts and messages that are finished with, and the peer does not know of. */
+static inline uint32_t ops_finished(const struct ops *ops)
 {
-	uint32_t i;
+	return ops->tell_at - ops->pub.tell_in;
+}
 
-	__builtin_memcpy(to, from, 16);
-	__builtin_memcpy(to + 16, from + 16, 16);
-	__builtin_memcpy(to + 32, from + 32, 16);
-	for (i = 48; EVERING_UNLIKELY(i < len); i += 16)
-		__builtin_memcpy(to + i, from + i, 16);
+/* Bytes of the own arena. */
+static inline uint64_t ops_arena_size(const struct ops *ops)
+{
+	const struct endpoint *e = ops_endpoint(ops);
+
+	return e->geometry.arena_size[e->end];
 }
 
 /* ops.c */
 void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer);
 int ops_end(struct ops *ops, int error);
+void ops_flush(struct ops *ops);
+void ops_send_home(struct ops *ops, bool all);
+int ops_wait_for_room(struct ops *ops, ops_condition condition, uint64_t arg,
+		      int64_t timeout_ns, int64_t *deadline);
 int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		 bool space, int64_t timeout_ns, int64_t *deadline);
 
@@ -255,10 +295,24 @@ void answer_later(struct evering_ops *table,
 bool answer_expects(const struct ops *ops, uint64_t id);
 void answer_requested(struct ops *ops, const struct arrival *arrival);
 void answer_cancelled(struct ops *ops, uint64_t id);
+void answer_post_later(struct ops *ops, uint32_t at);
+
+/* message.c */
+void message_open(struct ops *ops, uint32_t store);
+int iov_length(const struct iovec *iov, int count, uint64_t *len);
+void iov_gather(void *to, const struct iovec *iov, int count);
+bool message_credit_due(const struct ops *ops);
+uint32_t message_tell(struct ops *ops);
+int message_told(struct ops *ops, uint32_t finished);
+int message_arrived(struct ops *ops, struct arrival *arrival);
+void message_finish(struct ops *ops, uint32_t at);
+struct evering_request message_post(const struct ops *ops, uint32_t at);
 
 /* loan.c */
 int loan_arrived(struct ops *ops, struct arrival *arrival);
 void loan_end(struct ops *ops, const void *buf);
+int loan_give(struct ops *ops, void *buf, uint64_t len, uint8_t *flags,
+	      struct evering_op_buffer *name);
 int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		   uint32_t *granule, uint32_t *generation);
 void loan_forget(struct ops *ops);

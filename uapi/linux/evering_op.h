@@ -15,7 +15,7 @@
 
 #include <linux/evering.h>
 
-#define EVERING_OPS_VERSION	1u
+#define EVERING_OPS_VERSION	2u
 #define EVERING_OPS_MIN_SLOT	64u
 #define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
 #define EVERING_OP_INDEX_BITS	16
@@ -26,7 +26,9 @@
 #define EVERING_OP_REQUEST	2u
 #define EVERING_OP_ANSWER	3u
 #define EVERING_OP_CANCEL	4u	/* the answer to @id is not needed any more */
-#define EVERING_OP_HOME		5u	/* nothing but buffers that go home */
+#define EVERING_OP_HOME		5u	/* buffers that go home, and credit */
+#define EVERING_OP_POST		6u	/* a request that gets no answer */
+#define EVERING_OP_MESSAGE	7u
 
 /* evering_op_header.flags: what the buffer is, and how many go home */
 #define EVERING_OP_BUFFER	0x07u
@@ -40,13 +42,15 @@
 
 /**
  * struct evering_op_header - how each entry begins
- * @id: the operation: the asking side's index, from 1 to EVERING_OP_SPARE more than may
+ * @id: POST, MESSAGE, HOME: 0, not looked at.  Else the operation: the asking side's index, from 1 to EVERING_OP_SPARE more than may
  *	be in flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
  *	the same
  * @type: EVERING_OP_*
  * @flags: the same
  * @len: bytes of data
- * @code: OPEN: EVERING_OPS_VERSION; REQUEST: the opcode; ANSWER: the result
+ * @code: OPEN: EVERING_OPS_VERSION; REQUEST, POST: the opcode; ANSWER: the result;
+ *	MESSAGE: 0, not looked at; HOME: how many of the receiver's posts and messages the sender has
+ *	finished with since it opened its table, modulo 2^32
  */
 struct evering_op_header {
 	__aligned_u64 id;
@@ -83,10 +87,15 @@ struct evering_op_home {
  * @depth: the most requests that it wants in flight
  * @serve: the most of the peer's that it can hold.  In flight are never more than
  *	the lesser of the one's @depth and the other's @serve.
+ * @store: the most of the peer's posts and messages that it stores.  The peer never has
+ *	more than so many sent that are not finished with, as HOME entries tell.
+ * @reserved: 0
  */
 struct evering_op_open {
 	__u32 depth;
 	__u32 serve;
+	__u32 store;
+	__u32 reserved;
 };
 
 /* As in <linux/evering.h>: the same to the byte, whatever it was compiled by. */
@@ -95,7 +104,7 @@ EVERING_AT(evering_op_header, len, 10);
 EVERING_AT(evering_op_header, code, 12);
 EVERING_ASSERT(sizeof(struct evering_op_buffer) == 16);
 EVERING_ASSERT(sizeof(struct evering_op_home) == 8);
-EVERING_ASSERT(sizeof(struct evering_op_open) == 8);
+EVERING_ASSERT(sizeof(struct evering_op_open) == 16);
 EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << EVERING_OP_INDEX_BITS);
 EVERING_ASSERT(EVERING_MAX_ARENA / EVERING_OP_GRANULE <= 1u << 30);
 
