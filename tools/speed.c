@@ -30,12 +30,14 @@
 
 #define ENTRY 60u /* bytes: all of a 64-byte slot */
 #define DATA (ENTRY - (uint32_t)sizeof(struct evering_op_header))
+#define WIDE 64u /* bytes of an entry and of a message, in slots of 128 */
 #define MAX_ROUNDS 1001u
 #define COUNT_LOTS 1000u
 #define RATIO_LIMIT 1.3
 #define IR_LIMIT 30.0
 #define ASK_LIMIT 40.0
 #define SERVE_LIMIT 25.0
+#define MESSAGE_LIMIT 25.0
 #define IDLE_LIMIT 10.0
 
 static unsigned int rounds = 501;
@@ -319,6 +321,88 @@ static void count_ops(struct evering *ev[2], unsigned int lot)
 		abort();
 }
 
+/* Messages, beside entries of the same length in the same slots. */
+__attribute__((noinline)) void count_wide_send(struct evering *ev,
+					       const void *entry,
+					       unsigned int lot);
+__attribute__((noinline)) void count_wide_recv(struct evering *ev, void *entry,
+					       unsigned int lot);
+__attribute__((noinline)) void count_msg_send(struct evering_ops *ops,
+					      const void *data,
+					      unsigned int lot);
+__attribute__((noinline)) void count_msg_recv(struct evering_ops *ops,
+					      unsigned int lot);
+
+void count_wide_send(struct evering *ev, const void *entry, unsigned int lot)
+{
+#pragma GCC unroll 4
+	for (; lot; lot--)
+		if (evering_send(ev, entry, WIDE, EVERING_NOWAIT))
+			abort();
+}
+
+void count_wide_recv(struct evering *ev, void *entry, unsigned int lot)
+{
+#pragma GCC unroll 4
+	for (; lot; lot--)
+		if (evering_recv(ev, entry, WIDE, EVERING_NOWAIT))
+			abort();
+}
+
+void count_msg_send(struct evering_ops *ops, const void *data, unsigned int lot)
+{
+#pragma GCC unroll 4
+	for (; lot; lot--) {
+		struct iovec iov = { (void *)(uintptr_t)data, WIDE };
+
+		if (evering_msg_send(ops, &iov, 1, EVERING_NOWAIT))
+			abort();
+	}
+}
+
+void count_msg_recv(struct evering_ops *ops, unsigned int lot)
+{
+	struct evering_msg msg;
+
+#pragma GCC unroll 4
+	for (; lot; lot--)
+		if (evering_msg_recv(ops, &msg, EVERING_NOWAIT) ||
+		    evering_msg_free(ops, &msg))
+			abort();
+}
+
+static void count_messages(unsigned int lot)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	unsigned char bytes[WIDE] = { 0 };
+	struct evering_ops *ops[2];
+	struct evering *ev[2];
+	unsigned int i;
+
+	params.backend = EVERING_BACKEND_MEMFD;
+	params.slot_size = 128;
+	check(evering_pair(&params, ev), "evering_pair");
+	for (i = 0; i < COUNT_LOTS; i++) {
+		count_wide_send(ev[0], bytes, lot);
+		count_wide_recv(ev[1], bytes, lot);
+	}
+	for (i = 0; i < 2; i++)
+		check(evering_ops_open(ev[i], NULL, &ops[i]),
+		      "evering_ops_open");
+	for (i = 0; i < 2; i++)
+		if (evering_ops_poll(ops[i]) != 1)
+			abort();
+	for (i = 0; i < COUNT_LOTS; i++) {
+		count_msg_send(ops[0], bytes, lot);
+		count_msg_recv(ops[1], lot);
+		/* Credit comes back. */
+		if (evering_ops_poll(ops[0]) <= 0)
+			abort();
+	}
+	evering_close(ev[0]);
+	evering_close(ev[1]);
+}
+
 static void count(void)
 {
 	struct evering_params params = EVERING_PARAMS_INIT;
@@ -336,6 +420,7 @@ static void count(void)
 	count_ops(ev, params.entries / 2);
 	evering_close(ev[0]);
 	evering_close(ev[1]);
+	count_messages(params.entries / 4);
 }
 
 /* Instructions of @function for each of @lot messages; < 0: no valgrind. */
@@ -371,6 +456,10 @@ static bool instructions(const char *self)
 	double asks = counted(self, "count_ask", entries / 2);
 	double serves = counted(self, "count_serve", entries / 2);
 	double takes = counted(self, "count_take", entries / 2);
+	double wide_sends = counted(self, "count_wide_send", entries / 2);
+	double wide_recvs = counted(self, "count_wide_recv", entries / 2);
+	double msg_sends = counted(self, "count_msg_send", entries / 2);
+	double msg_recvs = counted(self, "count_msg_recv", entries / 2);
 	double client = asks + takes - sends - recvs;
 	double server = serves - sends - recvs;
 
@@ -388,6 +477,13 @@ static bool instructions(const char *self)
 	printf("  serve %.2f: %.2f more than receive and send\n", serves,
 	       server);
 	printf("  target: at most %.0f more\n", SERVE_LIMIT);
+	printf("instructions a message of %u bytes (evering_msg_*), slots of 128:\n",
+	       WIDE);
+	printf("  send %.2f: %.2f more than an entry's %.2f\n", msg_sends,
+	       msg_sends - wide_sends, wide_sends);
+	printf("  receive and free %.2f: %.2f more than an entry's %.2f\n",
+	       msg_recvs, msg_recvs - wide_recvs, wide_recvs);
+	printf("  target: at most %.0f more on each side\n", MESSAGE_LIMIT);
 	/* What operations are to reach is told, but missed it is no failure. */
 	return sends <= IR_LIMIT && recvs <= IR_LIMIT;
 }
