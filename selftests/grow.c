@@ -598,7 +598,7 @@ static int rival_lends(struct evering *ev, uint32_t granule, uint64_t len)
 	} e = { .h = { .type = EVERING_OP_OPEN,
 		       .len = sizeof(struct evering_op_open),
 		       .code = EVERING_OPS_VERSION } };
-	const struct evering_op_open open = { 8, 8 };
+	const struct evering_op_open open = { 8, 8, 8, 0 };
 	const struct evering_op_buffer b = { granule, 0, (uint32_t)len,
 					     (uint32_t)(len >> 32) };
 	int ret;

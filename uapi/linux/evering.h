@@ -30,10 +30,10 @@
  *		attached it last; ATTACH, and PEER_CRED tells only of that;
  *		EVERING_ENTER_RUNG; EVERING_RING_SELF; POLLOUT and POLLERR; who pays
  *		when an end closes; EVERING_OP_SPARE;
- *		EVERING_IOC_GROW, EVERING_CREATE_GROW;
- *		evering_half.begun and .grown, evering_status.arena_there and .token;
+ *		evering_half.begun, evering_status.arena_there and .token;
  *		operations are in <linux/evering_op.h>
- *	3	EVERING_ENTER_NO_HANDOVER
+ *	3	EVERING_ENTER_NO_HANDOVER; EVERING_IOC_GROW, EVERING_CREATE_GROW,
+ *		evering_half.grown; posts, messages and credit: EVERING_OPS_VERSION 2
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
