@@ -34,7 +34,6 @@
  * are touched again, for there is no seal against that alone.
  */
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -43,7 +42,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -243,8 +241,7 @@ static int make_status(struct endpoint *e)
 	ssize_t written;
 	int fd;
 
-	if (!file_may_be(size))
-		return -EFBIG;
+	/* The half is larger, so a file may be as large as this. */
 	fd = new_memfd(EVERING_REGION_STATUS);
 	if (fd < 0)
 		return fd;
@@ -284,8 +281,8 @@ static int memfd_make(struct endpoint *e, int64_t deadline)
 	int ret = make_bells(e);
 
 	if (!ret)
-		ret = make_status(e);
-	return ret ? ret : make_own(e, deadline);
+		ret = make_own(e, deadline);
+	return ret ? ret : make_status(e);
 }
 
 /* The regions that @end makes, in the order in which they are offered. */
@@ -315,6 +312,30 @@ static unsigned int memfd_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 }
 
 /*
+ * Is a file that has seals, and @st, of the file system of memfds, and not of hugetlbfs?
+ * The kernel has one of it, whose number is asked for once.  0; -EPROTO; -EMFILE, -ENFILE,
+ * -ENOMEM: it cannot be asked for.
+ */
+static int check_file_system(const struct stat *st)
+{
+	static dev_t known;
+	dev_t dev = __atomic_load_n(&known, __ATOMIC_RELAXED);
+	struct stat own;
+	int fd;
+
+	if (!dev) {
+		fd = new_memfd(EVERING_REGION_STATUS);
+		if (fd < 0)
+			return fd;
+		if (!fstat(fd, &own))
+			dev = own.st_dev;
+		close(fd);
+		__atomic_store_n(&known, dev, __ATOMIC_RELAXED);
+	}
+	return st->st_dev == dev ? 0 : -EPROTO;
+}
+
+/*
  * Pages of the peer's arena are still to come: there will be memory for them when it says
  * that they are there.  But if mapping it is to have them all, this side pays for them.
  */
@@ -335,8 +356,7 @@ static int accept_holes(struct endpoint *e, unsigned int region,
 static int check_memfd(struct endpoint *e, unsigned int region, int fd)
 {
 	size_t size = region_size(&e->geometry, region);
-	int need, seals;
-	struct statfs fs;
+	int need, seals, ret;
 	struct stat st;
 
 	if (region == EVERING_REGION_STATUS)
@@ -349,19 +369,17 @@ static int check_memfd(struct endpoint *e, unsigned int region, int fd)
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & need) != need)
 		return -EPROTO;
-	if (fstat(fd, &st) || fstatfs(fd, &fs))
-		return -EPROTO;
-	if (fs.f_type != TMPFS_MAGIC || st.st_size != (off_t)size)
-		return -EPROTO;
 	/*
-	 * To the size that it has: takes away pages behind its end, which st_blocks
-	 * would count for pages that are not there, and fails if it is not open for
-	 * writing.
+	 * To the size that it has, and its seals let it have no other: takes away pages
+	 * behind its end, which st_blocks would count for pages that are not there, and
+	 * fails if it is not open for writing.
 	 */
-	if (ftruncate(fd, (off_t)size) || fstat(fd, &st))
+	if (ftruncate(fd, (off_t)size) || fstat(fd, &st) ||
+	    st.st_size != (off_t)size)
 		return -EPROTO;
-	if ((uint64_t)st.st_blocks * 512 >= size)
-		return 0;
+	ret = check_file_system(&st);
+	if (ret || (uint64_t)st.st_blocks * 512 >= size)
+		return ret;
 	if (region < EVERING_REGION_ARENA_A)
 		return -EPROTO;
 	return accept_holes(e, region, (uint64_t)st.st_blocks * 512);
