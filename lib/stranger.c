@@ -405,6 +405,9 @@ static CHILD int look_child(void *arg)
 
 	n = look_once(look->sock, fds, &all);
 	i = count_harmless(fds, n);
+	/* To close takes its time, which is not to be longer than its parent's. */
+	if ((!all || i < n) && !outlived_by(look->parent))
+		syscall(SYS_exit, LOOK_NONE);
 	if (!all && i == n) {
 		/* Are they too many, or is there no room in the table? */
 		room = false;
@@ -413,9 +416,6 @@ static CHILD int look_child(void *arg)
 		i = count_harmless(fds, n);
 	}
 	if (i < n) {
-		/* This may take its time, which is not to be longer than its parent's. */
-		if (!outlived_by(look->parent))
-			syscall(SYS_exit, LOOK_NONE);
 		/* What the exit may have to wait for, it waits for alone. */
 		fds[n] = look->sock;
 		close_others(fds, n + 1);
