@@ -763,14 +763,37 @@ static int wait_awake(struct endpoint *e, unsigned int *what, int64_t deadline,
 	return 0;
 }
 
-static int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
+/* Apart, so that who sleeps at once does not pay for a signal mask on the stack. */
+static __attribute__((noinline)) int wait_spinning(struct endpoint *e,
+						   unsigned int what,
+						   int64_t deadline,
+						   const sigset_t *mask)
+{
+	int64_t start = 0, asleep = 0;
+	struct signals signals;
+	int ret;
+
+	signals.mask = mask;
+	signals.blocked = false;
+	ret = wait_awake(e, &what, deadline, &signals, &start, &asleep);
+	if (!ret) {
+		ret = wait_asleep(e, what, deadline, signals.mask);
+		if (e->policy == EVERING_ADAPTIVE && ret > 0)
+			spin_adjust(e,
+				    what & EVERING_RX ? &e->rx.spin :
+							&e->tx.spin,
+				    start, asleep);
+	}
+	signals_restore(&signals);
+	return ret;
+}
+
+FOLDED int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 		    const sigset_t *mask)
 {
 	struct endpoint *e = to_endpoint(ev);
-	struct signals signals = { .mask = mask };
-	int64_t deadline, start = 0, asleep = 0;
+	int64_t deadline;
 	unsigned int is;
-	int ret;
 
 	if (EVERING_UNLIKELY(!(what & WAIT_MASK) ||
 			     (what & ~(WAIT_MASK | EVERING_FLUSH)) ||
@@ -793,17 +816,9 @@ static int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 		return -EINTR;
 
 	deadline = deadline_after(timeout_ns);
-	ret = wait_awake(e, &what, deadline, &signals, &start, &asleep);
-	if (!ret) {
-		ret = wait_asleep(e, what, deadline, signals.mask);
-		if (e->policy == EVERING_ADAPTIVE && ret > 0)
-			spin_adjust(e,
-				    what & EVERING_RX ? &e->rx.spin :
-							&e->tx.spin,
-				    start, asleep);
-	}
-	signals_restore(&signals);
-	return ret;
+	if (e->policy == EVERING_BLOCK)
+		return wait_asleep(e, what, deadline, mask);
+	return wait_spinning(e, what, deadline, mask);
 }
 
 /* As evering_wait(EVERING_RX, EVERING_NOWAIT) of a caller that will sleep: rings nobody. */
