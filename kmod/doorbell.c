@@ -297,6 +297,23 @@ static noinline int evr_enter_interrupted(struct evering_enter __user *uarg,
 }
 
 /*
+ * Is the sleeper on this CPU's queue?  Since 6.12 a task that sleeps may stay there for
+ * a while, and single_task_running() counts it.
+ */
+static bool evr_queued_here(struct task_struct *const *sleeper)
+{
+	const struct task_struct *task;
+	bool here;
+
+	rcu_read_lock(); /* as in evr_wake_sleeper() */
+	task = READ_ONCE(*sleeper);
+	here = task && READ_ONCE(task->on_rq) &&
+	       task_cpu(task) == raw_smp_processor_id();
+	rcu_read_unlock();
+	return here;
+}
+
+/*
  * Hand-over: a caller that rings and will sleep gives its CPU to the sleeper that it
  * wakes.  Left to itself, the scheduler prefers a CPU that idles, and each message
  * then costs an interrupt there, and on a virtual machine an exit.
@@ -309,14 +326,35 @@ static noinline int evr_enter_interrupted(struct evering_enter __user *uarg,
  * The scheduler itself takes no notice where the wakee may not run here (its affinity,
  * its cpuset), or is not in the fair class (realtime, deadline, stop): it looks at both
  * under the wakee's lock, so that it is not looked at here.
+ *
+ * However the peer came here, it runs at once, while the caller is still runnable: when
+ * that comes back there may be an answer, and nobody has fallen asleep or been woken.
+ * The answer finds a caller that has yielded, not one that sleeps, and is handed over
+ * in the same way.  With another task on this CPU the scheduler decides.
  */
-static int evr_wake_flags(const struct file *file,
-			  const struct evering_enter *enter)
+static u32 evr_hand_over(struct evr_endpoint *ep, const struct file *file,
+			 const struct evering_enter *enter)
 {
-	if (!EVR_WF_HERE || enter->flags & EVERING_ENTER_NO_HANDOVER ||
-	    file->f_flags & O_NONBLOCK || !single_task_running())
-		return EVR_WF_SYNC;
-	return EVR_WF_SYNC | EVR_WF_HERE;
+	bool may = !(enter->flags & EVERING_ENTER_NO_HANDOVER) &&
+		   !(file->f_flags & O_NONBLOCK);
+	bool alone = may && single_task_running();
+	struct evr_endpoint *peer = ep->peer;
+	u32 rang;
+
+	may = alone || (may && (READ_ONCE(peer->yields) ||
+				evr_queued_here(enter->ring & EVERING_RX ?
+						&peer->sleeper_rx :
+						&peer->sleeper_tx)));
+	rang = evr_ring(peer, enter->ring,
+			EVR_WF_SYNC | (alone ? EVR_WF_HERE : 0));
+	if (rang && may && !single_task_running()) {
+		WRITE_ONCE(ep->yields, true);
+		schedule();
+		WRITE_ONCE(ep->yields, false);
+	} else if (rang) {
+		evr_resched();
+	}
+	return rang;
 }
 
 /* EVERING_IOC_ENTER: ring the peer, then wait to be rung. */
@@ -333,17 +371,10 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 	rung = evr_rung(ep, enter.wait);
 	if (enter.ring > EVR_BELLS)
 		rang = enter.ring; /* before it was interrupted */
-	else if (enter.ring)
-		rang = EVR_RANG(evr_ring(ep->peer, enter.ring,
-					 enter.wait && !rung ?
-					 evr_wake_flags(file, &enter) : 0));
-	if (rang && enter.wait && !rung) {
-		/*
-		 * If the one who was woken is to have this CPU, let him have it
-		 * now: when it comes back he may have answered, and there is
-		 * no falling asleep and no waking up.
-		 */
-		evr_resched();
+	else if (enter.ring && (rung || !enter.wait))
+		rang = EVR_RANG(evr_ring(ep->peer, enter.ring, 0));
+	else if (enter.ring) {
+		rang = EVR_RANG(evr_hand_over(ep, file, &enter));
 		rung = evr_rung(ep, enter.wait);
 	}
 	if (enter.wait && !rung) {

@@ -58,6 +58,7 @@ struct evr_endpoint {
 	/* Pollers, and sleepers that found their place taken. */
 	wait_queue_head_t wait;
 	bool crowded;	/* when last looked: as many as a ring wakes */
+	bool yields;	/* a caller of ENTER has let the peer run, and is to run again */
 	u32 state;	/* EVERING_STATE_*; read without the lock as well */
 	struct evr_channel *channel;
 	atomic_long_t rings;	/* how often the peer asked to ring it, */

@@ -11,6 +11,7 @@
 #include "dev.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 
 static const struct evering_geometry *const G = &small_geometry;
@@ -71,6 +72,18 @@ static int pin(int cpu)
 	CPU_ZERO(&one);
 	CPU_SET(cpu, &one);
 	return sched_setaffinity(0, sizeof(one), &one);
+}
+
+static pid_t keep_busy(int cpu)
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	pin(cpu);
+	for (;;)
+		;
 }
 
 /* ------------------------------------------------------------ where it wakes up */
@@ -172,17 +185,10 @@ TEST_F(handover, unless_the_call_opts_out)
 TEST_F(handover, unless_another_task_wants_that_cpu)
 {
 	int here;
-	pid_t pid = fork();
+	pid_t pid = keep_busy(self->here);
 
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		pin(self->here);
-		for (;;)
-			;
-	}
 	here = woken_here(self, 0, &self->all, false);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	kill_and_reap(pid);
 	EXPECT_GE(here, 0);
 	EXPECT_LE(here, FEW);
 }
@@ -323,6 +329,34 @@ TEST_F_TIMEOUT(handover, a_round_trip_interrupts_nobody, 60)
 	if (!kernel_is(6, 6))
 		SKIP(return, "this kernel cannot be told");
 	EXPECT_LE(n, rounds * 3 / 10);
+}
+
+static long switches_of(int who)
+{
+	struct rusage usage;
+
+	getrusage(who, &usage);
+	return usage.ru_nvcsw + usage.ru_nivcsw;
+}
+
+/*
+ * A third task on the CPU of two is not made to run in between: each of the two is
+ * switched to once a round trip, as without a hand-over, and little more.
+ */
+TEST_F_TIMEOUT(handover, a_busy_task_costs_no_more_switches, 60)
+{
+	const uint32_t rounds = short_run() ? 1000 : 5000;
+	pid_t busy = keep_busy(self->here);
+	long before;
+
+	ASSERT_EQ(0, pin(self->here));
+	before = switches_of(RUSAGE_SELF) + switches_of(RUSAGE_CHILDREN);
+	ASSERT_LE(0, interrupts_of(self, 0, rounds));
+	before = switches_of(RUSAGE_SELF) + switches_of(RUSAGE_CHILDREN) -
+		 before;
+	kill_and_reap(busy);
+	TH_LOG("%u round trips, %ld switches", rounds, before);
+	EXPECT_LE(before, rounds * 5 / 2);
 }
 
 TEST_HARNESS_MAIN
