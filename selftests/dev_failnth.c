@@ -230,9 +230,13 @@ static bool live(nth_data *self, const struct evering_geometry *g)
 	for (i = 0; i < EVERING_REGIONS; i++)
 		a[i] = b[i] = MAP_FAILED;
 	if (!STEP(dev_info(self->dev, &info)) ||
-	    !STEP(dev_create(self->dev, 0, g, &create)))
+	    !STEP(dev_create(self->dev, EVERING_CREATE_GROW, g, &create)))
 		return !bad;
 	memcpy(fd, create.fd, sizeof(fd));
+	if (!STEP(dev_grow(fd[0], g->arena_size[0] / 2 / PAGE * PAGE)) ||
+	    !STEP(dev_grow(fd[0], g->arena_size[0])) ||
+	    !STEP(dev_grow(fd[1], g->arena_size[1])))
+		goto out;
 	if (!STEP(map_all(g, fd[0], EVERING_A, a)) ||
 	    !STEP(map_all(g, fd[1], EVERING_B, b)) ||
 	    !STEP(populate(g, a, EVERING_A)) ||
