@@ -14,9 +14,9 @@
  * library's default measures, with arenas of 1 MiB, costs its memory cgroup 44,362 bytes
  * a side (selftests/grow; Linux 6.12), and without GROW more than 1 MiB.
  *
- * They come in blocks, and follow the memory policy of the caller; they cannot be
- * swapped or migrated.  A shmem file for each arena was considered.  Once its pages are
- * mapped a message costs the same.  But:
+ * They come in blocks, and follow the memory policy of the caller; they cannot be swapped
+ * or migrated.  A shmem file for each arena was considered.  Once its pages are mapped a
+ * message costs the same.  But:
  *
  *	Time.  To have all pages of two arenas of 1 MiB at once costs shmem 2,980,000
  *	guest instructions (bench --modes=channel --icount, memfd-whole; Linux 6.12),

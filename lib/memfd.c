@@ -339,8 +339,7 @@ static int check_file_system(const struct stat *st)
  * Pages of the peer's arena are still to come: there will be memory for them when it says
  * that they are there.  But if mapping it is to have them all, this side pays for them.
  */
-static int accept_holes(struct endpoint *e, unsigned int region,
-			uint64_t there)
+static int accept_holes(struct endpoint *e, unsigned int region, uint64_t there)
 {
 	e->partial[!e->end] = true;
 	if (maps_locked(e, EVERING_REGION_HALF(!e->end)) &&

@@ -61,8 +61,7 @@ static inline int group_joined(const char *group)
 /* Nobody is in them any more. */
 static inline bool groups_removed(const char *top, const char *group)
 {
-	return (!group[0] ||
-		EVENTUALLY(!rmdir(group) || errno == ENOENT)) &&
+	return (!group[0] || EVENTUALLY(!rmdir(group) || errno == ENOENT)) &&
 	       (!top[0] || EVENTUALLY(!rmdir(top) || errno == ENOENT));
 }
 

@@ -168,16 +168,15 @@ TEST_F(dev_grow, what_is_not_there_is_sigbus_and_what_has_come_is_zero)
 			  PROT_READ);
 	ASSERT_NE(MAP_FAILED, own);
 	ASSERT_NE(MAP_FAILED, seen);
-	for (n = 4; n < 256; n = n * 3 / 2 > 256 ? 256 : n * 3 / 2) {
+	for (n = 4; n<256; n = n * 3 / 2> 256 ? 256 : n * 3 / 2) {
 		EXPECT_EQ(0, fault_of(own + (n - 1) * PAGE, true));
 		EXPECT_EQ(0, fault_of(seen + (n - 1) * PAGE, false));
 		EXPECT_EQ(SIGBUS, fault_of(own + n * PAGE, true));
 		EXPECT_EQ(SIGBUS, fault_of(own + ARENA - 1, false));
 		EXPECT_EQ(SIGBUS, fault_of(seen + n * PAGE, false));
-		ASSERT_EQ(0, dev_grow(self->fd[0], (n * 3 / 2 > 256 ?
-							    256 :
-							    n * 3 / 2) *
-							   PAGE));
+		ASSERT_EQ(0,
+			  dev_grow(self->fd[0],
+				   (n * 3 / 2 > 256 ? 256 : n * 3 / 2) * PAGE));
 		for (i = n * PAGE; i < (n + 1) * PAGE; i++)
 			ASSERT_EQ(0, seen[i]);
 		own[n * PAGE] = (unsigned char)n;
@@ -283,8 +282,7 @@ TEST_F(dev_grow, all_at_once)
 
 	for (i = 0; i < 4; i++) {
 		g[i] = (struct grower){ .fd = self->fd[i & 1] };
-		ASSERT_EQ(0,
-			  pthread_create(&g[i].t, NULL, grower_main, &g[i]));
+		ASSERT_EQ(0, pthread_create(&g[i].t, NULL, grower_main, &g[i]));
 	}
 	for (i = 0; i < 4; i++) {
 		pthread_join(g[i].t, NULL);

@@ -64,8 +64,7 @@ HIDDEN int memfd_create(const char *name, unsigned int flags)
 	int fd = REAL(memfd_create)(name, flags);
 
 	if (fd >= 0 && kernel.keep && kernel.n_files < 16)
-		kernel.files[kernel.n_files++] =
-			fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		kernel.files[kernel.n_files++] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	return fd;
 }
 
@@ -146,9 +145,9 @@ static uint64_t grown(const struct evering *ev)
 
 TEST_F(grow, what_is_there_at_first_is_what_was_asked_for)
 {
-	static const uint64_t begin[] = { 0,	     1,	  4096, 65536,
-					  1 << 20, ARENA, ARENA + 1,
-					  EVERING_WHOLE };
+	static const uint64_t begin[] = {
+		0, 1, 4096, 65536, 1 << 20, ARENA, ARENA + 1, EVERING_WHOLE
+	};
 	struct evering_arena_state mine, peers;
 	uint64_t want, page = (uint64_t)getpagesize();
 	unsigned int i;
@@ -183,7 +182,8 @@ TEST_F(grow, params_of_an_earlier_version_begin_as_the_default)
 	self->p.size = offsetof(struct evering_params, arena_begin);
 	MAKE(EVERING_WHOLE);
 	NEEDS_GROWTH();
-	EXPECT_EQ(EVERING_ARENA_BEGIN, state_of(self->ev[0], EVERING_MINE).begin);
+	EXPECT_EQ(EVERING_ARENA_BEGIN,
+		  state_of(self->ev[0], EVERING_MINE).begin);
 }
 
 TEST_F(grow, each_side_begins_as_it_likes)
@@ -241,13 +241,14 @@ TEST_F(grow, step_by_step_to_the_end_and_no_step_too_early)
 		now = grown(self->ev[0]);
 		ASSERT_GE(now, out + 4096);
 		/* Half as much again as was needed, or 64 KiB. */
-		ASSERT_LE(now, out + 4096 + (out / 2 > 65536 ? out / 2 : 65536) +
+		ASSERT_LE(now, out + 4096 +
+				       (out / 2 > 65536 ? out / 2 : 65536) +
 				       65536);
 		ASSERT_EQ(now, state_of(self->ev[1], EVERING_PEERS).now);
 		steps += now != before;
 		before = now;
-		seen = evering_peer_buffer(self->ev[1],
-					   evering_offset(self->ev[0], p), 4096);
+		seen = evering_peer_buffer(
+			self->ev[1], evering_offset(self->ev[0], p), 4096);
 		ASSERT_NE(NULL, seen);
 		ASSERT_EQ((unsigned char)(out >> 12), seen[4095]);
 	}
@@ -288,8 +289,9 @@ TEST_F(grow, all_of_it_at_once)
 	p = evering_alloc(self->ev[0], ARENA, 2 << 20);
 	ASSERT_NE(NULL, p);
 	memset(p, 7, ARENA);
-	EXPECT_EQ(7, *((const unsigned char *)evering_peer_buffer(
-			       self->ev[1], 0, ARENA) + ARENA - 1));
+	EXPECT_EQ(7, *((const unsigned char *)evering_peer_buffer(self->ev[1],
+								  0, ARENA) +
+		       ARENA - 1));
 	/* Who wants a pointer to all of it has all of it. */
 	p = evering_arena(self->ev[1], &size);
 	ASSERT_NE(NULL, p);
@@ -328,7 +330,8 @@ TEST_F(grow, both_may_write_a_shared_arena_that_grows)
 	MAKE(0);
 	p = evering_alloc(self->ev[0], MIB, 0);
 	ASSERT_NE(NULL, p);
-	q = (unsigned char *)(uintptr_t)evering_peer_buffer(self->ev[1], 0, MIB);
+	q = (unsigned char *)(uintptr_t)evering_peer_buffer(self->ev[1], 0,
+							    MIB);
 	ASSERT_NE(NULL, q);
 	memset(q, 9, MIB);
 	EXPECT_EQ(9, p[MIB - 1]);
@@ -692,8 +695,7 @@ TEST_F(grow, operations_carry_buffers_as_it_grows)
 		ASSERT_EQ(0, ask(&s[0], &op, NULL));
 		pump(s);
 		ASSERT_EQ(i + 1, s[1].n_got);
-		ASSERT_EQ(i + 1,
-			  ((unsigned char *)s[1].got[i].buf)[99999]);
+		ASSERT_EQ(i + 1, ((unsigned char *)s[1].got[i].buf)[99999]);
 		ASSERT_EQ(0, evering_op_answer(s[1].ops, s[1].got[i].id, 0,
 					       NULL, 0));
 		ASSERT_EQ(0, evering_free(self->ev[1], s[1].got[i].buf));
@@ -809,7 +811,8 @@ static char costs_group[160];
 static int costs(void *arg)
 {
 	static struct evering *ev[CHANNELS][2];
-	struct evering_params p = params_on(((struct evering_params *)arg)->backend);
+	struct evering_params p =
+		params_on(((struct evering_params *)arg)->backend);
 	long before, after;
 	int i;
 

@@ -278,7 +278,7 @@ struct evering_half {
 #define EVERING_IOC_GROW	_IO(EVERING_IOC_MAGIC, 0x15)
 
 /* evering_info.features */
-#define EVERING_FEATURE_GROW	(1ull << 0)	/* EVERING_CREATE_GROW, EVERING_IOC_GROW */
+#define EVERING_FEATURE_GROW	(1ull << 0) /* CREATE_GROW, GROW */
 
 /**
  * struct evering_info - EVERING_IOC_INFO: what this kernel offers
