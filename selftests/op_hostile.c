@@ -13,6 +13,8 @@
 #define PAYLOAD (SLOT - EVERING_STAMP_SIZE)
 #define MAX_DATA (PAYLOAD - 16)
 #define DEPTH 8u
+#define STORE 8u
+#define MOST 16u
 
 struct entry {
 	struct evering_op_header h;
@@ -33,10 +35,12 @@ static struct entry entry_of(unsigned int type, uint64_t id, unsigned int flags,
 	return e;
 }
 
-static struct entry hello(uint32_t version, uint32_t depth, uint32_t serve)
+static struct entry hello(uint32_t version, uint32_t depth, uint32_t serve,
+			  uint32_t store)
 {
-	struct entry e = entry_of(EVERING_OP_OPEN, 0, 0, 8, version);
-	struct evering_op_open open = { depth, serve };
+	struct entry e = entry_of(EVERING_OP_OPEN, 0, 0,
+				  sizeof(struct evering_op_open), version);
+	struct evering_op_open open = { depth, serve, store, 0 };
 
 	memcpy(e.rest, &open, sizeof(open));
 	return e;
@@ -88,10 +92,21 @@ enum {
 	ASKS
 };
 
+/* Both arenas can be written; what comes waits to be taken, and has no callbacks. */
+#define SHARED 1u
+#define INBOX 2u
+#define WAYS 4u
+
+/* Messages and posts that the victim has sent: in an entry, in a buffer, a post */
+#define SENT 3u
+
 struct scene {
 	struct evering *ev[2];
 	struct side v;
-	bool shared;
+	unsigned int way;
+	struct entry sent[SENT]; /* as the peer has it */
+	struct evering_msg msg[MOST];
+	unsigned int n_msg;
 	uint64_t id[ASKS];
 	void *buf[ASKS];
 	struct outcome o[ASKS];
@@ -99,70 +114,186 @@ struct scene {
 	uint64_t request; /* its own that the victim holds */
 	bool busy[64]; /* places of the victim's for them */
 	bool answered[ASKS];
+	uint32_t n_put; /* messages and posts, from both sides, as the peer counts */
+	uint32_t n_freed;
+	uint32_t n_seen;
+	uint32_t n_told;
 };
 
 #define RIVAL_GIVEN 3u
 #define RIVAL_LENT 5u
+#define RIVAL_MESSAGE 7u
+/* Messages of the peer's that the victim has not freed */
+#define KEPT 2u
 
 static int put(struct scene *s, const struct entry *e)
 {
 	return evering_send(s->ev[1], e, PAYLOAD, EVERING_NOWAIT);
 }
 
+static void note_message(struct evering_ops *ops, const struct evering_msg *msg,
+			 void *context)
+{
+	struct scene *s = context;
+
+	(void)ops;
+	if (s->n_msg < MOST)
+		s->msg[s->n_msg] = *msg;
+	s->n_msg++;
+}
+
+static void scene_request(struct evering_ops *ops,
+			  const struct evering_request *request, void *context)
+{
+	struct scene *s = context;
+
+	note_request(ops, request, &s->v);
+}
+
+static void scene_cancelled(struct evering_ops *ops, uint64_t id, void *context)
+{
+	struct scene *s = context;
+
+	note_cancelled(ops, id, &s->v);
+}
+
+/* Takes what has come, as callbacks note it.  0; or why the channel has ended. */
 static int polled(struct scene *s)
 {
+	struct evering_request request;
+	struct evering_msg msg;
 	int ret;
 
-	do
-		ret = evering_ops_poll(s->v.ops);
-	while (ret > 0);
-	return ret;
+	if (!(s->way & INBOX)) {
+		do
+			ret = evering_ops_poll(s->v.ops);
+		while (ret > 0);
+		return ret;
+	}
+	do {
+		while (!(ret = evering_msg_recv(s->v.ops, &msg, 0)))
+			note_message(s->v.ops, &msg, s);
+		ret = evering_op_next(s->v.ops, &request, EVERING_NOWAIT);
+		if (!ret)
+			note_request(s->v.ops, &request, &s->v);
+	} while (!ret);
+	return ret == -EAGAIN ? 0 : ret;
+}
+
+static void touch(const void *at, uint64_t len)
+{
+	const volatile unsigned char *p = at;
+
+	if (len)
+		(void)(p[0] + p[len - 1]);
 }
 
 /* Touches both ends of what has come, as a user would. */
-static void look_at(struct side *v)
+static void look_at(const struct scene *s)
 {
-	volatile const unsigned char *p;
 	unsigned int i;
 
-	for (i = 0; i < v->n_got && i < NOTES; i++) {
-		p = v->got[i].data;
-		if (v->got[i].len)
-			(void)p[v->got[i].len - 1];
-		p = v->got[i].buf;
-		if (p) {
-			(void)p[0];
-			(void)p[v->got[i].buf_len - 1];
-		}
+	for (i = 0; i < s->v.n_got && i < NOTES; i++) {
+		touch(s->v.got[i].data, s->v.got[i].len);
+		touch(s->v.got[i].buf, s->v.got[i].buf_len);
 	}
+	for (i = 0; i < s->n_msg && i < MOST; i++)
+		touch(s->msg[i].data, s->msg[i].len);
 }
 
-static int scene_channel(struct scene *s, uint32_t backend, bool shared)
+/* Each message can be freed once, whatever has become of the channel. */
+static int free_messages(struct scene *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < s->n_msg && i < MOST; i++)
+		if (evering_msg_free(s->v.ops, &s->msg[i]) ||
+		    evering_msg_free(s->v.ops, &s->msg[i]) != -EINVAL)
+			return __LINE__;
+	s->n_msg = 0;
+	return 0;
+}
+
+static int scene_channel(struct scene *s, uint32_t backend, unsigned int way)
 {
 	struct evering_params p = params_sized(backend, SLOT, 64, ARENA);
+	struct evering_ops_params ops = EVERING_OPS_PARAMS_INIT;
 	int ret;
 
 	memset(s, 0, sizeof(*s));
-	s->shared = shared;
-	p.flags = shared ? EVERING_SHARED_ARENA : 0;
+	s->way = way;
+	p.flags = way & SHARED ? EVERING_SHARED_ARENA : 0;
 	p.arena_begin = EVERING_WHOLE;
 	ret = evering_pair(&p, s->ev);
-	return ret ? ret : side_open(&s->v, s->ev[0], DEPTH, DEPTH, false);
+	if (ret)
+		return ret;
+	s->v.ev = s->ev[0];
+	ops.depth = DEPTH;
+	ops.serve = DEPTH;
+	ops.store = STORE;
+	ops.cancelled = scene_cancelled;
+	ops.context = s;
+	if (!(way & INBOX)) {
+		ops.request = scene_request;
+		ops.message = note_message;
+	}
+	return evering_ops_open(s->ev[0], &ops, &s->v.ops);
+}
+
+static int take(struct scene *s, unsigned int type, struct entry *e)
+{
+	return evering_recv(s->ev[1], e, PAYLOAD, EVERING_NOWAIT) ||
+	       e->h.type != type;
+}
+
+/* What gets no answer, each way. */
+static int scene_messages(struct scene *s)
+{
+	static unsigned char text[300];
+	const struct iovec iov[2] = { { text, 20 }, { text, sizeof(text) } };
+	struct evering_op post = { .opcode = 3 };
+	struct entry e;
+
+	post.flags = EVERING_GIVE;
+	post.buf = evering_alloc(s->ev[0], 256, 0);
+	post.buf_len = 200;
+	if (evering_msg_send(s->v.ops, &iov[0], 1, EVERING_NOWAIT) ||
+	    evering_msg_send(s->v.ops, &iov[1], 1, EVERING_NOWAIT) ||
+	    evering_op_post(s->v.ops, &post, EVERING_NOWAIT))
+		return __LINE__;
+	if (take(s, EVERING_OP_MESSAGE, &s->sent[0]) ||
+	    take(s, EVERING_OP_MESSAGE, &s->sent[1]) ||
+	    take(s, EVERING_OP_POST, &s->sent[2]))
+		return __LINE__;
+	if (info_of(s->v.ops).credit != STORE - SENT)
+		return __LINE__;
+
+	e = entry_of(EVERING_OP_MESSAGE, 0, 0, 5, 0);
+	if (put(s, &e))
+		return __LINE__;
+	e = bringing(EVERING_OP_MESSAGE, 0, EVERING_OP_GIVEN, RIVAL_MESSAGE, 0,
+		     64);
+	if (put(s, &e))
+		return __LINE__;
+	e = entry_of(EVERING_OP_POST, 0, 0, 5, 1);
+	if (put(s, &e) || polled(s) || s->n_msg != KEPT)
+		return __LINE__;
+	return 0;
 }
 
 /* 0; or what went wrong, by line. */
-static int scene_begin(struct scene *s, uint32_t backend, bool shared)
+static int scene_begin(struct scene *s, uint32_t backend, unsigned int way)
 {
 	struct entry e;
 	struct evering_op op;
 	int i;
 
-	if (scene_channel(s, backend, shared))
+	if (scene_channel(s, backend, way))
 		return __LINE__;
 	if (evering_recv(s->ev[1], &e, PAYLOAD, EVERING_NOWAIT) ||
 	    e.h.type != EVERING_OP_OPEN || e.h.code != EVERING_OPS_VERSION)
 		return __LINE__;
-	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
 	if (put(s, &e) || polled(s))
 		return __LINE__;
 	/* This one first, so that others may come to its place. */
@@ -203,7 +334,7 @@ static int scene_begin(struct scene *s, uint32_t backend, bool shared)
 		     RIVAL_LENT, 0, 64);
 	if (put(s, &e) || polled(s) || s->v.n_got != 3)
 		return __LINE__;
-	return 0;
+	return scene_messages(s);
 }
 
 /* Everything has ended with @error, once, and all is the victim's again. */
@@ -213,7 +344,9 @@ static int scene_ended(struct scene *s, int error)
 	struct evering_op op = asks(1, NULL, 0, NULL);
 	unsigned int i;
 
-	look_at(&s->v);
+	look_at(s);
+	if (free_messages(s))
+		return __LINE__;
 	for (i = 0; i < ASKS; i++)
 		if (i != FETCHED && s->o[i].times != 1)
 			return __LINE__;
@@ -232,7 +365,7 @@ static int scene_ended(struct scene *s, int error)
 		return __LINE__;
 	for (i = 0; i < s->v.n_got && i < NOTES; i++)
 		if (evering_op_answer(s->v.ops, s->v.got[i].id, 0, NULL, 0) !=
-		    error)
+		    (s->v.got[i].flags & EVERING_POST ? -ESTALE : error))
 			return __LINE__;
 	if (evering_free(s->ev[0], s->buf[LENDS]) ||
 	    evering_free(s->ev[0], s->buf[ASKED]) ||
@@ -267,16 +400,16 @@ typedef unsigned int (*make_fn)(struct scene *s, unsigned int which,
 				struct entry *e);
 
 /* 0: that was it; else a line, which @make may look up. */
-static int play(uint32_t backend, bool shared, make_fn make, unsigned int which,
-		bool wrong, bool *more)
+static int play(uint32_t backend, unsigned int way, make_fn make,
+		unsigned int which, bool wrong, bool *more)
 {
-	struct entry e[4];
+	struct entry e[MOST];
 	unsigned int n, i;
 	struct scene s;
 	int ret, line;
 
 	*more = false;
-	line = scene_begin(&s, backend, shared);
+	line = scene_begin(&s, backend, way);
 	if (line)
 		goto out;
 	n = make(&s, which, e);
@@ -294,9 +427,11 @@ static int play(uint32_t backend, bool shared, make_fn make, unsigned int which,
 	}
 	if (line)
 		goto out;
-	look_at(&s.v);
+	look_at(&s);
 	if (wrong)
 		line = scene_ended(&s, -EPROTO);
+	else if (free_messages(&s))
+		line = __LINE__;
 	else if (evering_ops_poll(s.v.ops) < 0)
 		line = __LINE__;
 out:
@@ -317,7 +452,7 @@ static unsigned int make_header(struct scene *s, unsigned int which,
 		e[0] = entry_of(0, 0, 0, 0, 0);
 		return 1;
 	case 1:
-		e[0] = entry_of(6, id, 0, 0, 0);
+		e[0] = entry_of(EVERING_OP_MESSAGE + 1, id, 0, 0, 0);
 		return 1;
 	case 2:
 		e[0] = entry_of(255, id, 0, 0, 0);
@@ -366,7 +501,7 @@ static unsigned int make_header(struct scene *s, unsigned int which,
 		e[0] = bringing(EVERING_OP_OPEN, 0, EVERING_OP_LENT, 9, 0, 64);
 		return 1;
 	case 19: /* a second opening */
-		e[0] = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+		e[0] = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
 		return 1;
 	default:
 		return 0;
@@ -580,7 +715,7 @@ static unsigned int make_buffer(struct scene *s, unsigned int which,
 				1ull << 32 | 1);
 		return 1;
 	case 18:
-		if (s->shared)
+		if (s->way & SHARED)
 			return 0;
 		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
 				200);
@@ -710,6 +845,160 @@ static unsigned int make_twice(struct scene *s, unsigned int which,
 	}
 }
 
+#define MESSAGE EVERING_OP_MESSAGE
+#define POST EVERING_OP_POST
+#define HOME EVERING_OP_HOME
+
+/* Messages and posts: what is wrong with either. */
+static unsigned int make_message(struct scene *s, unsigned int which,
+				 struct entry *e)
+{
+	const struct {
+		uint32_t granule;
+		uint64_t len;
+	} nowhere[] = {
+		{ GRANULES, 1 },
+		{ UINT32_MAX, 1 },
+		{ GRANULES + 1, UINT64_MAX },
+		{ 9, 0 },
+		{ GRANULES - 1, 65 },
+		{ 0, ARENA + 1 },
+		{ 1, ARENA },
+		{ 9, UINT64_MAX },
+		{ 9, 1ull << 32 },
+		/* It has these already. */
+		{ RIVAL_GIVEN, 64 },
+		{ RIVAL_LENT, 64 },
+		{ RIVAL_MESSAGE, 64 },
+	};
+	static const unsigned int bad_kinds[] = {
+		EVERING_OP_LENT, EVERING_OP_IN_PLACE, 5, 6, 7, EVERING_OP_BACK,
+	};
+	const unsigned int type = which & 1 ? POST : MESSAGE;
+	struct evering_op_buffer gift = name_of(&s->asked[GIVES]);
+	unsigned int kind;
+
+	which /= 2;
+	if (which < ARRAY_SIZE(nowhere)) {
+		e[0] = bringing(type, 0, EVERING_OP_GIVEN,
+				nowhere[which].granule, 7, nowhere[which].len);
+		return 1;
+	}
+	which -= ARRAY_SIZE(nowhere);
+	if (which < ARRAY_SIZE(bad_kinds)) {
+		kind = bad_kinds[which];
+		e[0] = bringing(type, 0, kind, 9, 0, 64);
+		/* A post may bring one back; a message may not even so. */
+		if (kind == EVERING_OP_BACK && type == MESSAGE)
+			e[0] = bringing(type, 0, kind, gift.granule,
+					gift.generation, 64);
+		return 1;
+	}
+	which -= ARRAY_SIZE(bad_kinds);
+	switch (which) {
+	case 0:
+		e[0] = entry_of(type, 0, 0, MAX_DATA + 1, 0);
+		return 1;
+	case 1:
+		e[0] = entry_of(type, 0, 0, 0xffff, 0);
+		return 1;
+	case 2:
+		e[0] = bringing(type, 0, EVERING_OP_GIVEN, 9, 0, 64);
+		e[0].h.len = MAX_DATA - 15;
+		return 1;
+	case 3:
+		e[0] = entry_of(type, 0, EVERING_OP_NO_FLAGS, 4, 0);
+		return 1;
+	case 4: /* more go home than fit, and what is not away */
+		e[0] = entry_of(type, 0, 15 << EVERING_OP_HOME_SHIFT, 4, 0);
+		return 1;
+	case 5:
+		e[0] = sending_home(entry_of(type, 0, 0, 4, 0), GRANULES - 1,
+				    0);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+/* What only a message can, or only a post. */
+static unsigned int make_store(struct scene *s, unsigned int which,
+			       struct entry *e)
+{
+	struct evering_op_buffer gift = name_of(&s->asked[GIVES]);
+	struct evering_op_buffer msg = name_of(&s->sent[1]);
+	unsigned int i;
+
+	switch (which) {
+	case 0: /* more than are stored */
+	case 1:
+		for (i = 0; i <= STORE - KEPT; i++)
+			e[i] = entry_of(MESSAGE, 0, 0, 1, 0);
+		if (which)
+			e[i - 1] = bringing(MESSAGE, 0, EVERING_OP_GIVEN, 9, 0,
+					    64);
+		return i;
+	case 2:
+		for (i = 0; i < STORE - KEPT; i++)
+			e[i] = entry_of(MESSAGE, 0, 0, 1, 0);
+		e[i++] = entry_of(POST, 0, 0, 1, 0);
+		return i;
+	/* A post brings back what was not given, or too much of it. */
+	case 3:
+		e[0] = bringing(POST, 0, EVERING_OP_BACK, gift.granule + 1,
+				gift.generation, 64);
+		return 1;
+	case 4:
+		e[0] = bringing(POST, 0, EVERING_OP_BACK, gift.granule,
+				gift.generation + 1, 64);
+		return 1;
+	case 5:
+		e[0] = bringing(POST, 0, EVERING_OP_BACK, gift.granule,
+				gift.generation, 0);
+		return 1;
+	case 6:
+		e[0] = bringing(POST, 0, EVERING_OP_BACK, gift.granule,
+				gift.generation, 257);
+		return 1;
+	/* Finished with what it never had */
+	case 7:
+	case 8:
+		e[0] = entry_of(HOME, 0, 0, 0, which == 7 ? SENT + 1 : STORE);
+		return 1;
+	case 9:
+		e[0] = entry_of(HOME, 0, 0, 0, UINT32_MAX);
+		return 1;
+	case 10:
+		e[0] = entry_of(HOME, 0, 0, 0, 1u << 31);
+		return 1;
+	/* Then with less again, or with more */
+	case 11:
+		e[0] = entry_of(HOME, 0, 0, 0, 2);
+		e[1] = entry_of(HOME, 0, 0, 0, 1);
+		return 2;
+	case 12:
+		e[0] = entry_of(HOME, 0, 0, 0, SENT);
+		e[1] = entry_of(HOME, 0, 0, 0, 0);
+		return 2;
+	case 13:
+		e[0] = entry_of(HOME, 0, 0, 0, SENT);
+		e[1] = entry_of(HOME, 0, 0, 0, SENT + 1);
+		return 2;
+	/* A message's buffer comes home twice, or is another one */
+	case 14:
+		e[0] = sending_home(entry_of(HOME, 0, 0, 0, 1), msg.granule,
+				    msg.generation);
+		e[1] = e[0];
+		return 2;
+	case 15:
+		e[0] = sending_home(entry_of(HOME, 0, 0, 0, 1), msg.granule,
+				    msg.generation + 1);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
 /* What is unusual, and right. */
 static unsigned int make_right(struct scene *s, unsigned int which,
 			       struct entry *e)
@@ -751,7 +1040,7 @@ static unsigned int make_right(struct scene *s, unsigned int which,
 				64);
 		return 2;
 	case 7:
-		if (!s->shared)
+		if (!(s->way & SHARED))
 			return 0;
 		e[0] = bringing(ANSWER, s->id[LENDS], EVERING_OP_IN_PLACE, 0, 0,
 				200);
@@ -760,27 +1049,52 @@ static unsigned int make_right(struct scene *s, unsigned int which,
 		e[2] = bringing(ANSWER, s->id[ASKED], EVERING_OP_IN_PLACE, 0, 0,
 				200);
 		return 3;
+	case 8: /* all that there are places for */
+		e[0] = entry_of(MESSAGE, 0, 0, 0, 0);
+		e[1] = entry_of(MESSAGE, 0, 0, MAX_DATA, 0);
+		e[2] = bringing(MESSAGE, 0, EVERING_OP_GIVEN, 9, UINT32_MAX, 1);
+		e[3] = bringing(MESSAGE, 0, EVERING_OP_GIVEN, 0, 0, ARENA);
+		e[4] = entry_of(MESSAGE, 0, 0, 1, 0);
+		e[5] = entry_of(POST, 0, 0, MAX_DATA, UINT32_MAX);
+		return 6;
+	case 9:
+		e[0] = bringing(POST, 0, EVERING_OP_BACK, gift.granule,
+				gift.generation, 256);
+		e[0].h.len = MAX_DATA - 16;
+		e[1] = bringing(POST, 0, EVERING_OP_GIVEN, 9, 0, 64);
+		return 2;
+	case 10: /* what is said twice, and what is new */
+		e[0] = entry_of(HOME, 0, 0, MAX_DATA, 0);
+		e[1] = entry_of(HOME, 0, 0, 0, 1);
+		e[2] = entry_of(HOME, 0, 0, 0, 1);
+		e[3] = entry_of(HOME, 0, 0, 0, SENT);
+		return 4;
+	case 11: /* a buffer goes home with a message */
+		e[0] = sending_home(entry_of(MESSAGE, 0, 0, MAX_DATA - 8, 0),
+				    name_of(&s->sent[1]).granule,
+				    name_of(&s->sent[1]).generation);
+		return 1;
 	default:
 		return 0;
 	}
 }
 
-#define PLAY(make, wrong)                                                      \
-	do {                                                                   \
-		unsigned int which_, shared_;                                  \
-		bool more_ = true;                                             \
-		int line_;                                                     \
-                                                                               \
-		for (shared_ = 0; shared_ < 2; shared_++)                      \
-			for (which_ = 0, more_ = true; more_; which_++) {      \
-				line_ = play(self->backend, shared_, make,     \
-					     which_, wrong, &more_);           \
-				EXPECT_EQ(0, line_)                            \
-				{                                              \
-					TH_LOG("%s %u, shared %u: line %d",    \
-					       #make, which_, shared_, line_); \
-				}                                              \
-			}                                                      \
+#define PLAY(make, wrong)                                                   \
+	do {                                                                \
+		unsigned int which_, way_;                                  \
+		bool more_ = true;                                          \
+		int line_;                                                  \
+                                                                            \
+		for (way_ = 0; way_ < WAYS; way_++)                         \
+			for (which_ = 0, more_ = true; more_; which_++) {   \
+				line_ = play(self->backend, way_, make,     \
+					     which_, wrong, &more_);        \
+				EXPECT_EQ(0, line_)                         \
+				{                                           \
+					TH_LOG("%s %u, way %u: line %d",    \
+					       #make, which_, way_, line_); \
+				}                                           \
+			}                                                   \
 	} while (0)
 
 TEST_F(op_hostile, what_is_unusual_and_right_is_taken)
@@ -809,6 +1123,16 @@ TEST_F(op_hostile, a_wrong_buffer_ends_the_channel)
 	PLAY(make_buffer, true);
 }
 
+TEST_F(op_hostile, a_wrong_message_or_post_ends_the_channel)
+{
+	PLAY(make_message, true);
+}
+
+TEST_F(op_hostile, more_than_is_stored_or_was_sent_ends_the_channel)
+{
+	PLAY(make_store, true);
+}
+
 TEST_F(op_hostile, a_wrong_homecoming_ends_the_channel)
 {
 	PLAY(make_home, true);
@@ -816,13 +1140,13 @@ TEST_F(op_hostile, a_wrong_homecoming_ends_the_channel)
 
 TEST_F(op_hostile, what_is_done_twice_ends_the_channel)
 {
-	struct entry e[4];
+	struct entry e[MOST];
 	struct scene s;
 	unsigned int which, n, i;
 	int ret;
 
 	for (which = 0;; which++) {
-		ASSERT_EQ(0, scene_begin(&s, self->backend, which & 1));
+		ASSERT_EQ(0, scene_begin(&s, self->backend, which % WAYS));
 		n = make_twice(&s, which, e);
 		for (i = 0; i < n; i++) {
 			ASSERT_EQ(0, put(&s, &e[i]));
@@ -859,7 +1183,7 @@ TEST_F(op_hostile, the_first_entry_opens_the_table)
 	struct scene s;
 	uint32_t type, index;
 
-	for (type = 0; type < 8; type++)
+	for (type = 0; type < 10; type++)
 		for (index = 0; index < 4; index++) {
 			if (type == EVERING_OP_OPEN)
 				continue;
@@ -890,7 +1214,7 @@ TEST_F(op_hostile, versions_and_openings_that_cannot_be)
 
 	for (i = 0; i < ARRAY_SIZE(version); i++) {
 		ASSERT_EQ(0, scene_channel(&s, self->backend, false));
-		e = hello(version[i], DEPTH, DEPTH);
+		e = hello(version[i], DEPTH, DEPTH, STORE);
 		ASSERT_EQ(0, put(&s, &e));
 		EXPECT_EQ(-EPROTONOSUPPORT, polled(&s));
 		EXPECT_EQ(-EPROTONOSUPPORT, evering_ops_wait(s.v.ops, PLENTY));
@@ -898,9 +1222,9 @@ TEST_F(op_hostile, versions_and_openings_that_cannot_be)
 			  evering_op_submit(s.v.ops, &op, NULL, PLENTY));
 		close_pair(s.ev);
 	}
-	for (i = 0; i < 8; i++) {
+	for (i = 0; i < sizeof(struct evering_op_open); i++) {
 		ASSERT_EQ(0, scene_channel(&s, self->backend, false));
-		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
 		e.h.len = (uint16_t)i;
 		ASSERT_EQ(0, put(&s, &e));
 		EXPECT_EQ(-EPROTO, polled(&s));
@@ -908,12 +1232,59 @@ TEST_F(op_hostile, versions_and_openings_that_cannot_be)
 	}
 	/* Who wants too much has what there is. */
 	ASSERT_EQ(0, scene_channel(&s, self->backend, false));
-	e = hello(EVERING_OPS_VERSION, UINT32_MAX, UINT32_MAX);
+	e = hello(EVERING_OPS_VERSION, UINT32_MAX, UINT32_MAX, UINT32_MAX);
 	ASSERT_EQ(0, put(&s, &e));
 	EXPECT_EQ(0, polled(&s));
 	EXPECT_EQ(DEPTH, info_of(s.v.ops).depth);
 	EXPECT_EQ(DEPTH, info_of(s.v.ops).serve);
 	close_pair(s.ev);
+}
+
+static int send_one(struct scene *s, uint64_t len)
+{
+	static unsigned char text[4096];
+	const struct iovec iov = { text, len };
+
+	return evering_msg_send(s->v.ops, &iov, 1, EVERING_NOWAIT);
+}
+
+/* Whatever a peer says that it stores, it is sent no more than the ring takes. */
+TEST_F(op_hostile, stores_that_cannot_be)
+{
+	static const uint32_t stores[] = { 0, 1, 1u << 31, UINT32_MAX };
+	uint32_t i, n, sent, most;
+	struct entry e;
+	struct scene s;
+
+	for (i = 0; i < ARRAY_SIZE(stores); i++) {
+		ASSERT_EQ(0, scene_channel(&s, self->backend, INBOX));
+		ASSERT_EQ(-EAGAIN, send_one(&s, 1));
+		ASSERT_EQ(0, take(&s, EVERING_OP_OPEN, &e));
+		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, stores[i]);
+		ASSERT_EQ(0, put(&s, &e));
+		ASSERT_EQ(0, polled(&s));
+		EXPECT_EQ(stores[i], info_of(s.v.ops).credit);
+		ASSERT_EQ(0, evering_publish(s.ev[1]));
+		for (sent = 0; !send_one(&s, 1); sent++)
+			;
+		most = stores[i] < 64 ? stores[i] : 64 - DEPTH;
+		EXPECT_EQ(most, sent);
+		/* The ring has room again, and then nothing was finished with. */
+		for (n = 0; n < sent; n++)
+			ASSERT_EQ(0, take(&s, EVERING_OP_MESSAGE, &e));
+		EXPECT_EQ(stores[i] < 64 ? -EAGAIN : 0, send_one(&s, 1));
+		if (stores[i] >= 64)
+			sent++;
+		e = entry_of(EVERING_OP_HOME, 0, 0, 0, sent);
+		ASSERT_EQ(0, put(&s, &e));
+		ASSERT_EQ(0, polled(&s));
+		EXPECT_EQ(stores[i], info_of(s.v.ops).credit);
+		e.h.code++;
+		ASSERT_EQ(0, put(&s, &e));
+		EXPECT_EQ(-EPROTO, polled(&s));
+		EXPECT_EQ(-EPROTO, send_one(&s, 1));
+		close_pair(s.ev);
+	}
 }
 
 struct looker {
@@ -948,7 +1319,7 @@ TEST_F(op_hostile, what_a_callback_finds_ends_the_channel)
 		l.p.context = &l;
 		ASSERT_EQ(0, evering_pair(&p, ev));
 		ASSERT_EQ(0, evering_ops_open(ev[0], &l.p, &ops));
-		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
 		ASSERT_EQ(0, evering_send(ev[1], &e, PAYLOAD, 0));
 		ASSERT_EQ(1, evering_ops_poll(ops));
 		e = entry_of(EVERING_OP_REQUEST, 1 | 1 << EVERING_OP_INDEX_BITS,
@@ -1001,7 +1372,7 @@ TEST_F(op_hostile, a_flood_of_requests)
 	int ret = 0;
 
 	ASSERT_EQ(0, scene_channel(&s, self->backend, false));
-	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
 	ASSERT_EQ(0, put(&s, &e));
 	for (i = 1; i < 80 && !ret; i++) {
 		e = entry_of(REQUEST, 1ull << 16 | i, 0, 0, 0);
@@ -1025,7 +1396,7 @@ TEST_F(op_hostile, a_peer_that_takes_no_answers)
 	int ret = 0;
 
 	ASSERT_EQ(0, scene_channel(&s, self->backend, false));
-	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH);
+	e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
 	ASSERT_EQ(0, put(&s, &e));
 	for (i = 1; i < 1000 && !ret; i++) {
 		e = entry_of(REQUEST, (uint64_t)i << 16 | 1, 0, 0, 0);
@@ -1046,6 +1417,153 @@ TEST_F(op_hostile, a_peer_that_takes_no_answers)
 	close_pair(s.ev);
 }
 
+/* The peer gives no credit back: messages and posts wait, and nothing else does. */
+TEST_F(op_hostile, a_peer_that_finishes_with_nothing)
+{
+	unsigned char text[500] = { 0 };
+	const struct iovec iov = { text, sizeof(text) };
+	struct evering_op post = { .opcode = 1 };
+	struct entry e;
+	struct scene s;
+	uint32_t way;
+
+	for (way = 0; way < WAYS; way++) {
+		ASSERT_EQ(0, scene_begin(&s, self->backend, way));
+		while (!evering_msg_send(s.v.ops, &iov, 1, EVERING_NOWAIT))
+			ASSERT_EQ(0, take(&s, EVERING_OP_MESSAGE, &e));
+		EXPECT_EQ(0u, info_of(s.v.ops).credit);
+		EXPECT_EQ(-EAGAIN, send_one(&s, 1));
+		EXPECT_EQ(-EAGAIN,
+			  evering_op_post(s.v.ops, &post, EVERING_NOWAIT));
+		EXPECT_EQ(-ETIMEDOUT, evering_msg_send(s.v.ops, &iov, 1, MSEC));
+		EXPECT_EQ(-ETIMEDOUT, evering_op_post(s.v.ops, &post, MSEC));
+		/* Answers go, and both ways. */
+		EXPECT_EQ(0, evering_op_answer(s.v.ops, s.request, 1, NULL, 0));
+		ASSERT_EQ(0, take(&s, ANSWER, &e));
+		e = entry_of(ANSWER, s.id[PLAIN], 0, 0, 7);
+		ASSERT_EQ(0, put(&s, &e));
+		ASSERT_EQ(0, polled(&s));
+		EXPECT_EQ(7, s.o[PLAIN].result);
+		EXPECT_EQ(0, free_messages(&s));
+		/* Their buffers are the victim's again when the peer is gone. */
+		evering_close(s.ev[1]);
+		s.ev[1] = NULL;
+		EXPECT_EQ(-EPIPE, evering_msg_send(s.v.ops, &iov, 1, PLENTY));
+		EXPECT_EQ(-EPIPE, evering_op_post(s.v.ops, &post, PLENTY));
+		EXPECT_EQ(0, evering_free(s.ev[0], s.buf[LENDS]));
+		EXPECT_EQ(0, evering_free(s.ev[0], s.buf[ASKED]));
+		EXPECT_TRUE(arena_whole(s.ev[0]));
+		close_pair(s.ev);
+	}
+}
+
+/* The peer gives the credit back, and keeps each buffer. */
+TEST_F(op_hostile, a_peer_whose_buffers_never_come_home)
+{
+	struct entry e;
+	struct scene s;
+	uint32_t way, n;
+	int ret;
+
+	for (way = 0; way < WAYS; way++) {
+		ASSERT_EQ(0, scene_begin(&s, self->backend, way));
+		for (n = SENT; n < 100; n++) {
+			ret = send_one(&s, 4096);
+			if (ret)
+				break;
+			ASSERT_EQ(0, take(&s, EVERING_OP_MESSAGE, &e));
+			e = entry_of(EVERING_OP_HOME, 0, 0, 0, n + 1);
+			ASSERT_EQ(0, put(&s, &e));
+			ASSERT_EQ(0, polled(&s));
+		}
+		EXPECT_EQ(-EAGAIN, ret);
+		EXPECT_GT(20u, n);
+		EXPECT_EQ(STORE, info_of(s.v.ops).credit);
+		/* What needs none still goes. */
+		EXPECT_EQ(0, send_one(&s, MAX_DATA));
+		ASSERT_EQ(0, take(&s, EVERING_OP_MESSAGE, &e));
+		EXPECT_EQ(0, evering_op_answer(s.v.ops, s.request, 1, NULL, 0));
+		evering_close(s.ev[1]);
+		s.ev[1] = NULL;
+		EXPECT_EQ(-EPIPE, polled(&s));
+		EXPECT_EQ(0, free_messages(&s));
+		EXPECT_EQ(0, evering_free(s.ev[0], s.buf[LENDS]));
+		EXPECT_EQ(0, evering_free(s.ev[0], s.buf[ASKED]));
+		EXPECT_TRUE(arena_whole(s.ev[0]));
+		close_pair(s.ev);
+	}
+}
+
+/*
+ * evering_msg_recv() looks at the next entry itself, and takes it only if it is a message
+ * without anything else.  Here one bit of a right message is wrong.
+ */
+TEST_F(op_hostile, the_next_entry_is_almost_a_message)
+{
+	static const unsigned char bits[] = { 1, 2, 4, 8, 16, 32, 64, 128 };
+	struct evering_msg msg;
+	uint32_t byte, bit;
+	struct scene s;
+	struct entry e;
+	int ret;
+
+	for (byte = 8; byte < 12; byte++)
+		for (bit = 0; bit < ARRAY_SIZE(bits); bit++) {
+			ASSERT_EQ(0, scene_begin(&s, self->backend, INBOX));
+			ASSERT_EQ(0, free_messages(&s));
+			e = entry_of(MESSAGE, 0, 0, 8, 0);
+			((unsigned char *)&e)[byte] ^= bits[bit];
+			ASSERT_EQ(0, put(&s, &e));
+			ret = evering_msg_recv(s.v.ops, &msg, EVERING_NOWAIT);
+			/* A length that fits, or else what is no message. */
+			if (e.h.type == MESSAGE && !e.h.flags &&
+			    e.h.len <= MAX_DATA) {
+				EXPECT_EQ(0, ret);
+				EXPECT_EQ(e.h.len, msg.len);
+			} else if (e.h.type == HOME || e.h.type == POST) {
+				EXPECT_EQ(-EAGAIN, ret);
+			} else {
+				EXPECT_EQ(-EPROTO, ret)
+				{
+					TH_LOG("byte %u, bit %u", byte, bit);
+				}
+			}
+			close_pair(s.ev);
+		}
+}
+
+/* As many as are stored come by the fast path, and one more is too many. */
+TEST_F(op_hostile, a_flood_of_messages)
+{
+	struct evering_msg msg;
+	struct scene s;
+	struct entry e;
+	uint32_t n, lap;
+
+	ASSERT_EQ(0, scene_begin(&s, self->backend, INBOX));
+	ASSERT_EQ(0, free_messages(&s));
+	for (lap = 0; lap < 3; lap++) {
+		for (n = 0; n < STORE; n++) {
+			e = entry_of(MESSAGE, 0, 0, n, 0);
+			ASSERT_EQ(0, put(&s, &e));
+		}
+		for (n = 0; n < STORE; n++) {
+			ASSERT_EQ(0, evering_msg_recv(s.v.ops, &msg, 0));
+			ASSERT_EQ(n, msg.len);
+			note_message(s.v.ops, &msg, &s);
+		}
+		if (lap < 2)
+			ASSERT_EQ(0, free_messages(&s));
+	}
+	e = entry_of(MESSAGE, 0, 0, 1, 0);
+	ASSERT_EQ(0, put(&s, &e));
+	EXPECT_EQ(-EPROTO, evering_msg_recv(s.v.ops, &msg, EVERING_NOWAIT));
+	EXPECT_EQ(-EPROTO, evering_msg_recv(s.v.ops, &msg, PLENTY));
+	EXPECT_EQ(STORE, s.n_msg);
+	EXPECT_EQ(0, scene_ended(&s, -EPROTO));
+	close_pair(s.ev);
+}
+
 /* -------------------------------------------------------------------- garbage */
 
 /* Something between noise and what an entry looks like, to what there is. */
@@ -1062,7 +1580,7 @@ static struct entry garbage(struct scene *s, uint64_t *rng)
 	}
 	if (random_below(rng, 20) == 0)
 		return e;
-	e.h.type = (uint8_t)(random_below(rng, 4) + 2);
+	e.h.type = (uint8_t)(random_below(rng, 6) + 2);
 	e.h.len = (uint16_t)random_below(
 		rng, random_below(rng, 20) ? MAX_DATA - 16 : 256);
 	e.h.flags = 0;
@@ -1078,6 +1596,8 @@ static struct entry garbage(struct scene *s, uint64_t *rng)
 		b = name_of(&s->asked[random_below(rng, ASKS)]);
 		e = sending_home(e, b.granule, b.generation);
 	}
+	if (e.h.type == HOME && random_below(rng, 2))
+		e.h.code = s->n_seen + (uint32_t)random_below(rng, 3);
 	if (random_below(rng, 8) == 0)
 		e.h.id &= 0xfffff;
 	else if (e.h.type == ANSWER)
@@ -1096,6 +1616,22 @@ static struct entry in_order(struct scene *s, uint64_t *rng, uint32_t n)
 	struct entry e;
 	uint32_t i;
 
+	if (random_below(rng, 3) == 0 && s->n_put - s->n_freed < STORE) {
+		s->n_put++;
+		i = random_below(rng, 4) ? MESSAGE : POST;
+		if (kind)
+			return entry_of(
+				i, 0, 0,
+				(unsigned int)random_below(rng, MAX_DATA + 1),
+				n);
+		return bringing(i, 0, EVERING_OP_GIVEN, 500 + n, n,
+				1 + random_below(rng, 64));
+	}
+	if (random_below(rng, 6) == 0) {
+		s->n_told +=
+			(uint32_t)random_below(rng, s->n_seen - s->n_told + 1);
+		return entry_of(HOME, 0, 0, 0, s->n_told);
+	}
 	if (random_below(rng, 8) == 0) {
 		i = (uint32_t)random_below(rng, ANSWERED);
 		if (!s->answered[i]) {
@@ -1127,16 +1663,23 @@ TEST_F_TIMEOUT(op_hostile, garbage_does_no_harm, 120)
 	int ret, k;
 
 	for (n = 0; n < scenes; n++) {
-		ASSERT_EQ(0, scene_begin(&s, self->backend, n & 1));
+		ASSERT_EQ(0, scene_begin(&s, self->backend, n % WAYS));
 		for (i = 1; i <= 3; i++)
 			s.busy[i] = true;
+		s.n_put = KEPT + 1;
+		s.n_seen = SENT;
 		for (i = 0, ret = 0; i < 300 && ret >= 0; i++, sent++) {
 			if (random_below(&rng, 16))
 				e = in_order(&s, &rng, i);
 			else
 				e = garbage(&s, &rng);
 			ASSERT_EQ(0, put(&s, &e));
-			ret = evering_ops_poll(s.v.ops);
+			ret = random_below(&rng, 8) ? polled(&s) : 0;
+			ASSERT_GE(STORE, s.n_msg);
+			if (ret >= 0 && random_below(&rng, 3) == 0)
+				send_one(&s, random_below(&rng, 2) ? 9 : 99);
+			if (random_below(&rng, 4) == 0)
+				ASSERT_EQ(0, free_messages(&s));
 			if (ret >= 0 && s.v.n_got && random_below(&rng, 4)) {
 				k = (int)random_below(&rng, s.v.n_got);
 				id = s.v.got[k].id;
@@ -1151,16 +1694,22 @@ TEST_F_TIMEOUT(op_hostile, garbage_does_no_harm, 120)
 					evering_free(s.ev[0], s.v.got[k].buf);
 			}
 			while (!evering_recv(s.ev[1], &e, PAYLOAD,
-					     EVERING_NOWAIT))
-				;
+					     EVERING_NOWAIT)) {
+				s.n_seen += e.h.type == MESSAGE;
+				if (e.h.type == HOME)
+					s.n_freed = e.h.code;
+			}
 		}
 		ended += ret == -EPROTO;
 		ASSERT_TRUE(ret >= 0 || ret == -EPROTO);
-		look_at(&s.v);
+		look_at(&s);
 		evering_close(s.ev[1]);
 		s.ev[1] = NULL;
 		while (evering_ops_wait(s.v.ops, PLENTY) > 0)
 			;
+		polled(&s);
+		look_at(&s);
+		ASSERT_EQ(0, free_messages(&s));
 		for (i = 0; i < ASKS; i++)
 			ASSERT_EQ(i == FETCHED ? 0u : 1u, s.o[i].times);
 		ASSERT_EQ(0, evering_op_done(s.v.ops, s.id[FETCHED], &c));
