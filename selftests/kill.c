@@ -31,7 +31,7 @@
 #include <sys/wait.h>
 
 /* As in death.c: a sanitizer's memory takes its time to be taken down. */
-#define BOUND	slow((SANITIZED ? 200 : 10) * MSEC)
+#define BOUND slow((SANITIZED ? 200 : 10) * MSEC)
 
 /**
  * struct story - what the victim does, and what the survivor has to do with it
@@ -45,6 +45,8 @@
  * @inbox: whose requests wait for evering_op_next()
  * @serves: the survivor answers at once, else it keeps requests
  * @gives: with a buffer
+ * @any_length: requests have their buffer instead of data
+ * @store: messages and posts that the survivor stores; 0: as many as it does otherwise
  * @offsets: entries say where buffers are
  * @flags: of the channel
  */
@@ -54,6 +56,8 @@ struct story {
 	void (*before)(void);
 	bool (*act)(void);
 	bool meets, socket, ops, opens, inbox, serves, gives, offsets;
+	bool any_length;
+	uint32_t store;
 	uint32_t flags;
 };
 
@@ -92,6 +96,8 @@ static struct {
 	unsigned int n_held, requests;
 	void *gifts[MOST];
 	unsigned int n_gifts;
+	struct evering_msg kept[MOST];
+	unsigned int messages, n_freed;
 	uint32_t received;
 	unsigned int acted;
 
@@ -279,17 +285,21 @@ static void requested(struct evering_ops *ops, const struct evering_request *r,
 	(void)context;
 	MUST_BE(r->opcode, s.requests);
 	MUST(s.requests++ < MOST);
-	MUST_BE(r->len, DATA);
-	MUST(check_entry(r->data, DATA, r->opcode, SALT));
+	if (!s.story->any_length || !r->buf) {
+		MUST_BE(r->len, DATA);
+		MUST(check_entry(r->data, DATA, r->opcode, SALT));
+	}
 	if (r->buf) {
 		MUST_BE(r->buf_len, BUFFER);
 		MUST(intact(r->buf, BUFFER));
 	}
-	if (r->flags == EVERING_GIVE)
+	if (r->flags & EVERING_GIVE)
 		s.gifts[s.n_gifts++] = r->buf;
 	for (i = 0; i < MOST; i++)
 		if (r->buf && s.asked[i].buf == r->buf)
 			s.asked[i].buf = NULL; /* it came back */
+	if (r->flags & EVERING_POST)
+		return;
 	if (!s.story->serves) {
 		s.held[s.n_held++] = *r;
 		return;
@@ -308,6 +318,62 @@ static void requested(struct evering_ops *ops, const struct evering_request *r,
 	MUST(!ret || ret == -EPIPE);
 	if (ret)
 		MUST_BE(evering_free(s.ev, buf), 0);
+}
+
+/* In order, and whole.  It is kept: until the victim needs its credit, or has died. */
+static void messaged(struct evering_ops *ops, const struct evering_msg *msg,
+		     void *context)
+{
+	(void)ops;
+	(void)context;
+	MUST(s.messages < MOST);
+	MUST(is_message(msg, s.messages));
+	s.kept[s.messages++] = *msg;
+}
+
+static void free_message(void)
+{
+	struct evering_msg *msg = &s.kept[s.n_freed];
+
+	MUST(is_message(msg, s.n_freed++));
+	MUST_BE(evering_msg_free(s.ops, msg), 0);
+	MUST_BE(evering_msg_free(s.ops, msg), -EINVAL);
+}
+
+static void send_message_to_victim(uint32_t n)
+{
+	uint32_t text[BUFFER / 4];
+	const struct iovec iov = { text, message_len(n) };
+
+	fill_entry(text, BUFFER, n, SALT_BUFFER);
+	MUST_BE(evering_msg_send(s.ops, &iov, 1, EVERING_NOWAIT), 0);
+}
+
+static void before_receive_messages(void)
+{
+	uint32_t n;
+
+	for (n = 0; n < 4; n++)
+		send_message_to_victim(n);
+}
+
+static void before_take_posts(void)
+{
+	uint32_t data[DATA / 4], n;
+	struct evering_op op;
+
+	for (n = 0; n < 4; n++) {
+		fill_entry(data, DATA, n, SALT);
+		op = hands(EVERING_GIVE, evering_alloc(s.ev, BUFFER, 0), BUFFER,
+			   NULL);
+		MUST(op.buf);
+		fill_entry(op.buf, BUFFER, n, SALT_BUFFER);
+		op.opcode = n;
+		op.data = data;
+		op.len = DATA;
+		MUST_BE(evering_op_post(s.ops, &op, EVERING_NOWAIT), 0);
+	}
+	evering_ops_flush(s.ops);
 }
 
 /* ----------------------------------------------------- when the victim sleeps */
@@ -364,6 +430,25 @@ static bool act_ask(void)
 {
 	if (!s.acted++)
 		ask_victim(0, 1);
+	return true;
+}
+
+static bool act_tell(void)
+{
+	if (s.acted++)
+		return true;
+	send_message_to_victim(4);
+	send_message_to_victim(6);
+	return true;
+}
+
+static bool act_free(void)
+{
+	MUST(evering_ops_poll(s.ops) >= 0);
+	if (s.n_freed < s.messages)
+		free_message();
+	/* So that the victim knows of it. */
+	MUST(evering_ops_poll(s.ops) >= 0);
 	return true;
 }
 
@@ -471,6 +556,9 @@ static void meet_victim(int k)
 		struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
 
 		p.request = requested;
+		p.message = messaged;
+		if (s.story->store)
+			p.store = s.story->store;
 		MUST_BE(evering_ops_open(s.ev, &p, &s.ops), 0);
 		while (!s.story->opens && !info_of(s.ops).depth)
 			MUST(evering_ops_wait(s.ops, PLENTY) > 0);
@@ -489,6 +577,7 @@ static void bear(int k, enum way way)
 	memset(s.asked, 0, sizeof(s.asked));
 	s.n_asked = s.outcomes = s.answered = 0;
 	s.n_held = s.requests = s.n_gifts = s.received = s.acted = 0;
+	s.messages = s.n_freed = 0;
 	s.way = way;
 	if (s.story->socket)
 		MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
@@ -597,6 +686,8 @@ static void settle_table(void)
 		MUST_BE(evering_op_answer(s.ops, s.held[i].id, 0, NULL, 0),
 			-EPIPE);
 	}
+	while (s.n_freed < s.messages)
+		free_message();
 	for (i = 0; i < s.n_gifts; i++) {
 		MUST(intact(s.gifts[i], BUFFER));
 		MUST_BE(evering_free(s.ev, s.gifts[i]), 0);
@@ -604,6 +695,7 @@ static void settle_table(void)
 	MUST_BE(s.outcomes, s.n_asked);
 	MUST_BE_AMONG(s.answered, notes->did[ANSWERED], notes->began[ANSWERED]);
 	MUST_BE_AMONG(s.requests, notes->did[ASKED], notes->began[ASKED]);
+	MUST_BE_AMONG(s.messages, notes->did[TOLD], notes->began[TOLD]);
 	evering_ops_get_info(s.ops, &info);
 	MUST_BE(info.in_flight, 0);
 	MUST_BE(info.abandoned, 0);
@@ -844,8 +936,8 @@ struct place {
 	unsigned int tries, kills;
 };
 
-#define PLACES	(1u << 16)
-#define STORIES 42
+#define PLACES (1u << 16)
+#define STORIES 51
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1251,6 +1343,22 @@ STORY(answers_in_a_loop, loop, .ops = true, .act = act_ask)
 STORY(answers_from_its_inbox, next, .ops = true, .inbox = true, .act = act_ask)
 STORY(opens_its_table, open_table, .ops = true, .opens = true)
 STORY(closes_its_table, close_table, .ops = true, .before = before_answer_lent)
+STORY(sends_messages, send_messages, .ops = true)
+STORY(waits_for_credit, wait_for_credit, .ops = true, .ready = use_credit,
+      .act = act_free, .store = 5)
+STORY(receives_messages, receive_messages, .ops = true,
+      .before = before_receive_messages)
+STORY(receives_at_once, receive_inline, .ops = true,
+      .before = before_receive_messages, .act = act_tell)
+STORY(leaves_messages, leave_messages, .ops = true,
+      .before = before_receive_messages)
+STORY(posts, post, .ops = true)
+STORY(takes_posts, take_posts, .ops = true, .inbox = true,
+      .before = before_take_posts)
+STORY(calls_with_any_length, call_any_length, .ops = true, .serves = true,
+      .gives = true, .any_length = true, .act = act_serve)
+STORY(answers_with_any_length, answer_any_length, .ops = true,
+      .before = before_answer)
 STORY(connects, connect, .meets = true, .act = act_accept)
 STORY(listens, listen, .meets = true, .act = act_call)
 STORY(connects_over_a_socket, connect_fd, .meets = true, .socket = true,

@@ -30,6 +30,7 @@ enum {
 	SENT,	  /* entries */
 	ASKED,	  /* operations */
 	ANSWERED, /* requests */
+	TOLD,	  /* messages */
 	MET,
 	CLOSED,
 	ACTS,
@@ -78,6 +79,9 @@ struct victim {
 	struct evering_request got[MOST];
 	unsigned int n_got;
 	unsigned int asked;
+	unsigned int told; /* messages */
+	unsigned int heard; /* of the survivor's */
+	uint32_t texts[MOST][BUFFER / 4];
 	void *buffer[MOST];
 	/* From the survivor. */
 	struct evering_params p;
@@ -120,6 +124,18 @@ static bool intact(const void *buf, size_t len)
 	return check_entry(buf, len, *(const uint32_t *)buf, SALT_BUFFER);
 }
 
+/* Messages are short, in an entry, and long, in a buffer, by turns. */
+static size_t message_len(uint32_t n)
+{
+	return n & 1 ? BUFFER : DATA;
+}
+
+static bool is_message(const struct evering_msg *msg, uint32_t n)
+{
+	return msg->len == message_len(n) &&
+	       check_entry(msg->data, msg->len, n, SALT_BUFFER);
+}
+
 static void victim_asked(struct evering_ops *ops,
 			 const struct evering_request *r, void *context)
 {
@@ -151,8 +167,10 @@ static void victim_prepares(bool table)
 {
 	unsigned int i;
 
-	for (i = 0; i < MOST; i++)
+	for (i = 0; i < MOST; i++) {
 		fill_entry(v.entries[i], LEN, i, SALT);
+		fill_entry(v.texts[i], BUFFER, i, SALT_BUFFER);
+	}
 	for (i = 0; i < 4; i++) {
 		v.buffer[i] = evering_alloc(v.ev, BUFFER, 0);
 		NEED(v.buffer[i]);
@@ -578,6 +596,172 @@ static void story_close_table(void)
 	submit(EVERING_GIVE, v.buffer[1]);
 	answer(0);
 	DO(CLOSED, close_endpoint());
+}
+
+/* -------------------------------------------- stories: what is not answered */
+
+static int send_message(int64_t timeout_ns)
+{
+	struct iovec iov[2];
+
+	/* In two pieces, which is not the inline path; and in one. */
+	iov[0].iov_base = v.texts[v.told];
+	iov[0].iov_len = v.told & 2 ? 4 : message_len(v.told);
+	iov[1].iov_base = v.texts[v.told] + 1;
+	iov[1].iov_len = message_len(v.told) - 4;
+	return evering_msg_send(v.ops, iov, v.told++ & 2 ? 2 : 1, timeout_ns);
+}
+
+static void story_send_messages(void)
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		DO(TOLD, send_message(EVERING_NOWAIT));
+}
+
+/* As many as the survivor stores. */
+static void use_credit(void)
+{
+	while (info_of(v.ops).credit)
+		DO(TOLD, send_message(EVERING_NOWAIT));
+}
+
+static void story_wait_for_credit(void)
+{
+	struct evering_op post = { .data = v.entries[0], .len = DATA };
+
+	DO(TOLD, send_message(EVERING_WAIT_FOREVER));
+	DO(TOLD, send_message(EVERING_WAIT_FOREVER));
+	v.asked++;
+	DO(ASKED, evering_op_post(v.ops, &post, EVERING_WAIT_FOREVER));
+	evering_ops_flush(v.ops);
+}
+
+/* Frees them in another order. */
+static void story_receive_messages(void)
+{
+	struct evering_msg msg[4];
+
+	for (; v.heard < 4; v.heard++) {
+		NEED(!evering_msg_recv(v.ops, &msg[v.heard],
+				       EVERING_WAIT_FOREVER));
+		NEED(is_message(&msg[v.heard], v.heard));
+	}
+	NEED(!evering_msg_free(v.ops, &msg[3]));
+	NEED(!evering_msg_free(v.ops, &msg[0]));
+	NEED(!evering_msg_free(v.ops, &msg[1]));
+	NEED(evering_msg_free(v.ops, &msg[1]) == -EINVAL);
+	NEED(evering_ops_poll(v.ops) >= 0);
+	NEED(!evering_msg_free(v.ops, &msg[2]));
+	evering_ops_flush(v.ops);
+}
+
+/* Two short ones that are in the ring, for which there are places: the inline paths. */
+static void receive_inline(void)
+{
+	struct evering_msg msg[2];
+	uint32_t i;
+
+	while (!evering_peek_at(v.ev, 1))
+		sleep_ns(20 * USEC);
+	for (i = 0; i < 2; i++) {
+		NEED(!evering_msg_recv(v.ops, &msg[i], EVERING_NOWAIT));
+		NEED(is_message(&msg[i], 4 + 2 * i));
+	}
+	NEED(!info_of(v.ops).messages);
+	for (i = 0; i < 2; i++)
+		NEED(!evering_msg_free(v.ops, &msg[i]));
+}
+
+static void story_receive_inline(void)
+{
+	story_receive_messages();
+	receive_inline();
+}
+
+/* Messages that nobody has received. */
+static void story_leave_messages(void)
+{
+	struct evering_msg msg;
+
+	NEED(!evering_msg_recv(v.ops, &msg, EVERING_NOWAIT));
+	NEED(is_message(&msg, 0));
+	while (!info_of(v.ops).messages)
+		NEED(evering_ops_poll(v.ops) >= 0);
+	DO(CLOSED, close_endpoint());
+}
+
+static void post(unsigned int how, void *buf)
+{
+	struct evering_op op = victims_op(how, buf);
+
+	op.done = NULL;
+	DO(ASKED, evering_op_post(v.ops, &op, EVERING_NOWAIT));
+}
+
+static void story_post(void)
+{
+	submit(0, NULL);
+	post(0, NULL);
+	post(EVERING_GIVE, v.buffer[0]);
+	submit(EVERING_LEND, v.buffer[1]);
+	post(EVERING_GIVE, v.buffer[2]);
+	evering_ops_flush(v.ops);
+}
+
+/* One goes back with a post, one with an operation, one by itself. */
+static void story_take_posts(void)
+{
+	struct evering_request r;
+
+	while (v.n_got < 4) {
+		NEED(!evering_op_next(v.ops, &r, EVERING_WAIT_FOREVER));
+		NEED(r.flags == (EVERING_POST | EVERING_GIVE) && !r.id);
+		victim_asked(v.ops, &r, NULL);
+	}
+	post(EVERING_GIVE, v.got[0].buf);
+	submit(EVERING_GIVE, v.got[1].buf);
+	NEED(!evering_free(v.ev, v.got[2].buf));
+	NEED(evering_ops_poll(v.ops) >= 0);
+	evering_ops_flush(v.ops);
+}
+
+static void callv(bool is_long)
+{
+	uint32_t in[BUFFER / 4], out[BUFFER / 4];
+	struct evering_completion c;
+	struct iovec iov[2] = { { in, is_long ? BUFFER : DATA },
+				{ out, sizeof(out) } };
+	uint32_t n = v.asked++;
+
+	memcpy(in, is_long ? v.texts[n] : v.entries[n], iov[0].iov_len);
+	DO(ASKED, evering_op_callv(v.ops, n, &iov[0], 1, &iov[1], 1, &c,
+				   EVERING_WAIT_FOREVER));
+	NEED(c.result == ANSWER + (int)n && c.flags == EVERING_ANSWERED);
+	NEED(!c.buf && c.buf_len == BUFFER && intact(out, BUFFER));
+}
+
+static void story_call_any_length(void)
+{
+	callv(false);
+	callv(true);
+}
+
+static void answerv(unsigned int i, const void *data, size_t len)
+{
+	const struct iovec iov = { (void *)(uintptr_t)data, len };
+
+	DO(ANSWERED, evering_op_answerv(v.ops, v.got[i].id, ANSWER + (int)i,
+					&iov, 1, EVERING_WAIT_FOREVER));
+}
+
+static void story_answer_any_length(void)
+{
+	take_requests(2);
+	answerv(0, v.texts[0], BUFFER);
+	answerv(1, v.entries[1], DATA);
+	evering_ops_flush(v.ops);
 }
 
 /* ----------------------------------------------------- stories: meeting a peer */
