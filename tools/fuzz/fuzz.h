@@ -123,6 +123,12 @@ static inline void fuzz_touch(const void *at, uint64_t len)
  * @seen: number of the next of the victim's entries that it looks at
  * @heads, @names, @n_heads: those that it has seen
  * @asked: id of its last request
+ * @tells: posts and messages that it has put into the ring
+ * @told: of the victim's, how many it has seen
+ * @finished: how many of them it has said to be finished with
+ * @store: how many of them it stores, as it has said
+ * @vague: it has written entries other than one after the other: nothing is known of
+ *	what the victim finds
  * @rings: rings the victim's doorbells before each of its sleeps
  * @blocks: has made these so that who reads them waits
  * @opened: its first entry may have been an OPEN
@@ -139,6 +145,11 @@ struct peer {
 	struct evering_op_buffer names[PEER_SEEN];
 	uint32_t n_heads;
 	uint64_t asked;
+	uint32_t tells;
+	uint32_t told;
+	uint32_t finished;
+	uint32_t store;
+	bool vague;
 	bool rings;
 	bool blocks;
 	bool opened;
@@ -153,7 +164,7 @@ struct peer {
 void peer_init(struct peer *p, struct evering *ev, struct evering *victim);
 void peer_ring_step(struct peer *p, struct input *in);
 void peer_op_step(struct peer *p, struct input *in);
-void peer_open(struct peer *p, uint32_t depth, uint32_t serve);
+void peer_open(struct peer *p, uint32_t depth, uint32_t serve, uint32_t store);
 void peer_leave(struct peer *p);
 void peer_ring(const struct peer *p);
 void peer_before_sleep(void *arg);

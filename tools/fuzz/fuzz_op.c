@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* Most of what there is to find lies behind a right beginning. */
 	who = in8(&in);
 	if (who)
-		peer_open(&peer, who, who);
+		peer_open(&peer, who, who, who);
 
 	for (steps = 0; steps < STEPS && in_more(&in); steps++) {
 		peer.sleeps = 0;

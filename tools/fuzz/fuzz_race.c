@@ -141,7 +141,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz_poison(ev[EVERING_A], true);
 	if (s.ops) {
 		side = op_side_open(ev[EVERING_A], &in);
-		peer_open(&s.peer, 8, 8);
+		peer_open(&s.peer, 8, 8, 8);
+		/* Nor is it known when the victim takes anything. */
+		s.peer.vague = true;
 	}
 	MUST(!pthread_create(&s.thread, NULL, scribble, &s));
 

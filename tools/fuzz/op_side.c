@@ -6,6 +6,8 @@
  * - each operation that was submitted has one outcome, the operation's own
  * - what is lent can be freed only after the outcome, what came back always
  * - what is given or lent by the peer lies in its arena, and is what was agreed
+ * - there are never more messages than are stored, none has the place of another, and
+ *   each can be freed once, whatever has become of the channel
  * - when the peer has gone nothing is in flight, and the whole arena can be had
  *
  * Callbacks go on with the program, so that anything happens inside of anything.
@@ -17,6 +19,7 @@
 #define DEEDS 64u
 #define HELD 64u
 #define HAVE 32u
+#define HEARD 64u
 #define GRANULES (65536u / EVERING_OP_GRANULE)
 #define NESTED 3u
 #define WAITS 8u
@@ -56,6 +59,12 @@ struct have {
 	uint64_t len;
 };
 
+/* A message of the peer's. */
+struct heard {
+	bool live;
+	struct evering_msg msg;
+};
+
 struct op_side {
 	struct evering *ev;
 	const struct endpoint *e;
@@ -64,6 +73,9 @@ struct op_side {
 	struct deed deed[DEEDS];
 	struct held held[HELD];
 	struct have have[HAVE];
+	struct heard heard[HEARD];
+	uint32_t store;
+	bool calling; /* there is an operation without a deed */
 	uint64_t own_len[GRANULES]; /* of the buffer that began there last */
 	unsigned int nested;
 	unsigned int waits;
@@ -154,6 +166,8 @@ static void keep(struct op_side *s, void *buf, uint64_t len)
 
 	for (i = 0; i < HAVE; i++)
 		MUST(s->have[i].buf != buf);
+	for (i = 0; i < HEARD; i++)
+		MUST(!s->heard[i].live || s->heard[i].msg.data != buf);
 	for (i = 0; i < HAVE && s->have[i].buf; i++)
 		;
 	if (i < HAVE)
@@ -417,6 +431,8 @@ static void do_take(struct op_side *s, struct input *in)
 
 	switch (in8(in) & 3) {
 	case 0:
+		if (s->calling)
+			return;
 		ret = evering_op_wait_any(s->ops, &c, some_time(s, in));
 		MUST(!ret || in_time(ret) || ended(ret) || ret == -ENOENT);
 		break;
@@ -455,13 +471,18 @@ static void on_request(struct op_side *s, const struct evering_request *r)
 	MUST(r->len <=
 	     evering_payload(s->ev) - sizeof(struct evering_op_header));
 	fuzz_touch(r->data, r->len);
-	MUST(!r->buf == !r->flags);
+	MUST(!r->buf == !(r->flags & ~EVERING_POST));
 	if (r->buf)
 		came(s, r->buf, r->buf_len);
 	if (r->flags == EVERING_LEND)
 		MUST(!is_own(s, r->buf));
-	if (r->flags == EVERING_GIVE && !s->over)
+	if ((r->flags & EVERING_GIVE) && !s->over)
 		keep(s, r->buf, r->buf_len);
+	MUST(!(r->flags & EVERING_POST) == !!r->id);
+	if (r->flags & EVERING_POST) {
+		MUST(!(r->flags & EVERING_LEND));
+		return;
+	}
 	for (i = 0; i < HELD; i++) {
 		MUST(!s->held[i].live || s->held[i].id != r->id);
 		if (!s->held[i].live)
@@ -569,6 +590,223 @@ static void do_answer_buffer(struct op_side *s, struct input *in)
 	}
 }
 
+/* ------------------------------------------------------------ what is not answered */
+
+static void on_message(struct op_side *s, const struct evering_msg *msg)
+{
+	struct heard *free = NULL;
+	unsigned int i, live = 0;
+
+	if (in_arena(s, !s->e->end, msg->data, msg->len))
+		MUST(msg->len);
+	else
+		MUST(msg->len <=
+		     evering_payload(s->ev) - sizeof(struct evering_op_header));
+	MUST(!((uintptr_t)msg->data & 15));
+	fuzz_touch(msg->data, msg->len);
+	for (i = 0; i < HAVE; i++)
+		MUST(s->have[i].buf != msg->data);
+	for (i = 0; i < HEARD; i++) {
+		live += s->heard[i].live;
+		MUST(!s->heard[i].live ||
+		     (s->heard[i].msg.data != msg->data &&
+		      s->heard[i].msg.place != msg->place));
+		if (!s->heard[i].live)
+			free = &s->heard[i];
+	}
+	MUST(live < s->store);
+	if (free)
+		*free = (struct heard){ true, *msg };
+	else
+		MUST(!evering_msg_free(s->ops, msg));
+}
+
+static void note_message(struct evering_ops *ops, const struct evering_msg *msg,
+			 void *context)
+{
+	struct op_side *s = context;
+
+	(void)ops;
+	s->called++;
+	on_message(s, msg);
+	go_on(s);
+}
+
+static void free_heard(struct op_side *s, struct heard *heard)
+{
+	heard->live = false;
+	MUST(!evering_msg_free(s->ops, &heard->msg));
+	MUST(evering_msg_free(s->ops, &heard->msg) == -EINVAL);
+}
+
+/* The last entry that was sent may name a buffer that the library has allocated. */
+static void remember_sent(struct op_side *s, uint64_t len)
+{
+	const struct evering_tx *tx = &s->ev->tx;
+	const unsigned char *slot = evering__tx_slot(tx, tx->next - 1);
+	struct evering_op_buffer name;
+	struct evering_op_header h;
+
+	memcpy(&h, slot, sizeof(h));
+	memcpy(&name, slot + tx->payload - sizeof(name), sizeof(name));
+	if ((h.flags & EVERING_OP_BUFFER) != EVERING_OP_GIVEN)
+		return;
+	MUST(name.granule < GRANULES && name.len_low == len);
+	remember(s,
+		 (unsigned char *)evering_arena(s->ev, NULL) +
+			 (size_t)name.granule * EVERING_OP_GRANULE,
+		 len);
+}
+
+static const unsigned char *some_text(void)
+{
+	static const unsigned char text[0x4000] = { 3 };
+
+	return text;
+}
+
+/* In one piece or two. */
+static int some_pieces(struct input *in, struct iovec iov[2], uint64_t *len)
+{
+	uint8_t how = in8(in);
+
+	*len = how & 1 ? in16(in) & 0x3fff : how >> 1;
+	iov[0].iov_base = (void *)(uintptr_t)some_text();
+	iov[0].iov_len = how & 2 ? *len / 3 : *len;
+	iov[1].iov_base = (void *)(uintptr_t)(some_text() + iov[0].iov_len);
+	iov[1].iov_len = *len - iov[0].iov_len;
+	return how & 2 ? 2 : 1;
+}
+
+static void do_send(struct op_side *s, struct input *in)
+{
+	struct iovec iov[2];
+	uint64_t len;
+	int count = some_pieces(in, iov, &len), ret;
+	int64_t timeout = some_time(s, in), before = now();
+
+	ret = evering_msg_send(s->ops, iov, count, timeout);
+	MUST(!ret || in_time(ret) || ended(ret) || ret == -EMSGSIZE);
+	MUST(now() - before < timeout + LATE);
+	if (!ret)
+		remember_sent(s, len);
+}
+
+static void do_post(struct op_side *s, struct input *in)
+{
+	struct have *have = some_have(s, in), mine = *have;
+	struct evering_op op = { .opcode = in8(in), .data = some_text() };
+	int64_t timeout, before;
+	int ret;
+
+	op.len = in8(in) & 63;
+	if (have->buf && (op.opcode & 1)) {
+		op.flags = EVERING_GIVE;
+		op.buf = mine.buf;
+		op.buf_len = mine.len;
+		have->buf = NULL;
+	}
+	timeout = some_time(s, in);
+	before = now();
+	ret = evering_op_post(s->ops, &op, timeout);
+	check_submit(ret);
+	MUST(now() - before < timeout + LATE);
+	if (ret && op.buf)
+		keep(s, mine.buf, mine.len);
+}
+
+static void do_receive(struct op_side *s, struct input *in)
+{
+	int64_t timeout = some_time(s, in), before = now();
+	struct evering_msg msg;
+	int ret;
+
+	ret = evering_msg_recv(s->ops, &msg, timeout);
+	MUST(now() - before < timeout + LATE);
+	MUST(!ret || in_time(ret) || ended(ret) || ret == -EINVAL);
+	if (!ret)
+		on_message(s, &msg);
+}
+
+static void do_msg_free(struct op_side *s, struct input *in)
+{
+	struct heard *heard = &s->heard[in_below(in, HEARD)];
+	unsigned int n;
+
+	for (n = 0; n < HEARD && !heard->live; n++)
+		heard = &s->heard[(heard - s->heard + 1) % HEARD];
+	if (heard->live)
+		free_heard(s, heard);
+}
+
+static void do_callv(struct op_side *s, struct input *in)
+{
+	unsigned char room[256];
+	struct iovec out = { room, in8(in) }, iov[2];
+	struct evering_completion c;
+	uint64_t len;
+	int count = some_pieces(in, iov, &len), ret;
+	int64_t timeout = some_time(s, in), before = now();
+
+	if (s->calling)
+		return;
+	s->calling = true;
+	ret = evering_op_callv(s->ops, 1, iov, count, &out, 1, &c, timeout);
+	s->calling = false;
+	check_submit(ret);
+	MUST(now() - before < timeout + LATE);
+	MUST(!c.buf && !c.data);
+}
+
+static void do_answerv(struct op_side *s, struct input *in)
+{
+	struct held *h = some_held(s, in);
+	int64_t timeout, before;
+	struct iovec iov[2];
+	uint64_t id = h->id, len;
+	int count, ret;
+
+	if (!h->live)
+		return;
+	count = some_pieces(in, iov, &len);
+	timeout = some_time(s, in);
+	before = now();
+	ret = evering_op_answerv(s->ops, id, 1, iov, count, timeout);
+	MUST(now() - before < timeout + LATE);
+	/* -ESTALE: a callback has answered it. */
+	MUST(!ret || in_time(ret) || ended(ret) || ret == -EMSGSIZE ||
+	     (ret == -ESTALE && (!h->live || h->id != id)));
+	if ((!ret || ended(ret)) && h->id == id)
+		h->live = false;
+	if (!ret)
+		remember_sent(s, len);
+}
+
+static void do_message(struct op_side *s, struct input *in)
+{
+	switch (in8(in) & 7) {
+	case 0:
+	case 1:
+		do_send(s, in);
+		break;
+	case 2:
+		do_post(s, in);
+		break;
+	case 3:
+	case 4:
+		do_receive(s, in);
+		break;
+	case 5:
+		do_msg_free(s, in);
+		break;
+	case 6:
+		do_callv(s, in);
+		break;
+	case 7:
+		do_answerv(s, in);
+	}
+}
+
 /* -------------------------------------------------------------------- the table */
 
 static void check_info(const struct op_side *s)
@@ -579,6 +817,7 @@ static void check_info(const struct op_side *s)
 	MUST(info.in_flight + info.abandoned <= info.depth + 1);
 	MUST(info.held <= info.serve + EVERING_OP_SPARE);
 	MUST(info.done <= info.depth + 1);
+	MUST(info.store == s->store && info.messages <= s->store);
 }
 
 static void do_table(struct op_side *s, struct input *in)
@@ -655,6 +894,9 @@ void op_side_step(struct op_side *s, struct input *in)
 	case 12:
 		do_free_lent(s, in);
 		break;
+	case 13:
+		do_message(s, in);
+		break;
 	default:
 		do_table(s, in);
 	}
@@ -682,6 +924,11 @@ struct op_side *op_side_open(struct evering *ev, struct input *in)
 	s->all_told = params.request;
 	if (what & 8)
 		params.cancelled = note_cancelled;
+	if (what & 16)
+		params.store = in8(in) % (s->e->geometry.entries + 1);
+	if (what & 32)
+		params.message = note_message;
+	s->store = what & 16 ? params.store : s->e->geometry.entries / 2;
 	params.context = s;
 	MUST(!evering_ops_open(ev, &params, &s->ops));
 	return s;
@@ -701,6 +948,7 @@ static void check_end(struct op_side *s)
 	uint64_t size = s->e->geometry.arena_size[s->e->end];
 	struct evering_completion c;
 	struct evering_ops_info info;
+	struct evering_msg msg;
 	unsigned int i;
 	void *buf;
 	int ret;
@@ -722,6 +970,11 @@ static void check_end(struct op_side *s)
 			MUST(ended(evering_op_answer(s->ops, s->held[i].id, 0,
 						     NULL, 0)));
 
+	while (!evering_msg_recv(s->ops, &msg, EVERING_NOWAIT))
+		on_message(s, &msg);
+	for (i = 0; i < HEARD; i++)
+		if (s->heard[i].live)
+			free_heard(s, &s->heard[i]);
 	for (i = 0; i < HAVE; i++)
 		MUST(!evering_free(s->ev, s->have[i].buf));
 	for (i = 0; i < size / EVERING_OP_GRANULE; i++) {

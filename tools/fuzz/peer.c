@@ -127,8 +127,15 @@ static bool is_fatal(const struct peer *p, const unsigned char *entry)
 		       (kind == EVERING_OP_IN_PLACE &&
 			!(p->ev->geometry.flags & EVERING_SHARED_ARENA));
 	case EVERING_OP_CANCEL:
-	case EVERING_OP_HOME:
 		return kind;
+	case EVERING_OP_HOME:
+		/* The victim never has more under way than are stored. */
+		return kind || (!p->vague && h.code - p->finished > p->store);
+	case EVERING_OP_POST:
+		return kind && kind != EVERING_OP_GIVEN &&
+		       kind != EVERING_OP_BACK;
+	case EVERING_OP_MESSAGE:
+		return kind && kind != EVERING_OP_GIVEN;
 	default:
 		return true;
 	}
@@ -146,6 +153,22 @@ static void forget(struct peer *p)
 {
 	p->fatal = false;
 	p->opened = true;
+	p->vague = true;
+}
+
+/* What follows from an entry that the victim will take, if it takes any. */
+static void note(struct peer *p, const unsigned char *entry)
+{
+	struct evering_op_header h;
+	struct evering_op_open open;
+
+	memcpy(&h, entry, sizeof(h));
+	memcpy(&open, entry + sizeof(h), sizeof(open));
+	if (!p->opened && h.type == EVERING_OP_OPEN)
+		p->store = open.store;
+	p->tells += h.type == EVERING_OP_POST || h.type == EVERING_OP_MESSAGE;
+	if (h.type == EVERING_OP_HOME)
+		p->finished = h.code;
 }
 
 static void put(struct peer *p, const unsigned char *entry)
@@ -158,6 +181,8 @@ static void put(struct peer *p, const unsigned char *entry)
 		p->fatal = true;
 		p->fatal_at = p->next;
 	}
+	if (!p->fatal)
+		note(p, entry);
 	p->opened = true;
 	memcpy(slot, entry, p->ev->ev.tx.payload);
 	stamp(p, p->next, p->next + 1);
@@ -383,6 +408,18 @@ void peer_ring_step(struct peer *p, struct input *in)
 
 /* ------------------------------------------------------------------ operations */
 
+/* Of posts and messages the victim neither sends nor takes more than was agreed. */
+static void check_credit(struct peer *p, const struct evering_op_header *h)
+{
+	p->told += h->type == EVERING_OP_POST || h->type == EVERING_OP_MESSAGE;
+	if (p->vague)
+		return;
+	if ((int32_t)(p->told - p->finished) > 0)
+		MUST(p->told - p->finished <= p->store);
+	if (h->type == EVERING_OP_HOME)
+		MUST(h->code <= p->tells);
+}
+
 /* Looks at what the victim has sent, to have names that are almost right. */
 static void harvest(struct peer *p)
 {
@@ -400,6 +437,7 @@ static void harvest(struct peer *p)
 		memcpy(&p->heads[at], slot, sizeof(p->heads[at]));
 		memcpy(&p->names[at], slot + rx->payload - sizeof(p->names[at]),
 		       sizeof(p->names[at]));
+		check_credit(p, &p->heads[at]);
 		p->seen++;
 	}
 }
@@ -472,6 +510,8 @@ static void put_op(struct peer *p, struct input *in)
 		h.flags = 0;
 	if (what & 16)
 		h.flags &= EVERING_OP_BUFFER;
+	if (h.type == EVERING_OP_HOME && !(what & 16))
+		h.code = p->told - (h.code & 3);
 	if (what & 32)
 		h.code = in32(in);
 	homes = h.flags >> EVERING_OP_HOME_SHIFT;
@@ -493,14 +533,14 @@ static void put_op(struct peer *p, struct input *in)
 	put(p, entry);
 }
 
-void peer_open(struct peer *p, uint32_t depth, uint32_t serve)
+void peer_open(struct peer *p, uint32_t depth, uint32_t serve, uint32_t store)
 {
 	const struct evering_op_header h = {
 		.type = EVERING_OP_OPEN,
 		.len = sizeof(struct evering_op_open),
 		.code = EVERING_OPS_VERSION,
 	};
-	const struct evering_op_open open = { depth, serve };
+	const struct evering_op_open open = { depth, serve, store, 0 };
 	unsigned char entry[EVERING_MAX_SLOT] = { 0 };
 
 	memcpy(entry, &h, sizeof(h));
@@ -541,6 +581,42 @@ static void answer(struct peer *p, uint32_t k, struct input *in)
 	put(p, entry);
 }
 
+/* A message, a post, or the news that it has finished with all that came, by @what. */
+static void tell(struct peer *p, uint8_t what, struct input *in)
+{
+	struct evering_op_header h = { .len = what & 7 };
+	unsigned char entry[EVERING_MAX_SLOT];
+	struct evering_op_buffer name = { 0 };
+
+	memset(entry, what, sizeof(entry));
+	h.type = what & 8 ? EVERING_OP_POST : EVERING_OP_MESSAGE;
+	switch (what & 24) {
+	case 0:
+		h.len = (uint16_t)(in8(in) %
+				   (p->ev->ev.tx.payload - sizeof(h) + 1));
+		break;
+	case 24:
+		h.type = EVERING_OP_HOME;
+		h.code = p->told;
+		break;
+	default:
+		/* Of its own arena, or as it came: the victim's. */
+		h.flags = EVERING_OP_GIVEN;
+		name.granule = in8(in);
+		name.len_low = 64 + h.len;
+		if (h.type == EVERING_OP_POST && (what & 4)) {
+			h.flags = EVERING_OP_BACK;
+			name = p->names[name.granule % PEER_SEEN];
+		}
+		h.len = 0;
+	}
+	memcpy(entry, &h, sizeof(h));
+	if (h.flags)
+		memcpy(entry + p->ev->ev.tx.payload - sizeof(name), &name,
+		       sizeof(name));
+	put(p, entry);
+}
+
 void peer_op_step(struct peer *p, struct input *in)
 {
 	struct evering_op_header h = { .type = EVERING_OP_REQUEST, .len = 4 };
@@ -570,7 +646,10 @@ void peer_op_step(struct peer *p, struct input *in)
 		put(p, entry);
 		break;
 	case 4:
-		peer_open(p, in8(in), in8(in));
+		peer_open(p, in8(in), in8(in), in8(in));
+		break;
+	case 5:
+		tell(p, op, in);
 		break;
 	default:
 		put_op(p, in);
