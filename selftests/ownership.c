@@ -2648,6 +2648,7 @@ TEST_F_TIMEOUT(ownership, the_library_agrees_with_the_model, 300)
 
 #define MAX_HAD		64
 #define MAX_JOBS	MAX_PLACES
+#define MAX_HEARD	32
 
 /**
  * struct had - a buffer of either arena that is this side's
@@ -2683,6 +2684,12 @@ static struct actor {
 	struct evering_request held[MAX_PLACES];
 	unsigned int n_held, n_jobs;
 	uint64_t submitted, outcomes, received;
+	bool listens; /* has a callback for messages */
+	bool tells;   /* sends one, whose number is taken */
+	struct evering_msg heard[MAX_HEARD];
+	uint32_t heard_serial[MAX_HEARD];
+	unsigned int n_heard;
+	uint32_t store, told_messages, heard_messages;
 } me;
 
 static uint32_t new_serial(void)
@@ -2813,14 +2820,16 @@ static void request_came(const struct evering_request *r)
 	doing(&w.side[0], "  request", r->id, r->flags, r->len);
 	MUST(me.n_held < MAX_PLACES);
 	MUST(holds(r->data, r->len, r->opcode));
-	MUST((r->flags != 0) == (r->buf != NULL));
+	MUST((r->flags & ~EVERING_POST) ? r->buf != NULL : !r->buf);
 	if (r->buf) {
 		MUST(holds(r->buf, r->buf_len, r->opcode));
-		if (r->flags == EVERING_GIVE)
+		if (r->flags & EVERING_GIVE)
 			get(r->buf, r->buf_len, r->buf_len, r->opcode);
 	}
-	me.held[me.n_held++] = *r;
 	me.received++;
+	MUST(!r->id == !!(r->flags & EVERING_POST));
+	if (r->id)
+		me.held[me.n_held++] = *r;
 }
 
 static void on_came(struct evering_ops *ops, const struct evering_request *r,
@@ -3072,6 +3081,143 @@ static void do_next(void)
 		request_came(&r);
 }
 
+/* A post gives what is this side's, or nothing. */
+static void do_post(void)
+{
+	struct evering_op op = { .opcode = new_serial() };
+	unsigned char data[EVERING_MAX_SLOT];
+	struct had had = { 0 };
+	unsigned int i;
+	uint64_t t;
+	int ret;
+
+	op.len = (uint32_t)below(w.max_data - BUFFER_TAIL + 1);
+	if (me.n_had && one_in(2)) {
+		had = me.had[i = (unsigned int)below(me.n_had)];
+		if (had.good) {
+			op.opcode = had.serial;
+			op.flags = EVERING_GIVE;
+			op.buf = had.p;
+			op.buf_len = 1 + below(had.good);
+			lose(i);
+		}
+	}
+	fill(data, op.len, op.opcode);
+	op.data = data;
+	t = doing(&w.side[0], "post", op.flags, (uintptr_t)op.buf, op.len);
+	ret = evering_op_post(me.ops, &op,
+			      me.nested || !one_in(8) ? EVERING_NOWAIT :
+							20 * USEC);
+	returned(t, ret);
+	if (!ret)
+		return;
+	MUST(ret == -EAGAIN || ret == -ETIMEDOUT || ended(ret));
+	if (op.flags)
+		get(had.p, had.len, had.good, had.serial);
+}
+
+/* What the @n-th message of a side holds. */
+static uint32_t message_serial(bool of_child, uint32_t n)
+{
+	return n | 1u << 29 | (of_child ? 1u << 30 : 0);
+}
+
+static void do_tell(void)
+{
+	static unsigned char text[MAX_ARENA + 1];
+	uint64_t len = some_size(&w.rng, me.arena), t;
+	struct iovec iov[2];
+	int count = 1, ret;
+
+	if (me.tells)
+		return;
+	if (one_in(2))
+		len = below(w.max_data + 1);
+	else if (one_in(16))
+		len = me.arena + 1;
+	fill(text, len, message_serial(w.child, me.told_messages));
+	iov[0] = (struct iovec){ text, len };
+	if (one_in(3)) {
+		count = 2;
+		iov[0].iov_len = below(len + 1);
+		iov[1].iov_base = text + iov[0].iov_len;
+		iov[1].iov_len = len - iov[0].iov_len;
+	}
+	t = doing(&w.side[0], "tell", me.told_messages, len, 0);
+	me.tells = true;
+	ret = evering_msg_send(me.ops, iov, count,
+			       me.nested || !one_in(8) ? EVERING_NOWAIT :
+							 20 * USEC);
+	me.tells = false;
+	returned(t, ret);
+	if (!ret)
+		me.told_messages++;
+	else
+		MUST(ret == -EAGAIN || ret == -ETIMEDOUT || ended(ret) ||
+		     (ret == -EMSGSIZE && len > me.arena));
+}
+
+/* In order, and none is missing. */
+static void message_came(const struct evering_msg *msg)
+{
+	uint32_t serial = message_serial(!w.child, me.heard_messages++);
+	unsigned int i;
+
+	doing(&w.side[0], "  message", msg->place, msg->len, 0);
+	MUST(me.n_heard < me.store);
+	MUST(holds(msg->data, msg->len, serial));
+	for (i = 0; i < me.n_heard; i++)
+		MUST(me.heard[i].place != msg->place &&
+		     me.heard[i].data != msg->data);
+	for (i = 0; i < me.n_had; i++)
+		MUST(me.had[i].p != msg->data);
+	me.heard[me.n_heard] = *msg;
+	me.heard_serial[me.n_heard++] = serial;
+}
+
+static void on_message(struct evering_ops *ops, const struct evering_msg *msg,
+		       void *context)
+{
+	(void)ops;
+	(void)context;
+	message_came(msg);
+	if (!me.nested && one_in(4)) {
+		me.nested = true;
+		do_something();
+		me.nested = false;
+	}
+}
+
+static void do_hear(void)
+{
+	struct evering_msg msg;
+	int ret;
+
+	if (me.listens || !could_get())
+		return;
+	ret = evering_msg_recv(me.ops, &msg, EVERING_NOWAIT);
+	MUST(ret == 0 || ret == -EAGAIN || ended(ret));
+	if (!ret)
+		message_came(&msg);
+}
+
+static void do_msg_free(void)
+{
+	unsigned int i = (unsigned int)below(me.n_heard + 1);
+	struct evering_msg msg;
+
+	if (i == me.n_heard)
+		return;
+	msg = me.heard[i];
+	MUST(holds(msg.data, msg.len, me.heard_serial[i]));
+	me.n_heard--;
+	me.heard[i] = me.heard[me.n_heard];
+	me.heard_serial[i] = me.heard_serial[me.n_heard];
+	doing(&w.side[0], "msg_free", msg.place, 0, 0);
+	MUST_BE(evering_msg_free(me.ops, &msg), 0);
+	MUST_BE(evering_msg_free(me.ops, &msg), -EINVAL);
+}
+
 static void do_alloc(void)
 {
 	uint64_t len = some_size(&w.rng, me.arena);
@@ -3121,7 +3267,7 @@ static void do_poll(void)
 static void do_something(void)
 {
 	w.step++;
-	switch (below(16)) {
+	switch (below(22)) {
 	case 0 ... 3:
 		do_submit();
 		break;
@@ -3151,6 +3297,18 @@ static void do_something(void)
 		if (one_in(4))
 			evering_ops_flush(me.ops);
 		break;
+	case 15:
+		do_post();
+		break;
+	case 16 ... 17:
+		do_tell();
+		break;
+	case 18:
+		do_hear();
+		break;
+	case 19 ... 20:
+		do_msg_free();
+		break;
 	default:
 		do_poll();
 	}
@@ -3176,6 +3334,12 @@ static void begin(struct evering *ev)
 	if (p.serve > g.entries / 4 * 3)
 		p.serve = EVERING_OPS_DEFAULT;
 	p.request = me.next ? NULL : on_came;
+	me.listens = one_in(2);
+	p.message = me.listens ? on_message : NULL;
+	p.store = (uint32_t)below((g.entries < MAX_HEARD ? g.entries :
+							   MAX_HEARD) +
+				  1);
+	me.store = p.store;
 	MUST_BE(evering_ops_open(ev, &p, &me.ops), 0);
 }
 
@@ -3209,6 +3373,7 @@ static void account(void)
 	struct evering_ops_info info;
 	struct evering_completion c;
 	struct evering_request r;
+	struct evering_msg msg;
 	unsigned int i;
 	int ret;
 
@@ -3218,6 +3383,10 @@ static void account(void)
 			do_free();
 		request_came(&r);
 	}
+	while (!me.listens && !evering_msg_recv(me.ops, &msg, EVERING_NOWAIT))
+		message_came(&msg);
+	while (me.n_heard)
+		do_msg_free();
 	while (me.n_held)
 		do_answer(me.n_held - 1);
 	while (!(ret = evering_op_wait_any(me.ops, &c, EVERING_NOWAIT))) {
@@ -3239,6 +3408,7 @@ static void account(void)
 	MUST_BE(info.abandoned, 0);
 	MUST_BE(info.done, 0);
 	MUST_BE(info.held, 0);
+	MUST_BE(info.messages, 0);
 	while (me.n_had)
 		do_free();
 	if (me.arena)
@@ -3291,12 +3461,13 @@ TEST_F_TIMEOUT(ownership, who_survives_has_all_that_is_its_own, 300)
 {
 	int rounds = short_run() ? 40 : 400, warm = 10, i;
 	int fds = 0, mappings = 0;
-	uint64_t rng = self->seed, steps = 0, outcomes = 0;
+	uint64_t rng = self->seed, steps = 0, outcomes = 0, messages = 0;
 
 	for (i = 0; i < rounds; i++) {
 		ASSERT_TRUE(death(variant->backend, random_u64(&rng)));
 		steps += w.step;
 		outcomes += me.outcomes;
+		messages += me.heard_messages;
 		if (i == warm) {
 			fds = count_fds();
 			mappings = count_mappings();
@@ -3305,8 +3476,9 @@ TEST_F_TIMEOUT(ownership, who_survives_has_all_that_is_its_own, 300)
 			ASSERT_EQ(mappings, count_mappings());
 		}
 	}
-	printf("# %llu steps and %llu outcomes on the side that survived\n",
-	       (unsigned long long)steps, (unsigned long long)outcomes);
+	printf("# %llu steps, %llu outcomes and %llu messages on the side that survived\n",
+	       (unsigned long long)steps, (unsigned long long)outcomes,
+	       (unsigned long long)messages);
 }
 
 TEST_HARNESS_MAIN

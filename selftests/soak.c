@@ -3,7 +3,8 @@
  * soak.c: everything at once, for long.  Channels of every kind, one after the other,
  * each with a process at its other end: entries both ways at full speed, one by one
  * and in bulk, with pauses; or operations both ways, with data and with buffers that
- * are lent, given, passed on and sent back, that are cancelled or run out of time.
+ * are lent, given, passed on and sent back, that are cancelled or run out of time, and
+ * messages of any length and posts between them.
  * Each ends as it likes: closed by the one or the other, or by a kill.
  *
  * Every entry says its number and every buffer what it should hold; every operation
@@ -249,6 +250,8 @@ static int soak_entries(struct evering *ev, const struct plan *plan, int me,
  * struct actor - one side that asks and answers
  * @asked, @told: operations submitted, and their outcomes
  * @held: requests to answer
+ * @sent, @heard: messages and posts, which are numbered together
+ * @kept: messages that are not freed yet
  * @bye: the peer asks nothing any more
  */
 struct actor {
@@ -260,6 +263,9 @@ struct actor {
 	uint64_t bytes;
 	struct evering_request held[EVERING_MAX_ENTRIES / 16];
 	unsigned int n_held;
+	uint32_t sent, heard;
+	struct evering_msg kept[16];
+	unsigned int n_kept;
 	bool bye;
 	int failed;
 };
@@ -314,14 +320,64 @@ static void actor_told(struct evering_ops *ops,
 		   !ret || (ret == -EBUSY && !(c->flags & EVERING_ANSWERED)));
 }
 
+/* A message or post is the next one, whichever of both. */
+static void actor_hears(struct actor *a, const void *data, uint64_t len)
+{
+	a->bytes += len;
+	ACTOR_NEED(a, len >= 4);
+	ACTOR_NEED(a, check_entry(data, len & ~3ull, a->heard, SALT));
+	a->heard++;
+}
+
+static void actor_posted(struct actor *a, const struct evering_request *r)
+{
+	ACTOR_NEED(a, !r->id && r->opcode == a->heard);
+	if (r->buf) {
+		ACTOR_NEED(a, r->flags == (EVERING_POST | EVERING_GIVE));
+		actor_hears(a, r->buf, r->buf_len);
+		ACTOR_NEED(a, !evering_free(a->ev, r->buf));
+	} else {
+		actor_hears(a, r->data, r->len);
+	}
+}
+
+static void actor_forgets(struct actor *a)
+{
+	unsigned int i = (unsigned int)random_below(&a->seed, a->n_kept);
+
+	ACTOR_NEED(a, whole(a->kept[i].data, a->kept[i].len));
+	ACTOR_NEED(a, !evering_msg_free(a->ops, &a->kept[i]));
+	ACTOR_NEED(a, evering_msg_free(a->ops, &a->kept[i]) == -EINVAL);
+	a->kept[i] = a->kept[--a->n_kept];
+}
+
+static void actor_messaged(struct evering_ops *ops,
+			   const struct evering_msg *msg, void *context)
+{
+	struct actor *a = context;
+
+	(void)ops;
+	actor_hears(a, msg->data, msg->len);
+	if (a->n_kept == sizeof(a->kept) / sizeof(a->kept[0]))
+		actor_forgets(a);
+	a->kept[a->n_kept++] = *msg;
+}
+
 static void actor_asked(struct evering_ops *ops,
 			const struct evering_request *r, void *context)
 {
 	struct actor *a = context;
 
 	(void)ops;
-	if (r->opcode == BYE)
+	if (r->flags & EVERING_POST) {
+		actor_posted(a, r);
+		return;
+	}
+	/* It says how many messages and posts there were. */
+	if (r->opcode == BYE) {
 		a->bye = true;
+		ACTOR_NEED(a, r->len == 4 && !memcmp(r->data, &a->heard, 4));
+	}
 	if (r->buf) {
 		a->bytes += r->buf_len;
 		ACTOR_NEED(a, whole(r->buf, r->buf_len));
@@ -429,6 +485,44 @@ static int actor_asks(struct actor *a)
 	return 0;
 }
 
+/* 0, -EAGAIN: not now, or -EPIPE. */
+static int actor_tells(struct actor *a)
+{
+	static uint32_t text[65536 / 4];
+	struct iovec iov = { text, random_below(&a->seed, 40) + 4 };
+	struct evering_op op = { .opcode = a->sent };
+	int ret;
+
+	if (one_in(&a->seed, 32))
+		iov.iov_len = sizeof(text) - random_below(&a->seed, 30000);
+	else if (one_in(&a->seed, 2))
+		iov.iov_len = 4 + random_below(&a->seed, 3000);
+	fill_entry(text, iov.iov_len & ~3ull, a->sent, SALT);
+	if (!one_in(&a->seed, 3)) {
+		ret = evering_msg_send(a->ops, &iov, 1, EVERING_NOWAIT);
+		a->sent += !ret;
+		ACTOR_NEED(a, !ret || ret == -EAGAIN || ret == -EPIPE);
+		return ret;
+	}
+	op.data = text;
+	op.len = iov.iov_len < 16 ? (uint32_t)iov.iov_len : 16;
+	if (one_in(&a->seed, 2)) {
+		op.buf = evering_alloc(a->ev, iov.iov_len, 0);
+		if (!op.buf)
+			return -EAGAIN;
+		memcpy(op.buf, text, iov.iov_len);
+		op.buf_len = iov.iov_len;
+		op.flags = EVERING_GIVE;
+		op.len = 0;
+	}
+	ret = evering_op_post(a->ops, &op, EVERING_NOWAIT);
+	a->sent += !ret;
+	if (ret && op.buf)
+		ACTOR_NEED(a, !evering_free(a->ev, op.buf));
+	ACTOR_NEED(a, !ret || ret == -EAGAIN || ret == -EPIPE);
+	return ret;
+}
+
 static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 			   struct actor *a)
 {
@@ -445,6 +539,7 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 	a->ev = ev;
 	a->seed = plan->seed + 7 * (uint64_t)me + 1;
 	params.request = actor_asked;
+	params.message = actor_messaged;
 	params.context = a;
 	ret = evering_ops_open(ev, &params, &a->ops);
 	NEED(!ret || (ret == -EPIPE && gone_ok), ret);
@@ -457,11 +552,18 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 		ret = 0;
 		if (now_ns() < end && !one_in(&a->seed, 8))
 			ret = actor_asks(a);
+		if (now_ns() < end && ret != -EPIPE && one_in(&a->seed, 3))
+			ret = actor_tells(a);
+		while (a->n_kept &&
+		       !(now_ns() < end && one_in(&a->seed, 2)))
+			actor_forgets(a);
 		while (a->n_held && ret != -EPIPE &&
 		       !(now_ns() < end && one_in(&a->seed, 4)))
 			ret = actor_answers(a, (unsigned int)random_below(
 						       &a->seed, a->n_held));
 		if (now_ns() >= end && !said && ret != -EPIPE) {
+			bye.data = &a->sent;
+			bye.len = 4;
 			ret = evering_op_submit(a->ops, &bye, NULL,
 						EVERING_NOWAIT);
 			if (!ret) {
@@ -481,7 +583,8 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 		}
 		NEED(ret > 0 || ret == -EAGAIN || ret == -ETIMEDOUT, ret);
 		if (said && a->bye && a->told == a->asked && !a->n_held &&
-		    !info.homebound && !info.abandoned && arena_whole(ev))
+		    !a->n_kept && !info.homebound && !info.abandoned &&
+		    arena_whole(ev))
 			break;
 		pause_a_little(&a->seed);
 	}
@@ -493,6 +596,9 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 	/* Whoever had what, it is here again. */
 	while (ret == -EPIPE && a->n_held)
 		a->n_held--;
+	while (a->n_kept)
+		actor_forgets(a);
+	NEED(!a->failed, a->failed);
 	NEED(arena_whole(ev), ret);
 	return 0;
 }
@@ -591,7 +697,7 @@ static int soak_once(struct plan *plan)
 	total.sleeps += sleeps_of(duo.ev);
 	if (plan->ops) {
 		total.operations += actor->told;
-		total.messages += 2ull * actor->told;
+		total.messages += 2ull * actor->told + actor->heard;
 		total.bytes += actor->bytes;
 	} else {
 		sent = __atomic_load_n(&plan->sums->sent[0], __ATOMIC_ACQUIRE);
