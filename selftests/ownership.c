@@ -252,6 +252,8 @@ struct side {
 
 	struct held held[MAX_PLACES];
 	uint32_t inbox[MAX_PLACES], inbox_first, inbox_count, holding;
+	uint32_t inbox_told; /* how many there were at the last evering_ops_arm() */
+	bool takes;	     /* has called evering_op_next() */
 	uint64_t old_held[16];
 
 	struct entry ring[MAX_ENTRIES];
@@ -617,8 +619,8 @@ static bool has_room(const struct side *s)
 /* There was no room for it: whoever sleeps in a loop is told of that. */
 static void refused(struct side *s, int ret)
 {
-	if (ret == -EAGAIN)
-		s->refused = s->opened && !has_room(s);
+	if (ret == -EAGAIN && s->opened && !has_room(s))
+		s->refused = true;
 }
 
 static void place_free(struct side *s, struct op *op)
@@ -1850,13 +1852,18 @@ static void act_flush(struct side *s)
 
 static void act_arm(struct side *s)
 {
+	/* One that never takes requests is told once of each. */
+	bool inbox = s->inbox_count &&
+		     (s->takes || s->inbox_count != s->inbox_told);
 	struct frame f;
 	short events;
 	uint64_t t;
 	int ret, is;
 
+	if (!s->ended)
+		s->inbox_told = s->inbox_count;
 	is = s->ended		      ? -EPIPE :
-	     s->inbox_count	      ? 1 :
+	     inbox		      ? 1 :
 	     s->arrived != s->scanned ? 1 :
 	     s->gone		      ? -EPIPE :
 					0;
@@ -1867,7 +1874,7 @@ static void act_arm(struct side *s)
 	s->arming = false;
 	/* What went home first may have taken the room. */
 	if (is != -EPIPE || !s->ended) {
-		if (s->refused && !s->inbox_count && has_room(s)) {
+		if (s->refused && !inbox && has_room(s)) {
 			is = 1;
 			s->refused = false;
 		}
@@ -2284,6 +2291,7 @@ static int act_next(struct side *s)
 	uint64_t t;
 	int ret;
 
+	s->takes = true;
 	t = doing(s, "next", 0, 0, 0);
 	f = enter(s);
 	ret = evering_op_next(s->ops, &r, EVERING_NOWAIT);
