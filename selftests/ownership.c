@@ -3344,9 +3344,8 @@ static void begin(struct evering *ev)
 	p.request = me.next ? NULL : on_came;
 	me.listens = one_in(2);
 	p.message = me.listens ? on_message : NULL;
-	p.store = (uint32_t)below((g.entries < MAX_HEARD ? g.entries :
-							   MAX_HEARD) +
-				  1);
+	p.store = (uint32_t)below(
+		(g.entries < MAX_HEARD ? g.entries : MAX_HEARD) + 1);
 	me.store = p.store;
 	MUST_BE(evering_ops_open(ev, &p, &me.ops), 0);
 }

@@ -554,8 +554,7 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 			ret = actor_asks(a);
 		if (now_ns() < end && ret != -EPIPE && one_in(&a->seed, 3))
 			ret = actor_tells(a);
-		while (a->n_kept &&
-		       !(now_ns() < end && one_in(&a->seed, 2)))
+		while (a->n_kept && !(now_ns() < end && one_in(&a->seed, 2)))
 			actor_forgets(a);
 		while (a->n_held && ret != -EPIPE &&
 		       !(now_ns() < end && one_in(&a->seed, 4)))
