@@ -9,7 +9,8 @@
  *	loop				coroutines on one thread, over epoll
  *	task<T>				a coroutine, lazy, that one other awaits
  *	async_channel			co_await receive() and send()
- *	operations			co_await call() and next()
+ *	operations			co_await call(), next(), send() and receive()
+ *	message				what receive() has received
  *	descriptor, acceptor		co_await any descriptor, and a peer
  *
  * and a worker that serves any number of channels is
@@ -19,7 +20,7 @@
  *		evr::operations ops(loop, std::move(channel));
  *
  *		while (auto request = co_await ops.next())
- *			ops.reply(*request, 0, request->data());
+ *			ops.reply(*request, 0, request->contents());
  *	}
  *
  *	evr::task<> work(evr::loop &loop, evr::listener &listener)
@@ -41,7 +42,7 @@
  *
  * - What belongs to a loop is used by its thread alone, lives no longer than it, and
  *   stays where it was made, so it is made where it is used: in a coroutine.
- * - A buffer lives no longer than its channel.
+ * - A buffer lives no longer than its channel, a message no longer than its operations.
  * - A process made by fork() uses nothing of this that its parent had, but listeners.
  *   Destructors, as of static objects when it calls exit(), do its parent no harm.
  * - To destroy a coroutine that waits is to lose interest in what it waits for: an
@@ -58,7 +59,10 @@
 #error "evering.hpp takes C++20: compile with -std=c++20"
 #endif
 
+#include <algorithm>
+#include <array>
 #include <chrono>
+#include <concepts>
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
@@ -76,6 +80,7 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <signal.h>
 #include <sys/epoll.h>
@@ -781,6 +786,16 @@ struct root {
 
 /* Something with a descriptor, that has turns. */
 struct source : link {
+	struct hope : link {
+		source &of;
+
+		explicit hope(source &s) noexcept : of(s)
+		{
+		}
+	};
+	/* In a list, while it waits for what any coroutine may free. */
+	hope hoping{ *this };
+
 	virtual ~source() = default;
 	/* Wakes who is to be woken; false: asleep, the descriptor will tell. */
 	virtual bool turn() noexcept = 0;
@@ -789,6 +804,18 @@ struct source : link {
 	{
 	}
 };
+
+inline struct iovec piece_of(bytes from) noexcept
+{
+	return { const_cast<std::byte *>(from.data()), from.size() };
+}
+
+/* Of data for an entry: more than an entry has is as good as too much. */
+inline std::uint32_t length_of(bytes data) noexcept
+{
+	return static_cast<std::uint32_t>(
+		std::min(data.size(), std::size_t{ UINT32_MAX }));
+}
 
 /* Edge-triggered, and all that may ever be armed: one system call for good. */
 inline std::uint32_t all_events(const ::evering *ev) noexcept
@@ -930,6 +957,14 @@ class loop
 	{
 		w.append_to(ready_);
 	}
+	/* Or it is to have one whenever coroutines have run; or no more. */
+	void hope(detail::source &s, bool more) noexcept
+	{
+		if (more)
+			s.hoping.append_to(hopeful_);
+		else
+			s.hoping.unlink();
+	}
 	int watch(int op, int fd, std::uint32_t events,
 		  detail::source *s) noexcept
 	{
@@ -1020,12 +1055,16 @@ class loop
 
 		/* Who gets ready meanwhile has its turn after the sources. */
 		now.take(ready_);
+		if (!now.linked())
+			return;
 		while (now.linked()) {
 			auto *w = static_cast<detail::waiter *>(now.after);
 
 			w->unlink();
 			w->handle.resume();
 		}
+		for (auto *at = hopeful_.after; at != &hopeful_; at = at->after)
+			wake(static_cast<detail::source::hope *>(at)->of);
 	}
 	void turn_sources() noexcept
 	{
@@ -1085,6 +1124,7 @@ class loop
 	bool stop_ = false;
 	detail::link ready_;
 	detail::link awake_;
+	detail::link hopeful_;
 	detail::link roots_;
 	alarms alarms_;
 };
@@ -1396,12 +1436,19 @@ class async_channel : detail::source
 
 /* -------------------------------------------------------------- operations */
 
-/* A request of the peer's.  Its data stay until it is answered. */
+/*
+ * A request of the peer's.  Its data stay until it is answered, those of a post as long
+ * as this.
+ */
 class request
 {
     public:
-	explicit request(const ::evering_request &r) noexcept : r_(r)
+	explicit request(const ::evering_request &r) : r_(r)
 	{
+		auto *from = static_cast<const std::byte *>(r.data);
+
+		if (is_post())
+			own_.assign(from, from + r.len);
 	}
 	std::uint64_t id() const noexcept
 	{
@@ -1411,13 +1458,20 @@ class request
 	{
 		return r_.opcode;
 	}
-	/* EVERING_LEND, EVERING_GIVE or 0. */
+	/* EVERING_LEND, EVERING_GIVE or 0, and EVERING_POST. */
 	std::uint32_t flags() const noexcept
 	{
 		return r_.flags;
 	}
+	/* It gets no answer. */
+	bool is_post() const noexcept
+	{
+		return r_.flags & EVERING_POST;
+	}
 	bytes data() const noexcept
 	{
+		if (is_post())
+			return own_;
 		return { static_cast<const std::byte *>(r_.data), r_.len };
 	}
 	/* Empty: there is none.  One that is given is still to be freed. */
@@ -1426,6 +1480,11 @@ class request
 		return { static_cast<const std::byte *>(r_.buf),
 			 static_cast<std::size_t>(r_.buf_len) };
 	}
+	/* The one or the other: what call() has sent, of any length. */
+	bytes contents() const noexcept
+	{
+		return r_.buf ? buf() : data();
+	}
 	template <plain T> std::optional<T> as() const noexcept
 	{
 		return value_of<T>(data());
@@ -1433,6 +1492,7 @@ class request
 
     private:
 	::evering_request r_;
+	std::vector<std::byte> own_;
 };
 
 /* How an operation ended. */
@@ -1452,14 +1512,23 @@ class answer
 	 * answer comes, or the peer goes.
 	 */
 	bool abandoned = false;
+	/* What came is longer than into() had room for, which has its beginning. */
+	bool cut = false;
 
 	explicit operator bool() const noexcept
 	{
-		return answered && result >= 0;
+		return answered && result >= 0 && !cut;
 	}
 	bytes data() const noexcept
 	{
 		return { data_, len_ };
+	}
+	/* What came, of any length: in @buf, in what into() named, or else data(). */
+	bytes contents() const noexcept
+	{
+		if (into_.data())
+			return into_;
+		return buf ? bytes(buf.span()) : data();
 	}
 	template <plain T> std::optional<T> as() const noexcept
 	{
@@ -1470,31 +1539,100 @@ class answer
 	friend class operations;
 	std::size_t len_ = 0;
 	std::byte data_[EVERING_MAX_SLOT];
+	writable_bytes into_;
+};
+
+class operations;
+
+/* A message of the peer's, freed at the end; move only. */
+class message
+{
+    public:
+	message() noexcept = default;
+	message(message &&other) noexcept
+		: o_(std::exchange(other.o_, nullptr)),
+		  msg_(std::exchange(other.msg_, {}))
+	{
+	}
+	message &operator=(message &&other) noexcept
+	{
+		if (this != &other) {
+			reset();
+			o_ = std::exchange(other.o_, nullptr);
+			msg_ = std::exchange(other.msg_, {});
+		}
+		return *this;
+	}
+	~message()
+	{
+		reset();
+	}
+	explicit operator bool() const noexcept
+	{
+		return o_ != nullptr;
+	}
+	/* A long one is in the peer's arena: copy what is to be checked. */
+	bytes data() const noexcept
+	{
+		return { static_cast<const std::byte *>(msg_.data), size() };
+	}
+	std::size_t size() const noexcept
+	{
+		return static_cast<std::size_t>(msg_.len);
+	}
+	template <plain T> std::optional<T> as() const noexcept
+	{
+		return value_of<T>(data());
+	}
+	inline void reset() noexcept;
+
+    private:
+	friend class operations;
+	message(operations &o, const ::evering_msg &msg) noexcept
+		: o_(&o), msg_(msg)
+	{
+	}
+
+	operations *o_ = nullptr;
+	::evering_msg msg_ = {};
 };
 
 /*
  * A channel with a table of operations, in a loop.  One coroutine at a time takes the
- * requests; any number make some.
+ * requests, and one the messages; any number make some.
  */
 class operations : detail::source
 {
+	template <class T> class taker;
+	class pending;
+	class sender;
+	template <std::size_t N> class message_sender;
+	class post_sender;
+	class replier;
+
     public:
 	class asked;
 
 	operations(loop &l, channel c, std::uint32_t depth = EVERING_OPS_DEFAULT,
-		   std::uint32_t serve = EVERING_OPS_DEFAULT) noexcept
+		   std::uint32_t serve = EVERING_OPS_DEFAULT,
+		   std::uint32_t store = EVERING_OPS_DEFAULT) noexcept
 		: loop_(l), channel_(std::move(c)), alarm_(l.no_alarm())
 	{
 		::evering_ops_params wish = EVERING_OPS_PARAMS_INIT;
 		::evering *ev = channel_.get();
+		::evering_ops_info info;
 
 		wish.depth = depth;
 		wish.serve = serve;
-		wish.request = on_request;
 		wish.context = this;
+		wish.store = store;
+		wish.message = on_message;
 		error_ = evering_ops_open(ev, &wish, &ops_);
 		if (error_)
 			return;
+		evering_ops_get_info(ops_, &info);
+		max_data_ = info.max_data;
+		most_posts_ = info.store ? info.store : 1;
 		error_ = l.watch(EPOLL_CTL_ADD, evering_fd(ev),
 				 detail::all_events(ev), this);
 		watched_ = !error_;
@@ -1507,6 +1645,8 @@ class operations : detail::source
 	{
 		closing_ = true;
 		end(-ECANCELED);
+		close(requests_);
+		close(messages_);
 		evering_ops_close(ops_);
 		if (watched_ && loop_.is_ours())
 			loop_.unwatch(evering_fd(channel_.get()));
@@ -1528,19 +1668,33 @@ class operations : detail::source
 		return ops_;
 	}
 
-	/* co_await ops.next(): result<request>; an error is the channel's end. */
+	/*
+	 * co_await ops.next(): result<request>; an error is the channel's end.  Posts are
+	 * among them, and those that were sent before the end come before it.
+	 */
 	auto next() noexcept
 	{
-		return next_awaiter(*this);
+		return taker<request>(*this, requests_);
 	}
-	/* As evering_op_answer(). */
+	/*
+	 * As evering_op_answerv(), of any length; -EAGAIN: there is no room in the arena
+	 * for what does not fit an entry.  -ESTALE: a post, which gets no answer.
+	 */
 	int reply(const request &r, std::int32_t code, bytes data = {}) noexcept
 	{
 		loop_.wake(*this);
+		if (data.size() > max_data_) {
+			const struct iovec piece = detail::piece_of(data);
+
+			return evering_op_answerv(ops_, r.id(), code, &piece, 1,
+						  EVERING_NOWAIT);
+		}
 		return evering_op_answer(
 			ops_, r.id(), code, data.data(),
 			static_cast<std::uint32_t>(data.size()));
 	}
+	/* The same as co_await ops.respond(request, code, data), which waits for room. */
+	auto respond(const request &r, std::int32_t code, bytes data) noexcept;
 	/* As evering_op_answer_buffer(); on error @b is as before. */
 	int reply(const request &r, std::int32_t code, buffer &b,
 		  std::size_t len) noexcept
@@ -1557,7 +1711,7 @@ class operations : detail::source
 	/* The buffer that came given with a request; empty: none did. */
 	buffer take(const request &r) noexcept
 	{
-		if (r.flags() != EVERING_GIVE)
+		if (!(r.flags() & EVERING_GIVE))
 			return {};
 		return { channel_.get(),
 			 const_cast<std::byte *>(r.buf().data()),
@@ -1571,59 +1725,163 @@ class operations : detail::source
 
 	/*
 	 * co_await ops.call(opcode, data): answer.  Waits for room, too.  @data have
-	 * to be there until this was awaited.  With .timeout(t), .lend(buffer),
-	 * .give(buffer), .stop_by(token).
+	 * to be there until this was awaited; more of them than fits an entry is copied
+	 * into a buffer, which is lent meanwhile.  With .timeout(t), .lend(buffer),
+	 * .give(buffer), .into(span), .stop_by(token).
 	 */
 	asked call(std::uint32_t opcode, bytes data = {}) noexcept;
 
+	/*
+	 * co_await ops.receive(): result<message>, in the order that they were sent.
+	 * Those that were sent before the channel's end come before its error.
+	 */
+	auto receive() noexcept
+	{
+		return taker<message>(*this, messages_);
+	}
+	/*
+	 * co_await ops.send(pieces...): 0, or as evering_msg_send(): one message, of any
+	 * length, in pieces that have to be there until this was awaited.
+	 */
+	template <std::convertible_to<bytes>... Piece>
+	auto send(const Piece &...piece) noexcept
+	{
+		return message_sender<sizeof...(piece)>(*this, { piece... });
+	}
+	/* At once, or -EAGAIN: there is no room, or others wait for it. */
+	template <std::convertible_to<bytes>... Piece>
+	int try_send(const Piece &...piece) noexcept
+	{
+		return message_sender<sizeof...(piece)>(*this, { piece... })
+			.at_once();
+	}
+	/* co_await ops.post(opcode, data): 0, or as evering_op_post() */
+	auto post(std::uint32_t opcode, bytes data = {}) noexcept;
+	/* It is given with it; on error @b is as before. */
+	auto post(std::uint32_t opcode, bytes data, buffer &b) noexcept;
+	int try_post(std::uint32_t opcode, bytes data = {}) noexcept;
+	int try_post(std::uint32_t opcode, bytes data, buffer &b) noexcept;
+
     private:
+	friend class message;
 	class call_awaiter;
-	class next_awaiter : detail::waiter
+	/* What waits to be taken, and by whom. */
+	template <class T> struct inbox {
+		std::deque<T> items;
+		taker<T> *waiting = nullptr;
+		unsigned int turn = 0;
+	};
+	template <class T> class taker : detail::waiter
 	{
 	    public:
-		explicit next_awaiter(operations &o) noexcept : o_(&o)
+		taker(operations &o, inbox<T> &from) noexcept
+			: o_(&o), from_(from)
 		{
 		}
-		~next_awaiter()
+		~taker()
 		{
-			if (o_ && o_->waiting_ == this)
-				o_->waiting_ = nullptr;
+			leave();
 		}
 		bool await_ready() noexcept
 		{
 			if (o_->error_)
 				return true;
-			return !o_->inbox_.empty() &&
-			       ++o_->turn_ < detail::turn_length;
+			return !from_.items.empty() &&
+			       ++from_.turn < detail::turn_length;
 		}
 		void await_suspend(std::coroutine_handle<> h) noexcept
 		{
 			handle = h;
-			o_->turn_ = 0;
-			o_->waiting_ = this;
+			from_.turn = 0;
+			from_.waiting = this;
 			o_->loop_.wake(*o_);
 		}
-		result<request> await_resume() noexcept
+		result<T> await_resume() noexcept
 		{
-			if (gone_ || o_->error_)
-				return failure{ gone_ ? gone_ : o_->error_ };
-			request r = o_->inbox_.front();
+			if (!o_)
+				return failure{ gone_ };
+			leave();
+			if (from_.items.empty())
+				o_->refill();
+			if (from_.items.empty())
+				return failure{ o_->error_ };
+			T item = std::move(from_.items.front());
 
-			o_->inbox_.pop_front();
-			return r;
+			from_.items.pop_front();
+			o_->taken(item);
+			return result<T>(std::move(item));
 		}
 
 	    private:
 		friend class operations;
+		void leave() noexcept
+		{
+			if (o_ && from_.waiting == this)
+				from_.waiting = nullptr;
+		}
 		operations *o_;
-		int gone_ = 0; /* the channel's end, while this waited */
+		inbox<T> &from_;
+		int gone_ = 0; /* the table's end, while this waited */
 	};
 
-	static void on_request(::evering_ops *, const ::evering_request *r,
+	static void on_message(::evering_ops *, const ::evering_msg *msg,
 			       void *context)
 	{
-		/* Bounded: no more than the table serves are unanswered. */
-		static_cast<operations *>(context)->inbox_.emplace_back(*r);
+		auto *o = static_cast<operations *>(context);
+
+		/* Bounded: no more than the table stores are not freed. */
+		o->messages_.items.push_back(message(*o, *msg));
+	}
+	void finish(const ::evering_msg &msg) noexcept
+	{
+		if (closing_ || !loop_.is_ours())
+			return;
+		(void)evering_msg_free(ops_, &msg);
+		loop_.wake(*this);
+	}
+	/*
+	 * Takes the requests that have come.  Bounded: no more than the table serves are
+	 * unanswered, and of posts no more than it stores are taken before next() has
+	 * them; the others keep their sender waiting.
+	 */
+	void refill() noexcept
+	{
+		::evering_request r;
+
+		/* In another process nothing of it is to be touched. */
+		if (closing_ || !ops_)
+			return;
+		while (posts_ < most_posts_ &&
+		       !evering_op_next(ops_, &r, EVERING_NOWAIT)) {
+			/* Nobody can be answered any more. */
+			if (error_ && !(r.flags & EVERING_POST))
+				continue;
+			requests_.items.emplace_back(r);
+			posts_ += requests_.items.back().is_post();
+		}
+		more_ = posts_ >= most_posts_;
+	}
+	void taken(const request &r) noexcept
+	{
+		if (r.is_post() && posts_-- == most_posts_)
+			loop_.wake(*this);
+	}
+	void taken(const message &) noexcept
+	{
+	}
+	template <class T> void offer(inbox<T> &box, bool ended) noexcept
+	{
+		if (box.waiting && (ended || !box.items.empty()))
+			loop_.ready(*box.waiting);
+	}
+	template <class T> void close(inbox<T> &box) noexcept
+	{
+		box.items.clear();
+		if (!box.waiting)
+			return;
+		box.waiting->gone_ = error_;
+		box.waiting->o_ = nullptr;
+		loop_.ready(*box.waiting);
 	}
 	void submit_queued() noexcept;
 	void end(int why) noexcept;
@@ -1636,18 +1894,24 @@ class operations : detail::source
 		if (error_)
 			return false;
 		n = evering_ops_poll(ops_);
+		if (n || more_)
+			refill();
 		if (n >= 0)
 			submit_queued();
-		if (n == 0)
+		/* To arm is refused while there are posts that are not taken. */
+		if (n == 0 && posts_ < most_posts_)
 			n = evering_ops_arm(ops_, &events);
 		if (n < 0)
 			end(n);
-		if (waiting_ && !inbox_.empty())
-			loop_.ready(*std::exchange(waiting_, nullptr));
+		offer(requests_, false);
+		offer(messages_, false);
 		if (n)
 			return n > 0;
 		loop_.unset_alarm(alarm_);
 		left = evering_ops_timeout(ops_);
+		/* Then this looks from time to time, until next() takes some. */
+		if (posts_ >= most_posts_ && (left < 0 || left > look_again))
+			left = look_again;
 		if (left >= 0)
 			alarm_ = loop_.set_alarm(detail::moment_after(left),
 						 { nullptr, this });
@@ -1665,12 +1929,213 @@ class operations : detail::source
 	int error_ = 0;
 	bool watched_ = false;
 	bool closing_ = false;
-	unsigned int turn_ = 0;
-	std::deque<request> inbox_;
-	next_awaiter *waiting_ = nullptr;
-	detail::link queued_; /* calls that wait for room */
+	std::size_t max_data_ = 0;
+	std::uint32_t posts_ = 0; /* among requests_ */
+	std::uint32_t most_posts_ = 1;
+	bool more_ = false; /* the library may have more for next() */
+	inbox<request> requests_;
+	inbox<message> messages_;
+	/* What waits for room, by kind; no kind is held up by another. */
+	enum { calls, sends, replies, kinds };
+	detail::link queued_[kinds];
 	loop::alarms::iterator alarm_;
+	static constexpr std::int64_t look_again = 1000000;
 };
+
+/* What is sent when there is room, after others of its kind. */
+class operations::pending : protected detail::waiter
+{
+    public:
+	pending(operations &o, std::size_t kind, bool large) noexcept
+		: o_(&o), kind_(kind), large_(large)
+	{
+	}
+	virtual ~pending() = default;
+
+    protected:
+	friend class operations;
+	/* False: there is no room. */
+	virtual bool submit() noexcept = 0;
+	/* It was never sent. */
+	virtual void refuse(int error) noexcept = 0;
+
+	operations *o_;
+	std::size_t kind_;
+	/* It takes a buffer, which any coroutine may free. */
+	bool large_;
+};
+
+/* One that has ended when it was sent. */
+class operations::sender : public operations::pending
+{
+    public:
+	using pending::pending;
+
+	/* As if it was awaited, but for waiting. */
+	int at_once() noexcept
+	{
+		if (o_->error_)
+			return o_->error_;
+		if (o_->queued_[kind_].linked())
+			return -EAGAIN;
+		o_->loop_.wake(*o_);
+		return attempt();
+	}
+	bool await_ready() noexcept
+	{
+		ret_ = at_once();
+		return ret_ != -EAGAIN;
+	}
+	void await_suspend(std::coroutine_handle<> h) noexcept
+	{
+		handle = h;
+		append_to(o_->queued_[kind_]);
+		if (large_)
+			o_->loop_.hope(*o_, true);
+		o_->loop_.wake(*o_);
+	}
+	int await_resume() const noexcept
+	{
+		return ret_;
+	}
+
+    protected:
+	/* 0, -EAGAIN, or another error. */
+	virtual int attempt() noexcept = 0;
+
+    private:
+	bool submit() noexcept override
+	{
+		ret_ = attempt();
+		if (ret_ == -EAGAIN)
+			return false;
+		o_->loop_.ready(*this);
+		return true;
+	}
+	void refuse(int error) noexcept override
+	{
+		ret_ = error;
+		o_->loop_.ready(*this);
+	}
+
+	int ret_ = -EAGAIN;
+};
+
+template <std::size_t N>
+class operations::message_sender : public operations::sender
+{
+    public:
+	message_sender(operations &o, const std::array<bytes, N> &pieces) noexcept
+		: sender(o, sends, false)
+	{
+		std::size_t all = 0;
+
+		for (std::size_t i = 0; i < N; i++) {
+			pieces_[i] = detail::piece_of(pieces[i]);
+			all += pieces[i].size();
+		}
+		large_ = all > o.max_data_;
+	}
+
+    private:
+	int attempt() noexcept override
+	{
+		return evering_msg_send(this->o_->ops_, pieces_.data(), N,
+					EVERING_NOWAIT);
+	}
+
+	std::array<struct iovec, N> pieces_;
+};
+
+class operations::post_sender : public operations::sender
+{
+    public:
+	post_sender(operations &o, std::uint32_t opcode, bytes data,
+		    buffer *b) noexcept
+		: sender(o, sends, false), buf_(b)
+	{
+		op_.opcode = opcode;
+		op_.data = data.data();
+		op_.len = detail::length_of(data);
+	}
+
+    private:
+	int attempt() noexcept override
+	{
+		int ret;
+
+		if (buf_) {
+			op_.flags = EVERING_GIVE;
+			op_.buf = buf_->span().data();
+			op_.buf_len = buf_->size();
+		}
+		ret = evering_op_post(o_->ops_, &op_, EVERING_NOWAIT);
+		if (!ret && buf_)
+			buf_->release();
+		return ret;
+	}
+
+	::evering_op op_ = {};
+	buffer *buf_;
+};
+
+class operations::replier : public operations::sender
+{
+    public:
+	replier(operations &o, const request &r, std::int32_t code,
+		bytes data) noexcept
+		: sender(o, replies, data.size() > o.max_data_), id_(r.id()),
+		  code_(code), piece_(detail::piece_of(data))
+	{
+	}
+
+    private:
+	int attempt() noexcept override
+	{
+		return evering_op_answerv(o_->ops_, id_, code_, &piece_, 1,
+					  EVERING_NOWAIT);
+	}
+
+	std::uint64_t id_;
+	std::int32_t code_;
+	struct iovec piece_;
+};
+
+inline auto operations::respond(const request &r, std::int32_t code,
+				bytes data) noexcept
+{
+	return replier(*this, r, code, data);
+}
+
+inline auto operations::post(std::uint32_t opcode, bytes data) noexcept
+{
+	return post_sender(*this, opcode, data, nullptr);
+}
+
+inline auto operations::post(std::uint32_t opcode, bytes data,
+			     buffer &b) noexcept
+{
+	return post_sender(*this, opcode, data, &b);
+}
+
+inline int operations::try_post(std::uint32_t opcode, bytes data) noexcept
+{
+	return post_sender(*this, opcode, data, nullptr).at_once();
+}
+
+inline int operations::try_post(std::uint32_t opcode, bytes data,
+				buffer &b) noexcept
+{
+	return post_sender(*this, opcode, data, &b).at_once();
+}
+
+inline void message::reset() noexcept
+{
+	if (o_)
+		o_->finish(msg_);
+	o_ = nullptr;
+	msg_ = {};
+}
 
 /* What operations::call() gives to co_await, with what is to be said about it. */
 class operations::asked
@@ -1680,7 +2145,8 @@ class operations::asked
 	{
 		op_.opcode = opcode;
 		op_.data = data.data();
-		op_.len = static_cast<std::uint32_t>(data.size());
+		op_.len = detail::length_of(data);
+		size_ = data.size();
 	}
 	/* From when it was sent; the outcome is then -ETIMEDOUT.  0: at once. */
 	asked &&timeout(wait_time time) && noexcept
@@ -1704,6 +2170,15 @@ class operations::asked
 		return std::move(*this);
 	}
 	/*
+	 * What comes is copied there, so that contents() are there, and nothing of the
+	 * peer's is kept.
+	 */
+	asked &&into(writable_bytes to) && noexcept
+	{
+		into_ = to;
+		return std::move(*this);
+	}
+	/*
 	 * Asked to stop, by the loop's thread, the call is cancelled and the peer
 	 * told; the outcome, -ECANCELED, comes when that has answered.
 	 */
@@ -1722,23 +2197,29 @@ class operations::asked
 	friend class call_awaiter;
 	operations *o_;
 	::evering_op op_ = {};
+	std::size_t size_ = 0;
 	buffer buf_;
+	std::optional<writable_bytes> into_;
 	std::stop_token token_;
 };
 
-class operations::call_awaiter : detail::waiter
+class operations::call_awaiter : public operations::pending
 {
     public:
+	/* Data that fit no entry go in a buffer, if there is no other. */
 	explicit call_awaiter(asked &&what) noexcept
-		: o_(what.o_), loop_(what.o_->loop_), op_(what.op_),
-		  buf_(std::move(what.buf_)), token_(std::move(what.token_))
+		: pending(*what.o_, calls,
+			  !what.op_.flags && what.size_ > what.o_->max_data_),
+		  loop_(what.o_->loop_), op_(what.op_), size_(what.size_),
+		  buf_(std::move(what.buf_)), into_(what.into_),
+		  token_(std::move(what.token_))
 	{
 		op_.done = on_done;
 		op_.user = this;
 	}
 	call_awaiter(const call_awaiter &) = delete;
 	call_awaiter &operator=(const call_awaiter &) = delete;
-	~call_awaiter()
+	~call_awaiter() override
 	{
 		/* In another process the table may be gone, and this not told. */
 		if (state_ != flying || !loop_.is_ours())
@@ -1761,10 +2242,12 @@ class operations::call_awaiter : detail::waiter
 	void await_suspend(std::coroutine_handle<> h) noexcept
 	{
 		handle = h;
-		op_.buf = buf_.span().data();
-		op_.buf_len = buf_.size();
+		if (!large_) {
+			op_.buf = buf_.span().data();
+			op_.buf_len = buf_.size();
+		}
 		state_ = queued;
-		append_to(o_->queued_);
+		append_to(o_->queued_[calls]);
 		o_->submit_queued();
 		o_->loop_.wake(*o_);
 		if (token_.stop_possible())
@@ -1793,35 +2276,60 @@ class operations::call_awaiter : detail::waiter
 	{
 		if (state_ == queued) {
 			refuse(-ECANCELED);
-			o_->loop_.ready(*this);
 		} else if (state_ == flying) {
 			(void)evering_op_cancel(o_->ops_, id_,
 						EVERING_CANCEL_TELL);
 			o_->loop_.wake(*o_);
 		}
 	}
-	/* It was never sent. */
-	void refuse(int error) noexcept
+	void refuse(int error) noexcept override
 	{
+		bool waits = state_ == queued;
+
 		state_ = ended;
 		answer_.result = error;
-		if (!o_->closing_)
-			answer_.lent = std::move(buf_);
-		else
+		if (o_->closing_)
 			buf_.release();
+		else if (large_)
+			buf_.reset();
+		else
+			answer_.lent = std::move(buf_);
+		if (waits)
+			o_->loop_.ready(*this);
 	}
-	/* False: there is no room. */
-	bool submit() noexcept
+	/* Has it what is to be lent?  0, -EAGAIN, -EMSGSIZE. */
+	int copy() noexcept
 	{
-		int ret = evering_op_submit(o_->ops_, &op_, &id_,
-					    EVERING_NOWAIT);
+		std::uint64_t most = 0;
 
+		if (!large_ || buf_)
+			return 0;
+		(void)evering_arena(o_->channel_.get(), &most);
+		if (size_ > most)
+			return -EMSGSIZE;
+		buf_ = o_->channel_.allocate(size_);
+		if (!buf_)
+			return -EAGAIN;
+		std::memcpy(buf_.span().data(), op_.data, size_);
+		op_.data = nullptr;
+		op_.len = 0;
+		op_.flags = EVERING_LEND;
+		op_.buf = buf_.span().data();
+		op_.buf_len = size_;
+		return 0;
+	}
+	bool submit() noexcept override
+	{
+		int ret = copy();
+
+		if (!ret)
+			ret = evering_op_submit(o_->ops_, &op_, &id_,
+						EVERING_NOWAIT);
 		if (ret == -EAGAIN)
 			return false;
 		unlink();
 		if (ret) {
 			refuse(ret);
-			o_->loop_.ready(*this);
 			return true;
 		}
 		state_ = flying;
@@ -1853,14 +2361,30 @@ class operations::call_awaiter : detail::waiter
 			answer_.buf = buffer(ev, c.buf, c.buf_len);
 		if (op_.flags == EVERING_LEND && c.buf != op_.buf && !lost)
 			answer_.lent = buffer(ev, op_.buf, op_.buf_len);
+		if (large_)
+			answer_.lent.reset();
+		if (into_)
+			keep(*into_);
 		o_->loop_.ready(*this);
 	}
+	void keep(writable_bytes to) noexcept
+	{
+		bytes all = answer_.contents();
+		std::size_t n = std::min(all.size(), to.size());
 
-	operations *o_;
+		if (n)
+			std::memcpy(to.data(), all.data(), n);
+		answer_.cut = n < all.size();
+		answer_.buf.reset();
+		answer_.into_ = to.first(n);
+	}
+
 	loop &loop_;
 	::evering_op op_;
+	std::size_t size_;
 	std::uint64_t id_ = 0;
 	buffer buf_;
+	std::optional<writable_bytes> into_;
 	answer answer_;
 	std::stop_token token_;
 	std::optional<std::stop_callback<stopper>> on_stop_;
@@ -1880,27 +2404,36 @@ inline operations::asked operations::call(std::uint32_t opcode,
 
 inline void operations::submit_queued() noexcept
 {
-	while (queued_.linked() &&
-	       static_cast<call_awaiter *>(queued_.after)->submit())
-		;
+	bool hope = false;
+
+	for (auto &list : queued_) {
+		while (list.linked() &&
+		       static_cast<pending *>(list.after)->submit())
+			;
+		hope |= list.linked() &&
+			static_cast<pending *>(list.after)->large_;
+	}
+	loop_.hope(*this, hope);
 }
 
 inline void operations::end(int why) noexcept
 {
 	if (!error_)
 		error_ = why;
-	while (queued_.linked()) {
-		auto *c = static_cast<call_awaiter *>(queued_.after);
+	for (auto &list : queued_) {
+		while (list.linked()) {
+			auto *p = static_cast<pending *>(list.after);
 
-		c->unlink();
-		c->refuse(error_);
-		loop_.ready(*c);
+			p->unlink();
+			p->refuse(error_);
+		}
 	}
-	if (waiting_) {
-		waiting_->gone_ = error_;
-		waiting_->o_ = nullptr;
-		loop_.ready(*std::exchange(waiting_, nullptr));
-	}
+	loop_.hope(*this, false);
+	std::erase_if(requests_.items,
+		      [](const request &r) { return !r.is_post(); });
+	refill();
+	offer(requests_, true);
+	offer(messages_, true);
 }
 
 } /* namespace evr */

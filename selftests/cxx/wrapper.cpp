@@ -5,6 +5,7 @@
  *
  * Nothing depends on how long anything takes; whoever hangs is ended by SIGALRM.
  */
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -233,6 +234,8 @@ void loop_destroyed()
 {
 	auto [a, b] = make_pair();
 	auto [c, d] = make_pair();
+	auto [e, f] = make_pair();
+	auto [g, h] = make_pair();
 	int gone = 0;
 	{
 		evr::loop loop;
@@ -253,6 +256,23 @@ void loop_destroyed()
 			(void)co_await ops.next();
 			CHECK(false);
 		}(loop, std::move(c), gone));
+		loop.spawn([](evr::loop &l, evr::channel ch,
+			      int &n) -> evr::task<> {
+			witness w{ n };
+			evr::operations ops(l, std::move(ch));
+			(void)co_await ops.receive();
+			CHECK(false);
+		}(loop, std::move(e), gone));
+		// The peer has no table, and so no room.
+		loop.spawn([](evr::loop &l, evr::channel ch,
+			      int &n) -> evr::task<> {
+			witness w{ n };
+			evr::operations ops(l, std::move(ch));
+			std::vector<std::byte> data(5000);
+
+			(void)co_await ops.send(data);
+			CHECK(false);
+		}(loop, std::move(g), gone));
 		loop.spawn([](evr::loop &l, int &n) -> evr::task<> {
 			witness w{ n };
 			co_await l.sleep_for(1h);
@@ -264,7 +284,9 @@ void loop_destroyed()
 		}(loop));
 		CHECK(loop.run() == 0 && gone == 0);
 	}
-	CHECK(gone == 3);
+	CHECK(gone == 5);
+	CHECK(f.peer() == EVERING_PEER_CLOSED &&
+	      h.peer() == EVERING_PEER_CLOSED);
 	CHECK(b.peer() == EVERING_PEER_CLOSED &&
 	      d.peer() == EVERING_PEER_CLOSED);
 }
@@ -786,8 +808,10 @@ void calls()
 			CHECK(!got.as<int>());
 		}
 		std::array<std::byte, 300> large = {};
-		auto no = co_await ops.call(ECHO, large);
+		std::vector<std::byte> larger(65537);
+		auto no = co_await ops.call(ECHO, larger);
 		CHECK(!no && no.result == -EMSGSIZE && !no.answered);
+		CHECK(!no.lent && arena_whole(ops.get()));
 
 		evr::buffer buf = ops.get().allocate(5000);
 		std::memset(buf.span().data(), 9, 5000);
@@ -1105,10 +1129,520 @@ void table_destroyed()
 			CHECK(!r && r.error() == -ECANCELED);
 			ee++;
 		}(*ops, e));
+		l.spawn([](evr::operations &o, int &ee) -> evr::task<> {
+			auto m = co_await o.receive();
+			CHECK(!m && m.error() == -ECANCELED);
+			ee++;
+		}(*ops, e));
+		l.spawn([](evr::operations &o, int &ee) -> evr::task<> {
+			// The calls have some of the arena.
+			std::vector<std::byte> data(65536);
+			CHECK(co_await o.send(data) == -ECANCELED);
+			ee++;
+		}(*ops, e));
 		while (!h)
 			co_await l.sleep_for(1ms);
 	}(loop, std::move(a), held, ended));
-	CHECK(loop.run() == 0 && ended == 4);
+	CHECK(loop.run() == 0 && ended == 6);
+}
+
+// ----------------------------------------------------------------- messages
+
+using text = std::vector<std::byte>;
+
+/* What message @n of so many bytes has. */
+text text_of(u64 n, std::size_t size)
+{
+	text t(size);
+
+	for (std::size_t i = 0; i < size; i++)
+		t[i] = std::byte(n * 31 + i + (i >> 8) * 7);
+	return t;
+}
+
+bool same(evr::bytes a, const text &b)
+{
+	return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
+/* Short and long ones by turns, to the bytes of an arena. */
+constexpr std::size_t lengths[] = { 0,	  8,	236, 237,   1,	  10000,
+				    43,	  44,	1000, 100,  299,  65536,
+				    3000, 45,	7,   65535 };
+
+evr::task<> send_lengths(evr::loop &l, evr::channel c, u64 n)
+{
+	evr::operations ops(l, std::move(c));
+	std::vector<std::byte> large(65537);
+
+	for (u64 i = 0; i < n; i++) {
+		text t = text_of(i, lengths[i % std::size(lengths)]);
+
+		CHECK(co_await ops.send(t) == 0);
+		if (i % 50 == 0)
+			CHECK(co_await ops.send(large) == -EMSGSIZE);
+	}
+	// Until the peer has them, and goes.
+	CHECK((co_await ops.receive()).error() == -EPIPE);
+	CHECK(co_await ops.send(large) == -EPIPE);
+	CHECK(ops.try_send(large) == -EPIPE && arena_whole(ops.get()));
+}
+
+evr::task<> receive_lengths(evr::loop &l, evr::channel c, u64 n)
+{
+	evr::operations ops(l, std::move(c));
+
+	for (u64 i = 0; i < n; i++) {
+		auto m = co_await ops.receive();
+		text t = text_of(i, lengths[i % std::size(lengths)]);
+
+		CHECK(m && *m && m->size() == t.size() && same(m->data(), t));
+		if (m->size() == 8)
+			CHECK(m->as<u64>() && !m->as<int>());
+		// All that owns is none, or the other one.
+		evr::message other = std::move(*m);
+		CHECK(!*m && m->data().empty() && other.size() == t.size());
+		*m = std::move(other);
+		CHECK(*m && !other);
+		if (i % 3 == 0)
+			m->reset();
+	}
+	CHECK(ops.error() == 0);
+}
+
+void messages()
+{
+	for (unsigned int entries : { 4u, 256u }) {
+		auto [a, b] = make_pair(entries);
+		evr::loop loop;
+
+		loop.spawn(receive_lengths(loop, std::move(b), 320));
+		loop.spawn(send_lengths(loop, std::move(a), 320));
+		CHECK(loop.run() == 0);
+	}
+}
+
+/* In pieces, at once, and in the order in which they were sent, whoever sends them. */
+void message_order()
+{
+	auto [a, b] = make_pair(16);
+	evr::loop loop;
+	u64 got = 0;
+	bool go = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c, bool &g) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		auto sends = [](evr::operations &o, u64 n) -> evr::task<> {
+			text t = text_of(n, n % 2 ? 30000 : 3);
+
+			CHECK(co_await o.send(evr::bytes_of(n), t) == 0);
+		};
+		u64 n = 0;
+
+		while (ops.try_send(evr::bytes_of(n), text_of(n, 3)) != 0)
+			co_await l.sleep_for(1ms);
+		for (n = 1; n < 50; n++)
+			l.spawn(sends(ops, n));
+		co_await l.sleep_for(1ms);
+		// Nobody goes before those who wait.
+		CHECK(ops.try_send() == -EAGAIN);
+		g = true;
+		CHECK(!co_await ops.receive());
+	}(loop, std::move(a), go));
+	loop.spawn([](evr::loop &l, evr::channel c, u64 &n,
+		      bool &g) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		while (!g)
+			co_await l.sleep_for(1ms);
+		for (; n < 50; n++) {
+			auto m = co_await ops.receive();
+			text t = text_of(n, n % 2 ? 30000 : 3);
+
+			CHECK(m && m->size() == 8 + t.size());
+			CHECK(evr::value_of<u64>(m->data().first(8)) == n);
+			CHECK(same(m->data().subspan(8), t));
+		}
+	}(loop, std::move(b), got, go));
+	CHECK(loop.run() == 0 && got == 50);
+}
+
+/*
+ * What makes room for a message: the peer that frees one, and a coroutine of this side
+ * that frees a buffer, of which nothing else tells.
+ */
+void message_room()
+{
+	auto [a, b] = make_pair(256);
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c) -> evr::task<> {
+		evr::operations ops(l, std::move(c), 0, 0, 2);
+		std::vector<evr::message> kept;
+
+		for (int i = 0; i < 2; i++) {
+			auto m = co_await ops.receive();
+			CHECK(m && m->size() == 8);
+			kept.push_back(std::move(*m));
+		}
+		CHECK(co_await ops.send() == 0); // they are all here
+		co_await l.sleep_for(10ms);
+		kept.pop_back();
+		auto m = co_await ops.receive();
+		CHECK(m && m->size() == 8);
+		kept.clear();
+		auto large = co_await ops.receive();
+		CHECK(large && large->size() == 65536);
+		large->reset();
+		CHECK((co_await ops.receive()).error() == -EPIPE);
+	}(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		std::vector<std::byte> data(65536);
+		u64 value = 7;
+
+		for (int i = 0; i < 2; i++)
+			CHECK(co_await ops.send(evr::bytes_of(value)) == 0);
+		CHECK(co_await ops.receive());
+		CHECK(ops.try_send(evr::bytes_of(value)) == -EAGAIN);
+		CHECK(co_await ops.send(evr::bytes_of(value)) == 0);
+
+		l.spawn([](evr::loop &ll, evr::buffer buf) -> evr::task<> {
+			co_await ll.sleep_for(20ms);
+			buf.reset();
+		}(l, ops.get().allocate(64)));
+		CHECK(co_await ops.send(data) == 0);
+		while (!arena_whole(ops.get()))
+			co_await l.sleep_for(1ms);
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* Many to receive have turns with who else has something to do, and nobody spins. */
+void message_turns()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	struct timespec cpu;
+	unsigned int row = 0;
+
+	loop.spawn([](evr::loop &l, evr::channel c) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		for (u64 i = 0; i < 100; i++)
+			CHECK(co_await ops.send(evr::bytes_of(i)) == 0);
+		CHECK(!co_await ops.receive());
+	}(loop, std::move(a)));
+	loop.spawn([](evr::loop &l, evr::channel c,
+		      unsigned int &r) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		// They wait for their turn; this side sleeps, all the same.
+		co_await l.sleep_for(300ms);
+		l.spawn([](evr::loop &ll, unsigned int &rr) -> evr::task<> {
+			for (int i = 0; i < 20; i++) {
+				CHECK(rr <= 2 * evr::detail::turn_length);
+				rr = 0;
+				co_await ll.sleep_for(1ns);
+			}
+		}(l, r));
+		for (u64 i = 0; i < 100; i++, r++) {
+			auto m = co_await ops.receive();
+			CHECK(m && m->as<u64>() == i);
+		}
+	}(loop, std::move(b), row));
+	CHECK(loop.run() == 0);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+	CHECK(cpu.tv_sec == 0 && cpu.tv_nsec < 150000000);
+}
+
+void posts()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		std::vector<evr::request> kept;
+
+		for (u64 i = 0; i < 300; i++) {
+			auto r = co_await ops.next();
+			CHECK(r && r->opcode() == i);
+			CHECK(r->is_post() == (i % 3 != 0));
+			CHECK(r->as<u64>() == i);
+			if (r->is_post())
+				CHECK(ops.reply(*r, 0) == -ESTALE);
+			else
+				CHECK(ops.reply(*r, 0) == 0);
+			kept.push_back(*r);
+			// Those of a post are its own.
+			for (const auto &k : kept)
+				if (k.is_post())
+					CHECK(k.as<u64>() == k.opcode());
+		}
+		auto r = co_await ops.next();
+		CHECK(r && r->flags() == (EVERING_POST | EVERING_GIVE));
+		CHECK(r->as<u64>() == 5u && r->contents().size() == 1000);
+		evr::buffer given = ops.take(*r);
+		CHECK(same(given.span(), text_of(1, 1000)));
+		given.reset();
+		CHECK(!co_await ops.next());
+	}(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		std::array<std::byte, 300> large = {};
+
+		for (u64 i = 0; i < 300; i++) {
+			auto opcode = static_cast<std::uint32_t>(i);
+			evr::bytes data = evr::bytes_of(i);
+
+			if (i % 3 == 0)
+				CHECK(co_await ops.call(opcode, data));
+			else
+				CHECK(co_await ops.post(opcode, data) == 0);
+		}
+		evr::buffer buf = ops.get().allocate(1000);
+		text t = text_of(1, 1000);
+		std::memcpy(buf.span().data(), t.data(), 1000);
+		CHECK(ops.try_post(1, large) == -EMSGSIZE);
+		CHECK(ops.try_post(1, large, buf) == -EMSGSIZE && buf);
+		CHECK(co_await ops.post(1, large, buf) == -EMSGSIZE && buf);
+		CHECK(co_await ops.post(1, evr::bytes_of(u64{ 5 }), buf) == 0);
+		CHECK(!buf);
+		while (!arena_whole(ops.get()))
+			co_await l.sleep_for(1ms);
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/*
+ * Posts that nobody takes: the peer can send no more of them than this side keeps, its
+ * other words come through, and this side sleeps.
+ */
+void posts_untaken(u64 all)
+{
+	auto [a, b] = make_pair(64);
+	evr::loop loop;
+	struct timespec cpu;
+	u64 posted = 0, taken = 0;
+
+	loop.spawn([](evr::loop &l, evr::channel c, u64 &n, u64 &got,
+		      u64 most) -> evr::task<> {
+		evr::operations ops(l, std::move(c), 8, 8, 16);
+
+		// Meanwhile they come, all that can.
+		auto first = co_await ops.call(ECHO, evr::bytes_of(u64{ 1 }));
+		CHECK(first.as<u64>() == 1u);
+		co_await l.sleep_for(300ms);
+		CHECK(n >= 16 && n <= 32);
+		auto again = co_await ops.call(ECHO, evr::bytes_of(u64{ 2 }));
+		CHECK(again.as<u64>() == 2u && n <= 32);
+		CHECK(co_await ops.receive());
+		for (; got < most; got++) {
+			auto r = co_await ops.next();
+			CHECK(r && r->is_post() && r->as<u64>() == got);
+		}
+	}(loop, std::move(a), posted, taken, all));
+	loop.spawn([](evr::loop &l, evr::channel c, u64 &n,
+		      u64 most) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		l.spawn([](evr::operations &o, u64 &nn,
+			   u64 m) -> evr::task<> {
+			CHECK(co_await o.send() == 0);
+			for (; nn < m; nn++)
+				CHECK(co_await o.post(3, evr::bytes_of(nn)) ==
+				      0);
+		}(ops, n, most));
+		while (auto r = co_await ops.next())
+			CHECK(ops.reply(*r, 0, r->data()) == 0);
+	}(loop, std::move(b), posted, all));
+	CHECK(loop.run() == 0 && posted == all && taken == all);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+	CHECK(cpu.tv_sec == 0 && cpu.tv_nsec < 300000000);
+}
+
+void posts_untaken()
+{
+	posts_untaken(24); // and then nothing else comes
+	posts_untaken(200);
+}
+
+/* Calls and answers of any length, owned, and into what the caller has. */
+void call_lengths()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		text large(65537);
+
+		for (u64 i = 0;; i++) {
+			auto r = co_await ops.next();
+			if (!r)
+				break;
+			std::size_t want = r->opcode();
+			text t = text_of(want, want);
+
+			CHECK(r->buf().empty() != r->data().empty() ||
+			      r->contents().empty());
+			CHECK(ops.reply(*r, 1, large) == -EMSGSIZE);
+			if (i % 2)
+				CHECK(co_await ops.respond(*r, 3, t) == 0);
+			else
+				while (ops.reply(*r, 3, t) == -EAGAIN)
+					co_await l.sleep_for(1ms);
+			CHECK(co_await ops.respond(*r, 3, t) == -ESTALE);
+		}
+		CHECK(arena_whole(ops.get()));
+	}(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		text room(65536);
+
+		for (std::size_t in : lengths)
+			for (std::size_t out : lengths) {
+				auto opcode = static_cast<std::uint32_t>(out);
+				text t = text_of(in, in);
+				text want = text_of(out, out);
+				auto got = co_await ops.call(opcode, t);
+
+				CHECK(got && got.result == 3 && !got.lent);
+				CHECK(same(got.contents(), want));
+				got.buf.reset();
+				auto there = co_await ops.call(opcode, t).into(
+					room);
+				CHECK(there && !there.buf && !there.lent);
+				CHECK(there.contents().size() == out);
+				CHECK(same(std::span(room).first(out), want));
+				if (!out)
+					continue;
+				auto cut = co_await ops.call(opcode, t).into(
+					std::span(room).first(out - 1));
+				CHECK(!cut && cut.cut && cut.result == 3);
+				CHECK(cut.answered && !cut.buf);
+				CHECK(cut.contents().size() == out - 1);
+			}
+		CHECK(arena_whole(ops.get()));
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* A long call that waits for the arena, or has no answer in time. */
+void call_without_room()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int held = 0;
+	bool done = false;
+
+	loop.spawn(answer_all(loop, std::move(b), &held));
+	loop.spawn([](evr::loop &l, evr::channel c, int &h,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		evr::buffer all = ops.get().allocate(65536);
+		text t = text_of(1, 65536);
+		std::stop_source stop;
+
+		l.spawn([](evr::loop &ll, std::stop_source s,
+			   evr::buffer &buf) -> evr::task<> {
+			co_await ll.sleep_for(5ms);
+			s.request_stop();
+			co_await ll.sleep_for(5ms);
+			buf.reset();
+		}(l, stop, all));
+		auto never = co_await ops.call(KEEP, t).stop_by(
+			stop.get_token());
+		CHECK(never.result == -ECANCELED && !never.lent && h == 0);
+		auto late = co_await ops.call(KEEP, t).timeout(20ms);
+		CHECK(late.result == -ETIMEDOUT && late.abandoned);
+		CHECK(h == 1 && !ops.get().allocate(1));
+		// With the second that it keeps, it answers both.
+		CHECK(co_await ops.call(KEEP));
+		CHECK(arena_whole(ops.get()));
+		d = true;
+	}(loop, std::move(a), held, done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* Its answer waits for a message that this side has still to free. */
+void response_waits()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	bool done = false;
+
+	loop.spawn([](evr::loop &l, evr::channel c) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		text t = text_of(2, 65536);
+
+		CHECK(co_await ops.send(t) == 0);
+		auto r = co_await ops.next();
+		CHECK(r && ops.reply(*r, 0, t) == -EAGAIN);
+		CHECK(co_await ops.respond(*r, 9, t) == 0);
+		CHECK(!co_await ops.next());
+	}(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+		auto m = co_await ops.receive();
+
+		CHECK(m);
+		l.spawn([](evr::loop &ll, evr::message &mm) -> evr::task<> {
+			co_await ll.sleep_for(10ms);
+			mm.reset();
+		}(l, *m));
+		auto got = co_await ops.call(1);
+		CHECK(got.result == 9 && !*m);
+		CHECK(same(got.contents(), text_of(2, 65536)));
+		d = true;
+	}(loop, std::move(a), done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* A message or a request has come, and the table goes before they are taken. */
+void table_destroyed_before()
+{
+	auto [a, b] = make_pair();
+	evr::loop loop;
+	int ended = 0;
+
+	loop.spawn([](evr::loop &l, evr::channel c) -> evr::task<> {
+		evr::operations ops(l, std::move(c));
+
+		CHECK(co_await ops.receive());
+		// All three find what they wait for in one turn.
+		CHECK(co_await ops.send() == 0 && co_await ops.post(1) == 0);
+		(void)co_await ops.receive();
+	}(loop, std::move(b)));
+	loop.spawn([](evr::loop &l, evr::channel c, int &e) -> evr::task<> {
+		auto ops = std::make_unique<evr::operations>(l, std::move(c));
+		auto receives = [](evr::operations &o, int &ee) -> evr::task<> {
+			auto m = co_await o.receive();
+			CHECK(!m && m.error() == -ECANCELED);
+			ee++;
+		};
+		auto takes = [](std::unique_ptr<evr::operations> &o,
+				int &ee) -> evr::task<> {
+			auto r = co_await o->next();
+			CHECK(r && r->is_post());
+			o.reset();
+			ee++;
+		};
+
+		l.spawn(takes(ops, e));
+		l.spawn(receives(*ops, e));
+		CHECK(co_await ops->send() == 0);
+		while (e < 2)
+			co_await l.sleep_for(1ms);
+	}(loop, std::move(a), ended));
+	CHECK(loop.run() == 0 && ended == 2);
 }
 
 // ------------------------------------------------------------------- death
@@ -1210,6 +1744,126 @@ void death_call()
 	CHECK(loop.run() == 0 && ended == 1);
 }
 
+/* What was sent before is received, and then the end is told. */
+void death_message()
+{
+	int fd[2];
+	pid_t pid = other_side(fd, [](evr::channel c) {
+		evr::loop loop;
+
+		loop.spawn([](evr::loop &l, evr::channel ch) -> evr::task<> {
+			evr::operations ops(l, std::move(ch));
+
+			// Nobody can answer it any more, when it is looked at.
+			l.spawn([](evr::operations &o) -> evr::task<> {
+				(void)co_await o.call(ECHO);
+			}(ops));
+			co_await l.sleep_for(1ms);
+			for (u64 i = 0; i < 3; i++) {
+				CHECK(co_await ops.post(
+					      1, evr::bytes_of(i)) == 0);
+				CHECK(co_await ops.send(text_of(
+					      i, i * 4000)) == 0);
+			}
+			co_await l.sleep_for(evr::forever);
+		}(loop, std::move(c)));
+		loop.run();
+	});
+	auto c = evr::channel::connect_fd(fd[0]);
+	evr::loop loop;
+	bool done = false;
+
+	CHECK(c);
+	loop.spawn([](evr::loop &l, evr::channel ch, pid_t p,
+		      bool &d) -> evr::task<> {
+		evr::operations ops(l, std::move(ch));
+		auto first = co_await ops.receive();
+
+		CHECK(first && first->size() == 0);
+		l.spawn([](evr::loop &ll, pid_t pp) -> evr::task<> {
+			co_await ll.sleep_for(20ms);
+			kill_it(pp);
+		}(l, p));
+		// Until it has gone, and all that it sent is here.
+		auto got = co_await ops.call(1);
+		CHECK(got.result == -EPIPE && ops.error() == -EPIPE);
+		CHECK(co_await ops.send() == -EPIPE);
+		CHECK(ops.try_send() == -EPIPE);
+		CHECK(co_await ops.post(1) == -EPIPE);
+		for (u64 i = 0; i < 3; i++) {
+			auto r = co_await ops.next();
+			CHECK(r && r->is_post() && r->as<u64>() == i);
+		}
+		CHECK((co_await ops.next()).error() == -EPIPE);
+		for (u64 i = 1; i < 3; i++) {
+			auto m = co_await ops.receive();
+			CHECK(m && same(m->data(), text_of(i, i * 4000)));
+		}
+		CHECK((co_await ops.receive()).error() == -EPIPE);
+		CHECK(arena_whole(ops.get()));
+		d = true;
+	}(loop, std::move(*c), pid, done));
+	CHECK(loop.run() == 0 && done);
+}
+
+/* One that waits for what will not come any more. */
+void death_while_waiting()
+{
+	int fd[2];
+	pid_t pid = other_side(fd, [](evr::channel c) {
+		evr::loop loop;
+
+		loop.spawn([](evr::loop &l, evr::channel ch) -> evr::task<> {
+			evr::operations ops(l, std::move(ch), 1, 1, 1);
+
+			CHECK(co_await ops.send() == 0);
+			co_await l.sleep_for(evr::forever);
+		}(loop, std::move(c)));
+		loop.run();
+	});
+	auto c = evr::channel::connect_fd(fd[0]);
+	evr::loop loop;
+	int ended = 0;
+
+	CHECK(c);
+	loop.spawn([](evr::loop &l, evr::channel ch, pid_t p,
+		      int &e) -> evr::task<> {
+		evr::operations ops(l, std::move(ch));
+		auto receives = [](evr::operations &o, int &n) -> evr::task<> {
+			CHECK((co_await o.receive()).error() == -EPIPE);
+			n++;
+		};
+		auto sends = [](evr::operations &o, int &n,
+				std::size_t size) -> evr::task<> {
+			text t(size);
+
+			CHECK(co_await o.send(t) == -EPIPE);
+			n++;
+		};
+		auto posts = [](evr::operations &o, int &n) -> evr::task<> {
+			evr::buffer buf = o.get().allocate(64);
+
+			CHECK(co_await o.post(1, {}, buf) == -EPIPE && buf);
+			n++;
+		};
+
+		CHECK(co_await ops.receive());
+		// All the peer stores; those that follow wait.
+		CHECK(co_await ops.send() == 0);
+		l.spawn(receives(ops, e));
+		l.spawn(sends(ops, e, 8));
+		l.spawn(sends(ops, e, 5000));
+		l.spawn(posts(ops, e));
+		co_await l.sleep_for(5ms);
+		CHECK(e == 0);
+		kill_it(p);
+		while (e < 4)
+			co_await l.sleep_for(1ms);
+		CHECK(arena_whole(ops.get()));
+	}(loop, std::move(*c), pid, ended));
+	CHECK(loop.run() == 0 && ended == 4);
+}
+
 /* What no table sends. */
 void nonsense()
 {
@@ -1237,7 +1891,7 @@ evr::task<> serve(evr::loop &loop, evr::channel channel)
 	evr::operations ops(loop, std::move(channel));
 
 	while (auto request = co_await ops.next())
-		ops.reply(*request, 0, request->data());
+		ops.reply(*request, 0, request->contents());
 }
 
 evr::task<> work(evr::loop &loop, evr::listener &listener)
@@ -1335,7 +1989,9 @@ struct busy {
 	evr::result<evr::listener> listener;
 	evr::loop loop;
 	evr::channel other; // of the async_channel
-	int received = 0, readable = 0, answered = 0, held = 0;
+	evr::message kept; // short or long
+	int received = 0, readable = 0, answered = 0, held = 0, got = 0,
+	    wanted = 1;
 
 	explicit busy(const char *path) : listener(evr::listener::listen(path))
 	{
@@ -1391,6 +2047,40 @@ evr::task<> busy_table(busy &x, evr::channel c, evr::operations *&to)
 	CHECK(false);
 }
 
+/* Keeps the last one that it has received. */
+evr::task<> busy_messages(busy &x, evr::channel c)
+{
+	// So few stored that the peer is told of each that is freed.
+	evr::operations ops(x.loop, std::move(c), 8, 8, 4);
+
+	x.loop.spawn([](evr::operations &o) -> evr::task<> {
+		// The peer stores one, and takes none.
+		CHECK(co_await o.send() == 0);
+		(void)co_await o.send();
+		CHECK(false);
+	}(ops));
+	while (auto m = co_await ops.receive()) {
+		x.kept = std::move(*m);
+		x.got++;
+	}
+}
+
+/* As many as are wanted: long ones, of all its arena, and short ones by turns. */
+evr::task<> busy_send(busy &x, evr::channel c)
+{
+	evr::operations ops(x.loop, std::move(c), 0, 0, 1);
+
+	for (int sent = 0;;) {
+		if (sent < x.wanted) {
+			text t = text_of(1, sent % 2 ? 3 : 65536);
+
+			CHECK(co_await ops.send(t) == 0);
+			sent++;
+		}
+		co_await x.loop.sleep_for(1ms);
+	}
+}
+
 void only_exits()
 {
 	pid_t pid = fork();
@@ -1419,8 +2109,11 @@ void forks(const char *path)
 	static evr::operations *ops;
 	auto [a, b] = make_pair();
 	auto [c, d] = make_pair();
+	auto [e, f] = make_pair();
 	u64 value = 1;
 
+	x.loop.spawn(busy_messages(x, std::move(e)));
+	x.loop.spawn(busy_send(x, std::move(f)));
 	x.other = std::move(b);
 	x.loop.spawn(busy_receive(x, std::move(a)));
 	x.loop.spawn(busy_descriptor(x));
@@ -1433,7 +2126,7 @@ void forks(const char *path)
 	};
 	x.loop.spawn(later(x, ops));
 	x.loop.spawn(busy_table(x, std::move(c), ops));
-	run_until(x, [] { return x.held == 1; });
+	run_until(x, [] { return x.held == 1 && x.got == 1; });
 	only_exits();
 
 	// Nothing of it has touched the parent's.
@@ -1446,6 +2139,12 @@ void forks(const char *path)
 	// Younger than the table; with it, both are answered.
 	x.loop.spawn(busy_call(x, ops));
 	run_until(x, [] { return x.answered == 2; });
+	CHECK(same(x.kept.data(), text_of(1, 65536)));
+	// Its sender has room when it is freed, and for the short one at once.
+	x.kept.reset();
+	x.wanted = 4;
+	run_until(x, [] { return x.got == 4; });
+	CHECK(same(x.kept.data(), text_of(1, 3)));
 	x.loop.spawn(busy_call(x, ops));
 	run_until(x, [] { return x.held == 3; });
 	only_exits();
@@ -1508,8 +2207,20 @@ const struct {
 	{ "abandoned", abandoned },
 	{ "destroyed", destroyed },
 	{ "table-destroyed", table_destroyed },
+	{ "messages", messages },
+	{ "message-order", message_order },
+	{ "message-room", message_room },
+	{ "message-turns", message_turns },
+	{ "posts", posts },
+	{ "posts-untaken", posts_untaken },
+	{ "call-lengths", call_lengths },
+	{ "call-without-room", call_without_room },
+	{ "response-waits", response_waits },
+	{ "table-destroyed-before", table_destroyed_before },
 	{ "death-receive", death_receive },
 	{ "death-call", death_call },
+	{ "death-message", death_message },
+	{ "death-while-waiting", death_while_waiting },
 	{ "nonsense", nonsense },
 	{ "worker", worker },
 	{ "comes_later", comes_later },
