@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Drives libevering-ffi.so with ctypes, and nothing else: what is inline in C, entries
-# in place, a table of operations with callbacks, a buffer that is lent, and the end.
+# in place, a table of operations with callbacks, a buffer that is lent, messages and
+# calls of 10 kB, and the end.
 #
 #	python3 ffi.py PATH/libevering-ffi.so
 #
@@ -10,6 +11,7 @@ import ctypes as c
 import errno
 import os
 import sys
+import threading
 
 lib = c.CDLL(sys.argv[1])
 POINTER = c.c_void_p
@@ -49,8 +51,18 @@ class Request(c.Structure):
                 ("buf", POINTER), ("buf_len", c.c_uint64)]
 
 
+class Piece(c.Structure):
+    _fields_ = [("base", POINTER), ("len", c.c_size_t)]
+
+
+class Message(c.Structure):
+    _fields_ = [("data", POINTER), ("len", c.c_uint64),
+                ("place", c.c_uint32), ("reserved", c.c_uint32)]
+
+
 Done = c.CFUNCTYPE(None, POINTER, c.POINTER(Completion))
 LEND = 1
+POST = 4
 SECOND = 1000000000
 
 pair = function("pair", c.c_int, POINTER, POINTER * 2)
@@ -79,6 +91,25 @@ op_submit = function("op_submit", c.c_int, POINTER, c.POINTER(Op),
 op_next = function("op_next", c.c_int, POINTER, c.POINTER(Request), c.c_int64)
 op_answer = function("op_answer", c.c_int, POINTER, c.c_uint64, c.c_int32,
                      c.c_char_p, c.c_uint32)
+op_answerv = function("op_answerv", c.c_int, POINTER, c.c_uint64, c.c_int32,
+                      c.POINTER(Piece), c.c_int, c.c_int64)
+op_callv = function("op_callv", c.c_int, POINTER, c.c_uint32, c.POINTER(Piece),
+                    c.c_int, c.POINTER(Piece), c.c_int, c.POINTER(Completion),
+                    c.c_int64)
+op_post = function("op_post", c.c_int, POINTER, c.POINTER(Op), c.c_int64)
+request_bytes = function("request_bytes", POINTER, c.POINTER(Request),
+                         c.POINTER(c.c_uint64))
+msg_send = function("msg_send", c.c_int, POINTER, c.POINTER(Piece), c.c_int,
+                    c.c_int64)
+msg_recv = function("msg_recv", c.c_int, POINTER, c.POINTER(Message),
+                    c.c_int64)
+msg_free = function("msg_free", c.c_int, POINTER, c.POINTER(Message))
+
+
+def pieces(*parts):
+    """An iovec; who calls keeps the parts."""
+    return (Piece * len(parts))(*[Piece(c.cast(p, POINTER), len(p))
+                                  for p in parts])
 
 
 def rings(a, b):
@@ -103,6 +134,47 @@ def rings(a, b):
         same(c.string_at(peek(b), 60), bytes([65 + k]) * 60)
         release(b)
     same(peek(b), None)
+
+
+def messages(asking, serving):
+    """Of 10 kB in pieces, short, empty, and longer than the arena."""
+    message, request = Message(), Request()
+    for text in b"0123456789" * 1000, b"short", b"":
+        same(msg_send(asking, pieces(text[:2], text[2:]), 2, SECOND), 0)
+        same(msg_recv(serving, c.byref(message), SECOND), 0)
+        same(c.string_at(message.data, message.len), text)
+        same(msg_free(serving, c.byref(message)), 0)
+        same(msg_free(serving, c.byref(message)), -errno.EINVAL)
+    same(msg_recv(serving, c.byref(message), 0), -errno.EAGAIN)
+    same(msg_send(asking, pieces(bytes(2 << 20)), 1, 0), -errno.EMSGSIZE)
+    same(op_post(asking, c.byref(Op(opcode=7)), SECOND), 0)
+    same(op_next(serving, c.byref(request), SECOND), 0)
+    same((request.id, request.opcode, request.flags), (0, 7, POST))
+
+
+def calls(asking, serving):
+    """10 kB each way: this thread asks, and another one answers."""
+    question, answer = b"question!!" * 1000, b"an answer." * 1000
+
+    def serve():
+        request, length = Request(), c.c_uint64()
+        outcomes.append(op_next(serving, c.byref(request), 60 * SECOND))
+        data = request_bytes(c.byref(request), c.byref(length))
+        outcomes.append(c.string_at(data, length.value) == question)
+        outcomes.append(op_answerv(serving, request.id, 3, pieces(answer), 1,
+                                   SECOND))
+        ops_poll(serving)
+
+    outcomes = []
+    thread = threading.Thread(target=serve)
+    thread.start()
+    room, completion = c.create_string_buffer(20000), Completion()
+    same(op_callv(asking, 5, pieces(question), 1, pieces(room), 1,
+                  c.byref(completion), 60 * SECOND), 0)
+    thread.join()
+    same(outcomes, [0, True, 0])
+    same((completion.result, completion.buf_len), (3, len(answer)))
+    same(room.raw[:len(answer)], answer)
 
 
 def operations(a, b):
@@ -143,6 +215,9 @@ def operations(a, b):
     same(ops_wait(asking, SECOND), 1)
     same(outcomes.pop(), (1, 4, b""))
     same(free(a, buf), 0)
+
+    messages(asking, serving)
+    calls(asking, serving)
 
     # Whoever is in flight when the other side goes has its outcome.
     op = Op(done=done_at, ext=2)

@@ -9,6 +9,10 @@
  * very end, before the stamp and from there backwards: a struct
  * evering_op_buffer, if it brings one; then for each buffer that goes home a struct
  * evering_op_home.
+ *
+ * Change log, by EVERING_OPS_VERSION
+ *	1	first version
+ *	2	POST, MESSAGE; evering_op_open.store and .reserved; HOME's @code
  */
 #ifndef _UAPI_LINUX_EVERING_OP_H
 #define _UAPI_LINUX_EVERING_OP_H
@@ -42,15 +46,15 @@
 
 /**
  * struct evering_op_header - how each entry begins
- * @id: the operation: the asking side's index, from 1 to EVERING_OP_SPARE more than may
- *	be in flight, and above it EVERING_OP_INDEX_BITS a generation, so that no two have
- *	the same.  POST, MESSAGE, HOME: 0, not looked at
+ * @id: POST, MESSAGE, HOME: 0, not looked at.  Else the operation: the asking side's
+ *	index, from 1 to EVERING_OP_SPARE more than may be in flight, and above it
+ *	EVERING_OP_INDEX_BITS a generation, so that no two have the same
  * @type: EVERING_OP_*
  * @flags: the same
  * @len: bytes of data
  * @code: OPEN: EVERING_OPS_VERSION; REQUEST, POST: the opcode; ANSWER: the result;
- *	MESSAGE: 0, not looked at; HOME: how many of the receiver's posts and messages the
- *	sender has finished with since it opened its table, modulo 2^32
+ *	MESSAGE: 0, not looked at; HOME: how many of the receiver's posts and messages
+ *	the sender has finished with since it opened its table, modulo 2^32
  */
 struct evering_op_header {
 	__aligned_u64 id;
