@@ -161,6 +161,39 @@ echo_client_killed() {
 	run 0 echo ask hello && prints hello && stop TERM 0
 }
 
+# --------------------------------------------------------------- json and message
+
+# Some 10 kB, what is longest, and what is too long for the client.
+json_texts() {
+	local n
+	"$bin/json_server" 2>served-err &
+	server=$!
+	soon test -S json || return
+	for n in 3 10000 999980; do
+		printf '["%s"]' "$(head -c "$n" /dev/zero | tr '\0' x)" >asked
+		printf '{"asked":%s}' "$(<asked)" >want
+		run 0 json_client <asked && cmp want out || return
+	done
+	head -c 999995 /dev/zero | tr '\0' 7 >asked
+	run 1 json_client <asked && says 'json_client: Message too long' &&
+		run 1 json_client other <<<'[]' &&
+		says 'json_client: No such file' && run 0 json_client <<<'[]' &&
+		prints '{"asked":[]' && stop TERM 143 && rm json && [[ ! -s served-err ]]
+}
+
+# As they were sent, the long one and the empty one too.
+message_texts() {
+	local long
+	long=$(head -c 10000 /dev/zero | tr '\0' x)
+	run 2 message && says 'Usage: message' && run 2 message send &&
+		run 1 message send a && says 'message: No such file' || return
+	"$bin/message" receive >received 2>&1 &
+	server=$!
+	soon test -S messages && run 0 message send hello "$long" '' bye &&
+		ended "$server" 0 &&
+		printf '%s\n' hello "$long" '' bye | cmp - received
+}
+
 # ------------------------------------------------------------------------- cancel
 
 cancels() {
@@ -494,7 +527,7 @@ readme() {
 	local readme=$top/README.md code=$top/tools/examples/echo.c line
 	[[ -r $readme && -r $code ]] || skip 'no sources'
 	awk '/^```c$/ { code = ""; inside = 1; next }
-		/^```$/ { if (code ~ /evering_op_next/) printf "%s", code; inside = 0 }
+		/^```$/ { if (code ~ /evering_op_next/ && code !~ /json_/) printf "%s", code; inside = 0 }
 		inside { code = code $0 "\n" }' "$readme" >code.c
 	[[ -s code.c ]] || skip 'no such code'
 	while IFS= read -r line; do
@@ -506,6 +539,23 @@ readme() {
 	command -v "${CC:-cc}" >/dev/null || return 0
 	"${CC:-cc}" -std=c11 -Wall -Wextra -Wno-unused-function -Werror \
 		-fsyntax-only "-I$top/lib" "-I$top/uapi" code.c
+}
+
+# The programs that send 10 kB are in it, whole, and short.
+readme_json() {
+	local file lines=0
+	[[ -r $top/README.md && -r $top/tools/examples/json_server.c ]] || skip 'no sources'
+	for file in json_server json_client; do
+		sed -n '/^#include/,$p' "$top/tools/examples/$file.c" >code.c
+		awk -v name="$file: " '/^```c$/ { code = ""; inside = 1; next }
+			/^```$/ { if (index(code, name)) printf "%s", code; inside = 0 }
+			inside { code = code $0 "\n" }' "$top/README.md" >shown.c
+		diff -u code.c shown.c || return
+		((lines += $(grep -c . code.c)))
+		(($(grep -c . code.c) <= 40)) || return
+	done
+	echo "$lines lines"
+	((lines <= 60))
 }
 
 # ------------------------------------------------------------------------- all
@@ -527,6 +577,7 @@ on_any() {
 	try 'kv: full' kv_full
 	try 'kv: strangers at an abstract name' kv_admission
 	try 'README: the code is that of echo' readme
+	try 'README: 10 kB, in the lines of the examples' readme_json
 }
 
 # on BACKEND
@@ -537,6 +588,9 @@ on() {
 	try 'echo: signals blocked' echo_blocked
 	try 'echo: server killed' echo_server_killed
 	try 'echo: clients killed' echo_client_killed
+
+	try 'json: texts of any length' json_texts
+	try 'message: texts of any length' message_texts
 
 	try 'cancel: late, unwanted, never' cancels
 	try 'cancel: killed' cancel_killed
