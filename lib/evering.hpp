@@ -2404,16 +2404,16 @@ inline operations::asked operations::call(std::uint32_t opcode,
 
 inline void operations::submit_queued() noexcept
 {
-	bool hope = false;
+	bool large = false;
 
 	for (auto &list : queued_) {
 		while (list.linked() &&
 		       static_cast<pending *>(list.after)->submit())
 			;
-		hope |= list.linked() &&
+		large |= list.linked() &&
 			static_cast<pending *>(list.after)->large_;
 	}
-	loop_.hope(*this, hope);
+	loop_.hope(*this, large);
 }
 
 inline void operations::end(int why) noexcept
