@@ -7,6 +7,7 @@
  *	run.c		one run of an arm: its two sides, pinned, and their figures
  *	evering.c	arms: evering on each backend
  *	raw.c		arms: a cache line handed over, and what wakes sleepers, bare
+ *	message.c	arms: messages of any length: the floors, and evering
  *	channel.c	arms: memory and doorbells of a channel, without the library
  *	enter.c		arms: the module's doorbell, without the library
  *	uds.c		Unix sockets, what is to be read and written next
@@ -54,6 +55,11 @@
  *	anybody spins; the CPU time is the client's alone
  * MODE_CHANNEL: a channel with two arenas of @size bytes made and closed, by the
  *	client
+ * MODE_MESSAGE: messages of exactly @size bytes one way, a call for each; the receiver
+ *	reads every byte once
+ * MODE_REQUEST: such a message there, and one of the same length back
+ * MODE_UNPINNED: MODE_RTT between two sleepers on whatever CPUs the scheduler
+ *	chooses
  */
 enum mode {
 	MODE_ORIGINAL,
@@ -62,6 +68,9 @@ enum mode {
 	MODE_STREAM,
 	MODE_LATE,
 	MODE_CHANNEL,
+	MODE_MESSAGE,
+	MODE_REQUEST,
+	MODE_UNPINNED,
 	MODES
 };
 extern const char *const mode_names[MODES];
@@ -91,7 +100,7 @@ extern const char *const mode_names[MODES];
  * @depth: logical clients, each with one request in flight
  * @ops: how many operations
  * @warm: operations before the clock starts; not in MODE_ORIGINAL
- * @probes: MODE_RTT: round trips after that, each timed alone
+ * @probes: MODE_RTT, MODE_UNPINNED: round trips after that, each timed alone
  * @seed: for the bytes that are checked
  * @cpu: of the client (or producer) and of the server (or consumer)
  * @icount: the clock is the time stamp counter, see bench_options
@@ -155,6 +164,7 @@ struct arm;
  * @address: and that name
  * @random: state of wyrand(), as a thread of its own would have it
  * @source: @size bytes to send, 'S' or 'R', in private memory
+ * @number: of the last message, MODE_MESSAGE and MODE_REQUEST
  * @probe: time each operation, into the histogram
  * @done: operations found right
  * @syscalls: made by the arm; it counts them where it makes them
@@ -171,6 +181,7 @@ struct side {
 	socklen_t address_len;
 	uint64_t random;
 	unsigned char *source;
+	uint32_t number;
 	bool probe;
 	uint64_t done;
 	uint64_t syscalls;
@@ -214,6 +225,7 @@ extern const struct arm evering_memfd_arm, evering_memfd_loop_arm;
 extern const struct arm raw_arm, alone_arm, eventfd_arm, pipe_arm, futex_arm;
 extern const struct arm seqpacket_arm, yield_arm;
 extern const struct arm enter_arm, ring_poll_arm;
+extern const struct arm two_copies_arm, copy_and_read_arm;
 extern const struct arm device_bare_arm, memfd_bare_arm, memfd_whole_arm;
 extern const struct arm epoll_original_arm, epoll_good_arm;
 /* The client has made @count descriptors, up to four, and the server gets them. */
@@ -417,10 +429,17 @@ static inline size_t whole_pages(size_t bytes)
 	return (bytes + page - 1) / page * page;
 }
 
-/* Bytes that a message of rtt or stream has. */
+/* MODE_MESSAGE or MODE_REQUEST: message.h */
+static inline bool whole_messages(const struct job *job)
+{
+	return job->mode == MODE_MESSAGE || job->mode == MODE_REQUEST;
+}
+
+/* Bytes that a message has; not of original and fair. */
 static inline size_t message_size(const struct job *job)
 {
-	return job->size <= SLOT_MAX ? job->size - 4 : job->size;
+	return job->size <= SLOT_MAX && !whole_messages(job) ? job->size - 4 :
+							       job->size;
 }
 
 static inline uint64_t message_ops(const struct job *job, uint64_t ops,

@@ -7,7 +7,8 @@
  *
  * rtt, depth 1: the same, with one connection; busy polls without sleeping.  good
  * has no need of epoll there and waits in recv(2).  stream: original writes and
- * reads header and body apart, good up to 64 messages at once.
+ * reads header and body apart, good up to 64 messages at once.  message and request:
+ * good alone, header and body in a call, from where the body is.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "message.h"
 #include "uds.h"
 
 #define EVENTS 256
@@ -79,7 +81,8 @@ static void epoll_open(struct side *s)
 		fd = connection(s);
 		if (blocking(s)) {
 			l->fd = fd;
-			l->batch = malloc((s->job->size + HEADER) * BATCH);
+			l->batch = malloc((s->job->size + HEADER) *
+					  (whole_messages(s->job) ? 1 : BATCH));
 			if (!l->batch)
 				fail(s, "no memory");
 		} else if (one_fd(s)) {
@@ -331,9 +334,46 @@ static void stream_work(struct side *s, uint64_t ops)
 	}
 }
 
+/* message and request */
+static void whole_out(struct side *s, const void *buf, size_t len)
+{
+	struct loop *l = s->state;
+	struct iovec iov[2] = { { &s->number, HEADER }, { (void *)buf, len } };
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+	ssize_t n;
+
+	do {
+		s->syscalls++;
+		n = sendmsg(l->fd, &msg, MSG_NOSIGNAL);
+		if (n < 0)
+			fail(s, "sendmsg: %m");
+		/* Blocking, it is short after a signal alone. */
+		for (; msg.msg_iovlen && (size_t)n >= msg.msg_iov->iov_len;
+		     msg.msg_iovlen--)
+			n -= (ssize_t)msg.msg_iov++->iov_len;
+		if (msg.msg_iovlen) {
+			msg.msg_iov->iov_base =
+				(char *)msg.msg_iov->iov_base + n;
+			msg.msg_iov->iov_len -= (size_t)n;
+		}
+	} while (msg.msg_iovlen);
+}
+
+static void whole_in(struct side *s, uint32_t number)
+{
+	struct loop *l = s->state;
+
+	transfer(s, true, l->batch, HEADER + s->job->size);
+	if (memcmp(l->batch, &number, HEADER) != 0)
+		fail(s, "a header that nobody sent");
+	read_message(s, l->batch + HEADER, s->job->size, number);
+}
+
 static void epoll_work(struct side *s, uint64_t ops)
 {
-	if (s->job->mode == MODE_STREAM)
+	if (whole_messages(s->job))
+		carry_messages(s, ops, whole_out, whole_in);
+	else if (s->job->mode == MODE_STREAM)
 		stream_work(s, ops);
 	else if (blocking(s))
 		rtt_work(s, ops);
@@ -364,15 +404,13 @@ static void epoll_close(struct side *s)
 }
 
 #define EPOLL_MODES                                                            \
-	{                                                                      \
-		ONLY(EVERING_BLOCK), ONLY(EVERING_BLOCK),                      \
-			ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY),              \
-			ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY)               \
-	}
+	ONLY(EVERING_BLOCK), ONLY(EVERING_BLOCK),                              \
+		ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY),                      \
+		ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY)
 
 const struct arm epoll_original_arm = {
 	.name = "uds-epoll",
-	.modes = EPOLL_MODES,
+	.modes = { EPOLL_MODES },
 	.variant = UDS_ORIGINAL,
 	.open = epoll_open,
 	.work = epoll_work,
@@ -381,7 +419,9 @@ const struct arm epoll_original_arm = {
 
 const struct arm epoll_good_arm = {
 	.name = "uds-epoll-good",
-	.modes = EPOLL_MODES,
+	.modes = { EPOLL_MODES, [MODE_MESSAGE] = ONLY(EVERING_BLOCK),
+		   [MODE_REQUEST] = ONLY(EVERING_BLOCK),
+		   [MODE_UNPINNED] = ONLY(EVERING_BLOCK) },
 	.variant = UDS_GOOD,
 	.open = epoll_open,
 	.work = epoll_work,

@@ -125,7 +125,8 @@ static uint32_t places(const struct job *job)
 
 static uint32_t buffers(const struct job *job, bool server)
 {
-	if (job->mode == MODE_RTT || job->mode == MODE_LATE)
+	if (job->mode == MODE_RTT || job->mode == MODE_LATE ||
+	    job->mode == MODE_UNPINNED)
 		return 1;
 	if (job->mode == MODE_STREAM)
 		return FAR_ENTRIES;
@@ -629,7 +630,8 @@ const char *device_missing(void)
 	{                                                                      \
 		ANY_POLICY, ANY_POLICY, ANY_POLICY, ANY_POLICY,                \
 			ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE),          \
-			ONLY(EVERING_BLOCK)                                    \
+			ONLY(EVERING_BLOCK),                                   \
+			[MODE_UNPINNED] = ONLY(EVERING_BLOCK)                  \
 	}
 #define LOOP_MODES                                                             \
 	{                                                                      \

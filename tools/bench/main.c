@@ -35,8 +35,8 @@
 #define ORIGINAL_FACTOR 5
 #define ORIGINAL_TRIPS 2 /* of each client, at least */
 
-const char *const mode_names[MODES] = { "original", "fair", "rtt",
-					"stream",   "late", "channel" };
+/* Bytes of an operation of which 64 take longer than a round. */
+#define LARGE (1u << 20)
 
 static struct arm arms[MAX_CELLS];
 static unsigned int arm_count;
@@ -95,6 +95,8 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&yield_arm);
 	take_arm(&enter_arm);
 	take_arm(&ring_poll_arm);
+	take_arm(&two_copies_arm);
+	take_arm(&copy_and_read_arm);
 	take_arm(&device_bare_arm);
 	take_arm(&memfd_bare_arm);
 	take_arm(&memfd_whole_arm);
@@ -233,7 +235,7 @@ static struct job make_job(const struct bench_options *o, const struct group *g,
 		job.ops = (ops + o->depth - 1) / o->depth * o->depth;
 	else
 		job.warm = ops / 8 > job.depth ? ops / 8 : job.depth;
-	if (job.mode == MODE_RTT && !o->icount)
+	if ((job.mode == MODE_RTT && !o->icount) || job.mode == MODE_UNPINNED)
 		job.probes = ops / 4 > PROBES ? PROBES : ops / 4 + 1;
 	return job;
 }
@@ -247,7 +249,7 @@ static uint64_t clamp_ops(const struct bench_options *o, const struct group *g,
 		least = o->depth * ORIGINAL_TRIPS;
 	else if (g->mode == MODE_FAIR)
 		least = o->depth;
-	else if (g->mode == MODE_CHANNEL)
+	else if (g->mode == MODE_CHANNEL || g->size >= LARGE)
 		least = 4;
 	if (!(ops > least))
 		return (uint64_t)least;
@@ -315,6 +317,7 @@ static double measure_floor(const struct bench_options *o,
 	};
 
 	if (o->cpu[0] == o->cpu[1] || g->mode == MODE_CHANNEL ||
+	    g->mode == MODE_UNPINNED ||
 	    run_job(&raw_arm, &job, o->timeout_ns, &out))
 		return NAN;
 	return (double)out.ns / FLOOR_TRIPS;

@@ -19,7 +19,8 @@ static const char help[] =
 	"time and system calls.\n"
 	"\n"
 	"What:\n"
-	"  --modes=LIST      of original, fair, rtt, stream, late, channel      [all]\n"
+	"  --modes=LIST      of original, fair, rtt, stream, late, channel, message,\n"
+	"                    request, unpinned                                  [all]\n"
 	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
 	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
 	"                                                           [the mode's own]\n"
@@ -56,7 +57,9 @@ static const char help[] =
 	"original: as the Rust evering's benchmark has it; fair: the same by two\n"
 	"processes, set-up not timed, every request written anew; rtt: one message\n"
 	"there and one back; stream: one way; late: rtt with answers that take longer\n"
-	"than anybody spins; channel: one made and closed.\n"
+	"than anybody spins; channel: one made and closed; message: of any length, one\n"
+	"way, a call for each, every byte read; request: such a message there and one\n"
+	"back; unpinned: rtt of two sleepers on whatever CPUs the scheduler chooses.\n"
 	"\n"
 	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	"run failed or an operation was not found right; 2 if the command line makes\n"
@@ -182,7 +185,8 @@ static const char *take_modes(void *options, char *text)
 
 	o->modes = parse_mask(text, mode_names, MODES);
 	return o->modes ? NULL :
-			  "of original, fair, rtt, stream, late, channel";
+			  "of original, fair, rtt, stream, late, channel, "
+			  "message, request, unpinned";
 }
 
 static const char *take_policies(void *options, char *text)
@@ -268,6 +272,10 @@ static void set_defaults(struct bench_options *o)
 		32 << 10, 64 << 10, 256 << 10, 512 << 10, 1024 << 10, 4096 << 10
 	};
 	static const uint64_t slots[] = { 16, 64 };
+	static const uint64_t messages[] = { 4,		64,	 1 << 10,
+					     4 << 10,	10000,	 64 << 10,
+					     256 << 10, 1 << 20, 4 << 20,
+					     16 << 20 };
 	unsigned int mode;
 
 	*o = (struct bench_options){
@@ -281,6 +289,9 @@ static void set_defaults(struct bench_options *o)
 					ONLY(EVERING_ADAPTIVE),
 			[MODE_LATE] = ANY_POLICY,
 			[MODE_CHANNEL] = ANY_POLICY,
+			[MODE_MESSAGE] = ONLY(EVERING_BUSY),
+			[MODE_REQUEST] = ONLY(EVERING_BUSY),
+			[MODE_UNPINNED] = ONLY(EVERING_BLOCK),
 		},
 		.depth = 200,
 		.min_rounds = 7,
@@ -293,8 +304,14 @@ static void set_defaults(struct bench_options *o)
 		memcpy(o->sizes[mode], originals, sizeof(originals));
 		o->size_count[mode] = sizeof(originals) / sizeof(*originals);
 	}
+	for (mode = MODE_MESSAGE; mode <= MODE_REQUEST; mode++) {
+		memcpy(o->sizes[mode], messages, sizeof(messages));
+		o->size_count[mode] = sizeof(messages) / sizeof(*messages);
+	}
 	o->sizes[MODE_RTT][0] = o->sizes[MODE_LATE][0] = 64;
 	o->size_count[MODE_RTT] = o->size_count[MODE_LATE] = 1;
+	o->sizes[MODE_UNPINNED][0] = 64;
+	o->size_count[MODE_UNPINNED] = 1;
 	o->sizes[MODE_CHANNEL][0] = 1 << 20;
 	o->size_count[MODE_CHANNEL] = 1;
 	memcpy(o->sizes[MODE_STREAM], slots, sizeof(slots));
@@ -321,11 +338,11 @@ static int settle(struct bench_options *o)
 	}
 	for (i = 0; i < o->size_count[MODE_RTT]; i++)
 		if (o->sizes[MODE_RTT][i] < 8 &&
-		    (o->modes &
-		     (ONLY(MODE_RTT) | ONLY(MODE_STREAM) | ONLY(MODE_LATE))))
+		    (o->modes & (ONLY(MODE_RTT) | ONLY(MODE_STREAM) |
+				 ONLY(MODE_LATE) | ONLY(MODE_UNPINNED))))
 			return usage_error(
-				"--sizes: rtt, stream and late need 8 bytes or "
-				"more: choose --modes as well");
+				"--sizes: rtt, stream, late and unpinned need 8 "
+				"bytes or more: choose --modes as well");
 	return 0;
 }
 

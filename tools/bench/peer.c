@@ -5,12 +5,13 @@
  * its runs lie between those of the arms in here.  Lines, over a socket whose
  * number is its only argument:
  *
- *	program		arm NAME MOST ORIGINAL FAIR RTT STREAM
+ *	program		arm NAME MOST ORIGINAL FAIR RTT STREAM MESSAGE REQUEST
  *				an arm, its largest size (0: any), and for each
  *				mode the policies, as a mask of enum evering_policy
  *			absent NAME WHY
  *			ready
  *	harness		run NAME MODE SIZE POLICY DEPTH OPS WARM PROBES SEED CPU CPU
+ *				the mode by its name
  *	program		done NS CPU_NS CLIENT SERVER SYSCALLS MAX [BUCKET:COUNT...]
  *				as in struct outcome; the histogram as hist.h has it
  *			error WHY
@@ -46,6 +47,9 @@ static struct peer peers[] = {
 	{ .program = "queues",
 	  .arms = "ck_ring rte_ring boost-spsc moodycamel",
 	  .remedy = "not built: needs g++" },
+	{ .program = "messages",
+	  .arms = "zeromq nng ucx libfabric",
+	  .remedy = "not built: see make bench-programs" },
 	{ .program = "rust-peers",
 	  .arms = "shmipc tokio tokio-uring monoio iceoryx2",
 	  .remedy = "not built: needs cargo, 1.89 or later" },
@@ -188,9 +192,11 @@ static int introduce(struct peer *p, struct arm *arms, unsigned int most,
 			free(line);
 			return 0;
 		}
-		if (sscanf(line, "arm %31s %llu %u %u %u %u", name, &top,
-			   &arm.modes[0], &arm.modes[1], &arm.modes[2],
-			   &arm.modes[3]) == 6 &&
+		if (sscanf(line, "arm %31s %llu %u %u %u %u %u %u", name, &top,
+			   &arm.modes[MODE_ORIGINAL], &arm.modes[MODE_FAIR],
+			   &arm.modes[MODE_RTT], &arm.modes[MODE_STREAM],
+			   &arm.modes[MODE_MESSAGE],
+			   &arm.modes[MODE_REQUEST]) == 8 &&
 		    *count < most) {
 			arm.name = strdup(name);
 			arm.most = top;
@@ -281,8 +287,8 @@ static int exchange(struct peer *p, const char *arm, const struct job *job,
 	int len, ret;
 
 	len = snprintf(text, sizeof(text),
-		       "run %s %u %llu %u %u %llu %llu %llu %llu %d %d\n", arm,
-		       (unsigned int)job->mode, (unsigned long long)job->size,
+		       "run %s %s %llu %u %u %llu %llu %llu %llu %d %d\n", arm,
+		       mode_names[job->mode], (unsigned long long)job->size,
 		       job->policy, job->depth, (unsigned long long)job->ops,
 		       (unsigned long long)job->warm,
 		       (unsigned long long)job->probes,

@@ -6,6 +6,8 @@
  * share a CPU the CPU alone, by sched_yield().  No payload, so the size does not
  * matter.  For original and fair what each side has to do even if bytes travelled by
  * themselves: look at what arrived, and write what it sends, once.
+ *
+ * unpinned: the same sleepers on any CPU; pipes and sockets carry all of a message.
  */
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -171,34 +173,62 @@ const struct arm alone_arm = {
 
 /* Waiting and waking ------------------------------------------------------- */
 
+enum word_variant {
+	COUNT,
+	BYTES,
+	FUTEX,
+	YIELD
+};
+
 /**
- * struct word - eventfds, pipes and sockets: eight bytes written and read
+ * struct word - eventfds, pipes and sockets: what is written and read
  * @in, @out: where this side reads, and writes
+ * @len: bytes, of which the first eight count: eight; in MODE_UNPINNED, where the arm
+ *	can, as many as a message has
  */
 struct word {
 	int in;
 	int out;
+	size_t len;
+	union {
+		uint64_t count;
+		unsigned char bytes[SLOT_MAX];
+	} got, give;
 };
+
+static struct word *make_word(struct side *s, int in, int out)
+{
+	struct word *w = calloc(1, sizeof(*w));
+	uint64_t size = s->job->size;
+
+	if (!w)
+		fail(s, "no memory");
+	w->in = in;
+	w->out = out;
+	w->len = sizeof(w->give.count);
+	if (s->job->mode == MODE_UNPINNED && s->arm->variant == BYTES)
+		w->len = size < sizeof(w->give) ? size : sizeof(w->give);
+	w->give.count = 1;
+	return w;
+}
 
 static void take_word(struct side *s)
 {
 	struct word *w = s->state;
-	uint64_t word;
 
 	s->syscalls++;
-	if (read(w->in, &word, sizeof(word)) != sizeof(word))
+	if (read(w->in, &w->got, w->len) != (ssize_t)w->len)
 		fail(s, "read: %m");
-	if (word != 1)
-		fail(s, "rung %llu times", (unsigned long long)word);
+	if (w->got.count != 1)
+		fail(s, "rung %llu times", (unsigned long long)w->got.count);
 }
 
 static void give_word(struct side *s)
 {
 	struct word *w = s->state;
-	const uint64_t one = 1;
 
 	s->syscalls++;
-	if (write(w->out, &one, sizeof(one)) != sizeof(one))
+	if (write(w->out, &w->give, w->len) != (ssize_t)w->len)
 		fail(s, "write: %m");
 }
 
@@ -236,17 +266,12 @@ static void nothing(struct side *s)
 	(void)s;
 }
 
-enum word_variant {
-	WORD,
-	FUTEX,
-	YIELD
-};
-
 static const struct {
 	void (*take)(struct side *s);
 	void (*give)(struct side *s);
 } words[] = {
-	[WORD] = { take_word, give_word },
+	[COUNT] = { take_word, give_word },
+	[BYTES] = { take_word, give_word },
 	[FUTEX] = { take_futex, give_futex },
 	/* Nothing is handed over but the CPU. */
 	[YIELD] = { yield, nothing },
@@ -271,14 +296,8 @@ static void word_work(struct side *s, uint64_t ops)
 /* @fds: what the client reads and writes, what the server reads and writes. */
 static void word_open(struct side *s, int fds[MOST_FDS])
 {
-	struct word *w = malloc(sizeof(*w));
-
-	if (!w)
-		fail(s, "no memory");
 	share_fds(s, fds, MOST_FDS);
-	w->in = fds[2 * s->server];
-	w->out = fds[2 * s->server + 1];
-	s->state = w;
+	s->state = make_word(s, fds[2 * s->server], fds[2 * s->server + 1]);
 }
 
 static void eventfd_open(struct side *s)
@@ -313,12 +332,7 @@ static void pipe_open(struct side *s)
 /* They meet over one; that serves. */
 static void socket_open(struct side *s)
 {
-	struct word *w = malloc(sizeof(*w));
-
-	if (!w)
-		fail(s, "no memory");
-	w->in = w->out = s->sock;
-	s->state = w;
+	s->state = make_word(s, s->sock, s->sock);
 }
 
 static void word_close(struct side *s)
@@ -330,11 +344,16 @@ static void word_close(struct side *s)
 	{                                                                      \
 		[MODE_RTT] = ONLY(EVERING_BLOCK)                               \
 	}
+#define ASLEEP_ANYWHERE                                                        \
+	{                                                                      \
+		[MODE_RTT] = ONLY(EVERING_BLOCK),                              \
+		[MODE_UNPINNED] = ONLY(EVERING_BLOCK),                         \
+	}
 
 const struct arm eventfd_arm = {
 	.name = "eventfd",
-	.modes = ASLEEP,
-	.variant = WORD,
+	.modes = ASLEEP_ANYWHERE,
+	.variant = COUNT,
 	.open = eventfd_open,
 	.work = word_work,
 	.close = word_close,
@@ -342,8 +361,8 @@ const struct arm eventfd_arm = {
 
 const struct arm pipe_arm = {
 	.name = "pipe",
-	.modes = ASLEEP,
-	.variant = WORD,
+	.modes = ASLEEP_ANYWHERE,
+	.variant = BYTES,
 	.open = pipe_open,
 	.work = word_work,
 	.close = word_close,
@@ -351,8 +370,8 @@ const struct arm pipe_arm = {
 
 const struct arm seqpacket_arm = {
 	.name = "seqpacket",
-	.modes = ASLEEP,
-	.variant = WORD,
+	.modes = ASLEEP_ANYWHERE,
+	.variant = BYTES,
 	.open = socket_open,
 	.work = word_work,
 	.close = word_close,
@@ -360,7 +379,7 @@ const struct arm seqpacket_arm = {
 
 const struct arm futex_arm = {
 	.name = "futex",
-	.modes = ASLEEP,
+	.modes = ASLEEP_ANYWHERE,
 	.variant = FUTEX,
 	.open = lines_open,
 	.work = word_work,

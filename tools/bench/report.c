@@ -46,7 +46,8 @@ static const struct cell *reference(const struct group *g, uint32_t policy)
 	const struct cell *c = NULL;
 	size_t i;
 
-	if (g->mode < MODE_RTT || g->mode == MODE_STREAM)
+	if (g->mode < MODE_RTT || g->mode == MODE_STREAM ||
+	    g->mode == MODE_MESSAGE || g->mode == MODE_REQUEST)
 		policy = EVERING_BUSY;
 	for (i = 0; i < 2 && !c; i++)
 		c = find_cell(g, names[i], policy);
@@ -62,6 +63,9 @@ static const char *title(enum mode mode)
 		"messages one way",
 		"one message there, and one back when nobody spins any more; CPU of the client",
 		"a channel with two arenas made and closed",
+		"messages one way, a call for each, every byte read",
+		"such a message there and one back",
+		"one message there and one back, asleep, on any CPU",
 	};
 
 	return titles[mode];
@@ -85,7 +89,7 @@ static void print_head(const struct results *r, const struct group *g)
 	fprintf(output, "  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm",
 		"wait", "median", "95 %", "least", "x floor", "x evering",
 		"CPU s/Mop", "calls/op");
-	if (g->mode == MODE_RTT && !r->icount)
+	if ((g->mode == MODE_RTT && !r->icount) || g->mode == MODE_UNPINNED)
 		fprintf(output, " %9s %9s %9s %9s", "p50", "p99", "p99.9",
 			"max");
 	fputc('\n', output);
@@ -160,15 +164,20 @@ void print_table(const struct results *r)
 /* Targets ----------------------------------------------------------------- */
 
 #define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
-#define SOCKETS                                                    \
-	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio " \
+#define SOCKETS                                                                \
+	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio "             \
 	"tokio-uring monoio"
+
+#define PEERS SOCKETS " zeromq nng ucx libfabric shmipc iceoryx2"
+
+/* The others, however they wait. */
+#define ANY_WAIT POLICIES
 
 /**
  * struct target - a ratio that evering is to reach, at each size from @least to
  *	@most
  * @against: names, of which the fastest counts; "": the floor; NULL: itself
- * @own, @other: policies
+ * @own, @other: policies; @other may be ANY_WAIT
  * @of: what is compared; of instructions, the device's
  */
 static const struct target {
@@ -216,6 +225,16 @@ static const struct target {
 	  EVERING_BLOCK, 0.5, TIME },
 	{ "best Unix socket", MODE_FAIR, 64 << 10, 4 << 20, SOCKETS,
 	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME },
+	{ "two bare memcpys", MODE_MESSAGE, 10000, 10000, "two-copies",
+	  EVERING_BUSY, EVERING_BUSY, 2, TIME },
+	{ "best peer", MODE_MESSAGE, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
+	  0.5, TIME },
+	{ "best peer", MODE_REQUEST, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
+	  0.5, TIME },
+	{ "one copy and one read", MODE_MESSAGE, 256 << 10, 16 << 20,
+	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME },
+	{ "bare eventfds", MODE_UNPINNED, 64, 64, "eventfd", EVERING_BLOCK,
+	  EVERING_BLOCK, 1.05, TIME },
 };
 
 bool listed(const char *name, const char *list)
@@ -239,7 +258,7 @@ static const struct cell *rival(const struct group *g, const struct target *t)
 
 	for (i = 0; i < g->count; i++) {
 		if (!listed(g->cell[i]->arm, t->against) ||
-		    g->cell[i]->policy != t->other)
+		    (g->cell[i]->policy != t->other && t->other != ANY_WAIT))
 			continue;
 		median = summarize(g->cell[i]->ns, g->rounds).median;
 		if (median < least) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * One run of an arm.  The two sides are processes, made for the run, or threads of
- * one such process where the mode wants that; each is pinned to its CPU.  They warm
- * up, meet, and start their clocks:
+ * one such process where the mode wants that; each is pinned to its CPU, but not in
+ * MODE_UNPINNED.  They warm up, meet, and start their clocks:
  *
  *	client				server
  *	open			<->	open
@@ -35,6 +35,10 @@
 
 #include "../process.h"
 #include "bench.h"
+
+const char *const mode_names[MODES] = { "original", "fair",    "rtt",
+					"stream",   "late",    "channel",
+					"message",  "request", "unpinned" };
 
 static struct shared *shared;
 
@@ -70,6 +74,8 @@ static void pin(struct side *s)
 	int cpu = s->job->cpu[s->server];
 	cpu_set_t set;
 
+	if (s->job->mode == MODE_UNPINNED)
+		return;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	if (sched_setaffinity(0, sizeof(set), &set))
@@ -313,13 +319,13 @@ static void collect(const struct job *job, struct outcome *o)
 {
 	const struct figures *client = &shared->side[0];
 	const struct figures *server = &shared->side[1];
-	bool stream = job->mode == MODE_STREAM;
+	bool one_way = job->mode == MODE_STREAM || job->mode == MODE_MESSAGE;
 
-	o->ns = (stream ? server : client)->end_ns - client->begin_ns;
+	o->ns = (one_way ? server : client)->end_ns - client->begin_ns;
 	o->cpu_ns = client->cpu_ns;
 	if (job->mode != MODE_LATE)
 		o->cpu_ns += server->cpu_ns;
-	o->done[0] = stream ? job->ops : client->done;
+	o->done[0] = one_way ? job->ops : client->done;
 	o->done[1] = server->done;
 	o->syscalls = (int64_t)(client->syscalls + server->syscalls);
 	o->hist = shared->hist;

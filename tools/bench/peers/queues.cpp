@@ -55,11 +55,13 @@ namespace
 
 constexpr unsigned int RING_ENTRIES = 256;
 /* As in ../bench.h */
-constexpr unsigned int MODE_RTT = 2, MODE_STREAM = 3, BUSY = 1u << 2;
+constexpr unsigned int BUSY = 1u << 2;
 
 struct job {
 	char arm[32];
-	unsigned int mode, policy, depth;
+	char mode[32];
+	bool stream;
+	unsigned int policy, depth;
 	unsigned long long size, ops, warm, probes, seed;
 	int cpu[2];
 };
@@ -262,7 +264,7 @@ template <class Q, class E> class run {
 				send(there, n);
 			if (server)
 				receive(there, n, wrong[1]);
-			if (job.mode == MODE_STREAM)
+			if (job.stream)
 				continue;
 			if (server)
 				send(back, n);
@@ -287,7 +289,7 @@ template <class Q, class E> class run {
 			begin = now_ns();
 		}
 		work(server, job.ops, false);
-		if (server == (job.mode == MODE_STREAM))
+		if (server == job.stream)
 			end = now_ns();
 		meet();
 		if (!server)
@@ -386,7 +388,7 @@ void run_job(const struct job &job)
 void introduce(const char *name, bool have, const char *package)
 {
 	if (have)
-		fprintf(control, "arm %s 256 0 0 %u %u\n", name, BUSY, BUSY);
+		fprintf(control, "arm %s 256 0 0 %u %u 0 0\n", name, BUSY, BUSY);
 	else
 		fprintf(control, "absent %s not built: needs %s\n", name,
 			package);
@@ -427,12 +429,13 @@ int main(int argc, char **argv)
 	fflush(control);
 	while (fgets(line, sizeof(line), orders)) {
 		if (sscanf(line,
-			   "run %31s %u %llu %u %u %llu %llu %llu %llu %d %d",
-			   job.arm, &job.mode, &job.size, &job.policy,
+			   "run %31s %31s %llu %u %u %llu %llu %llu %llu %d %d",
+			   job.arm, job.mode, &job.size, &job.policy,
 			   &job.depth, &job.ops, &job.warm, &job.probes,
 			   &job.seed, &job.cpu[0], &job.cpu[1]) != 11) {
 			fprintf(control, "error not understood\n");
 		} else {
+			job.stream = !strcmp(job.mode, "stream");
 			run_job(job);
 		}
 		fflush(control);

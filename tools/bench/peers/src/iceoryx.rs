@@ -10,7 +10,7 @@ use iceoryx2::port::update_connections::UpdateConnections;
 use iceoryx2::prelude::*;
 use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
 
-use crate::side::{PING, PONG, RTT, STREAM, Side, now_ns};
+use crate::side::{PING, PONG, RTT, Side, now_ns};
 
 /// The header: PING or PONG, and the logical client.
 const HEAD: usize = 8;
@@ -133,7 +133,7 @@ fn numbered(channel: &Channel, side: &Side, ops: u64, first: u32, probe: bool) {
         } else {
             channel.receive(side, PING, number);
         }
-        if side.job.mode == STREAM {
+        if side.job.one_way() {
             continue;
         }
         if side.server {

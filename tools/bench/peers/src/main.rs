@@ -21,24 +21,27 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::FromRawFd;
 use std::process::exit;
 
-use side::{FAIR, Job, ORIGINAL, RTT, STREAM, Shared, Side};
+use side::{FAIR, Job, MESSAGE, MODES, ORIGINAL, REQUEST, RTT, STREAM, Shared, Side};
 
 /// One way from one side to the other.
 struct Arm {
     name: &'static str,
-    /// Of original, fair, rtt, stream.
-    modes: [bool; 4],
+    /// By mode.
+    modes: [bool; MODES],
     /// Spins; else it sleeps.
     busy: bool,
     run: fn(Side),
 }
 
+/// A request and its answer, in all the modes that have them.
+const TRIPS: [bool; MODES] = [true, true, true, false, false, true];
+
 const ARMS: [Arm; 5] = [
-    Arm { name: "shmipc", modes: [true, true, true, false], busy: false, run: shm::run },
-    Arm { name: "tokio", modes: [true, true, true, false], busy: false, run: tokio_epoll::run },
-    Arm { name: "tokio-uring", modes: [true, true, true, false], busy: false, run: tokio_uring_::run },
-    Arm { name: "monoio", modes: [true, true, true, false], busy: false, run: monoio_uring::run },
-    Arm { name: "iceoryx2", modes: [true, true, true, true], busy: true, run: iceoryx::run },
+    Arm { name: "shmipc", modes: TRIPS, busy: false, run: shm::run },
+    Arm { name: "tokio", modes: TRIPS, busy: false, run: tokio_epoll::run },
+    Arm { name: "tokio-uring", modes: TRIPS, busy: false, run: tokio_uring_::run },
+    Arm { name: "monoio", modes: TRIPS, busy: false, run: monoio_uring::run },
+    Arm { name: "iceoryx2", modes: [true; MODES], busy: true, run: iceoryx::run },
 ];
 
 fn introduce(arm: &Arm, out: &mut impl Write) -> std::io::Result<()> {
@@ -47,12 +50,14 @@ fn introduce(arm: &Arm, out: &mut impl Write) -> std::io::Result<()> {
 
     writeln!(
         out,
-        "arm {} 0 {} {} {} {}",
+        "arm {} 0 {} {} {} {} {} {}",
         arm.name,
         mask(ORIGINAL),
         mask(FAIR),
         mask(RTT),
-        mask(STREAM)
+        mask(STREAM),
+        mask(MESSAGE),
+        mask(REQUEST)
     )
 }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::calls;
 
@@ -17,6 +17,10 @@ pub const ORIGINAL: usize = 0;
 pub const FAIR: usize = 1;
 pub const RTT: usize = 2;
 pub const STREAM: usize = 3;
+pub const MESSAGE: usize = 4;
+pub const REQUEST: usize = 5;
+pub const MODES: usize = 6;
+const NAMES: [&str; MODES] = ["original", "fair", "rtt", "stream", "message", "request"];
 
 pub const PING: u32 = 1;
 pub const PONG: u32 = 2;
@@ -52,7 +56,7 @@ impl Job {
         }
         let address = std::env::temp_dir().join(format!("evering-bench-{}-{number}", std::process::id()));
         let job = Job {
-            mode: n(2)? as usize,
+            mode: NAMES.iter().position(|name| words[2] == *name)?,
             size: n(3)? as usize,
             depth: n(5)? as usize,
             ops: n(6)?,
@@ -62,12 +66,22 @@ impl Job {
             cpu: [n(10)? as usize, n(11)? as usize],
             address: address.to_str()?.to_string(),
         };
-        (job.mode <= STREAM && job.depth > 0 && job.size >= 4).then_some((words[1], job))
+        (job.depth > 0 && job.size >= 4).then_some((words[1], job))
+    }
+
+    /// Messages of exactly the size, every byte of which is read.
+    pub fn whole(&self) -> bool {
+        self.mode >= MESSAGE
+    }
+
+    /// One way.
+    pub fn one_way(&self) -> bool {
+        self.mode == STREAM || self.mode == MESSAGE
     }
 
     /// Bytes of a body.
     pub fn body(&self) -> usize {
-        if self.mode >= RTT && self.size <= SLOT_MAX { self.size - 4 } else { self.size }
+        if self.mode >= RTT && self.size <= SLOT_MAX && !self.whole() { self.size - 4 } else { self.size }
     }
 
     /// How many of `ops` a logical client has.
@@ -202,13 +216,13 @@ impl Shared {
 
     pub fn print(&self, job: &Job, out: &mut impl Write) -> std::io::Result<()> {
         let [client, server] = &self.side;
-        let last = if job.mode == STREAM { server } else { client };
+        let last = if job.one_way() { server } else { client };
         let calls = if calls::count().is_some() {
             client.calls.load(SeqCst) + server.calls.load(SeqCst)
         } else {
             -1
         };
-        let done = if job.mode == STREAM { job.ops } else { client.done.load(SeqCst) };
+        let done = if job.one_way() { job.ops } else { client.done.load(SeqCst) };
 
         write!(
             out,
@@ -260,6 +274,8 @@ pub struct Side {
     pub server: bool,
     shared: &'static Shared,
     source: Bytes,
+    /// The last of make_body().
+    kept: Cell<Bytes>,
     random: Cell<u64>,
     done: Cell<u64>,
 }
@@ -271,6 +287,7 @@ impl Side {
         Side {
             random: Cell::new(job.seed.wrapping_mul(2) + u64::from(server)),
             source: source.into(),
+            kept: Cell::default(),
             done: Cell::new(0),
             job,
             server,
@@ -278,15 +295,25 @@ impl Side {
         }
     }
 
-    /// What is sent: original and fair have the same bytes each time, shared.
+    /// What is sent: original and fair have the same bytes each time, shared; others
+    /// have them written, and whole messages in the memory of the last one, so that
+    /// nothing is copied but what is sent.
     pub fn make_body(&self, number: u32) -> Bytes {
         if self.job.mode < RTT {
             return self.source.clone();
         }
-        let mut body = self.source.to_vec();
+        let kept = if self.job.whole() { self.kept.take() } else { Bytes::new() };
+        let mut body = match kept.try_into_mut() {
+            Ok(body) if !body.is_empty() => body,
+            _ => BytesMut::from(&self.source[..]),
+        };
 
         self.write_message(&mut body, number);
-        body.into()
+        let body = body.freeze();
+        if self.job.whole() {
+            self.kept.set(body.clone());
+        }
+        body
     }
 
     pub fn source(&self) -> &[u8] {
@@ -325,9 +352,27 @@ impl Side {
         }
     }
 
+    /// Every byte, as ../../message.h has it.
+    fn read_message(&self, body: &[u8], number: u32) {
+        let fill = u32::from_ne_bytes([if self.server { b'S' } else { b'R' }; 4]);
+        let words = (body.len() / 4) as u32;
+        let want = if body.len() <= SLOT_MAX {
+            words.wrapping_mul(number)
+        } else {
+            number.wrapping_mul(2).wrapping_add((words - 2).wrapping_mul(fill))
+        };
+        let sum = body
+            .chunks_exact(4)
+            .fold(0u32, |sum, at| sum.wrapping_add(u32::from_ne_bytes(at.try_into().expect("four bytes"))));
+
+        assert!(sum == want, "message {number} is not what was sent");
+    }
+
     pub fn check_body(&self, body: &[u8], number: u32) {
         assert_eq!(body.len(), self.job.body(), "a body of another length");
-        if self.job.mode < RTT {
+        if self.job.whole() {
+            self.read_message(body, number);
+        } else if self.job.mode < RTT {
             let want = if self.server { b'S' } else { b'R' };
 
             for _ in 0..body.len().min(32) {
