@@ -223,14 +223,37 @@ dpdk_flags := $(if $(wildcard /usr/include/dpdk/rte_ring.h),$(addprefix \
 bench-programs: $(BUILD)/evering
 	@if command -v $(CXX) >/dev/null; then $(MAKE) $(BUILD)/bench/queues; \
 		else echo '$(BUILD)/bench/queues: not built: no $(CXX)'; fi
+	@$(MAKE) $(BUILD)/bench/messages
 	@if command -v cargo >/dev/null; then $(MAKE) $(BUILD)/bench/rust-peers || \
 		echo '$(BUILD)/bench/rust-peers: not built: see above'; \
 		else echo '$(BUILD)/bench/rust-peers: not built: no cargo'; fi
 
+# Libraries that carry messages: name of the arm, header, what to link.
+message_arms := zeromq:zmq.h:-lzmq nng:nng/nng.h:-lnng \
+	ucx:ucp/api/ucp.h:-lucp,-lucs libfabric:rdma/fabric.h:-lfabric
+message_have := $(foreach arm,$(message_arms),$(if $(wildcard \
+	/usr/include/$(word 2,$(subst :, ,$(arm)))),$(arm)))
+message_sources := messages $(foreach arm,$(message_have),$(firstword \
+	$(subst :, ,$(arm))))
+message_libs := $(subst $(comma), ,$(foreach arm,$(message_have),$(lastword \
+	$(subst :, ,$(arm)))))
+message_objs := $(patsubst %,$(obj)/$(peers)/%.o,$(message_sources)) \
+	$(addprefix $(obj)/tools/,bench/run.o bench/peer.o process.o util.o)
+
+$(obj)/$(peers)/%.o: $(peers)/%.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC $<)
+	$(Q)$(compile) -c -o $@ $<
+
+$(BUILD)/bench/messages: $(message_objs) $(BUILD)/bench/headers
+	$(call say,LD $@)
+	$(Q)$(link) -o $@ $(message_objs) $(message_libs)
+
 # Those headers that are there, so that one that comes later is noticed.
 $(BUILD)/bench/headers: .FORCE
 	@mkdir -p $(@D)
-	@echo '$(peer_headers)' | cmp -s - $@ || echo '$(peer_headers)' >$@
+	@echo '$(peer_headers) $(message_have)' | cmp -s - $@ || \
+		echo '$(peer_headers) $(message_have)' >$@
 
 .PHONY: .FORCE
 .FORCE:
@@ -619,7 +642,7 @@ clean: ## remove everything that was built
 		.*.d kmod/.*.d .*.o Module.symvers modules.order
 
 -include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/speed.d \
-	$(obj)/tools/alloc.d \
+	$(obj)/tools/alloc.d $(message_objs:.o=.d) \
 	$(patsubst $(BUILD)/examples/%,$(obj)/tools/examples/%.d, \
 		$(example_programs) $(loop_programs)) \
-	$(test_names:%=$(obj)/selftests/%.d)
+	$(test_names:%=$(obj)/selftests/%.d) $(message_objs:.o=.d)
