@@ -222,6 +222,7 @@ struct arm {
 
 extern const struct arm evering_device_arm, evering_device_loop_arm;
 extern const struct arm evering_memfd_arm, evering_memfd_loop_arm;
+extern const struct arm evering_device_call_arm, evering_memfd_call_arm;
 extern const struct arm raw_arm, alone_arm, eventfd_arm, pipe_arm, futex_arm;
 extern const struct arm seqpacket_arm, yield_arm;
 extern const struct arm enter_arm, ring_poll_arm;

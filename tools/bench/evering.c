@@ -19,6 +19,11 @@
  * of the entry a lap ago is free.  Its ring is short then, so that what is written
  * has not yet left the caches when it is read.
  *
+ * message: evering_msg_send() and evering_msg_recv(), the message read where the library
+ * puts it: in the arena, or where it has copied it from the entry.  request: the same
+ * both ways; -call: evering_op_callv(), which copies the answer to where the client
+ * wants it, and its counterparts.
+ *
  * -loop: with an event loop's evering_arm() and poll(2) instead of evering_wait().
  *
  * System calls: evering_get_counters() of both sides.
@@ -30,7 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bench.h"
+#include "message.h"
 
 /* The harness has a limit of its own, and bare eventfds wait without one. */
 #define WAIT EVERING_WAIT_FOREVER
@@ -41,6 +46,8 @@
 #define FAR_ENTRIES 16u
 /* Messages of a stream between two flushes. */
 #define FLUSH_MESSAGES 16u
+/* message and request: of two lines, whatever the size. */
+#define MESSAGE_SLOT 128u
 
 /*
  * Bytes of payload on their way in one direction, of original and fair; and two places
@@ -67,6 +74,8 @@ struct far {
 
 struct channel {
 	struct evering *ev;
+	struct evering_ops *ops; /* message and request */
+	unsigned char *answer; /* request, -call */
 	unsigned char *buf[MAX_DEPTH]; /* by place; or by client, or by slot */
 	uint64_t left[MAX_DEPTH];
 	uint16_t free[MAX_DEPTH]; /* places, of which the last is taken first */
@@ -79,6 +88,7 @@ struct channel {
 
 /* struct arm.variant: the backend, and */
 #define LOOP 0x100
+#define CALL 0x200
 #define BACKEND 0xff
 
 static uint32_t backend(const struct side *s)
@@ -88,6 +98,8 @@ static uint32_t backend(const struct side *s)
 
 static bool by_reference(const struct job *job)
 {
+	if (whole_messages(job))
+		return job->size > MESSAGE_SLOT / 2;
 	return job->size > (job->mode < MODE_RTT ? NEAR_MOST : SLOT_MAX);
 }
 
@@ -96,6 +108,8 @@ static uint32_t slot_size(const struct job *job)
 	uint32_t slot = EVERING_MIN_SLOT;
 	size_t least = message_size(job);
 
+	if (whole_messages(job))
+		return MESSAGE_SLOT;
 	if (by_reference(job))
 		least = sizeof(struct entry) + sizeof(struct far);
 	else if (job->mode < MODE_RTT)
@@ -130,6 +144,8 @@ static uint32_t buffers(const struct job *job, bool server)
 		return 1;
 	if (job->mode == MODE_STREAM)
 		return FAR_ENTRIES;
+	if (whole_messages(job))
+		return message_window(job);
 	return job->mode == MODE_ORIGINAL && !server ? job->depth : places(job);
 }
 
@@ -167,12 +183,20 @@ static void open_channel(struct side *s)
 		params.entries = ring_entries(s->job);
 		params.arena_size[EVERING_MINE] = arena_size(s->job, false);
 		params.arena_size[EVERING_PEERS] =
-			s->job->mode == MODE_STREAM ? 0 :
-						      arena_size(s->job, true);
+			s->job->mode == MODE_STREAM || s->job->mode == MODE_MESSAGE ?
+				0 :
+				arena_size(s->job, true);
 		ret = evering_connect_fd(s->sock, &params, WAIT, &c->ev);
 	}
+	if (ret >= 0 && whole_messages(s->job))
+		ret = evering_ops_open(c->ev, NULL, &c->ops);
 	if (ret < 0)
 		fail(s, "a channel: %s", strerror(-ret));
+	if (!(s->arm->variant & CALL))
+		return;
+	c->answer = calloc(1, s->job->size);
+	if (!c->answer)
+		fail(s, "no memory");
 }
 
 static unsigned char *buffer(struct side *s, uint32_t i)
@@ -563,6 +587,77 @@ static void work_near(struct side *s, uint64_t ops)
 	}
 }
 
+/* message and request */
+static void whole_out(struct side *s, const void *buf, size_t len)
+{
+	const struct iovec iov = { (void *)buf, len };
+	struct channel *c = s->state;
+	int ret = evering_msg_send(c->ops, &iov, 1, WAIT);
+
+	if (ret)
+		fail(s, "evering_msg_send: %s", strerror(-ret));
+}
+
+static void whole_in(struct side *s, uint32_t number)
+{
+	struct channel *c = s->state;
+	struct evering_msg msg;
+	int ret = evering_msg_recv(c->ops, &msg, WAIT);
+
+	if (ret)
+		fail(s, "evering_msg_recv: %s", strerror(-ret));
+	read_message(s, msg.data, msg.len, number);
+	evering_msg_free(c->ops, &msg);
+}
+
+static void ask_whole(struct side *s)
+{
+	const struct iovec in = { s->source, s->job->size };
+	struct channel *c = s->state;
+	const struct iovec out = { c->answer, s->job->size };
+	struct evering_completion done;
+	int ret;
+
+	write_message(s, s->source, s->job->size, s->number);
+	ret = evering_op_callv(c->ops, 1, &in, 1, &out, 1, &done, WAIT);
+	if (ret)
+		fail(s, "evering_op_callv: %s", strerror(-ret));
+	read_message(s, c->answer, done.buf_len, s->number);
+}
+
+static void answer_whole(struct side *s)
+{
+	const struct iovec iov = { s->source, s->job->size };
+	struct channel *c = s->state;
+	struct evering_request request;
+	uint64_t len;
+	const void *data;
+	int ret = evering_op_next(c->ops, &request, WAIT);
+
+	if (ret)
+		fail(s, "evering_op_next: %s", strerror(-ret));
+	data = evering_request_bytes(&request, &len);
+	read_message(s, data, len, s->number);
+	write_message(s, s->source, s->job->size, s->number);
+	ret = evering_op_answerv(c->ops, request.id, 0, &iov, 1, WAIT);
+	if (ret)
+		fail(s, "evering_op_answerv: %s", strerror(-ret));
+}
+
+static void call_whole(struct side *s, uint64_t ops)
+{
+	struct channel *c = s->state;
+
+	for (; ops; ops--) {
+		s->number++;
+		if (s->server)
+			answer_whole(s);
+		else
+			ask_whole(s);
+	}
+	evering_ops_flush(c->ops);
+}
+
 /* Both ends, in one process. */
 static void make_channels(struct side *s, uint64_t ops)
 {
@@ -585,6 +680,10 @@ static void work(struct side *s, uint64_t ops)
 {
 	if (s->job->mode == MODE_CHANNEL)
 		make_channels(s, ops);
+	else if (s->arm->variant & CALL)
+		call_whole(s, ops);
+	else if (whole_messages(s->job))
+		carry_messages(s, ops, whole_out, whole_in);
 	else if (s->job->mode >= MODE_RTT && !by_reference(s->job))
 		work_near(s, ops);
 	else if (s->job->mode == MODE_STREAM)
@@ -612,7 +711,9 @@ static void close_channel(struct side *s)
 {
 	struct channel *c = s->state;
 
+	evering_ops_close(c->ops);
 	evering_close(c->ev);
+	free(c->answer);
 	free(c);
 }
 
@@ -631,7 +732,13 @@ const char *device_missing(void)
 		ANY_POLICY, ANY_POLICY, ANY_POLICY, ANY_POLICY,                \
 			ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE),          \
 			ONLY(EVERING_BLOCK),                                   \
+			[MODE_MESSAGE] = ANY_POLICY,                           \
+			[MODE_REQUEST] = ANY_POLICY,                           \
 			[MODE_UNPINNED] = ONLY(EVERING_BLOCK)                  \
+	}
+#define CALL_MODES                                                             \
+	{                                                                      \
+		[MODE_REQUEST] = ANY_POLICY                                    \
 	}
 #define LOOP_MODES                                                             \
 	{                                                                      \
@@ -678,6 +785,27 @@ const struct arm evering_memfd_loop_arm = {
 	.modes = LOOP_MODES,
 	.most = SLOT_MAX,
 	.variant = EVERING_BACKEND_MEMFD | LOOP,
+	.open = open_channel,
+	.work = work,
+	.count = count,
+	.close = close_channel,
+};
+
+const struct arm evering_device_call_arm = {
+	.name = "evering-device-call",
+	.modes = CALL_MODES,
+	.variant = EVERING_BACKEND_DEVICE | CALL,
+	.missing = device_missing,
+	.open = open_channel,
+	.work = work,
+	.count = count,
+	.close = close_channel,
+};
+
+const struct arm evering_memfd_call_arm = {
+	.name = "evering-memfd-call",
+	.modes = CALL_MODES,
+	.variant = EVERING_BACKEND_MEMFD | CALL,
 	.open = open_channel,
 	.work = work,
 	.count = count,

@@ -85,8 +85,10 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&raw_arm);
 	take_arm(&evering_device_arm);
 	take_arm(&evering_device_loop_arm);
+	take_arm(&evering_device_call_arm);
 	take_arm(&evering_memfd_arm);
 	take_arm(&evering_memfd_loop_arm);
+	take_arm(&evering_memfd_call_arm);
 	take_arm(&alone_arm);
 	take_arm(&eventfd_arm);
 	take_arm(&pipe_arm);
@@ -549,7 +551,8 @@ static int measure(const struct bench_options *o, struct results *r, int argc,
 		complain("nothing to measure: no such arm has such a mode");
 		return EXIT_FAILURE;
 	}
-	if (o->cpu[0] == o->cpu[1] && !o->icount)
+	if (o->cpu[0] == o->cpu[1] && !o->icount &&
+	    o->modes != ONLY(MODE_UNPINNED))
 		complain("one CPU: arms that spin are left out, and the floor");
 	describe(r, argc, argv);
 	if (run_all(o, r) && !end_signal)
