@@ -59,12 +59,57 @@ large() {
 		--arms=evering,uds --json && valid out
 }
 
+# Messages of any length: in the entry, in a buffer, of more than a socket takes at once,
+# and each byte of them is looked at.
+lengths() {
+	bench 0 "${quick[@]}" --modes=message,request --sizes=4,10000,1M \
+		--arms=evering,two-copies,copy-and-read,uds --json && valid out
+}
+
+# What each of them needs is said where it is not there.
+libraries() {
+	local name
+	bench 0 --list || return
+	while read -r name package; do
+		grep -q "^$name .*message request" out && continue
+		# Without the program, or without this library.
+		grep -qE "^$name .*(not built: needs $package|bench-programs)" out && continue
+		echo "nothing about $name"
+		return 1
+	done <<-'END'
+		zeromq libzmq3-dev
+		nng libnng-dev
+		ucx libucx-dev
+		libfabric libfabric-dev
+	END
+}
+
+# A program with none of the libraries says so of each.
+no_libraries() {
+	mkdir none
+	cat >none/messages <<-'END'
+		#!/bin/bash
+		eval "exec 3<&$1 4>&$1"
+		printf 'absent zeromq not built: needs libzmq3-dev\nready\n' >&4
+		cat <&3 >/dev/null
+	END
+	chmod +x none/messages
+	bench 0 --peers=none --list && grep -q '^zeromq .*not built: needs libzmq3-dev' out || return
+	bench 1 --peers=none --arms=zeromq && says 'zeromq: not built: needs libzmq3-dev'
+}
+
+# Two sleepers that nobody pins: CPUs that are not there do no harm.
+unpinned() {
+	bench 0 "${quick[@]}" --modes=unpinned --arms=evering,eventfd,pipe,seqpacket,uds \
+		--cpus=1000,1000 --json && valid out && ! grep -q '"floor_ns":\[[0-9]' out
+}
+
 listed() {
 	local arm
 	bench 0 --list || return
 	for arm in evering-memfd evering-device uds-epoll uds-uring ck_ring rte_ring \
 		boost-spsc moodycamel shmipc tokio monoio iceoryx2 eventfd futex \
-		no-transport; do
+		no-transport zeromq nng ucx libfabric; do
 		grep -q "^$arm " out && continue
 		echo "nothing about $arm"
 		return 1
@@ -251,10 +296,12 @@ missing_peers() {
 
 echo 'TAP version 13'
 check 'every arm is listed, or why it is missing' listed
-for mode in original fair rtt stream late channel; do
+for mode in original fair rtt stream late channel message request unpinned; do
 	check "$mode: every arm does it right" every "$mode"
 done
 check 'requests larger than a socket buffer' large
+check 'messages of any length' lengths
+check 'sleepers on any CPU' unpinned
 if [[ $guest ]]; then
 	check 'what no backend has a part in' skip EVERING_GUEST
 	plan
@@ -279,4 +326,6 @@ check 'arguments are named' bad extra "'extra'"
 check 'a file that is none is named' no_file
 check 'an arm that is none is named' no_arm
 check 'peers that are not built are said to be' missing_peers
+check 'libraries that are missing are named' libraries
+check 'a program without a library says so' no_libraries
 plan
