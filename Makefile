@@ -238,7 +238,7 @@ message_sources := messages $(foreach arm,$(message_have),$(firstword \
 message_libs := $(subst $(comma), ,$(foreach arm,$(message_have),$(lastword \
 	$(subst :, ,$(arm)))))
 message_objs := $(patsubst %,$(obj)/$(peers)/%.o,$(message_sources)) \
-	$(addprefix $(obj)/tools/,bench/run.o bench/peer.o process.o util.o)
+	$(addprefix $(obj)/tools/,bench/run.o bench/sum.o bench/peer.o process.o util.o)
 
 $(obj)/$(peers)/%.o: $(peers)/%.c Makefile
 	@mkdir -p $(@D)

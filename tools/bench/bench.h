@@ -7,7 +7,8 @@
  *	run.c		one run of an arm: its two sides, pinned, and their figures
  *	evering.c	arms: evering on each backend
  *	raw.c		arms: a cache line handed over, and what wakes sleepers, bare
- *	message.c	arms: messages of any length: the floors, and evering
+ *	message.c	arms: the floors of messages of any length
+ *	sum.c		reading every byte of a message
  *	channel.c	arms: memory and doorbells of a channel, without the library
  *	enter.c		arms: the module's doorbell, without the library
  *	uds.c		Unix sockets, what is to be read and written next

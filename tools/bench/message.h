@@ -28,26 +28,8 @@ static inline uint32_t message_window(const struct job *job)
 	return n < MESSAGES_MOST ? (uint32_t)n : MESSAGES_MOST;
 }
 
-/* What a library has received may begin at any byte. */
-typedef uint32_t loose_word __attribute__((aligned(1), may_alias));
-typedef uint32_t loose_words
-	__attribute__((vector_size(16), aligned(1), may_alias));
-
-static inline uint32_t sum_words(const void *buf, size_t len)
-{
-	loose_words sum[4] = { 0 };
-	const char *at = buf, *end = at + len;
-	uint32_t rest = 0;
-	unsigned int i;
-
-	for (; end - at >= 64; at += 64)
-		for (i = 0; i < 4; i++)
-			sum[i] += *(const loose_words *)(at + 16 * i);
-	for (; at < end; at += 4)
-		rest += *(const loose_word *)at;
-	sum[0] += sum[1] + sum[2] + sum[3];
-	return rest + sum[0][0] + sum[0][1] + sum[0][2] + sum[0][3];
-}
+/* sum.c: of all words, modulo 2^32; @buf may have any address. */
+uint32_t sum_words(const void *buf, size_t len);
 
 /* What write_message() made: its sum is known. */
 static inline void read_message(struct side *s, const void *buf, size_t len,
