@@ -188,10 +188,11 @@ compares() {
 
 draws() {
 	need gnuplot
-	bench 0 "${quick[@]}" --modes=fair,rtt --sizes=8,16,32,64,128 --depth=3 \
-		--arms=evering-memfd,eventfd --plot=plots || return
+	bench 0 "${quick[@]}" --modes=fair,rtt,message,unpinned --sizes=8,16,32,64,128 \
+		--depth=3 --arms=evering-memfd,eventfd,two-copies --plot=plots || return
 	local name
-	for name in fair_all fair_first_5 fair_mid_5 fair_last_5 fair_ratio rtt_64; do
+	for name in fair_all fair_first_5 fair_mid_5 fair_last_5 fair_ratio rtt_64 \
+		message_all message_ratio unpinned_64; do
 		[[ -s plots/$name.svg && -s plots/$name.png ]] && continue
 		echo "no plots/$name"
 		return 1

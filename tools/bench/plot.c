@@ -6,7 +6,7 @@
  *		time of an operation by size, as the original draws it
  *	MODE_ratio
  *		how many times evering's time the others take, by size
- *	rtt_SIZE
+ *	rtt_SIZE, unpinned_SIZE
  *		the distribution of round trips
  *
  * Both axes are logarithmic: what is compared lies three powers of ten apart.  A
@@ -63,10 +63,14 @@ static const struct family {
 	  ANY, NULL },
 	{ "payload, no transport", "no-transport", ANY, NULL },
 	{ "tokio, monoio", "tokio tokio-uring monoio", ANY, NULL },
+	{ "ZeroMQ, nng, UCX, libfabric", "zeromq nng ucx libfabric", ANY,
+	  NULL },
+	{ "copies, no library", "two-copies copy-and-read", ANY, NULL },
 	/* What evering is made of, and what it is no use to compare with. */
 	{ NULL,
 	  "evering-device evering-memfd evering-device-loop "
-	  "evering-memfd-loop enter ring-poll device memfd memfd-whole "
+	  "evering-memfd-loop evering-device-call evering-memfd-call enter "
+	  "ring-poll device memfd memfd-whole "
 	  "cache-line",
 	  ANY, NULL },
 	{ "others", "", ANY, NULL },
@@ -436,7 +440,8 @@ static void draw_rtt(FILE *out, const struct group *g, const char *format)
 	uint32_t i;
 
 	choose_curves(&g, 1, &curves);
-	snprintf(name, sizeof(name), "rtt_%s", format_plain(size, g->size));
+	snprintf(name, sizeof(name), "%s_%s", mode_names[g->mode],
+		 format_plain(size, g->size));
 	begin(out, name, format);
 	for (i = 0; i < curves.count; i++) {
 		cell[i] = fastest(curves.family[i], g, false, &value);
@@ -477,6 +482,8 @@ static void write_script(FILE *out, const struct results *r)
 		draw_mode(out, r, MODE_ORIGINAL, formats[i]);
 		draw_mode(out, r, MODE_FAIR, formats[i]);
 		draw_mode(out, r, MODE_STREAM, formats[i]);
+		draw_mode(out, r, MODE_MESSAGE, formats[i]);
+		draw_mode(out, r, MODE_REQUEST, formats[i]);
 		for (j = 0; j < r->count; j++)
 			if (has_rtts(r->group[j]))
 				draw_rtt(out, r->group[j], formats[i]);
