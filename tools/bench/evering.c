@@ -149,6 +149,11 @@ static uint32_t buffers(const struct job *job, bool server)
 	return job->mode == MODE_ORIGINAL && !server ? job->depth : places(job);
 }
 
+static bool one_way(const struct job *job)
+{
+	return job->mode == MODE_STREAM || job->mode == MODE_MESSAGE;
+}
+
 static uint64_t arena_size(const struct job *job, bool server)
 {
 	uint64_t each = (job->size + UNIT - 1) / UNIT * UNIT;
@@ -183,9 +188,7 @@ static void open_channel(struct side *s)
 		params.entries = ring_entries(s->job);
 		params.arena_size[EVERING_MINE] = arena_size(s->job, false);
 		params.arena_size[EVERING_PEERS] =
-			s->job->mode == MODE_STREAM || s->job->mode == MODE_MESSAGE ?
-				0 :
-				arena_size(s->job, true);
+			one_way(s->job) ? 0 : arena_size(s->job, true);
 		ret = evering_connect_fd(s->sock, &params, WAIT, &c->ev);
 	}
 	if (ret >= 0 && whole_messages(s->job))
@@ -729,12 +732,12 @@ const char *device_missing(void)
 
 #define EVERING_MODES                                                          \
 	{                                                                      \
-		ANY_POLICY, ANY_POLICY, ANY_POLICY, ANY_POLICY,                \
-			ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE),          \
-			ONLY(EVERING_BLOCK),                                   \
-			[MODE_MESSAGE] = ANY_POLICY,                           \
-			[MODE_REQUEST] = ANY_POLICY,                           \
-			[MODE_UNPINNED] = ONLY(EVERING_BLOCK)                  \
+		[MODE_ORIGINAL] = ANY_POLICY, [MODE_FAIR] = ANY_POLICY,        \
+		[MODE_RTT] = ANY_POLICY, [MODE_STREAM] = ANY_POLICY,           \
+		[MODE_LATE] = ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE),    \
+		[MODE_CHANNEL] = ONLY(EVERING_BLOCK),                          \
+		[MODE_MESSAGE] = ANY_POLICY, [MODE_REQUEST] = ANY_POLICY,      \
+		[MODE_UNPINNED] = ONLY(EVERING_BLOCK),                         \
 	}
 #define CALL_MODES                                                             \
 	{                                                                      \
