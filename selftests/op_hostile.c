@@ -1564,6 +1564,49 @@ TEST_F(op_hostile, a_flood_of_messages)
 	close_pair(s.ev);
 }
 
+/*
+ * The peer takes nothing for long: credit that finds no room waits for it, and for nothing
+ * else.
+ */
+TEST_F(op_hostile, credit_waits_for_room)
+{
+	struct pollfd fd = { 0 };
+	struct entry e, last = { .h = { 0 } };
+	struct scene s;
+	uint32_t n, way;
+
+	for (way = 0; way < WAYS; way++) {
+		ASSERT_EQ(0, scene_channel(&s, self->backend, way));
+		ASSERT_EQ(0, take(&s, EVERING_OP_OPEN, &e));
+		e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, UINT32_MAX);
+		ASSERT_EQ(0, put(&s, &e));
+		for (n = 0; n < STORE; n++) {
+			e = entry_of(MESSAGE, 0, 0, n, 0);
+			ASSERT_EQ(0, put(&s, &e));
+		}
+		ASSERT_EQ(0, polled(&s));
+		ASSERT_EQ(0, evering_publish(s.ev[1]));
+		/* None is refused, which would be another reason to wait. */
+		for (n = 0; n < 64 - DEPTH; n++)
+			ASSERT_EQ(0, send_one(&s, 1));
+		ASSERT_EQ(STORE, s.n_msg);
+		ASSERT_EQ(0, free_messages(&s));
+		EXPECT_LE(0, evering_ops_poll(s.v.ops));
+		fd.fd = evering_fd(s.ev[0]);
+		ASSERT_EQ(0, evering_ops_arm(s.v.ops, &fd.events));
+		EXPECT_TRUE(own_half(s.ev[0])->armed_tx & EVERING_ARMED);
+		EXPECT_EQ(0, poll(&fd, 1, 0));
+		while (!evering_recv(s.ev[1], &last, PAYLOAD, EVERING_NOWAIT))
+			ASSERT_EQ(MESSAGE, last.h.type);
+		evering_publish(s.ev[1]);
+		EXPECT_EQ(1, poll(&fd, 1, (int)(PLENTY / MSEC)));
+		EXPECT_EQ(0, evering_ops_poll(s.v.ops));
+		ASSERT_EQ(0, take(&s, HOME, &e));
+		EXPECT_EQ(STORE, e.h.code);
+		close_pair(s.ev);
+	}
+}
+
 /* -------------------------------------------------------------------- garbage */
 
 /* Something between noise and what an entry looks like, to what there is. */
