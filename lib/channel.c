@@ -373,6 +373,9 @@ int endpoint_ready(struct endpoint *e)
 
 	if (!e->partial[!e->end])
 		e->peer_there = e->map_size[EVERING_REGION_ARENA(!e->end)];
+	else if (e->populate)
+		/* What it says of it now; if that cannot be, it is asked again. */
+		peer_arena_see(e, e->backend->grown(e));
 	return arena_init(&e->arena, e->map[arena], e->map_size[arena],
 			  e->begin);
 }

@@ -171,14 +171,13 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 	ret = check_endpoint(fds[0]);
 	if (ret)
 		return ret;
-	/* Modules without have all of it, and those with it refuse what is beyond. */
-	if (e->begin && grow_to(e, e->begin) && errno != ENOTTY)
-		ret = -errno;
 	/* The wrong endpoint, or another geometry, does not let itself be mapped. */
-	if (!ret)
-		ret = map_all(e);
+	ret = map_all(e);
 	if (!ret)
 		ret = endpoint_check_status(e);
+	/* Modules without have all of it, and those with it refuse what is beyond. */
+	if (!ret && e->begin && grow_to(e, e->begin) && errno != ENOTTY)
+		ret = -errno;
 	if (!ret) {
 		e->partial[!e->end] = true;
 		e->begin = there(e, e->end);

@@ -13,6 +13,8 @@
 #include "internal.h"
 
 #define MIN_STEP ((uint64_t)64 << 10)
+/* How far beyond what is needed the peer's arena is made safe to read, at the most. */
+#define AHEAD	 ((uint64_t)1 << 20)
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -74,8 +76,9 @@ int peer_arena_grown(struct endpoint *e, uint64_t need)
 	mark = e->backend->grown(e);
 	if (mark > most || mark < seen || mark < need)
 		return -EPROTO;
+	/* What it says it has grown is not populated for nothing, nor page by page. */
 	enough = least(round_to(need, page_size()), mark);
-	to = mark;
+	to = least(enough + AHEAD, mark);
 	ret = e->backend->see(e, seen, to);
 	if (ret == -ENOMEM && enough < to) {
 		to = enough;

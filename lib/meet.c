@@ -185,17 +185,18 @@ static int take_fds(int sock, unsigned int count, int fds[MAX_HELLO_FDS])
 /*
  * The most that this side can come to pay for it, not what it begins with: so no channel
  * that was admitted is refused memory because of another one, and nobody has to be asked
- * when an arena grows.  With the other side's arena, whose pages are this side's if that
- * says that they are there and they are not (memfd.c).
+ * when an arena grows.  On memfd with the other side's half and arena, whose pages are
+ * this side's if that says that they are there and they are not (memfd.c); on the device,
+ * whose pages are charged to who grows the arena, its own.
  */
 static uint64_t cost_of(const struct hello *hello)
 {
 	const struct evering_geometry *g = &hello->geometry;
 
 	return hello->backend == EVERING_BACKEND_MEMFD ?
-		       half_size(g) + g->arena_size[EVERING_A] +
+		       2 * half_size(g) + g->arena_size[EVERING_A] +
 			       g->arena_size[EVERING_B] :
-		       0;
+		       g->arena_size[EVERING_B];
 }
 
 /* As greet(), of a hello whose bytes are right, if @who may have what it asks for. */

@@ -5,8 +5,11 @@
  * Each region is a memfd of its own.  Its owner allocates it whole, maps it for
  * writing and then seals it: nobody can shrink or grow it or punch holes into it,
  * and nobody, the peer least of all, can map it for writing again
- * (F_SEAL_FUTURE_WRITE).  The peer checks the seals, the size, and that every page is
- * there before it maps anything, so no access can end in SIGBUS.
+ * (F_SEAL_FUTURE_WRITE).  The peer checks the seals and the size, maps it and populates
+ * the half for reading, so no access can end in SIGBUS.  Of a stranger's memfd it makes no
+ * call that takes the lock of the inode, as ftruncate(2) and SEEK_HOLE do: a write(2) of
+ * the stranger's that reads from a file system of its own holds it for as long as that
+ * likes.
  *
  * But an arena may have holes, which its owner fills as it needs to (grow.c), by
  * MADV_POPULATE_WRITE of its own mapping: that goes on under all seals, and takes no
@@ -14,12 +17,10 @@
  * SIGBUS or the OOM killer where it cannot.  So the peer populates a part for reading,
  * once, when the owner says that it has grown and before anything there is looked at,
  * and asks before whether that could be had, as the owner may lie: this side can be made
- * to pay for the peer's arena, as large as was agreed, and for no more.  The kernel could
- * tell holes from pages (SEEK_HOLE), but not to one that does not trust the other: it
- * takes the lock of the inode, which a write(2) of the peer's that reads from a
- * file system of its own holds for as long as it likes.
+ * to pay for the peer's arena, as large as was agreed, and for no more.
  *
- * Before Linux 5.14, which knows neither, all of an arena is allocated at once.
+ * Before Linux 5.14, which knows neither, all of an arena is allocated at once, and whether
+ * all pages are there is asked with ftruncate(2).
  *
  * Each endpoint has two doorbells, eventfds: one for the thread that receives and one
  * for the thread that sends, so that neither takes the other's ring.  The
@@ -62,6 +63,8 @@
 /* What is allocated at once, at the most and where signals come again and again. */
 #define MAX_PIECE ((uint64_t)4 << 20)
 #define MIN_PIECE ((uint64_t)64 << 10)
+/* For how much of the peer's arena it is asked at once whether there is memory. */
+#define ASK_FOR	  ((uint64_t)1 << 20)
 
 #define BELL_RX 0
 #define BELL_TX 1
@@ -138,6 +141,15 @@ static int populate(unsigned char *at, unsigned char *end, int advice,
 			return -ETIMEDOUT;
 	} while (at < end);
 	return 0;
+}
+
+/* Does it know MADV_POPULATE_READ?  It says so of no pages as well. */
+static bool kernel_populates(void)
+{
+	static unsigned char nowhere[1];
+	uintptr_t page = (uintptr_t)nowhere & ~(uintptr_t)(page_size() - 1);
+
+	return !madvise((void *)page, 0, MADV_POPULATE_READ);
 }
 
 /*
@@ -339,23 +351,38 @@ static int check_file_system(const struct stat *st)
  * Pages of the peer's arena are still to come: there will be memory for them when it says
  * that they are there.  But if mapping it is to have them all, this side pays for them.
  */
-static int accept_holes(struct endpoint *e, unsigned int region, uint64_t there)
+static int accept_holes(struct endpoint *e, unsigned int region)
 {
 	e->partial[!e->end] = true;
 	if (maps_locked(e, EVERING_REGION_HALF(!e->end)) &&
-	    !memory_there(region_size(&e->geometry, region) - there))
+	    !memory_there(region_size(&e->geometry, region)))
 		return -ENOMEM;
 	return 0;
 }
 
 /*
- * A memfd of the peer's: is it sealed against everything that could hurt, is it as
- * large as it should be, and are all its pages there, but for an arena's?
+ * Are all its pages there?  For kernels that do not populate.  To the size that it has:
+ * takes away pages behind its end, which st_blocks would count for pages that are not
+ * there, and fails if it is not open for writing.
  */
-static int check_memfd(struct endpoint *e, unsigned int region, int fd)
+static int check_pages(int fd, size_t size)
+{
+	struct stat st;
+
+	if (ftruncate(fd, (off_t)size) || fstat(fd, &st) ||
+	    (uint64_t)st.st_blocks * 512 < size)
+		return -EPROTO;
+	return 0;
+}
+
+/*
+ * A memfd of the peer's: is it sealed against everything that could hurt, and is it as
+ * large as it should be?
+ */
+static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 {
 	size_t size = region_size(&e->geometry, region);
-	int need, seals, ret;
+	int need, seals;
 	struct stat st;
 
 	if (region == EVERING_REGION_STATUS)
@@ -368,20 +395,37 @@ static int check_memfd(struct endpoint *e, unsigned int region, int fd)
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & need) != need)
 		return -EPROTO;
-	/*
-	 * To the size that it has, and its seals let it have no other: takes away pages
-	 * behind its end, which st_blocks would count for pages that are not there, and
-	 * fails if it is not open for writing.
-	 */
-	if (ftruncate(fd, (off_t)size) || fstat(fd, &st) ||
-	    st.st_size != (off_t)size)
+	if (fstat(fd, &st) || st.st_size != (off_t)size)
 		return -EPROTO;
-	ret = check_file_system(&st);
-	if (ret || (uint64_t)st.st_blocks * 512 >= size)
+	return check_file_system(&st);
+}
+
+/* Checks one of the peer's regions and maps it, with all its pages but for an arena's. */
+static int take_region(struct endpoint *e, unsigned int region, int fd)
+{
+	size_t size = region_size(&e->geometry, region);
+	bool arena = region >= EVERING_REGION_ARENA_A;
+	bool populates = kernel_populates();
+	unsigned char *map;
+	int ret;
+
+	ret = check_memfd(e, region, fd);
+	if (!ret && !populates)
+		ret = check_pages(fd, size);
+	else if (!ret && arena)
+		ret = accept_holes(e, region);
+	if (!ret)
+		ret = endpoint_map(e, region, fd, 0,
+				   endpoint_shares(e, region) ?
+					   PROT_READ | PROT_WRITE :
+					   PROT_READ);
+	/* It cannot be mapped so: not what belongs to a channel. */
+	if (ret == -EACCES || ret == -EPERM)
+		ret = -EPROTO;
+	if (ret || arena || !populates)
 		return ret;
-	if (region < EVERING_REGION_ARENA_A)
-		return -EPROTO;
-	return accept_holes(e, region, (uint64_t)st.st_blocks * 512);
+	map = e->map[region];
+	return populate(map, map + size, MADV_POPULATE_READ, INT64_MAX);
 }
 
 /* Takes what the peer offers; owns @fds. */
@@ -401,17 +445,8 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 	for (i = 0; i < 2; i++)
 		e->memfd.bell[peer][i] = fds[wanted + i];
 
-	for (i = 0; i < wanted && !ret; i++) {
-		ret = check_memfd(e, regions[i], fds[i]);
-		if (!ret)
-			ret = endpoint_map(e, regions[i], fds[i], 0,
-					   endpoint_shares(e, regions[i]) ?
-						   PROT_READ | PROT_WRITE :
-						   PROT_READ);
-		/* It cannot be mapped so: not what belongs to a channel. */
-		if (ret == -EACCES || ret == -EPERM)
-			ret = -EPROTO;
-	}
+	for (i = 0; i < wanted && !ret; i++)
+		ret = take_region(e, regions[i], fds[i]);
 	/*
 	 * The rings are written to it with this process's credentials, so it must not
 	 * be a file for which these matter; those that packet_take_fds() lets in and
@@ -810,10 +845,20 @@ static uint64_t memfd_grown(const struct endpoint *e)
 static int memfd_see(struct endpoint *e, uint64_t from, uint64_t to)
 {
 	unsigned char *map = e->map[EVERING_REGION_ARENA(!e->end)];
+	uint64_t ask = to - from;
 	int ret;
 
-	if (!memory_for_more(to - from))
-		return -ENOMEM;
+	/*
+	 * A question costs some reads of files, and a peer that grows page by page is
+	 * not to decide how many: it is asked for more at once, if that can be had.
+	 */
+	if (to > e->memfd.asked) {
+		if (ask < ASK_FOR && memory_for_more(ASK_FOR))
+			ask = ASK_FOR;
+		else if (!memory_for_more(ask))
+			return -ENOMEM;
+		e->memfd.asked = from + ask;
+	}
 	ret = populate(map + from, map + to, MADV_POPULATE_READ, INT64_MAX);
 	return ret == -EINVAL ? -EPROTO : ret;
 }

@@ -812,8 +812,12 @@ FOLDED int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 	}
 	if (channel_error(e))
 		return peer_gone(e, what);
-	if (was_woken(e, what))
+	if (was_woken(e, what)) {
+		/* What was sent before counts as told of. */
+		if (what & EVERING_FLUSH)
+			evering_flush(ev);
 		return -EINTR;
+	}
 
 	deadline = deadline_after(timeout_ns);
 	if (e->policy == EVERING_BLOCK)
