@@ -1607,6 +1607,43 @@ TEST_F(op_hostile, credit_waits_for_room)
 	}
 }
 
+/* Messages that wait when the channel ends, and the table knows, are still received. */
+TEST_F(op_hostile, what_came_before_the_end_is_received)
+{
+	struct entry e[4];
+	struct scene s;
+	uint32_t i, closes;
+	int error;
+
+	for (closes = 0; closes < 2; closes++) {
+		error = closes ? -EPIPE : -EPROTO;
+		ASSERT_EQ(0, scene_channel(&s, self->backend, INBOX));
+		e[0] = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
+		e[1] = entry_of(MESSAGE, 0, 0, 1, 0);
+		e[2] = bringing(MESSAGE, 0, EVERING_OP_GIVEN, 9, 0, 2);
+		e[3] = entry_of(MESSAGE, 0, 0, 3, 0);
+		for (i = 0; i < 4; i++)
+			ASSERT_EQ(0, put(&s, &e[i]));
+		ASSERT_EQ(4, evering_ops_poll(s.v.ops));
+		e[0] = entry_of(77, 0, 0, 0, 0);
+		if (closes) {
+			evering_close(s.ev[1]);
+			s.ev[1] = NULL;
+		} else {
+			ASSERT_EQ(0, put(&s, &e[0]));
+		}
+		EXPECT_EQ(error, evering_ops_poll(s.v.ops));
+		EXPECT_EQ(3u, info_of(s.v.ops).messages);
+		EXPECT_EQ(error, polled(&s));
+		ASSERT_EQ(3u, s.n_msg);
+		for (i = 0; i < 3; i++)
+			EXPECT_EQ(i + 1, s.msg[i].len);
+		look_at(&s);
+		EXPECT_EQ(0, free_messages(&s));
+		close_pair(s.ev);
+	}
+}
+
 /* -------------------------------------------------------------------- garbage */
 
 /* Something between noise and what an entry looks like, to what there is. */
