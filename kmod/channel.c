@@ -157,11 +157,19 @@ static void evr_region_shrink(struct evr_region *region, unsigned long keep)
  */
 void evr_channel_shrink(struct evr_channel *channel)
 {
+	struct evr_region *region;
 	int i;
 
-	for (i = EVERING_REGION_HALF_A; i < EVERING_REGIONS; i++)
-		evr_region_shrink(&channel->region[i],
-				  i < EVERING_REGION_ARENA_A);
+	for (i = EVERING_REGION_HALF_A; i < EVERING_REGIONS; i++) {
+		region = &channel->region[i];
+		evr_region_shrink(region, i < EVERING_REGION_ARENA_A);
+		if (region->nr)
+			continue;
+		/* Nobody pays any more for the pointers either. */
+		WRITE_ONCE(region->there, 0);
+		kvfree(region->pages);
+		region->pages = NULL;
+	}
 	evr_quota_uncharge(channel);
 }
 
@@ -284,8 +292,10 @@ int evr_channel_grow(struct evr_endpoint *ep, u64 size)
 	if (size % PAGE_SIZE || size > channel->geometry.arena_size[end])
 		return -EINVAL;
 	spin_lock(&channel->lock);
-	if (channel->over || ep->growing)
-		ret = channel->over ? -ESTALE : -EBUSY;
+	if (channel->over)
+		ret = -ESTALE;
+	else if (ep->growing || (ep->named && ep->pid != task_tgid(current)))
+		ret = -EBUSY;
 	else
 		ep->growing = true;
 	spin_unlock(&channel->lock);
@@ -304,7 +314,9 @@ int evr_channel_grow(struct evr_endpoint *ep, u64 size)
 		smp_store_release(&status->arena_there[end],
 				  (u64)region->nr << PAGE_SHIFT);
 	}
-	smp_store_release(&ep->growing, false); /* the next one has the pages */
+	spin_lock(&channel->lock); /* the next one has the pages */
+	ep->growing = false;
+	spin_unlock(&channel->lock);
 	evr_channel_settle(channel, false);
 	return ret;
 }

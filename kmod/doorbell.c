@@ -321,7 +321,8 @@ static bool evr_queued_here(struct task_struct *const *sleeper)
  * The wake-up is an ordinary one, synchronous as far as kernel and scheduler know that,
  *	before Linux 6.6, which cannot be told;
  *	if another task wants this CPU, behind which the wakee would have to queue;
- *	if the caller does not want it (NO_HANDOVER), or will not wait (O_NONBLOCK);
+ *	if the caller does not want it (NO_HANDOVER), will not wait (O_NONBLOCK), or is
+ *	realtime; if the peer did not want it when it last went to sleep;
  *	for those that wait in poll(2), epoll or io_uring, or found their place taken.
  * The scheduler itself takes no notice where the wakee may not run here (its affinity,
  * its cpuset), or is not in the fair class (realtime, deadline, stop): it looks at both
@@ -335,10 +336,11 @@ static bool evr_queued_here(struct task_struct *const *sleeper)
 static u32 evr_hand_over(struct evr_endpoint *ep, const struct file *file,
 			 const struct evering_enter *enter)
 {
+	struct evr_endpoint *peer = ep->peer;
 	bool may = !(enter->flags & EVERING_ENTER_NO_HANDOVER) &&
+		   !READ_ONCE(peer->stays) && current->prio >= MAX_RT_PRIO &&
 		   !(file->f_flags & O_NONBLOCK);
 	bool alone = may && single_task_running();
-	struct evr_endpoint *peer = ep->peer;
 	u32 rang;
 
 	may = alone || (may && (READ_ONCE(peer->yields) ||
@@ -378,6 +380,8 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 		rung = evr_rung(ep, enter.wait);
 	}
 	if (enter.wait && !rung) {
+		WRITE_ONCE(ep->stays,
+			   enter.flags & EVERING_ENTER_NO_HANDOVER);
 		ret = evr_sleep(ep, &enter, file->f_flags & O_NONBLOCK);
 		if (ret < 0)
 			return !enter.ring ? ret :

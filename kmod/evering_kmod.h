@@ -59,6 +59,7 @@ struct evr_endpoint {
 	wait_queue_head_t wait;
 	bool crowded;	/* when last looked: as many as a ring wakes */
 	bool yields;	/* a caller of ENTER has let the peer run, and is to run again */
+	bool stays;	/* the last sleeper of ENTER said NO_HANDOVER: it runs where it likes */
 	u32 state;	/* EVERING_STATE_*; read without the lock as well */
 	struct evr_channel *channel;
 	atomic_long_t rings;	/* how often the peer asked to ring it, */

@@ -211,6 +211,13 @@ static bool evr_quota_reclaim(const struct cred *cred)
 	return true;
 }
 
+/* Is it the caller's own account?  Who may go beyond a quota may not do so for others. */
+static bool evr_pays(const struct cred *payer)
+{
+	return payer->user_ns == current_user_ns() &&
+	       uid_eq(payer->uid, current_uid());
+}
+
 /*
  * Charges whoever pays for @channel, at first the caller by its real uid, for @bytes more;
  * or, if that is negative, for less.  All of it may come to @most.
@@ -235,7 +242,8 @@ int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most)
 		}
 		spin_unlock(&evr_quota_lock);
 		again = ret == -EDQUOT && evr_quota_reclaim(payer);
-		if (ret == -EDQUOT && !again && limited && capable(CAP_SYS_RESOURCE)) {
+		if (ret == -EDQUOT && !again && limited &&
+		    evr_pays(payer) && capable(CAP_SYS_RESOURCE)) {
 			limited = false;
 			again = true;
 		}
