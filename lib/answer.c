@@ -177,6 +177,10 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 	at = ops->inbox.head;
 	ops->inbox.head = *inbox_next(ops, at);
 	ops->inbox.count--;
+	/* A callback has taken another meanwhile. */
+	if (ops->seen)
+		message_finish(ops, ops->seen);
+	ops->seen = 0;
 	if (at & INBOX_POST) {
 		ops->seen = at & ~INBOX_POST;
 		*request = message_post(ops, ops->seen);
@@ -279,28 +283,58 @@ int evering_op_answer_buffer(struct evering_ops *table, uint64_t id,
 }
 
 struct answering {
-	struct evering_ops *ops;
 	uint64_t id;
+	const struct iovec *iov;
+	int count;
 	uint64_t len;
 	void *buf;
+	int error;
 };
+
+/* The buffer that was lent with it, if an answer may be written over the request. */
+static void *answer_in_place(struct ops *ops, const struct evering__held *held,
+			     const struct answering *a)
+{
+	uintptr_t from = (uintptr_t)held->r.buf, piece;
+	int i;
+
+	if (!(held->state & HELD_LENT) || a->len > held->r.buf_len ||
+	    !endpoint_shares(ops_endpoint(ops), EVERING_REGION_ARENA_A))
+		return NULL;
+	for (i = 0; i < a->count; i++) {
+		piece = (uintptr_t)a->iov[i].iov_base;
+		if (piece < from + held->r.buf_len &&
+		    from < piece + a->iov[i].iov_len)
+			return NULL;
+	}
+	return held->r.buf;
+}
 
 /* Is there room for it, or nothing to be answered any more? */
 static bool can_answer(struct ops *ops, uint64_t arg)
 {
 	struct answering *a = (struct answering *)(uintptr_t)arg;
 
-	if (!held_by_id(ops, a->id))
+	const struct evering__held *held = held_by_id(ops, a->id);
+
+	if (!held)
 		return true;
 	if (!a->buf)
-		a->buf = evering_op_answer_alloc(a->ops, a->id, a->len);
-	return a->buf;
+		a->buf = answer_in_place(ops, held, a);
+	if (!a->buf)
+		a->buf = evering_alloc(ops->pub.ev, a->len, 0);
+	a->error = 0;
+	if (!a->buf && a->len > ops_arena_size(ops))
+		a->error = -EMSGSIZE;
+	else if (!a->buf && ops_out_of_memory(ops))
+		a->error = -ENOMEM;
+	return a->buf || a->error;
 }
 
 int evering_op_answerv(struct evering_ops *table, uint64_t id, int32_t result,
 		       const struct iovec *iov, int count, int64_t timeout_ns)
 {
-	struct answering a = { .ops = table, .id = id };
+	struct answering a = { .id = id, .iov = iov, .count = count };
 	struct ops *ops = to_ops(table);
 	unsigned char data[EVERING_MAX_SLOT];
 	int64_t deadline = 0;
@@ -317,12 +351,12 @@ int evering_op_answerv(struct evering_ops *table, uint64_t id, int32_t result,
 					 (uint32_t)a.len);
 	}
 	ret = ops->error;
-	if (!ret && a.len > ops_arena_size(ops))
-		return -EMSGSIZE;
 	if (!ret)
 		ret = ops_wait_for_room(ops, can_answer,
 					(uint64_t)(uintptr_t)&a, timeout_ns,
 					&deadline);
+	if (!ret)
+		ret = a.error;
 	if (ret && ret != ops->error)
 		return ret;
 	/* If there is none, it says why. */

@@ -331,6 +331,7 @@ int arena_hand_out(struct arena *a, const void *buf, uint64_t len,
 	if (ret)
 		return ret;
 	hold_set(a, g, hold);
+	a->out++;
 	*granule = g;
 	*generation = at(a, g)->hold >> HOLD_BITS;
 	return 0;
@@ -345,6 +346,7 @@ void arena_give(struct arena *a, uint32_t g)
 /* What was handed out is its owner's again, or free. */
 void *arena_take_back(struct arena *a, uint32_t g, bool release)
 {
+	a->out--;
 	if (release)
 		block_free(a, g);
 	else
@@ -378,6 +380,7 @@ void arena_all_home(struct arena *a)
 			/* Its neighbour may be joined to it: go round that. */
 			if (!block_used(a, next))
 				next += block_length(a, next);
+			a->out--;
 			block_free(a, g);
 		}
 	}

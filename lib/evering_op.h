@@ -611,7 +611,7 @@ EVERING_API int evering_op_call(struct evering_ops *ops,
  * Returns as evering_op_call(); -EMSGSIZE: @in is longer than the arena, and nothing was
  * sent; or the answer is longer than @out, which has its first bytes, and
  * EVERING_ANSWERED is among @completion->flags; -EINVAL: a count, the lengths overflow, or
- * @timeout_ns.
+ * @timeout_ns; -ENOMEM: as evering_msg_send().
  */
 EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
 				 const struct iovec *in, int in_count,
@@ -654,7 +654,8 @@ EVERING_API int evering_op_post(struct evering_ops *ops,
  * that the peer has received it.
  *
  * Returns 0; else nothing was sent: -EMSGSIZE: it is longer than the own arena; -EAGAIN
- * (EVERING_NOWAIT), -ETIMEDOUT: no room, or the peer has not opened its table; -EINTR;
+ * (EVERING_NOWAIT), -ETIMEDOUT: no room, or the peer has not opened its table; -ENOMEM:
+ * the arena gets no more memory, and no buffer of it can come home; -EINTR;
  * -EINVAL: @count, a piece at NULL, lengths that overflow, or @timeout_ns; -EPIPE,
  * -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EDEADLK: too many callbacks wait in
  * each other.
@@ -686,9 +687,8 @@ static inline int evering_msg_recv(struct evering_ops *ops,
  * @msg: from evering_msg_recv(), or of evering_message_fn; its @data is not to be looked
  *	at any more
  *
- * Messages may be freed in any order.  The peer, which can then send another one, is
- * told with what is sent next, when this side has finished with a quarter of what it
- * stores, and before it sleeps.
+ * Messages may be freed in any order.  The peer, which can then send another one, is told
+ * when this side has finished with a quarter of what it stores, and before it sleeps.
  *
  * Returns 0; -EINVAL: it is none, or was freed before.
  */
@@ -773,7 +773,8 @@ EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
  * @timeout_ns: how long to wait until the arena has room for it, if it does not fit an
  *	entry; EVERING_NOWAIT to try
  *
- * Returns as evering_op_answer(); -EMSGSIZE: it is longer than the own arena; -EAGAIN,
+ * Returns as evering_op_answer(); -EMSGSIZE: it is longer than the own arena, and than a
+ * lent buffer that may be written; -ENOMEM: as evering_msg_send(); -EAGAIN,
  * -ETIMEDOUT: no room, and the request is still to be answered; -EINTR, -EDEADLK: as
  * evering_ops_wait(); -EINVAL: @count, a piece at NULL, lengths that overflow, or
  * @timeout_ns.
@@ -862,8 +863,9 @@ struct evering__held {
  * @buf, @buf_len: the buffer that came with it, or NULL
  * @vacant: the next one that is free
  * @next: the next one that waits, by index
- * @index: which this is
- * @state: STORED_*; EVERING__PLAIN: a message in the user's hands, without a buffer
+ * @name: its index, and above it how often it was used
+ * @plain: @name of a message in the user's hands, without a buffer; else 0
+ * @state: STORED_*, unless it is plain
  * @len: bytes of data
  * @opcode: of a post
  */
@@ -873,13 +875,15 @@ struct evering__stored {
 	void *buf;
 	uint64_t buf_len;
 	uint32_t next;
-	uint32_t index;
+	uint32_t name;
+	uint32_t plain;
 	uint32_t state;
 	uint32_t len;
 	uint32_t opcode;
 } __attribute__((aligned(64)));
 
-#define EVERING__PLAIN 1u
+/* The index in a name. */
+#define EVERING__STORED_BITS 17u
 
 /**
  * struct evering_ops - the part of a table that the fast path uses
@@ -900,7 +904,7 @@ struct evering__stored {
  * @credit: posts and messages that the peer has room for
  * @received: posts and messages of the peer's, modulo 2^32
  * @tell_in: how many of them this side has still to finish with until it tells the peer
- * @stored_count: places, and one
+ * @stored_mask: of indices, of which 0 is no place's
  */
 struct evering_ops {
 	struct evering *ev;
@@ -921,7 +925,7 @@ struct evering_ops {
 	uint32_t credit;
 	uint32_t received;
 	uint32_t tell_in;
-	uint32_t stored_count;
+	uint32_t stored_mask;
 	uint32_t reserved;
 };
 
@@ -1066,7 +1070,8 @@ static inline int evering_msg_send(struct evering_ops *ops,
 	struct evering_tx *tx = &ops->ev->tx;
 	uint32_t n = tx->next;
 
-	if (EVERING_UNLIKELY(count != 1 || iov->iov_len > ops->max_data) ||
+	if (EVERING_UNLIKELY(count != 1 || !iov) ||
+	    EVERING_UNLIKELY(iov->iov_len > ops->max_data) ||
 	    EVERING_UNLIKELY(!iov->iov_base || !ops->credit) ||
 	    EVERING_UNLIKELY(evering__full(tx, n, ops->reserve)))
 		return evering__msg_send(ops, iov, count, timeout_ns);
@@ -1100,11 +1105,11 @@ static inline int evering_msg_recv(struct evering_ops *ops,
 	if (EVERING_UNLIKELY(len >= ops->message_limit || !stored))
 		return evering__msg_recv(ops, msg, timeout_ns);
 	ops->vacant = stored->vacant;
-	stored->state = EVERING__PLAIN;
+	stored->plain = stored->name;
 	ops->received++;
 	msg->data = stored->data;
 	msg->len = len;
-	msg->place = stored->index;
+	msg->place = stored->plain;
 	evering__copy_data(stored->data,
 			   slot + sizeof(struct evering_op_header), len);
 	return evering__released(ops->ev, n + 1);
@@ -1113,13 +1118,13 @@ static inline int evering_msg_recv(struct evering_ops *ops,
 static inline int evering_msg_free(struct evering_ops *ops,
 				   const struct evering_msg *msg)
 {
-	uint32_t at = msg->place;
-	struct evering__stored *stored = &ops->stored[at];
+	uint32_t name = msg->place;
+	struct evering__stored *stored = &ops->stored[name & ops->stored_mask];
 
-	if (EVERING_UNLIKELY(at >= ops->stored_count) ||
-	    EVERING_UNLIKELY(stored->state != EVERING__PLAIN))
+	if (EVERING_UNLIKELY(stored->plain != name))
 		return evering__msg_free(ops, msg);
-	stored->state = 0;
+	stored->plain = 0;
+	stored->name = name + (1u << EVERING__STORED_BITS);
 	stored->vacant = ops->vacant;
 	ops->vacant = stored;
 	if (EVERING_UNLIKELY(!--ops->tell_in))

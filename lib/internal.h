@@ -193,6 +193,7 @@ struct book {
 struct arena {
 	unsigned char *base;
 	uint32_t granules;
+	uint32_t out; /* blocks that the peer has, or is to have */
 	uint32_t there;
 	struct book book;
 	uint32_t first_level;

@@ -101,6 +101,12 @@ int message_told(struct ops *ops, uint32_t finished)
 
 /* ---------------------------------------------------------------- receiving */
 
+static uint32_t stored_index(const struct ops *ops,
+			     const struct evering__stored *stored)
+{
+	return stored->name & ops->pub.stored_mask;
+}
+
 /* A place for one that arrives; NULL: all are used. */
 static struct evering__stored *stored_take(struct ops *ops)
 {
@@ -113,7 +119,7 @@ static struct evering__stored *stored_take(struct ops *ops)
 	if (ops->stored_used == ops->store)
 		return NULL;
 	stored = &ops->pub.stored[++ops->stored_used];
-	stored->index = ops->stored_used;
+	stored->name = ops->stored_used;
 	stored->data = ops->stored_data +
 		       ((size_t)ops->stored_used << ops->stride);
 	return stored;
@@ -125,6 +131,8 @@ void message_finish(struct ops *ops, uint32_t at)
 	struct evering__stored *stored = &ops->pub.stored[at];
 
 	stored->state = 0;
+	stored->plain = 0;
+	stored->name += 1u << EVERING__STORED_BITS;
 	stored->buf = NULL;
 	stored->vacant = ops->pub.vacant;
 	ops->pub.vacant = stored;
@@ -167,7 +175,7 @@ static struct evering_msg message_at(const struct ops *ops, uint32_t at)
 	return (struct evering_msg){
 		.data = stored->buf ? stored->buf : stored->data,
 		.len = stored->buf ? stored->buf_len : stored->len,
-		.place = at,
+		.place = stored->name,
 	};
 }
 
@@ -228,9 +236,9 @@ int message_arrived(struct ops *ops, struct arrival *arrival)
 	stored->buf = arrival->buf;
 	stored->buf_len = arrival->buf_len;
 	if (post)
-		post_deliver(ops, stored->index);
+		post_deliver(ops, stored_index(ops, stored));
 	else
-		message_deliver(ops, stored->index);
+		message_deliver(ops, stored_index(ops, stored));
 	return 0;
 }
 
@@ -284,15 +292,14 @@ static void message_send_home(struct ops *ops,
 int evering__msg_free(struct evering_ops *table, const struct evering_msg *msg)
 {
 	struct ops *ops = to_ops(table);
-	struct evering__stored *stored = &table->stored[msg->place];
+	uint32_t at = msg->place & table->stored_mask;
+	struct evering__stored *stored = &table->stored[at];
 
-	if (msg->place >= table->stored_count ||
-	    (stored->state != EVERING__PLAIN &&
-	     stored->state != STORED_MESSAGE))
+	if (stored->name != msg->place || stored->state != STORED_MESSAGE)
 		return -EINVAL;
-	if (stored->state == STORED_MESSAGE && stored->buf)
+	if (stored->buf)
 		message_send_home(ops, stored);
-	message_finish(ops, msg->place);
+	message_finish(ops, at);
 	return 0;
 }
 
@@ -301,18 +308,28 @@ int evering__msg_free(struct evering_ops *table, const struct evering_msg *msg)
 struct sending {
 	uint64_t len;
 	void *buf;
+	int error;
 };
 
-/* May a post or message of @arg be sent?  Then it has its buffer. */
+/* A buffer for @arg, whoever has to free one first; or the reason why there is none. */
+static bool can_alloc(struct ops *ops, uint64_t arg)
+{
+	struct sending *s = (struct sending *)(uintptr_t)arg;
+
+	if (!s->buf)
+		s->buf = evering_alloc(ops->pub.ev, s->len, 0);
+	s->error = !s->buf && ops_out_of_memory(ops) ? -ENOMEM : 0;
+	return s->buf || s->error;
+}
+
+/* May a post or message of @arg be sent, or never?  Then it has its buffer, or error. */
 static bool can_send(struct ops *ops, uint64_t arg)
 {
 	struct sending *s = (struct sending *)(uintptr_t)arg;
 
 	if (!ops->pub.credit || !ops_room(ops))
 		return false;
-	if (s->len > ops->pub.max_data && !s->buf)
-		s->buf = evering_alloc(ops->pub.ev, s->len, 0);
-	return s->len <= ops->pub.max_data || s->buf;
+	return s->len <= ops->pub.max_data || can_alloc(ops, arg);
 }
 
 int evering__msg_send(struct evering_ops *table, const struct iovec *iov,
@@ -335,6 +352,8 @@ int evering__msg_send(struct evering_ops *table, const struct iovec *iov,
 		return -EMSGSIZE;
 	ret = ops_wait_for_room(ops, can_send, (uint64_t)(uintptr_t)&s,
 				timeout_ns, &deadline);
+	if (!ret)
+		ret = s.error;
 	if (ret)
 		return ret;
 	if (s.buf) {
@@ -387,16 +406,6 @@ int evering_op_post(struct evering_ops *table, const struct evering_op *op,
 }
 
 /* -------------------------------------------------------------------- calls */
-
-/* A buffer for @arg, whoever has to free one first. */
-static bool can_alloc(struct ops *ops, uint64_t arg)
-{
-	struct sending *s = (struct sending *)(uintptr_t)arg;
-
-	if (!s->buf)
-		s->buf = evering_alloc(ops->pub.ev, s->len, 0);
-	return s->buf;
-}
 
 /* What is left of @timeout_ns, which ends at @deadline; 0: it was not limited. */
 static int64_t what_is_left(int64_t timeout_ns, int64_t deadline)
@@ -466,6 +475,8 @@ int evering_op_callv(struct evering_ops *table, uint32_t opcode,
 		deadline = deadline_after(timeout_ns);
 	ret = ops_wait_for_room(ops, can_alloc, (uint64_t)(uintptr_t)&s,
 				timeout_ns, &deadline);
+	if (!ret)
+		ret = s.error;
 	if (ret)
 		return ret;
 	iov_gather(s.buf, in, in_count);

@@ -655,6 +655,7 @@ static int read_params(const struct evering_ops_params *from, uint32_t entries,
 struct layout {
 	uint32_t place_count;
 	uint32_t held_count;
+	uint32_t stored_count;
 	size_t places;
 	size_t held;
 	size_t place_data;
@@ -698,8 +699,9 @@ static void lay_out(const struct endpoint *e,
 					      sizeof(struct evering__held));
 	layout->place_data = add_part(&end, layout->place_count * slot);
 	layout->held_data = add_part(&end, layout->held_count * slot);
-	layout->stored = add_part(
-		&end, (params->store + 1) * sizeof(struct evering__stored));
+	layout->stored_count = power_above(1 + params->store);
+	layout->stored = add_part(&end, layout->stored_count *
+						sizeof(struct evering__stored));
 	layout->stored_data = add_part(&end, (params->store + 1) * slot);
 	layout->heap = add_part(&end, params->depth * sizeof(uint32_t));
 	layout->tell = add_part(&end, params->depth * sizeof(uint64_t));
@@ -723,7 +725,9 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	ops->place_data = memory + layout->place_data;
 	ops->held_data = memory + layout->held_data;
 	ops->pub.stored = (struct evering__stored *)(memory + layout->stored);
-	ops->pub.stored_count = params->store + 1;
+	ops->pub.stored_mask = layout->stored_count - 1;
+	/* What no message is called. */
+	ops->pub.stored[0].plain = 1u << EVERING__STORED_BITS;
 	ops->stored_data = memory + layout->stored_data;
 	ops->store = params->store;
 	ops->tell_at = params->store / 4 ? params->store / 4 : 1;

@@ -42,7 +42,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define HELD_CANCELLED (1u << 2) /* the peer has told */
 #define HELD_INBOX     (1u << 3) /* evering_op_next() is still to find it */
 
-/* struct evering__stored.state, beside 0: free, and EVERING__PLAIN */
+/* struct evering__stored.state, beside 0: free, or plain */
 #define STORED_MESSAGE (1u << 1) /* a message, in the user's hands */
 #define STORED_POST    (1u << 2) /* a post, likewise */
 #define STORED_WAITS   (1u << 3) /* a message that nobody has received yet */
@@ -257,6 +257,14 @@ static inline void ops_update(struct ops *ops)
 static inline uint32_t ops_finished(const struct ops *ops)
 {
 	return ops->tell_at - ops->pub.tell_in;
+}
+
+/* Can no buffer be had, nor come home? */
+static inline bool ops_out_of_memory(const struct ops *ops)
+{
+	const struct endpoint *e = ops_endpoint(ops);
+
+	return e->refused && !e->arena.out;
 }
 
 /* Bytes of the own arena. */

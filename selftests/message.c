@@ -783,6 +783,91 @@ TEST_F(message, an_answer_waits_for_room_and_the_request_stays)
 	EXPECT_TRUE(arena_whole(B->ev));
 }
 
+/* An answer that is made of the request, which lies where the answer could be written. */
+TEST_F(message, an_answer_may_quote_its_request)
+{
+	struct evering_params p = params_sized(self->backend, 64, 64, ARENA);
+	struct iovec in = { text(2, 4000), 4000 }, iov[2];
+	struct evering_op op = { .opcode = 1, .flags = EVERING_LEND };
+	struct evering_completion c;
+	struct evering_request r;
+	unsigned char *got;
+	uint64_t id;
+
+	p.flags = EVERING_SHARED_ARENA;
+	ASSERT_EQ(0, reopen(self->ev, self->s, self->backend, &p, 16));
+	op.buf = evering_alloc(A->ev, 8000, 0);
+	op.buf_len = 8000;
+	memcpy(op.buf, in.iov_base, 4000);
+	ASSERT_EQ(0, evering_op_submit(A->ops, &op, &id, EVERING_NOWAIT));
+	ASSERT_EQ(0, evering_op_next(B->ops, &r, EVERING_NOWAIT));
+	iov[0] = (struct iovec){ (void *)(uintptr_t)"quoted: ", 8 };
+	iov[1] = (struct iovec){ r.buf, 4000 };
+	ASSERT_EQ(0, evering_op_answerv(B->ops, r.id, 0, iov, 2, PLENTY));
+	ASSERT_EQ(0, evering_op_wait(A->ops, id, &c, EVERING_NOWAIT));
+	ASSERT_EQ(4008u, c.buf_len);
+	got = c.buf;
+	EXPECT_EQ(0, memcmp(got, "quoted: ", 8));
+	EXPECT_TRUE(is_text(2, got + 8, 4000));
+	if (c.buf != op.buf)
+		EXPECT_EQ(0, evering_free(A->ev, c.buf));
+	EXPECT_EQ(0, evering_free(A->ev, op.buf));
+	EXPECT_TRUE(all_home(self->s));
+}
+
+/* Takes a post in the midst of another wait for one. */
+static void takes_a_post(struct evering_ops *ops,
+			 const struct evering_completion *c)
+{
+	struct evering_request r;
+
+	if (!c->result)
+		*(int *)c->user = evering_op_next(ops, &r, EVERING_NOWAIT);
+}
+
+TEST_F(message, posts_taken_in_callbacks_are_finished_with)
+{
+	struct evering_op post = { .opcode = 1 }, op = { .opcode = 2 };
+	struct evering_request r;
+	int lap, taken;
+
+	op.done = takes_a_post;
+	op.user = &taken;
+	for (lap = 0; lap < 40; lap++) {
+		taken = -1;
+		ASSERT_EQ(0, evering_op_submit(B->ops, &op, NULL,
+					       EVERING_NOWAIT));
+		pump(self->s);
+		ASSERT_EQ(1u, A->n_got);
+		A->n_got = 0;
+		ASSERT_EQ(0, evering_op_post(A->ops, &post, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_op_answer(A->ops, A->got[0].id, 0, NULL, 0));
+		ASSERT_EQ(0, evering_op_post(A->ops, &post, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_op_next(B->ops, &r, EVERING_NOWAIT));
+		ASSERT_EQ(0, taken);
+		ASSERT_EQ(-EAGAIN, evering_op_next(B->ops, &r, EVERING_NOWAIT));
+		pump(self->s);
+	}
+}
+
+TEST_F(message, a_message_is_freed_once_whoever_has_its_place_now)
+{
+	struct evering_msg first, second;
+	uint32_t len;
+
+	for (len = 10; len < 4000; len += 3000) {
+		ASSERT_EQ(0, send_one(A, 1, len, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_msg_recv(B->ops, &first, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_msg_free(B->ops, &first));
+		ASSERT_EQ(0, send_one(A, 2, len, EVERING_NOWAIT));
+		ASSERT_EQ(0, evering_msg_recv(B->ops, &second, EVERING_NOWAIT));
+		EXPECT_EQ(-EINVAL, evering_msg_free(B->ops, &first));
+		EXPECT_TRUE(is_text(2, second.data, len));
+		EXPECT_EQ(0, evering_msg_free(B->ops, &second));
+		pump(self->s);
+	}
+}
+
 /* ------------------------------------------------------------- two processes */
 
 struct echo {
