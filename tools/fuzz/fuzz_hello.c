@@ -316,7 +316,7 @@ static bool garble(struct input *in, unsigned char *packet, size_t *size,
 	return right;
 }
 
-static bool say_hello(struct stranger *s, struct input *in)
+static bool send_hello(struct stranger *s, struct input *in)
 {
 	unsigned char packet[sizeof(struct hello) + 64] = { 0 };
 	size_t size = sizeof(struct hello);
@@ -503,7 +503,7 @@ static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 	int ret;
 
 	limits_of(&limits);
-	right = say_hello(s, in);
+	right = send_hello(s, in);
 	if (in8(in) & 1)
 		shutdown(s->sock, SHUT_WR);
 	ret = evering_accept_fd(s->others, &limits, EVERING_NOWAIT, ev);
@@ -560,7 +560,7 @@ static int by_listener(struct stranger *s, struct input *in,
 	close(s->sock);
 	s->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	MUST(!connect(s->sock, (struct sockaddr *)&address, len));
-	right = say_hello(s, in);
+	right = send_hello(s, in);
 	limits_of(&limits);
 	ret = evering_accept(listener, &limits, EVERING_NOWAIT, ev);
 	MUST(!ret || ret == -EAGAIN);
