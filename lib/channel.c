@@ -392,10 +392,7 @@ void endpoint_destroy(struct endpoint *e)
 		if (e->map[i])
 			munmap(e->map[i], e->map_size[i]);
 	e->backend->destroy(e);
-	if (e->sealed)
-		close_fds(&e->sock, 1);
-	else
-		socket_close(e->sock);
+	socket_close_sealed(e->sock, e->sealed);
 	if (e->ledger && own)
 		ledger_uncharge(e->ledger, e->charged_uid, e->charged);
 	free(e->block);

@@ -226,7 +226,7 @@ static int device_complete(struct endpoint *e, const int *fds,
 static void device_met(struct endpoint *e)
 {
 	close_fds(&e->device.peers, 1);
-	close_fds(&e->sock, 1);
+	socket_close_sealed(e->sock, e->sealed);
 	e->device.peers = e->sock = -1;
 }
 

@@ -233,7 +233,7 @@ struct device_state {
  * @woken: EVERING_RX and EVERING_TX: of evering_wake(), until a wait has found out
  * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
- * @sealed: nothing is in @sock, nor ever will be
+ * @sealed: nothing more comes into @sock
  * @pid, @uid, @gid: the peer
  * @owner: fork_id() of the process that has made it
  * @ledger, @charged, @charged_uid: where it is entered, with how many bytes of whom;
@@ -340,6 +340,7 @@ int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds);
 int packet_take_fds(int sock, int fds[MAX_HELLO_FDS]);
 bool socket_seal(int sock, bool own);
 void socket_close(int sock);
+void socket_close_sealed(int sock, bool sealed);
 void socket_empty(int sock);
 void sockets_leave(const int *socks, unsigned int count);
 

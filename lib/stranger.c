@@ -610,6 +610,7 @@ static bool socket_is_empty(int sock)
 	} control;
 	struct msghdr msg = { 0 };
 	unsigned int i;
+	ssize_t ret;
 
 	/* Without them descriptors would take their room. */
 	if (setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
@@ -618,8 +619,12 @@ static bool socket_is_empty(int sock)
 		msg.msg_flags = 0;
 		msg.msg_control = &control;
 		msg.msg_controllen = sizeof(control);
-		if (recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT) < 0)
-			return errno == EAGAIN || errno == ECONNRESET;
+		ret = recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT);
+		/* Told once, and before the packets that are there. */
+		if (ret < 0 && errno == ECONNRESET)
+			continue;
+		if (ret < 0)
+			return errno == EAGAIN;
 		if (msg.msg_flags & MSG_CTRUNC)
 			return false;
 		if (!msg.msg_controllen)
@@ -699,6 +704,23 @@ void socket_close(int sock)
 		close(sock);
 	else
 		close_by_child(&sock, 1, -1);
+}
+
+/*
+ * socket_close_sealed - the same, of a socket that two have met over
+ * @sealed: socket_seal() has said so
+ *
+ * A packet of no bytes looks like the end of the connection, and others may be behind
+ * it: so what is closed here without a further look is a socket of which it is sure that
+ * nothing is in it, and not one whose peer may be gone.
+ */
+void socket_close_sealed(int sock, bool sealed)
+{
+	if (sealed && recv(sock, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	    errno == EAGAIN)
+		close(sock);
+	else
+		socket_close(sock);
 }
 
 /*

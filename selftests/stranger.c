@@ -239,7 +239,9 @@ enum shape {
 	TOO_FEW, /* right, but for all descriptors but one */
 	TWO, /* right, and then another with one */
 	GONE, /* no hello, with one, and its sender gone */
-	SHAPES
+	SHAPES,
+	/* Such a one may be met: right, then one of no bytes, then another with one. */
+	BEHIND_NOTHING
 };
 
 /**
@@ -355,6 +357,8 @@ static int send_shape(const struct script *s, int sock, void *packet,
 		return raw_send(sock, packet, size, many, 1);
 	default:
 		ret = raw_send(sock, packet, size, fds, n);
+		if (!ret && s->shape == BEHIND_NOTHING)
+			ret = raw_send(sock, "", 0, NULL, 0);
 		return ret ? ret : raw_send(sock, "junk", 4, &bad, 1);
 	}
 }
@@ -693,6 +697,39 @@ TEST_F(stranger, a_welcome_keeps_no_client)
 		}
 		EXPECT_EQ(self->fds, count_fds());
 	}
+}
+
+/* A packet of no bytes looks like the end of the connection, behind which nothing is. */
+TEST_F(stranger, nothing_is_hidden_behind_an_empty_packet)
+{
+	struct evering_connecting *c;
+	struct evering *ev;
+	int64_t took;
+	int ret;
+
+	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
+	ASSERT_TRUE(stranger_comes(self, hello_main, BEHIND_NOTHING, -1));
+	ASSERT_TRUE(is_there(self));
+	took = now_ns();
+	ret = evering_accept(self->listener, NULL, TIMEOUT, &ev);
+	if (!ret)
+		evering_close(ev);
+	EXPECT_GT(TIMEOUT + SLACK, now_ns() - took);
+	/* The first one has a copy of the listener, too. */
+	snprintf(self->path, sizeof(self->path), "@evering-stranger-%d-%d",
+		 getpid(), BEHIND_NOTHING);
+	ASSERT_TRUE(stranger_comes(self, welcome_main, BEHIND_NOTHING, -1));
+	ASSERT_TRUE(is_there(self));
+	ASSERT_EQ(0, evering_connect_begin(self->path, &self->script.p, PLENTY,
+					   &c));
+	EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
+	ASSERT_TRUE(EVENTUALLY(progress(self) == SENT));
+	took = now_ns();
+	ret = evering_connecting_step(c, &ev);
+	if (!ret)
+		evering_close(ev);
+	evering_connecting_close(c);
+	EXPECT_GT(SLACK, now_ns() - took);
 }
 
 /* The socket is still the caller's, who closes it without a thought. */
