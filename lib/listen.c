@@ -233,10 +233,18 @@ static void stop_watching(struct evering_listener *l)
  */
 static int after_fork(struct evering_listener *l)
 {
+	int error;
+
 	if (l->user == fork_id())
 		return 0;
 	stop_watching(l);
-	return start_watching(l);
+	error = start_watching(l);
+	if (error) {
+		stop_watching(l);
+		/* Nobody's, so that the next call tries again. */
+		l->user = 0;
+	}
+	return error;
 }
 
 /* A listener without a socket, or NULL. */
@@ -461,12 +469,22 @@ static void count_refused(struct evering_listener *l, int error)
 	l->last_error = error;
 }
 
+/*
+ * Closes a connection that is of no use.  A child of this process may have a copy, which
+ * would keep it in the epoll set.
+ */
+static void pending_close(struct evering_listener *l, struct pending *p)
+{
+	epoll_ctl(l->epoll, EPOLL_CTL_DEL, p->fd, NULL);
+	socket_close(p->fd);
+	p->fd = -1;
+}
+
 static void pending_refuse(struct evering_listener *l, struct pending *p,
 			   int error)
 {
 	refuse(p->fd, error);
-	socket_close(p->fd);
-	p->fd = -1;
+	pending_close(l, p);
 	count_refused(l, error);
 }
 
@@ -574,8 +592,7 @@ static int greet_one(struct evering_listener *l, struct pending *p,
 	if (ret == -EAGAIN)
 		return 0;
 	if (ret) {
-		socket_close(p->fd);
-		p->fd = -1;
+		pending_close(l, p);
 		count_refused(l, ret);
 		return own ? ret : 0;
 	}
@@ -614,12 +631,19 @@ static int ask_admission(const struct evering_listener *l,
  * A worker that has taken a connection is the only one that can greet it.  One that takes
  * a second, and then serves that, would leave the first alone: so it gives a hello the
  * moment that it may take from connect(2).  So does each thread that shares a socket.
+ * But only one in each pass, and none of a user of whom another is silent already: those
+ * who never speak would have the others wait for each of them.
  */
-static void wait_for_hello(int fd)
+static void wait_for_hello(const struct evering_listener *l,
+			   const struct pending *new, bool *patient)
 {
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	struct pollfd pfd = { .fd = new->fd, .events = POLLIN };
 
+	if (!*patient || (!l->shared && l->maker == l->user) ||
+	    pending_of(l, new->who.uid))
+		return;
 	poll(&pfd, 1, HELLO_MS);
+	*patient = false;
 }
 
 /*
@@ -628,7 +652,7 @@ static void wait_for_hello(int fd)
  */
 static int take_one(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
-		    bool patient, struct evering **ev)
+		    bool *patient, struct evering **ev)
 {
 	struct pending new = { 0 }, *p;
 	socklen_t len = sizeof(new.who);
@@ -645,8 +669,7 @@ static int take_one(struct evering_listener *l,
 		pending_refuse(l, &new, ret);
 		return 0;
 	}
-	if (patient && (l->shared || l->maker != l->user))
-		wait_for_hello(new.fd);
+	wait_for_hello(l, &new, patient);
 	ret = greet_one(l, &new, limits, deadline, ev);
 	if (ret || new.fd < 0)
 		return ret;
@@ -676,7 +699,7 @@ static int take_some(struct evering_listener *l,
 	int ret = 0;
 
 	for (i = 0; !ret && i < TAKE_AT_ONCE; i++)
-		ret = take_one(l, limits, deadline, patient, ev);
+		ret = take_one(l, limits, deadline, &patient, ev);
 	return ret == -EAGAIN ? 0 : ret;
 }
 

@@ -278,7 +278,109 @@ TEST_F(listener, however_many_are_silent_a_client_is_served_at_once)
 	EXPECT_EQ(0, s.ret);
 }
 
+/* Threads that share a socket give each hello a moment, but not one after the other. */
+TEST_F(listener, however_many_are_silent_one_who_shares_serves_at_once)
+{
+	struct client c = { .path = self->path, .params = &self->p };
+	struct evering_listener *other;
+	int socks[CONNECTIONS], n = 0;
+	struct evering *ev;
+	int64_t took;
+
+	ASSERT_EQ(0, evering_listener_share(self->l, &other));
+	while (n < CONNECTIONS) {
+		socks[n] = raw_socket(self->path, SOCK_NONBLOCK, false);
+		if (socks[n] < 0)
+			break;
+		n++;
+	}
+	EXPECT_LT(64, n);
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	took = now_ns();
+	ASSERT_EQ(0, evering_accept(self->l, NULL, PLENTY, &ev));
+	took = now_ns() - took;
+	/* Five milliseconds for each would be more. */
+	EXPECT_GT(slow(n * 3 * MSEC), took);
+	pthread_join(c.t, NULL);
+	EXPECT_EQ(0, c.ret);
+	evering_close(c.ev);
+	evering_close(ev);
+	close_all(socks, n);
+	evering_listener_close(other);
+}
+
+static int lives_main(void *arg)
+{
+	(void)arg;
+	await_death();
+}
+
+/* A child has a copy of what this process closes. */
+TEST_F(listener, nothing_is_heard_of_a_connection_that_was_turned_away)
+{
+	struct pollfd fd = { .events = POLLIN };
+	struct evering *ev;
+	int sock, i;
+	pid_t pid;
+
+	sock = raw_socket(self->path, 0, false);
+	ASSERT_LE(0, sock);
+	EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
+	pid = spawn(lives_main, NULL);
+	ASSERT_LT(0, pid);
+	ASSERT_EQ(0, raw_send(sock, "junk", 4, NULL, 0));
+	EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
+	EXPECT_EQ(1, evering_listener_refused(self->l, NULL));
+	shutdown(sock, SHUT_RDWR);
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL, EVERING_NOWAIT,
+						  &ev));
+	fd.fd = evering_listener_fd(self->l);
+	/* Its timer may ring, once. */
+	if (poll(&fd, 1, 0)) {
+		sleep_ns(SEC);
+		evering_accept(self->l, NULL, EVERING_NOWAIT, &ev);
+		EXPECT_EQ(0, poll(&fd, 1, 0));
+	}
+	close(sock);
+	kill_and_reap(pid);
+}
+
 /* -------------------------------------------------------------------- workers */
+
+/* At first it has no room for what it needs of its own. */
+static int late_worker_main(void *arg)
+{
+	struct evering_listener *l = arg;
+	struct rlimit limit, none;
+	struct evering *ev;
+	int ret;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return 1;
+	none = limit;
+	none.rlim_cur = 3;
+	if (setrlimit(RLIMIT_NOFILE, &none))
+		return 2;
+	ret = evering_accept(l, NULL, EVERING_NOWAIT, &ev);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (ret != -EMFILE)
+		return 3;
+	if (evering_accept(l, NULL, EVERING_NOWAIT, &ev) != -EAGAIN ||
+	    evering_listener_fd(l) < 0)
+		return 4;
+	evering_listener_close(l);
+	return 0;
+}
+
+TEST_F(listener, a_worker_that_had_no_room_tries_again)
+{
+	pid_t pid = spawn(late_worker_main, self->l);
+
+	ASSERT_LT(0, pid);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
+}
 
 struct worker {
 	struct evering_listener *l;
