@@ -170,14 +170,16 @@ static struct {
 
 static void know_self(void)
 {
-	uint64_t id = fork_id();
+	uint64_t id = fork_id(), namespace;
 
 	if (__atomic_load_n(&self.of, __ATOMIC_ACQUIRE) == id)
 		return;
-	__atomic_store_n(&self.namespace, namespace_at("/proc/self/ns/pid"),
-			 __ATOMIC_RELAXED);
+	namespace = namespace_at("/proc/self/ns/pid");
+	__atomic_store_n(&self.namespace, namespace, __ATOMIC_RELAXED);
 	__atomic_store_n(&self.pid, getpid(), __ATOMIC_RELAXED);
-	__atomic_store_n(&self.of, id, __ATOMIC_RELEASE);
+	/* It may be to be had the next time. */
+	if (namespace)
+		__atomic_store_n(&self.of, id, __ATOMIC_RELEASE);
 }
 
 static pid_t own_pid(void)
