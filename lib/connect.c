@@ -37,12 +37,14 @@
 /**
  * struct evering_connecting
  * @e: this side's part of the channel; NULL: no longer
+ * @maker: fork_id() of the process that has begun it
  * @error: what the last step returned; -EAGAIN: there is one more to take
  * @address, @len: whom to connect to
  * @name: the last part of the path, which the watch is for
  * @sock: -1: none yet
  * @await: EVERING_AWAIT
  * @full: the listener is there, and as many wait for it as may
+ * @denied: the last attempt was not permitted
  * @said: connected, and has said hello
  * @deaf: the watch is left alone until @again
  * @deadline: INT64_MAX: none
@@ -55,6 +57,7 @@
  */
 struct evering_connecting {
 	struct endpoint *e;
+	uint64_t maker;
 	int error;
 	struct sockaddr_un address;
 	socklen_t len;
@@ -62,6 +65,7 @@ struct evering_connecting {
 	int sock;
 	bool await;
 	bool full;
+	bool denied;
 	bool said;
 	bool deaf;
 	int64_t deadline;
@@ -96,6 +100,11 @@ static void start_watch(struct evering_connecting *c)
 
 static void stop_watch(struct evering_connecting *c)
 {
+	/* A child of ours may have it, too, and so keep it in the set. */
+	if (c->loop >= 0 && c->watched >= 0 && c->watched == c->watch) {
+		epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
+		c->watched = -1;
+	}
 	close_fds(&c->watch, 1);
 	c->watch = -1;
 }
@@ -136,11 +145,15 @@ static int dial(struct evering_connecting *c)
 	return errno == EPROTOTYPE ? -EPROTO : -errno;
 }
 
-/* Is it worth another attempt? */
+/*
+ * Is it worth another attempt?  Between bind(2) and chmod(2) of a listener that comes it
+ * is not permitted to connect.
+ */
 static bool may_come(const struct evering_connecting *c, int error)
 {
 	return error == -EAGAIN ||
-	       (c->await && (error == -ENOENT || error == -ECONNREFUSED));
+	       (c->await && (error == -ENOENT || error == -ECONNREFUSED ||
+			     error == -EACCES));
 }
 
 /* 0: connected; -EAGAIN: not yet, and c->again says when to try again. */
@@ -153,6 +166,7 @@ static int reach(struct evering_connecting *c)
 	heard = hear_watch(c, &ours);
 	ret = dial(c);
 	c->full = ret == -EAGAIN;
+	c->denied = ret == -EACCES;
 	if (!may_come(c, ret))
 		return ret;
 	if (!c->pause) {
@@ -198,7 +212,7 @@ static int step(struct evering_connecting *c)
 		ret = take_welcome(c->e, c->sock, true);
 	if (ret == -EAGAIN && c->deadline != INT64_MAX &&
 	    now_ns() >= c->deadline)
-		return -ETIMEDOUT;
+		return !c->said && c->denied ? -EACCES : -ETIMEDOUT;
 	return ret;
 }
 
@@ -226,6 +240,7 @@ static int begin(const char *path, const struct evering_params *from,
 	int ret;
 
 	*c = (struct evering_connecting){
+		.maker = fork_id(),
 		.error = -EAGAIN,
 		.sock = -1,
 		.deadline = deadline_after(timeout_ns),
@@ -264,11 +279,12 @@ static void end(struct evering_connecting *c)
 		socket_close(c->sock);
 	if (c->e)
 		endpoint_destroy(c->e);
-	stop_watch(c);
+	/* First: in a process that fork(2) has made the set is its parent's. */
 	close_fds(&c->loop, 1);
 	close_fds(&c->timer, 1);
 	c->e = NULL;
 	c->sock = c->loop = c->timer = -1;
+	stop_watch(c);
 }
 
 /* The endpoint, which has the socket. */
@@ -311,7 +327,8 @@ static int set_timer(const struct evering_connecting *c)
 
 	if (at != INT64_MAX) {
 		when.it_value.tv_sec = at / 1000000000;
-		when.it_value.tv_nsec = at % 1000000000;
+		/* All zero would be never, and not at once. */
+		when.it_value.tv_nsec = at ? at % 1000000000 : 1;
 	}
 	return timerfd_settime(c->timer, TFD_TIMER_ABSTIME, &when, NULL) ?
 		       -errno :
@@ -343,6 +360,8 @@ int evering_connecting_fd(struct evering_connecting *c)
 	struct epoll_event event = { .events = EPOLLIN };
 	int ret = 0;
 
+	if (c->maker != fork_id())
+		return -EINVAL;
 	if (c->loop >= 0)
 		return c->loop;
 	c->loop = epoll_create1(EPOLL_CLOEXEC);
@@ -365,7 +384,7 @@ int evering_connecting_step(struct evering_connecting *c, struct evering **ev)
 {
 	int ret;
 
-	if (c->error != -EAGAIN)
+	if (c->maker != fork_id() || c->error != -EAGAIN)
 		return -EINVAL;
 	c->error = step(c);
 	if (c->error == -EAGAIN) {
@@ -396,6 +415,7 @@ static int dial_waiting(struct evering_connecting *c)
 {
 	struct timeval timeout = { 0 };
 	int64_t left;
+	int ret;
 
 	close_fds(&c->sock, 1);
 	c->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -412,10 +432,14 @@ static int dial_waiting(struct evering_connecting *c)
 	}
 	if (!connect(c->sock, (struct sockaddr *)&c->address, c->len))
 		return greet_listener(c);
+	ret = -errno;
+	/* Another attempt is not to wait, or not for as long. */
+	close_fds(&c->sock, 1);
+	c->sock = -1;
+	if (ret == -EAGAIN)
+		return -ETIMEDOUT;
 	/* It may have gone meanwhile, and others may come. */
-	if (errno != EAGAIN)
-		return may_come(c, -errno) ? 0 : -errno;
-	return -ETIMEDOUT;
+	return may_come(c, ret) ? 0 : ret;
 }
 
 static int wait_for_step(struct evering_connecting *c)

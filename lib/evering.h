@@ -405,7 +405,8 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * The connecting side makes the channel and pays for it.  With EVERING_AWAIT in @params
  * it does so at once, and tries to connect until the listener is there or @timeout_ns has
  * passed: again when the directory changes, and after pauses of 1 ms to 1 s (0.1 s at
- * abstract names).
+ * abstract names).  Nor does it give up while the permissions keep it out, which a new
+ * listener sets after it has made the file: -EACCES is then for the end of @timeout_ns.
  *
  * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND is invalid; -E2BIG:
  * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: over 107
@@ -452,8 +453,9 @@ EVERING_API int evering_connect_begin(const char *path,
  * @c: from evering_connect_begin()
  *
  * Returns a descriptor that polls readable when evering_connecting_step() has something to
- * do, be it that the time is up; or -EMFILE, -ENFILE, -ENOMEM, -ENOSPC.  It is always the
- * same one, belongs to @c, and is closed with it.  Thread: one at a time for each @c.
+ * do, be it that the time is up; or -EMFILE, -ENFILE, -ENOMEM, -ENOSPC; -EINVAL: in a
+ * process that fork(2) has made after evering_connect_begin().  It is always the same
+ * one, belongs to @c, and is closed with it.  Thread: one at a time for each @c.
  */
 EVERING_API int evering_connecting_fd(struct evering_connecting *c);
 
@@ -464,7 +466,8 @@ EVERING_API int evering_connecting_fd(struct evering_connecting *c);
  *
  * Returns 0; -EAGAIN: not yet; else it has failed, as evering_connect() does.  After
  * anything but -EAGAIN all that is left to do is evering_connecting_close(), and
- * another step is -EINVAL.  Thread: one at a time for each @c.
+ * another step is -EINVAL.  So is one in a process that fork(2) has made after
+ * evering_connect_begin().  Thread: one at a time for each @c.
  */
 EVERING_API int evering_connecting_step(struct evering_connecting *c,
 					struct evering **ev);

@@ -149,6 +149,66 @@ TEST_F(connect, one_who_waits_meets_a_socket_that_listens_later)
 	evering_listener_close(l);
 }
 
+/* Between bind(2) and chmod(2) of a listener nobody else may connect to it. */
+struct outsider {
+	const char *path;
+	struct evering_params p;
+	uint32_t *tried;
+};
+
+static int outsider_main(void *arg)
+{
+	struct outsider *o = arg;
+	struct evering_connecting *c;
+	struct evering *ev;
+	int ret;
+
+	if (become_nobody())
+		return 1;
+	/* Whom nobody lets in is told so when the time is up. */
+	if (evering_connect(o->path, &o->p, 20 * MSEC, &ev) != -EACCES)
+		return 2;
+	if (evering_connect_begin(o->path, &o->p, PLENTY, &c))
+		return 3;
+	ret = evering_connecting_step(c, &ev);
+	__atomic_store_n(o->tried, 1, __ATOMIC_RELEASE);
+	while (ret == -EAGAIN) {
+		poll(&(struct pollfd){ evering_connecting_fd(c), POLLIN, 0 }, 1,
+		     (int)(PLENTY / MSEC));
+		ret = evering_connecting_step(c, &ev);
+	}
+	evering_connecting_close(c);
+	if (!ret)
+		evering_close(ev);
+	return ret ? 4 : 0;
+}
+
+TEST_F(connect, one_who_waits_meets_a_listener_that_is_not_open_to_him_yet)
+{
+	struct outsider o = { .path = self->path, .p = self->await };
+	struct evering_listener *l;
+	struct evering *ev;
+	pid_t pid;
+	int ret;
+
+	if (geteuid())
+		SKIP(return, "to be two users takes root");
+	o.tried = shared_memory(4096);
+	ASSERT_NE(NULL, o.tried);
+	ASSERT_EQ(0, chmod(self->dir, 0755));
+	ASSERT_EQ(0, evering_listen(self->path, 0600, &l));
+	pid = spawn(outsider_main, &o);
+	ASSERT_LT(0, pid);
+	EXPECT_TRUE(EVENTUALLY(__atomic_load_n(o.tried, __ATOMIC_ACQUIRE)));
+	ASSERT_EQ(0, chmod(self->path, 0666));
+	ret = evering_accept(l, NULL, PLENTY, &ev);
+	EXPECT_EQ(0, ret);
+	if (!ret)
+		evering_close(ev);
+	EXPECT_EQ(0, reap(pid));
+	evering_listener_close(l);
+}
+
 /* Files that come and go in the directory, for ever. */
 static int traffic_main(void *dir)
 {
@@ -307,6 +367,54 @@ TEST_F(connect, steps_lead_to_a_channel_and_none_waits)
 		evering_listener_close(l);
 	}
 	evering_connecting_close(NULL);
+}
+
+TEST_F(connect, the_first_step_is_due_at_once)
+{
+	struct evering_connecting *c;
+	struct evering *ev;
+
+	ASSERT_EQ(0, evering_connect_begin(self->path, &self->await,
+					   EVERING_WAIT_FOREVER, &c));
+	EXPECT_TRUE(readable(evering_connecting_fd(c), (int)(PLENTY / MSEC)));
+	EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
+	evering_connecting_close(c);
+}
+
+static int lives_main(void *arg)
+{
+	(void)arg;
+	await_death();
+}
+
+/* A child has a copy of what this process closes. */
+TEST_F(connect, a_loop_hears_no_more_of_a_directory_that_has_told)
+{
+	struct evering *ev[2] = { NULL, NULL };
+	struct evering_connecting *c;
+	struct evering_listener *l;
+	char other[128];
+	pid_t pid;
+	int fd;
+
+	snprintf(other, sizeof(other), "%s/other", self->dir);
+	ASSERT_EQ(0, evering_connect_begin(self->path, &self->await,
+					   EVERING_WAIT_FOREVER, &c));
+	fd = evering_connecting_fd(c);
+	EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev[0]));
+	pid = spawn(lives_main, NULL);
+	ASSERT_LT(0, pid);
+	ASSERT_EQ(0, evering_listen(self->path, 0, &l));
+	EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev[0]));
+	ASSERT_EQ(0, touch(other));
+	EXPECT_FALSE(readable(fd, 0));
+	ASSERT_EQ(0, evering_accept(l, NULL, PLENTY, &ev[1]));
+	EXPECT_EQ(0, take_steps(c, 3, &ev[0]));
+	evering_connecting_close(c);
+	close_pair(ev);
+	evering_listener_close(l);
+	kill_and_reap(pid);
+	unlink(other);
 }
 
 TEST_F(connect, steps_of_one_who_is_not_served_end_in_time)
@@ -489,9 +597,14 @@ TEST_F(connect, an_absurd_time_or_wish_begins_nothing)
 	evering_connecting_close(c);
 }
 
-/* What it holds, a child closes without harm to its parent's. */
+/* A child takes no steps, and closes what it holds without harm to its parent's. */
 static int closing_main(void *c)
 {
+	struct evering *ev;
+
+	if (evering_connecting_fd(c) != -EINVAL ||
+	    evering_connecting_step(c, &ev) != -EINVAL)
+		return 1;
 	evering_connecting_close(c);
 	return 0;
 }
