@@ -485,6 +485,63 @@ TEST_F(connect, steps_reach_a_listener_that_has_no_room_at_first)
 	close(l);
 }
 
+/**
+ * struct full - a listener that has no room, and never will have
+ * @fds: its socket, and those of who wait for it
+ */
+struct full {
+	const char *path;
+	int fds[64];
+	int count;
+};
+
+static bool be_full(struct full *f)
+{
+	int fd = raw_socket(f->path, 0, true);
+
+	for (f->count = 0; fd >= 0 && f->count < 63; f->count++) {
+		f->fds[f->count] = fd;
+		fd = raw_socket(f->path, SOCK_NONBLOCK, false);
+	}
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 && f->count;
+}
+
+/* Goes when most of the time has passed, and another one comes. */
+static void *relay_main(void *arg)
+{
+	struct full *f = arg;
+
+	sleep_ns(1500 * MSEC);
+	close_all(f->fds, f->count);
+	unlink(f->path);
+	/* Else it would be found without another attempt. */
+	sleep_ns(50 * MSEC);
+	return be_full(f) ? f : NULL;
+}
+
+TEST_F(connect, two_that_have_no_room_take_the_time_of_one)
+{
+	struct full f = { .path = self->path };
+	struct evering *ev;
+	void *ret = NULL;
+	int64_t took;
+	pthread_t t;
+
+	ASSERT_TRUE(be_full(&f));
+	took = now_ns();
+	ASSERT_EQ(0, pthread_create(&t, NULL, relay_main, &f));
+	EXPECT_EQ(-ETIMEDOUT,
+		  evering_connect(self->path, &self->await, 2 * SEC, &ev));
+	took = now_ns() - took;
+	EXPECT_LE(2 * SEC, took);
+	EXPECT_GT(2 * SEC + slow(1200 * MSEC), took);
+	pthread_join(t, &ret);
+	EXPECT_NE(NULL, ret);
+	close_all(f.fds, f.count);
+}
+
 /*
  * Its pause is long when nobody came for long: what tells is the directory, and what
  * others do there does not.

@@ -333,8 +333,8 @@ TEST_F(listener, nothing_is_heard_of_a_connection_that_was_turned_away)
 	EXPECT_EQ(1, evering_listener_refused(self->l, NULL));
 	shutdown(sock, SHUT_RDWR);
 	for (i = 0; i < 2; i++)
-		EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL, EVERING_NOWAIT,
-						  &ev));
+		EXPECT_EQ(-EAGAIN,
+			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
 	fd.fd = evering_listener_fd(self->l);
 	/* Its timer may ring, once. */
 	if (poll(&fd, 1, 0)) {
