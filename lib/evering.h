@@ -290,9 +290,9 @@ EVERING_API int evering_listener_share(struct evering_listener *listener,
  * @flags: 0
  * @user_channels: channels that one user may have open with this listener
  * @user_waiting: connections of one user that have not said hello yet
- * @user_bytes: bytes that one user's channels may come to cost this side: of each its
- *	half and both arenas, as large as they can grow; those of the device, for which the
- *	connecting side pays, count none
+ * @user_bytes: bytes that one user's channels may come to cost this side: of each both
+ *	halves and both arenas, as large as they can grow; on the device, where the
+ *	connecting side pays for the rest, this side's arena
  * @allow: called for each connection before anything of it is received and anything
  *	for it allocated, with the credentials of its maker as SO_PEERCRED has them;
  *	returns 0: it may say hello; a negative errno: it is turned away, and told so

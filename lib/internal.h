@@ -240,7 +240,6 @@ struct device_state {
  *	NULL: nowhere
  * @begin: bytes of the own arena that had memory from the start
  * @partial: arenas, by endpoint, that did not have all of it then
- * @locked: this process has called mlockall(2), for what it will map as well
  * @refused: 0, or why the own arena did not grow when last tried
  * @peer_there: bytes of the peer's arena, from its start, that are safe to read; any
  *	thread
@@ -278,7 +277,6 @@ struct endpoint {
 	uid_t charged_uid;
 	uint64_t begin;
 	bool partial[2];
-	bool locked;
 	int refused;
 	uint64_t peer_there;
 	struct arena arena;

@@ -143,13 +143,15 @@ static int populate(unsigned char *at, unsigned char *end, int advice,
 	return 0;
 }
 
-/* Does it know MADV_POPULATE_READ?  It says so of no pages as well. */
-static bool kernel_populates(void)
+/* Does it know MADV_POPULATE_READ?  It says so of no pages as well.  1, 0; -ENOMEM. */
+static int kernel_populates(void)
 {
 	static unsigned char nowhere[1];
 	uintptr_t page = (uintptr_t)nowhere & ~(uintptr_t)(page_size() - 1);
 
-	return !madvise((void *)page, 0, MADV_POPULATE_READ);
+	if (!madvise((void *)page, 0, MADV_POPULATE_READ))
+		return 1;
+	return errno == EINVAL ? 0 : -ENOMEM;
 }
 
 /*
@@ -400,12 +402,15 @@ static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 	return check_file_system(&st);
 }
 
-/* Checks one of the peer's regions and maps it, with all its pages but for an arena's. */
-static int take_region(struct endpoint *e, unsigned int region, int fd)
+/*
+ * Checks one of the peer's regions and maps it, with all its pages but for an arena's.
+ * Those that are not there are this side's.
+ */
+static int take_region(struct endpoint *e, unsigned int region, int fd,
+		       bool populates)
 {
 	size_t size = region_size(&e->geometry, region);
 	bool arena = region >= EVERING_REGION_ARENA_A;
-	bool populates = kernel_populates();
 	unsigned char *map;
 	int ret;
 
@@ -414,6 +419,8 @@ static int take_region(struct endpoint *e, unsigned int region, int fd)
 		ret = check_pages(fd, size);
 	else if (!ret && arena)
 		ret = accept_holes(e, region);
+	else if (!ret && !memory_there(size))
+		ret = -ENOMEM;
 	if (!ret)
 		ret = endpoint_map(e, region, fd, 0,
 				   endpoint_shares(e, region) ?
@@ -433,7 +440,7 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 {
 	unsigned int peer = !e->end;
 	unsigned int regions[3], wanted, i;
-	int ret = 0;
+	int populates, ret;
 
 	wanted = offered_regions(e, peer, regions);
 	if (count != wanted + 2) {
@@ -445,8 +452,10 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 	for (i = 0; i < 2; i++)
 		e->memfd.bell[peer][i] = fds[wanted + i];
 
+	populates = kernel_populates();
+	ret = populates < 0 ? populates : 0;
 	for (i = 0; i < wanted && !ret; i++)
-		ret = take_region(e, regions[i], fds[i]);
+		ret = take_region(e, regions[i], fds[i], populates);
 	/*
 	 * The rings are written to it with this process's credentials, so it must not
 	 * be a file for which these matter; those that packet_take_fds() lets in and

@@ -691,15 +691,18 @@ TEST_F(listener, another_user_has_no_more_bytes_than_he_may)
 	if (geteuid())
 		SKIP(return, "to be two users takes root");
 	/*
-	 * One arena, with its ring, but not two, whosever it is and however little of it
-	 * there is yet.  Those of the device are the client's.
+	 * One arena, with its rings, but not two, whosever it is and however little of it
+	 * there is yet.  On the device the client's own is the client's.
 	 */
 	a.user_bytes = 3 << 19;
-	second = variant->backend == EVERING_BACKEND_MEMFD ? -EDQUOT : 0;
 	ASSERT_EQ(0, evering_listener_admit(self->l, &a));
 	for (whose = 0; whose < 2; whose++) {
 		self->p.arena_size[whose] = 1 << 20;
 		self->p.arena_size[!whose] = 0;
+		second = variant->backend == EVERING_BACKEND_DEVICE &&
+					 whose == EVERING_MINE ?
+				 0 :
+				 -EDQUOT;
 		ASSERT_TRUE(start_wishes(&w, self->path, &self->p, 3, &pid));
 		EXPECT_EQ(0, grant(self->l, &w, 0, &ev[0]));
 		EXPECT_EQ(second, grant(self->l, &w, 1, &ev[1]));

@@ -6,6 +6,7 @@
  * them nothing is left open, and the next good partner is served.
  */
 #include "common.h"
+#include "cgroup.h"
 #include "hello.h"
 
 #include <linux/userfaultfd.h>
@@ -23,7 +24,7 @@ FIXTURE(meet)
 	struct evering_params p;
 	struct evering_listener *listener;
 	struct evering *ev[2];
-	char dir[64], path[108];
+	char dir[64], path[108], top[128], group[160];
 	int fds;
 };
 
@@ -43,6 +44,7 @@ FIXTURE_TEARDOWN(meet)
 {
 	close_pair(self->ev);
 	evering_listener_close(self->listener);
+	EXPECT_TRUE(groups_removed(self->top, self->group));
 	EXPECT_EQ(self->fds, count_fds());
 	EXPECT_NE(0, unlink(self->path))
 	{
@@ -1306,7 +1308,7 @@ static int wrong_memory(int kind, size_t size, int seals)
 		return sealed_memfd(size - 4096, true, seals);
 	case 7:
 		return sealed_memfd(size + 4096, true, seals);
-	case 8: /* no page is there yet: a read could fail */
+	case 8: /* no page is there yet */
 		return sealed_memfd(size, false, seals);
 	case 9:
 		fd = mkostemp(path, O_CLOEXEC);
@@ -1347,8 +1349,8 @@ TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 	NEEDS_MEMFD();
 	for (which = STATUS; which <= ARENA_FD; which++)
 		for (kind = 0; kind < 17; kind++) {
-			/* An arena's pages may come later. */
-			if (which == ARENA_FD && kind == 8)
+			/* Pages that are not there are had when it is mapped. */
+			if (which != STATUS && kind == 8)
 				continue;
 			fd = wrong_memory(kind, size[which], seals[which]);
 			if (fd < 0)
@@ -1373,6 +1375,70 @@ TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 	f.fd[STATUS] = f.fd[HALF];
 	f.fd[HALF] = fd;
 	EXPECT_EQ(-EPROTO, outcome(&f));
+}
+
+/* No read of it may fail later, so all its pages are there when the two have met. */
+TEST_F(meet, a_half_with_holes_is_filled)
+{
+	const uint64_t size = 4096 + 65536;
+	struct forged f;
+	struct evering *ev;
+	struct stat st;
+	int sv[2], i, kept;
+
+	NEEDS_MEMFD();
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
+	forge(&f);
+	f.hello.geometry.entries = 1024;
+	swap_fd(&f, STATUS, forged_status(&f.hello, &size, 48, sizeof(size)));
+	swap_fd(&f, HALF, sealed_memfd(size, false, SEALS_OWN));
+	kept = fcntl(f.fd[HALF], F_DUPFD_CLOEXEC, 0);
+	ASSERT_EQ(0, raw_send(sv[0], &f.hello, sizeof(f.hello), f.fd, f.n));
+	for (i = 0; i < f.n; i++)
+		close(f.fd[i]);
+	ASSERT_EQ(0, evering_accept_fd(sv[1], NULL, PLENTY, &ev));
+	EXPECT_EQ(0, fstat(kept, &st));
+	EXPECT_LE(size, (uint64_t)st.st_blocks * 512);
+	evering_close(ev);
+	close(sv[0]);
+	close(kept);
+}
+
+/* In a group that has no room for the half that a stranger brings without its pages. */
+static int no_room_for_a_half(void *group)
+{
+	struct evering_params limits = EVERING_LIMITS_INIT;
+	const uint64_t size = (16 << 20) + 4096;
+	struct evering *ev;
+	struct forged f;
+	int sv[2];
+
+	if (group_joined(group) ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv))
+		return 90;
+	limits.entries = 65536;
+	forge(&f);
+	f.hello.geometry.slot_size = 256;
+	f.hello.geometry.entries = 65536;
+	swap_fd(&f, STATUS, forged_status(&f.hello, &size, 48, sizeof(size)));
+	swap_fd(&f, HALF, sealed_memfd(size, false, SEALS_OWN));
+	if (raw_send(sv[0], &f.hello, sizeof(f.hello), f.fd, f.n))
+		return 91;
+	return -evering_accept_fd(sv[1], &limits, PLENTY, &ev);
+}
+
+TEST_F(meet, a_half_with_holes_kills_nobody)
+{
+	const char *why;
+
+	NEEDS_MEMFD();
+	if (SANITIZED)
+		SKIP(return, "a sanitizer takes memory of its own");
+	why = make_groups("8388608", self->top, self->group);
+	if (why)
+		SKIP(return, "%s", why);
+	EXPECT_EQ(ENOMEM, reap_within(spawn(no_room_for_a_half, self->group),
+				      4 * PLENTY));
 }
 
 TEST_F(meet, a_shared_arena_that_cannot_be_written_is_refused)
