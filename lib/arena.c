@@ -25,7 +25,8 @@
  * A class is a size range: below 32 granules one size each, above it 32 to the power
  * of two.  A block is taken from a class in which every block is large enough; if all
  * those are empty, a few of the class that the size itself lies in are looked at, so
- * that the whole of an arena can be had, and the time stays bounded.
+ * that the whole of an arena can be had, and the time stays bounded.  Where the arena
+ * cannot grow, it is a few of each class that is large enough.
  */
 #include <sys/mman.h>
 
@@ -162,14 +163,14 @@ static uint32_t find_above(const struct arena *a, uint64_t n)
 	return a->head[fl][__builtin_ctz(map)];
 }
 
-/* One of the class that the size itself lies in, and ends at @end at the latest. */
-static uint32_t find_beside(const struct arena *a, uint32_t n, uint32_t align,
-			    uint32_t *start, uint32_t end)
+/* One of a class, of the few that are looked at, that has room before @end. */
+static uint32_t find_in_class(const struct arena *a, unsigned int fl,
+			      unsigned int sl, uint32_t n, uint32_t align,
+			      uint32_t *start, uint32_t end)
 {
-	unsigned int fl, sl, looks;
+	unsigned int looks;
 	uint32_t g;
 
-	class_of(n, &fl, &sl);
 	g = a->head[fl][sl];
 	for (looks = 0; g != NONE && looks < LOOKS; looks++) {
 		*start = fit(a, g, n, align);
@@ -180,10 +181,38 @@ static uint32_t find_beside(const struct arena *a, uint32_t n, uint32_t align,
 	return NONE;
 }
 
+/*
+ * One that has room in the part of the arena that has memory: of the class that the size
+ * itself lies in, or of any above, as the larger ones may lie behind that part.
+ */
+static __attribute__((noinline)) uint32_t
+find_there(const struct arena *a, uint32_t n, uint32_t align, uint32_t *start)
+{
+	unsigned int fl, sl;
+	uint32_t map, g;
+
+	class_of(n, &fl, &sl);
+	map = a->second_level[fl] & (~0u << sl);
+	for (;;) {
+		for (; map; map &= map - 1) {
+			sl = (unsigned int)__builtin_ctz(map);
+			g = find_in_class(a, fl, sl, n, align, start, a->there);
+			if (g != NONE)
+				return g;
+		}
+		map = a->first_level & (~0u << 1 << fl);
+		if (!map)
+			return NONE;
+		fl = (unsigned int)__builtin_ctz(map);
+		map = a->second_level[fl];
+	}
+}
+
 /* A free block that has room for them, and where in it; NONE: none found. */
 static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
 		     uint32_t *start)
 {
+	unsigned int fl, sl;
 	uint32_t g;
 
 	g = find_above(a, n);
@@ -197,7 +226,8 @@ static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
 			return g;
 		}
 	}
-	return find_beside(a, n, align, start, a->granules);
+	class_of(n, &fl, &sl);
+	return find_in_class(a, fl, sl, n, align, start, a->granules);
 }
 
 void *evering_alloc(struct evering *ev, size_t size, size_t align)
@@ -216,7 +246,7 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	/* What has no memory and gets none is as good as taken. */
 	if (g != NONE && EVERING_UNLIKELY(start + n > a->there) &&
 	    arena_grow(e, (uint64_t)(start + n) * GRANULE))
-		g = find_beside(a, n, align_n, &start, a->there);
+		g = find_there(a, n, align_n, &start);
 	if (g == NONE)
 		return NULL;
 	length = block_length(a, g);

@@ -395,6 +395,35 @@ TEST_F(grow, what_there_is_can_be_had_when_more_is_refused)
 	EXPECT_EQ(p, evering_alloc(self->ev[0], 40 * 1024 + 64, 0));
 }
 
+/* Nor is a block that is larger than what is asked for hidden by the part without. */
+TEST_F(grow, a_part_of_what_there_is_can_be_had_when_more_is_refused)
+{
+	void *p, *q, *r;
+
+	MEMFD_ONLY("the kernel's word is its own");
+	self->p.arena_size[0] = MIB;
+	MAKE(576 * KIB);
+	NEEDS_GROWTH();
+	p = evering_alloc(self->ev[0], 520 * KIB, 0);
+	q = evering_alloc(self->ev[0], 10 * KIB, 0);
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, q);
+	ASSERT_EQ(576 * KIB, grown(self->ev[0]));
+	ASSERT_EQ(0, evering_free(self->ev[0], p));
+	kernel.advice = MADV_POPULATE_WRITE;
+	kernel.error = ENOMEM;
+	p = evering_alloc(self->ev[0], 300 * KIB, 0);
+	EXPECT_NE(NULL, p);
+	r = evering_alloc(self->ev[0], 100 * KIB, 64 * KIB);
+	EXPECT_NE(NULL, r);
+	EXPECT_EQ(NULL, evering_alloc(self->ev[0], 300 * KIB, 0));
+	kernel.advice = 0;
+	EXPECT_EQ(0, evering_free(self->ev[0], p));
+	EXPECT_EQ(0, evering_free(self->ev[0], q));
+	EXPECT_EQ(0, evering_free(self->ev[0], r));
+	EXPECT_TRUE(arena_whole(self->ev[0]));
+}
+
 TEST_F(grow, a_step_that_is_refused_may_be_a_smaller_one)
 {
 	void *p;
