@@ -397,6 +397,7 @@ TEST_F(op_duo, what_wakes_a_peer)
 	enum {
 		BY_POLL,
 		BY_WAIT,
+		BY_WAIT_THAT_IS_WOKEN,
 		BY_FLUSH,
 		BY_ARM,
 		BY_NEXT,
@@ -433,6 +434,11 @@ TEST_F(op_duo, what_wakes_a_peer)
 			break;
 		case BY_WAIT:
 			EXPECT_EQ(-ETIMEDOUT, evering_ops_wait(ops[0], USEC));
+			break;
+		case BY_WAIT_THAT_IS_WOKEN:
+			/* Before it sleeps. */
+			ASSERT_EQ(0, evering_wake(ev[0], EVERING_RX));
+			EXPECT_EQ(-EINTR, evering_ops_wait(ops[0], PLENTY));
 			break;
 		case BY_FLUSH:
 			evering_ops_flush(ops[0]);
