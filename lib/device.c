@@ -342,11 +342,17 @@ static int device_fd(struct endpoint *e)
 	return e->device.fd;
 }
 
+/*
+ * The kernel kills nobody for pages that it does not have, but gives the last one as well:
+ * the process would die of the next that it touches itself.
+ */
 static int device_grow(struct endpoint *e, uint64_t from, uint64_t to)
 {
-	int ret = grow_to(e, to);
+	int ret;
 
-	(void)from;
+	if (!memory_for_more(to - from))
+		return -ENOMEM;
+	ret = grow_to(e, to);
 	/* Another process, or thread, grows it or has ended it: neither is allowed to. */
 	return ret == -EBUSY || ret == -ESTALE ? -ENOMEM : ret;
 }

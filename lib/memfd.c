@@ -861,12 +861,12 @@ static int memfd_see(struct endpoint *e, uint64_t from, uint64_t to)
 	 * A question costs some reads of files, and a peer that grows page by page is
 	 * not to decide how many: it is asked for more at once, if that can be had.
 	 */
-	if (to > e->memfd.asked) {
+	if (to > __atomic_load_n(&e->memfd.asked, __ATOMIC_RELAXED)) {
 		if (ask < ASK_FOR && memory_for_more(ASK_FOR))
 			ask = ASK_FOR;
 		else if (!memory_for_more(ask))
 			return -ENOMEM;
-		e->memfd.asked = from + ask;
+		__atomic_store_n(&e->memfd.asked, from + ask, __ATOMIC_RELAXED);
 	}
 	ret = populate(map + from, map + to, MADV_POPULATE_READ, INT64_MAX);
 	return ret == -EINVAL ? -EPROTO : ret;
