@@ -16,6 +16,10 @@
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 /* -------------------------------------------------------------------- replies */
 
 /**
@@ -136,8 +140,61 @@ HIDDEN int fstat(int fd, struct stat *st)
 	return ret;
 }
 
+/**
+ * struct lockers - calls that take the lock of a file's inode, of a thread that is UNDER
+ * @made: files that it has made, by inode
+ * @count: how many
+ * @own: calls with one of those
+ * @others: with another one
+ */
+static __thread struct {
+	ino_t made[16];
+	unsigned int count;
+	int own;
+	int others;
+} lockers;
+
+static void takes_lock(int fd)
+{
+	unsigned int i;
+	struct stat st;
+
+	if (!inside || REAL(fstat)(fd, &st))
+		return;
+	for (i = 0; i < lockers.count && i < ARRAY_SIZE(lockers.made); i++)
+		if (lockers.made[i] == st.st_ino) {
+			lockers.own++;
+			return;
+		}
+	lockers.others++;
+}
+
+HIDDEN int memfd_create(const char *name, unsigned int flags)
+{
+	int fd = REAL(memfd_create)(name, flags);
+	struct stat st;
+
+	if (inside && fd >= 0 && lockers.count < ARRAY_SIZE(lockers.made) &&
+	    !REAL(fstat)(fd, &st))
+		lockers.made[lockers.count++] = st.st_ino;
+	return fd;
+}
+
+HIDDEN int ftruncate(int fd, off_t size)
+{
+	takes_lock(fd);
+	return REAL(ftruncate)(fd, size);
+}
+
+HIDDEN off_t lseek(int fd, off_t offset, int whence)
+{
+	takes_lock(fd);
+	return REAL(lseek)(fd, offset, whence);
+}
+
 HIDDEN int fallocate(int fd, int mode, off_t offset, off_t size)
 {
+	takes_lock(fd);
 	return REPLY_OR("fallocate", REAL(fallocate)(fd, mode, offset, size));
 }
 
@@ -463,6 +520,37 @@ TEST_F(syscalls, what_cannot_be_looked_at_is_in_use)
 	EXPECT_TRUE(replied());
 	EXPECT_EQ(0, access(self->path, F_OK));
 	EXPECT_EQ(0, evering_listen(self->path, 0, &self->listener));
+}
+
+/*
+ * A write(2) of the other side's into its memfd may hold the lock of the inode for as long
+ * as a file system of its own likes.
+ */
+TEST_F(syscalls, nobody_waits_for_the_lock_of_the_others_memory)
+{
+	static const unsigned int flags[] = { 0, EVERING_POPULATE,
+					      EVERING_SHARED_ARENA };
+	enum how how;
+	size_t i;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "the device has no files");
+	if (madvise(NULL, 0, MADV_POPULATE_READ) && errno == EINVAL)
+		SKIP(return, "Linux before 5.14 has no other way");
+	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
+	set_reply((struct reply){ 0 });
+	for (i = 0; i < ARRAY_SIZE(flags); i++)
+		for (how = 0; how < HOWS; how++) {
+			self->p.flags = flags[i];
+			memset(&lockers, 0, sizeof(lockers));
+			EXPECT_EQ(0, meets(how, self->listener, self->path,
+					   &self->p));
+			EXPECT_LT(0, lockers.own);
+			EXPECT_EQ(0, lockers.others)
+			{
+				TH_LOG("how %d, flags %x", how, flags[i]);
+			}
+		}
 }
 
 static int close_listener(struct evering_listener *l)
