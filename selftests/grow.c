@@ -29,6 +29,7 @@
  * @asked: calls with an advice to populate
  * @bytes: and for how much
  * @kill_at: the call of those before which this process is killed; 0: none
+ * @questions: how often it was asked how much memory there is
  * @files: memfds that were made, kept open to look at
  */
 static struct {
@@ -38,6 +39,7 @@ static struct {
 	int asked;
 	uint64_t bytes;
 	int kill_at;
+	int questions;
 	bool keep;
 	int files[16];
 	int n_files;
@@ -57,6 +59,20 @@ HIDDEN int madvise(void *at, size_t size, int advice)
 		}
 	}
 	return REAL(madvise)(at, size, advice);
+}
+
+HIDDEN int open(const char *path, int flags, ...)
+{
+	mode_t mode = 0;
+	va_list args;
+
+	if (flags & (O_CREAT | __O_TMPFILE)) {
+		va_start(args, flags);
+		mode = va_arg(args, mode_t);
+		va_end(args);
+	}
+	kernel.questions += !strcmp(path, "/proc/meminfo");
+	return REAL(open)(path, flags, mode);
 }
 
 HIDDEN int memfd_create(const char *name, unsigned int flags)
@@ -320,6 +336,52 @@ TEST_F(grow, the_peer_populates_each_part_once)
 	EXPECT_EQ(NULL, evering_peer_buffer(self->ev[1], MIB, 64));
 	EXPECT_EQ(NULL, evering_peer_buffer(self->ev[1], ARENA, 1));
 	EXPECT_EQ(asked, kernel.asked);
+}
+
+TEST_F(grow, the_peer_populates_what_it_needs_and_1_mib_more)
+{
+	MEMFD_ONLY("what the module has is there");
+	MAKE(0);
+	NEEDS_GROWTH();
+	ASSERT_NE(NULL, evering_alloc(self->ev[0], 3 * MIB, 0));
+	kernel.bytes = 0;
+	ASSERT_NE(NULL, evering_peer_buffer(self->ev[1], 0, 64));
+	EXPECT_EQ(MIB + (uint64_t)getpagesize(), kernel.bytes);
+	ASSERT_NE(NULL, evering_peer_buffer(self->ev[1], 0, MIB));
+	EXPECT_EQ(MIB + (uint64_t)getpagesize(), kernel.bytes);
+	ASSERT_NE(NULL, evering_peer_buffer(self->ev[1], 0, 3 * MIB));
+	EXPECT_LE(3 * MIB, kernel.bytes);
+	EXPECT_GE(grown(self->ev[0]), kernel.bytes);
+}
+
+/* However it grows: the peer decides how often. */
+TEST_F(grow, whether_there_is_memory_is_asked_once_for_each_mib)
+{
+	uint64_t at;
+
+	MEMFD_ONLY("what the module has is there");
+	MAKE(0);
+	NEEDS_GROWTH();
+	kernel.questions = 0;
+	for (at = 4096; at <= ARENA; at += 4096) {
+		evering_store_release(&own_half(self->ev[0])->grown,
+				      (uint32_t)(at / EVERING_ARENA_ALIGN));
+		ASSERT_NE(NULL,
+			  evering_peer_buffer(self->ev[1], at - 4096, 4096));
+	}
+	EXPECT_LT(0, kernel.questions);
+	EXPECT_GE((int)(ARENA / MIB), kernel.questions);
+}
+
+TEST_F(grow, who_populates_has_seen_what_there_is_when_the_two_have_met)
+{
+	MEMFD_ONLY("what the module has is there");
+	self->p.flags = EVERING_POPULATE;
+	MAKE(0);
+	kernel.asked = 0;
+	EXPECT_NE(NULL, evering_peer_buffer(self->ev[0], 0, ARENA));
+	EXPECT_NE(NULL, evering_peer_buffer(self->ev[1], 0, ARENA));
+	EXPECT_EQ(0, kernel.asked);
 }
 
 TEST_F(grow, both_may_write_a_shared_arena_that_grows)
