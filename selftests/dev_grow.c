@@ -157,6 +157,24 @@ TEST_F(dev_grow, only_the_own_arena_and_only_to_its_end)
 	EXPECT_EQ(-ENOTTY, dev_grow(self->dev, PAGE));
 }
 
+static int grows(void *fd)
+{
+	return -dev_grow(*(int *)fd, 8 * PAGE);
+}
+
+/* Who only has a copy of the descriptor does not make the owner pay. */
+TEST_F(dev_grow, only_by_who_has_the_endpoint)
+{
+	ASSERT_NE(MAP_FAILED,
+		  map_region(&geometry, self->fd[0], EVERING_REGION_HALF_A,
+			     PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, dev_attach(self->fd[0]));
+	EXPECT_EQ(EBUSY, reap(spawn(grows, &self->fd[0])));
+	EXPECT_EQ(4 * PAGE, self->status->arena_there[0]);
+	EXPECT_EQ(0, dev_grow(self->fd[0], 8 * PAGE));
+	EXPECT_EQ(8 * PAGE, self->status->arena_there[0]);
+}
+
 TEST_F(dev_grow, what_is_not_there_is_sigbus_and_what_has_come_is_zero)
 {
 	unsigned char *own, *seen;

@@ -92,6 +92,7 @@ static pid_t keep_busy(int cpu)
  * struct wakee - sleeps on another CPU than the ringer's, @trials times
  * @all: where it may run when it is woken
  * @fifo: it is a realtime thread
+ * @flags: of its ENTER
  * @tid: while it is in ENTER, or about to be
  * @here: how often it woke up on the ringer's CPU
  */
@@ -100,6 +101,7 @@ struct wakee {
 	const cpu_set_t *all;
 	int here, there;
 	bool fifo;
+	uint32_t flags;
 	pid_t tid;
 	int found_here;
 	int error;
@@ -123,7 +125,8 @@ static void *sleep_there(void *arg)
 			break;
 		}
 		__atomic_store_n(&w->tid, my_tid(), __ATOMIC_RELEASE);
-		if (dev_wait(w->s->fd, RX) != RX)
+		if (dev_enter_flags(w->s->fd, w->flags, 0, RX,
+				    (uint64_t)(now_ns() + PLENTY)) != RX)
 			w->error = -ETIMEDOUT;
 		w->found_here += sched_getcpu() == w->here;
 		__atomic_store_n(&w->tid, 0, __ATOMIC_RELEASE);
@@ -133,17 +136,15 @@ static void *sleep_there(void *arg)
 	return NULL;
 }
 
-/* How often of TRIALS the one who is woken runs on the ringer's CPU; or an errno. */
-static int woken_here(FIXTURE_DATA(handover) * self, uint32_t flags,
-		      const cpu_set_t *all, bool fifo)
+/* How often of TRIALS @w, who is woken, runs on the ringer's CPU; or an errno. */
+static int woken_here_as(FIXTURE_DATA(handover) * self, uint32_t flags,
+			 struct wakee w)
 {
-	struct wakee w = { .s = &self->b,
-			   .all = all,
-			   .here = self->here,
-			   .there = self->there,
-			   .fifo = fifo };
 	int i, ret = 0;
 
+	w.s = &self->b;
+	w.here = self->here;
+	w.there = self->there;
 	if (pin(self->here) || pthread_create(&w.thread, NULL, sleep_there, &w))
 		return -1;
 	for (i = 0; i < TRIALS && !ret; i++) {
@@ -162,6 +163,13 @@ static int woken_here(FIXTURE_DATA(handover) * self, uint32_t flags,
 	return ret ? ret : w.error ? w.error : w.found_here;
 }
 
+static int woken_here(FIXTURE_DATA(handover) * self, uint32_t flags,
+		      const cpu_set_t *all, bool fifo)
+{
+	return woken_here_as(self, flags,
+			     (struct wakee){ .all = all, .fifo = fifo });
+}
+
 TEST_F(handover, the_one_who_is_woken_runs_on_the_ringers_cpu)
 {
 	int here = woken_here(self, 0, &self->all, false);
@@ -177,6 +185,16 @@ TEST_F(handover, unless_the_call_opts_out)
 {
 	int here =
 		woken_here(self, EVERING_ENTER_NO_HANDOVER, &self->all, false);
+
+	EXPECT_GE(here, 0);
+	EXPECT_LE(here, FEW);
+}
+
+TEST_F(handover, unless_the_sleeper_has_opted_out)
+{
+	const struct wakee stays = { .all = &self->all,
+				     .flags = EVERING_ENTER_NO_HANDOVER };
+	int here = woken_here_as(self, 0, stays);
 
 	EXPECT_GE(here, 0);
 	EXPECT_LE(here, FEW);
