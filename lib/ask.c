@@ -215,7 +215,7 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 		c->buf = arrival->buf;
 		c->buf_len = arrival->buf_len;
 		evering__copy_data(place_data(ops, place_index(ops, place)),
-			  arrival->data, c->len);
+				   arrival->data, c->len);
 	}
 	if (!done) {
 		ops->takeable--;
@@ -632,7 +632,7 @@ static void op_take(struct ops *ops, struct evering__place *place,
 	*completion = place->c;
 	completion->data = ops->taken;
 	evering__copy_data(ops->taken, place_data(ops, place_index(ops, place)),
-		  completion->len);
+			   completion->len);
 	done_remove(ops, place);
 	place->state &= ~OP_DONE;
 	if (!(place->state & OP_SENT))

@@ -120,8 +120,8 @@ static struct evering__stored *stored_take(struct ops *ops)
 		return NULL;
 	stored = &ops->pub.stored[++ops->stored_used];
 	stored->name = ops->stored_used;
-	stored->data = ops->stored_data +
-		       ((size_t)ops->stored_used << ops->stride);
+	stored->data =
+		ops->stored_data + ((size_t)ops->stored_used << ops->stride);
 	return stored;
 }
 

@@ -133,8 +133,7 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 		answer_cancelled(ops, arrival->header.id);
 		return kind ? -EPROTO : 0;
 	case EVERING_OP_HOME:
-		return kind ? -EPROTO :
-			      message_told(ops, arrival->header.code);
+		return kind ? -EPROTO : message_told(ops, arrival->header.code);
 	case EVERING_OP_POST:
 	case EVERING_OP_MESSAGE:
 		return message_arrived(ops, arrival);
@@ -271,16 +270,16 @@ static inline __attribute__((always_inline)) int take_some(struct ops *ops,
 			if (EVERING_UNLIKELY(place->expect != id ||
 					     answer > max_data))
 				goto any;
-			evering__copy_data((void *)(uintptr_t)place->c.data, data,
-				  max_data > 48 ? answer : 0);
+			evering__copy_data((void *)(uintptr_t)place->c.data,
+					   data, max_data > 48 ? answer : 0);
 			evering_store_release(&rx->next, n + 1); /* [C] */
 			take_answer(ops, place, take.spare, answer, code);
 			continue;
 		}
 		held = &ops->pub.held[id & ops->pub.held_mask];
 		if (EVERING_LIKELY(!held->plain && request <= max_data)) {
-			evering__copy_data((void *)(uintptr_t)held->r.data, data,
-				  max_data > 48 ? request : 0);
+			evering__copy_data((void *)(uintptr_t)held->r.data,
+					   data, max_data > 48 ? request : 0);
 			evering_store_release(&rx->next, n + 1); /* [C] */
 			take_request(ops, held, id, request, code);
 			continue;

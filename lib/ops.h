@@ -247,10 +247,10 @@ static inline void ops_update(struct ops *ops)
 
 	ops->pub.reserve = slow ? NO_ROOM : ops->keep;
 	ops->pub.answer_limit = slow ? 0 : ops->pub.max_data + 1;
-	ops->pub.message_limit =
-		ops->error || ops->message || ops->messages.count ?
-			0 :
-			ops->pub.max_data + 1;
+	ops->pub.message_limit = ops->error || ops->message ||
+						 ops->messages.count ?
+					 0 :
+					 ops->pub.max_data + 1;
 }
 
 /* Posts and messages that are finished with, and the peer does not know of. */

@@ -207,7 +207,8 @@ TEST_F(message, what_is_invalid_is_refused_and_nothing_is_sent)
 {
 	struct iovec iov[2] = { { text(1, 64), 8 }, { text(1, 64), 8 } };
 	struct iovec nowhere = { NULL, 8 };
-	struct iovec huge[2] = { { text(1, 64), SIZE_MAX }, { text(1, 64), 8 } };
+	struct iovec huge[2] = { { text(1, 64), SIZE_MAX },
+				 { text(1, 64), 8 } };
 	struct evering_msg msg = { 0 };
 	struct evering_ops *ops = A->ops;
 
@@ -308,8 +309,7 @@ TEST_F(message, posts_come_among_requests)
 		EXPECT_EQ(0u, r.id);
 		EXPECT_EQ(4u, r.len);
 		EXPECT_EQ(0, memcmp(&i, r.data, 4));
-		EXPECT_EQ(-ESTALE,
-			  evering_op_answer(B->ops, r.id, 0, NULL, 0));
+		EXPECT_EQ(-ESTALE, evering_op_answer(B->ops, r.id, 0, NULL, 0));
 	}
 	pump(self->s);
 	for (i = 0; i < 8; i++)
@@ -361,7 +361,8 @@ TEST_F(message, a_sender_without_credit_is_told_of_the_first_that_is_freed)
 		ASSERT_LE(0, evering_ops_poll(A->ops));
 		ASSERT_EQ(0, send_one(A, 16 + i, 8, EVERING_NOWAIT));
 		ASSERT_EQ(-EAGAIN, send_one(A, 1, 8, EVERING_NOWAIT));
-		ASSERT_EQ(0, evering_msg_recv(B->ops, &msg[16], EVERING_NOWAIT));
+		ASSERT_EQ(0,
+			  evering_msg_recv(B->ops, &msg[16], EVERING_NOWAIT));
 	}
 }
 
@@ -686,11 +687,12 @@ TEST_F(message, calls_of_any_length_each_way)
 	for (i = 0; i < 64; i++) {
 		want = sizes[i / 8] == 4 ? 0 : sizes[i / 8];
 		in[0] = (struct iovec){ &want, 4 };
-		in[1] = (struct iovec){ text(1, sizes[i % 8]), sizes[i % 8] - 4 };
+		in[1] = (struct iovec){ text(1, sizes[i % 8]),
+					sizes[i % 8] - 4 };
 		out[0] = (struct iovec){ room, 5 };
 		out[1] = (struct iovec){ room + 5, ARENA - 5 };
-		ASSERT_EQ(0, evering_op_callv(A->ops, sizes[i % 8], in, 2, out, 2,
-					      &c, PLENTY));
+		ASSERT_EQ(0, evering_op_callv(A->ops, sizes[i % 8], in, 2, out,
+					      2, &c, PLENTY));
 		ASSERT_EQ(3, c.result);
 		ASSERT_EQ(want, c.buf_len);
 		ASSERT_EQ(NULL, c.buf);
@@ -717,8 +719,8 @@ TEST_F(message, an_answer_that_does_not_fit_is_cut_and_told)
 	for (i = 0; i < 2; i++) {
 		want = i ? 30 : 3000;
 		out = (struct iovec){ room, want - 1 };
-		EXPECT_EQ(-EMSGSIZE, evering_op_callv(A->ops, 4, &in, 1, &out, 1,
-						      &c, PLENTY));
+		EXPECT_EQ(-EMSGSIZE, evering_op_callv(A->ops, 4, &in, 1, &out,
+						      1, &c, PLENTY));
 		EXPECT_EQ(want, c.buf_len);
 		EXPECT_EQ(3, c.result);
 		EXPECT_EQ(EVERING_ANSWERED, c.flags);
@@ -747,9 +749,11 @@ TEST_F(message, a_call_that_nobody_answers_ends_and_its_buffer_comes_home)
 		  evering_op_callv(A->ops, 1,
 				   &(struct iovec){ text(1, 9), ARENA + 1 }, 1,
 				   NULL, 0, &c, PLENTY));
-	EXPECT_EQ(-EINVAL, evering_op_callv(A->ops, 1, &in, -1, NULL, 0, &c, 0));
+	EXPECT_EQ(-EINVAL,
+		  evering_op_callv(A->ops, 1, &in, -1, NULL, 0, &c, 0));
 	EXPECT_EQ(-EINVAL, evering_op_callv(A->ops, 1, &in, 1, NULL, 1, &c, 0));
-	EXPECT_EQ(-EINVAL, evering_op_callv(A->ops, 1, &in, 1, NULL, 0, &c, -2));
+	EXPECT_EQ(-EINVAL,
+		  evering_op_callv(A->ops, 1, &in, 1, NULL, 0, &c, -2));
 	EXPECT_TRUE(all_home(self->s));
 }
 
@@ -765,7 +769,8 @@ TEST_F(message, an_answer_waits_for_room_and_the_request_stays)
 	ASSERT_EQ(0, evering_op_submit(A->ops, &op, &id, 0));
 	ASSERT_EQ(0, evering_op_next(B->ops, &r, EVERING_NOWAIT));
 	EXPECT_EQ(-EAGAIN, evering_op_answerv(B->ops, r.id, 1, &iov, 1, 0));
-	EXPECT_EQ(-ETIMEDOUT, evering_op_answerv(B->ops, r.id, 1, &iov, 1, MSEC));
+	EXPECT_EQ(-ETIMEDOUT,
+		  evering_op_answerv(B->ops, r.id, 1, &iov, 1, MSEC));
 	EXPECT_EQ(-EINVAL, evering_op_answerv(B->ops, r.id, 1, &iov, -1, 0));
 	EXPECT_EQ(-EINVAL, evering_op_answerv(B->ops, r.id, 1, &iov, 1, -2));
 	iov.iov_len = ARENA + 1;
@@ -801,7 +806,7 @@ TEST_F(message, an_answer_may_quote_its_request)
 	memcpy(op.buf, in.iov_base, 4000);
 	ASSERT_EQ(0, evering_op_submit(A->ops, &op, &id, EVERING_NOWAIT));
 	ASSERT_EQ(0, evering_op_next(B->ops, &r, EVERING_NOWAIT));
-	iov[0] = (struct iovec){ (void *)(uintptr_t)"quoted: ", 8 };
+	iov[0] = (struct iovec){ (void *)(uintptr_t) "quoted: ", 8 };
 	iov[1] = (struct iovec){ r.buf, 4000 };
 	ASSERT_EQ(0, evering_op_answerv(B->ops, r.id, 0, iov, 2, PLENTY));
 	ASSERT_EQ(0, evering_op_wait(A->ops, id, &c, EVERING_NOWAIT));
@@ -835,13 +840,14 @@ TEST_F(message, posts_taken_in_callbacks_are_finished_with)
 	op.user = &taken;
 	for (lap = 0; lap < 40; lap++) {
 		taken = -1;
-		ASSERT_EQ(0, evering_op_submit(B->ops, &op, NULL,
-					       EVERING_NOWAIT));
+		ASSERT_EQ(0,
+			  evering_op_submit(B->ops, &op, NULL, EVERING_NOWAIT));
 		pump(self->s);
 		ASSERT_EQ(1u, A->n_got);
 		A->n_got = 0;
 		ASSERT_EQ(0, evering_op_post(A->ops, &post, EVERING_NOWAIT));
-		ASSERT_EQ(0, evering_op_answer(A->ops, A->got[0].id, 0, NULL, 0));
+		ASSERT_EQ(0,
+			  evering_op_answer(A->ops, A->got[0].id, 0, NULL, 0));
 		ASSERT_EQ(0, evering_op_post(A->ops, &post, EVERING_NOWAIT));
 		ASSERT_EQ(0, evering_op_next(B->ops, &r, EVERING_NOWAIT));
 		ASSERT_EQ(0, taken);
@@ -920,8 +926,8 @@ TEST_F(message, two_processes_whatever_the_policy)
 		for (i = sent = got = 0; got < e.n; i++) {
 			/* Some under way, now and then none. */
 			if (sent < e.n && sent - got < 1 + i % 3) {
-				len[sent % 8] = random_below(
-					&rng, i % 5 ? 100 : 15000);
+				len[sent % 8] =
+					random_below(&rng, i % 5 ? 100 : 15000);
 				ASSERT_EQ(0, send_one(A, sent, len[sent % 8],
 						      PLENTY));
 				sent++;

@@ -322,14 +322,12 @@ static void count_ops(struct evering *ev[2], unsigned int lot)
 }
 
 /* Messages, beside entries of the same length in the same slots. */
-__attribute__((noinline)) void count_wide_send(struct evering *ev,
-					       const void *entry,
-					       unsigned int lot);
+__attribute__((noinline)) void
+count_wide_send(struct evering *ev, const void *entry, unsigned int lot);
 __attribute__((noinline)) void count_wide_recv(struct evering *ev, void *entry,
 					       unsigned int lot);
-__attribute__((noinline)) void count_msg_send(struct evering_ops *ops,
-					      const void *data,
-					      unsigned int lot);
+__attribute__((noinline)) void
+count_msg_send(struct evering_ops *ops, const void *data, unsigned int lot);
 __attribute__((noinline)) void count_msg_recv(struct evering_ops *ops,
 					      unsigned int lot);
 
