@@ -771,6 +771,27 @@ static void story_connect(void)
 	DO(MET, evering_connect(v.path, &v.p, EVERING_WAIT_FOREVER, &v.ev));
 }
 
+static int connect_in_steps(void)
+{
+	struct evering_connecting *c;
+	struct pollfd fd = { .events = POLLIN };
+	int ret;
+
+	ret = evering_connect_begin(v.path, &v.p, EVERING_WAIT_FOREVER, &c);
+	if (ret)
+		return ret;
+	fd.fd = evering_connecting_fd(c);
+	while ((ret = evering_connecting_step(c, &v.ev)) == -EAGAIN)
+		poll(&fd, 1, -1);
+	evering_connecting_close(c);
+	return ret;
+}
+
+static void story_connect_in_steps(void)
+{
+	DO(MET, connect_in_steps());
+}
+
 static void story_listen(void)
 {
 	NEED(!evering_listen(v.path, 0600, &v.listener));
