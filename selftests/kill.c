@@ -1360,8 +1360,7 @@ STORY(calls_with_any_length, call_any_length, .ops = true, .serves = true,
 STORY(answers_with_any_length, answer_any_length, .ops = true,
       .before = before_answer)
 STORY(connects, connect, .meets = true, .act = act_accept)
-STORY(connects_in_steps, connect_in_steps, .meets = true,
-      .act = act_accept)
+STORY(connects_in_steps, connect_in_steps, .meets = true, .act = act_accept)
 STORY(listens, listen, .meets = true, .act = act_call)
 STORY(connects_over_a_socket, connect_fd, .meets = true, .socket = true,
       .act = act_call)

@@ -84,7 +84,11 @@ step_trapped(int sig, siginfo_t *info, void *context)
 	struct steps *steps = step.steps;
 
 	(void)sig;
-	if (info->si_code != TRAP_TRACE) {
+	/*
+	 * A breakpoint's trap is the kernel's own.  Any other is a step's, whatever it is
+	 * called: a virtual CPU may say TRAP_BRKPT, now and then.
+	 */
+	if (info->si_code == SI_KERNEL) {
 		/* A child goes on: who looks would be led to it, and kill the other. */
 		while (!step.passes && step_own())
 			__atomic_store_n(&steps->arrived, true,
