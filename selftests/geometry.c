@@ -150,7 +150,8 @@ TEST_F(geometry, unknown_flags_and_values_are_refused)
 	for (bit = 1; bit < 32; bit++) {
 		self->p = good;
 		self->p.flags = 1u << bit;
-		if (self->p.flags == EVERING_POPULATE)
+		if (self->p.flags == EVERING_POPULATE ||
+		    self->p.flags == EVERING_AWAIT)
 			continue;
 		EXPECT_EQ(-EINVAL, outcome(&self->p))
 		{
@@ -376,7 +377,9 @@ TEST_F(geometry, populate_maps_the_arenas_at_once)
 			SKIP(return, "no pagemap");
 		all = populate ? 256 : 0;
 		EXPECT_EQ(all, mine);
-		EXPECT_EQ(all, peers);
+		/* Without, as much as whoever looks there is shown. */
+		if (populate)
+			EXPECT_EQ(all, peers);
 		if (!populate) {
 			evering_close(self->ev[0]);
 			evering_close(self->ev[1]);

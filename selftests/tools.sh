@@ -340,7 +340,7 @@ strangers() {
 
 few_descriptors() {
 	local n status
-	for n in 8 10 12 14 16; do
+	for n in 8 10 12 14 16 18; do
 		(
 			ulimit -n "$n"
 			exec timeout -k 5 60 "$evering" "$@"

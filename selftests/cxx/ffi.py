@@ -107,9 +107,11 @@ msg_free = function("msg_free", c.c_int, POINTER, c.POINTER(Message))
 
 
 def pieces(*parts):
-    """An iovec; who calls keeps the parts."""
-    return (Piece * len(parts))(*[Piece(c.cast(p, POINTER), len(p))
-                                  for p in parts])
+    """An iovec, which keeps its parts."""
+    iov = (Piece * len(parts))(*[Piece(c.cast(p, POINTER), len(p))
+                                 for p in parts])
+    iov.parts = parts
+    return iov
 
 
 def rings(a, b):

@@ -16,7 +16,7 @@ int main(int argc, char **argv)
 	struct iovec out = { json, sizeof(json) };
 	struct evering_completion answer;
 	struct evering_ops *ops;
-	struct evering *ev;
+	struct evering *ev = NULL;
 	int ret =
 		evering_connect(argc > 1 ? argv[1] : "json", NULL, SECOND, &ev);
 
@@ -31,5 +31,6 @@ int main(int argc, char **argv)
 		fwrite(json, 1, answer.buf_len, stdout);
 	else
 		fprintf(stderr, "json_client: %s\n", strerror(-ret));
+	evering_close(ev);
 	return ret != 0;
 }
