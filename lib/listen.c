@@ -26,7 +26,8 @@
 #define TIMER_INDEX MAX_PENDING
 #define SOCK_INDEX (MAX_PENDING + 1)
 #define GREET_NS 1000000000ll
-#define HELLO_MS 5
+/* A moment, for one whose CPU others want; see wait_for_hello(). */
+#define HELLO_MS 50
 /* Connections taken in one pass, and passes of a call that does not wait. */
 #define TAKE_AT_ONCE 4u
 #define PASSES_NOWAIT 8u
@@ -627,6 +628,19 @@ static int ask_admission(const struct evering_listener *l,
 	return ret > 0 ? -EACCES : ret;
 }
 
+/* Milliseconds until @deadline, rounded up so as not to spin through the last one. */
+static int wait_ms(int64_t deadline)
+{
+	int64_t left;
+
+	if (deadline == INT64_MAX)
+		return -1;
+	left = deadline - now_ns();
+	return left <= 0	 ? 0 :
+	       left > 1000000000 ? 1000 :
+				   (int)((left + 999999) / 1000000);
+}
+
 /*
  * A worker that has taken a connection is the only one that can greet it.  One that takes
  * a second, and then serves that, would leave the first alone: so it gives a hello the
@@ -635,14 +649,16 @@ static int ask_admission(const struct evering_listener *l,
  * who never speak would have the others wait for each of them.
  */
 static void wait_for_hello(const struct evering_listener *l,
-			   const struct pending *new, bool *patient)
+			   const struct pending *new, int64_t deadline,
+			   bool *patient)
 {
 	struct pollfd pfd = { .fd = new->fd, .events = POLLIN };
+	int ms = wait_ms(deadline);
 
 	if (!*patient || (!l->shared && l->maker == l->user) ||
 	    pending_of(l, new->who.uid))
 		return;
-	poll(&pfd, 1, HELLO_MS);
+	poll(&pfd, 1, ms < 0 || ms > HELLO_MS ? HELLO_MS : ms);
 	*patient = false;
 }
 
@@ -669,7 +685,7 @@ static int take_one(struct evering_listener *l,
 		pending_refuse(l, &new, ret);
 		return 0;
 	}
-	wait_for_hello(l, &new, patient);
+	wait_for_hello(l, &new, deadline, patient);
 	ret = greet_one(l, &new, limits, deadline, ev);
 	if (ret || new.fd < 0)
 		return ret;
@@ -718,19 +734,6 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	if (ret == 1)
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
 	return ret;
-}
-
-/* Milliseconds until @deadline, rounded up so as not to spin through the last one. */
-static int wait_ms(int64_t deadline)
-{
-	int64_t left;
-
-	if (deadline == INT64_MAX)
-		return -1;
-	left = deadline - now_ns();
-	return left <= 0	 ? 0 :
-	       left > 1000000000 ? 1000 :
-				   (int)((left + 999999) / 1000000);
 }
 
 /* One look, after @wait milliseconds at the most.  As take_one(). */
