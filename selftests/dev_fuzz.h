@@ -464,8 +464,11 @@ static long call_create(struct args *a)
 		if (!ret)
 			continue;
 		MUST(ret == -EDQUOT || ret == -ENOMEM || a->open);
-		close(c.fd[0]);
-		close(c.fd[1]);
+		/* Another process may have written other numbers there. */
+		if (!a->open) {
+			close(c.fd[0]);
+			close(c.fd[1]);
+		}
 		return ret;
 	}
 	keep_pair(at, c.fd, !a->open, &c.geometry);
