@@ -1070,8 +1070,9 @@ static inline int evering_msg_send(struct evering_ops *ops,
 	struct evering_tx *tx = &ops->ev->tx;
 	uint32_t n = tx->next;
 
-	if (EVERING_UNLIKELY(count != 1 || !iov) ||
-	    EVERING_UNLIKELY(iov->iov_len > ops->max_data) ||
+	if (count != 1 || !iov)
+		return evering__msg_send(ops, iov, count, timeout_ns);
+	if (EVERING_UNLIKELY(iov->iov_len > ops->max_data) ||
 	    EVERING_UNLIKELY(!iov->iov_base || !ops->credit) ||
 	    EVERING_UNLIKELY(evering__full(tx, n, ops->reserve)))
 		return evering__msg_send(ops, iov, count, timeout_ns);

@@ -76,7 +76,7 @@ static int fault_of(unsigned char *p, bool write)
 	sigaction(SIGSEGV, &sa, &segv);
 	sig = sigsetjmp(fault_env, 1);
 	if (!sig && write)
-		*byte = *byte;
+		*byte |= 0;
 	else if (!sig)
 		(void)*byte;
 	sigaction(SIGBUS, &bus, NULL);
