@@ -314,7 +314,6 @@ static void *answer_in_place(struct ops *ops, const struct evering__held *held,
 static bool can_answer(struct ops *ops, uint64_t arg)
 {
 	struct answering *a = (struct answering *)(uintptr_t)arg;
-
 	const struct evering__held *held = held_by_id(ops, a->id);
 
 	if (!held)

@@ -648,7 +648,8 @@ EVERING_API int evering_op_post(struct evering_ops *ops,
  * @timeout_ns: how long to wait until the peer can store it, and the ring and the arena
  *	have room for it; EVERING_NOWAIT to try
  *
- * What else arrives meanwhile is done as by evering_ops_poll().  A message that is
+ * What else arrives meanwhile is done as by evering_ops_poll(); to try takes nothing that
+ * has arrived, credit neither, so a caller that only tries has to poll.  A message that is
  * longer than evering_ops_info.max_data takes one buffer of the own arena, which comes
  * home when the receiver frees the message.  A success says that it is on its way, not
  * that the peer has received it.

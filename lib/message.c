@@ -332,6 +332,16 @@ static bool can_send(struct ops *ops, uint64_t arg)
 	return s->len <= ops->pub.max_data || can_alloc(ops, arg);
 }
 
+/* Until @can is true.  0; or what evering_msg_send() says of waiting and memory. */
+static int wait_to_send(struct ops *ops, ops_condition can, struct sending *s,
+			int64_t timeout_ns, int64_t *deadline)
+{
+	int ret = ops_wait_for_room(ops, can, (uint64_t)(uintptr_t)s,
+				    timeout_ns, deadline);
+
+	return ret ? ret : s->error;
+}
+
 int evering__msg_send(struct evering_ops *table, const struct iovec *iov,
 		      int count, int64_t timeout_ns)
 {
@@ -350,10 +360,7 @@ int evering__msg_send(struct evering_ops *table, const struct iovec *iov,
 		return ops->error;
 	if (s.len > ops->pub.max_data && s.len > ops_arena_size(ops))
 		return -EMSGSIZE;
-	ret = ops_wait_for_room(ops, can_send, (uint64_t)(uintptr_t)&s,
-				timeout_ns, &deadline);
-	if (!ret)
-		ret = s.error;
+	ret = wait_to_send(ops, can_send, &s, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	if (s.buf) {
@@ -393,8 +400,7 @@ int evering_op_post(struct evering_ops *table, const struct evering_op *op,
 		most -= (uint32_t)sizeof(name);
 	if (op->len > most)
 		return -EMSGSIZE;
-	ret = ops_wait_for_room(ops, can_send, (uint64_t)(uintptr_t)&s,
-				timeout_ns, &deadline);
+	ret = wait_to_send(ops, can_send, &s, timeout_ns, &deadline);
 	if (!ret && op->buf)
 		ret = loan_give(ops, op->buf, op->buf_len, &header.flags,
 				&name);
@@ -407,7 +413,7 @@ int evering_op_post(struct evering_ops *table, const struct evering_op *op,
 
 /* -------------------------------------------------------------------- calls */
 
-/* What is left of @timeout_ns, which ends at @deadline; 0: it was not limited. */
+/* What is left of @timeout_ns, which ends at @deadline if it is limited. */
 static int64_t what_is_left(int64_t timeout_ns, int64_t deadline)
 {
 	int64_t left;
@@ -473,10 +479,7 @@ int evering_op_callv(struct evering_ops *table, uint32_t opcode,
 		return -EMSGSIZE;
 	if (timeout_ns > 0)
 		deadline = deadline_after(timeout_ns);
-	ret = ops_wait_for_room(ops, can_alloc, (uint64_t)(uintptr_t)&s,
-				timeout_ns, &deadline);
-	if (!ret)
-		ret = s.error;
+	ret = wait_to_send(ops, can_alloc, &s, timeout_ns, &deadline);
 	if (ret)
 		return ret;
 	iov_gather(s.buf, in, in_count);
