@@ -2,7 +2,8 @@
 /*
  * connect.c: to connect, in steps none of which waits.
  *
- * A step tries to reach the listener, says hello, and takes the welcome.  A caller that
+ * A step tries to reach the listener, says hello, and takes the welcome.  Where that is
+ * to come again (listen.c), the next step begins anew.  A caller that
  * waits (evering_connect()) takes steps and sleeps in between; an event loop has a
  * descriptor that is readable when the next step has something to do.
  *
@@ -199,6 +200,24 @@ static int greet_listener(struct evering_connecting *c)
 	return ret == -EAGAIN ? -ENOBUFS : ret;
 }
 
+/*
+ * Who has accepted serves somebody else before this side has said hello: another one of
+ * those who share the listening socket may have it.
+ */
+static void start_over(struct evering_connecting *c)
+{
+	/* A child of ours may have it, too, and so keep it in the set. */
+	if (c->loop >= 0 && c->watched == c->sock) {
+		epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
+		c->watched = -1;
+	}
+	socket_close(c->sock);
+	c->sock = -1;
+	c->said = false;
+	c->pause = 0;
+	c->again = now_ns();
+}
+
 /* 0: the endpoint is complete; -EAGAIN: not yet; or why it will not be. */
 static int step(struct evering_connecting *c)
 {
@@ -210,6 +229,10 @@ static int step(struct evering_connecting *c)
 		ret = greet_listener(c);
 	if (!ret)
 		ret = take_welcome(c->e, c->sock, true);
+	if (ret == -ERESTART) {
+		start_over(c);
+		ret = -EAGAIN;
+	}
 	if (ret == -EAGAIN && c->deadline != INT64_MAX &&
 	    now_ns() >= c->deadline)
 		return !c->said && c->denied ? -EACCES : -ETIMEDOUT;

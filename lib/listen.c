@@ -7,6 +7,12 @@
  * the clock, and a call that does not wait makes a fixed number of passes.  Where there
  * are more silent ones than places, the user that has most of the places loses its
  * oldest one, so that nobody waits for another user's silence, and nobody for long.
+ *
+ * Where several accept from one socket, who has taken a connection is the only one that
+ * can greet it, and may be long busy with the client that it has just accepted.  So
+ * evering_accept() leaves none behind when it returns a channel: it tells the others,
+ * whether they have spoken meanwhile or not, to connect again, and another listener or
+ * its own next call takes them.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -26,8 +32,8 @@
 #define TIMER_INDEX MAX_PENDING
 #define SOCK_INDEX (MAX_PENDING + 1)
 #define GREET_NS 1000000000ll
-/* A moment, for one whose CPU others want; see wait_for_hello(). */
-#define HELLO_MS 50
+/* See wait_for_hello(). */
+#define HELLO_MS 5
 /* Connections taken in one pass, and passes of a call that does not wait. */
 #define TAKE_AT_ONCE 4u
 #define PASSES_NOWAIT 8u
@@ -419,23 +425,6 @@ int evering_listen_activated(const char *name, struct evering_listener **ret)
 	return at < 0 ? -ENOENT : evering_listen_fd(FIRST_PASSED + at, ret);
 }
 
-void evering_listener_close(struct evering_listener *l)
-{
-	struct stat st;
-
-	if (!l)
-		return;
-	if (l->ino && l->maker == fork_id() &&
-	    !lstat(l->address.sun_path, &st) && st.st_dev == l->dev &&
-	    st.st_ino == l->ino)
-		unlink(l->address.sun_path);
-	/* Connections that were never accepted go with it, and what is in them. */
-	if (l->sock >= 0)
-		sockets_leave(&l->sock, 1);
-	stop_watching(l);
-	free(l);
-}
-
 int evering_listener_admit(struct evering_listener *l,
 			   const struct evering_admission *from)
 {
@@ -487,6 +476,25 @@ static void pending_refuse(struct evering_listener *l, struct pending *p,
 	refuse(p->fd, error);
 	pending_close(l, p);
 	count_refused(l, error);
+}
+
+/* Do others accept from the same socket? */
+static bool is_shared(const struct evering_listener *l)
+{
+	return l->shared || l->maker != l->user;
+}
+
+/* Has those that have not been greeted come again, to one that has time for them. */
+static void pending_give_up(struct evering_listener *l)
+{
+	struct pending *p;
+
+	for (p = l->pending; p < l->pending + MAX_PENDING; p++) {
+		if (p->fd < 0)
+			continue;
+		refuse(p->fd, -ERESTART);
+		pending_close(l, p);
+	}
 }
 
 /* Sets, and so also silences, the timer. */
@@ -642,9 +650,7 @@ static int wait_ms(int64_t deadline)
 }
 
 /*
- * A worker that has taken a connection is the only one that can greet it.  One that takes
- * a second, and then serves that, would leave the first alone: so it gives a hello the
- * moment that it may take from connect(2).  So does each thread that shares a socket.
+ * A hello takes a moment from connect(2), and whoever is given that need not come again.
  * But only one in each pass, and none of a user of whom another is silent already: those
  * who never speak would have the others wait for each of them.
  */
@@ -655,8 +661,7 @@ static void wait_for_hello(const struct evering_listener *l,
 	struct pollfd pfd = { .fd = new->fd, .events = POLLIN };
 	int ms = wait_ms(deadline);
 
-	if (!*patient || (!l->shared && l->maker == l->user) ||
-	    pending_of(l, new->who.uid))
+	if (!*patient || !is_shared(l) || pending_of(l, new->who.uid))
 		return;
 	poll(&pfd, 1, ms < 0 || ms > HELLO_MS ? HELLO_MS : ms);
 	*patient = false;
@@ -778,8 +783,11 @@ int evering_accept(struct evering_listener *l,
 	for (;;) {
 		ret = one_pass(l, &limits, deadline,
 			       wait ? wait_ms(deadline) : 0, ev);
-		if (ret == 1)
+		if (ret == 1) {
+			if (is_shared(l))
+				pending_give_up(l);
 			return 0;
+		}
 		if (ret < 0 && ret != -EAGAIN)
 			return ret;
 		if (!wait && (ret == -EAGAIN || ++passes == PASSES_NOWAIT))
@@ -787,4 +795,23 @@ int evering_accept(struct evering_listener *l,
 		if (wait && deadline != INT64_MAX && now_ns() >= deadline)
 			return -ETIMEDOUT;
 	}
+}
+
+void evering_listener_close(struct evering_listener *l)
+{
+	struct stat st;
+
+	if (!l)
+		return;
+	if (l->ino && l->maker == fork_id() &&
+	    !lstat(l->address.sun_path, &st) && st.st_dev == l->dev &&
+	    st.st_ino == l->ino)
+		unlink(l->address.sun_path);
+	if (l->user == fork_id() && is_shared(l))
+		pending_give_up(l);
+	/* Connections that were never accepted go with it, and what is in them. */
+	if (l->sock >= 0)
+		sockets_leave(&l->sock, 1);
+	stop_watching(l);
+	free(l);
 }

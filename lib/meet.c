@@ -48,7 +48,8 @@ struct hello {
  * struct welcome - from the accepting side
  * @magic: WELCOME_MAGIC
  * @size: bytes of this struct
- * @error: 0, or the negative errno that evering_connect() is to return
+ * @error: 0, or the negative errno that evering_connect() is to return; -ERESTART: it is
+ *	to connect again
  * @abi_min, @abi_max: versions that it speaks
  * @fds: how many descriptors come with it
  * @reserved: 0
@@ -384,6 +385,7 @@ static int welcome_error(int32_t error)
 	case EPERM:
 	case EFBIG:
 	case ETIMEDOUT:
+	case ERESTART:
 		return error;
 	default:
 		return -EPROTO;
@@ -427,8 +429,9 @@ int say_hello(struct endpoint *e, int sock)
  *
  * @own: @sock is a socket that this library has made
  *
- * Returns 0: @e is complete, and has @sock; -EAGAIN: no answer yet; or why there will be
- * no channel.
+ * Returns 0: @e is complete, and has @sock; -EAGAIN: no answer yet; -ERESTART: who has
+ * accepted serves another, so this side is to connect again; or why there will be no
+ * channel.
  */
 int take_welcome(struct endpoint *e, int sock, bool own)
 {
@@ -499,6 +502,9 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 			break;
 		ret = 0;
 	}
+	/* There is no listener that this one could come to again. */
+	if (ret == -ERESTART)
+		ret = -EPROTO;
 	if (ret) {
 		endpoint_destroy(e);
 		socket_empty(fd);

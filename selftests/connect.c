@@ -710,4 +710,128 @@ TEST_F(connect, it_can_be_given_up_at_each_step)
 	evering_listener_close(l);
 }
 
+/* ------------------------------------------------------- who is to come again */
+
+/* Accepts one at @sock, and tells it to connect again, its hello read by nobody. */
+static int send_back(int sock)
+{
+	const struct welcome again = {
+		.magic = WELCOME_MAGIC,
+		.size = sizeof(again),
+		.error = -ERESTART,
+		.abi_min = EVERING_ABI_VERSION,
+		.abi_max = EVERING_ABI_VERSION,
+	};
+	struct pollfd pfd = { .events = POLLIN };
+	int ret;
+
+	pfd.fd = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
+	if (pfd.fd < 0)
+		return -errno;
+	/* Not before it has spoken, or it would have two reasons to come again. */
+	ret = poll(&pfd, 1, 10000) == 1 ? 0 : -ETIMEDOUT;
+	if (!ret)
+		ret = raw_send(pfd.fd, &again, sizeof(again), NULL, 0);
+	close(pfd.fd);
+	return ret;
+}
+
+TEST_F(connect, who_is_sent_back_comes_again)
+{
+	struct client c = { .path = self->path, .params = &self->p };
+	struct evering_listener *l;
+	struct evering *ev;
+	int sock, i;
+
+	sock = raw_socket(self->path, 0, true);
+	ASSERT_LE(0, sock);
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(0, send_back(sock));
+	ASSERT_EQ(0, evering_listen_fd(sock, &l));
+	EXPECT_EQ(0, evering_accept(l, NULL, PLENTY, &ev));
+	pthread_join(c.t, NULL);
+	ASSERT_EQ(0, c.ret);
+	evering_close(c.ev);
+	evering_close(ev);
+	evering_listener_close(l);
+}
+
+/* The loop's descriptor tells of the step that connects again. */
+TEST_F(connect, steps_come_again)
+{
+	struct evering_connecting *c;
+	struct evering_listener *l;
+	struct evering *ev, *theirs;
+	int sock, fd, i;
+
+	sock = raw_socket(self->path, 0, true);
+	ASSERT_LE(0, sock);
+	ASSERT_EQ(0, evering_connect_begin(self->path, &self->p, PLENTY, &c));
+	fd = evering_connecting_fd(c);
+	ASSERT_LE(0, fd);
+	for (i = 0; i < 2; i++) {
+		EXPECT_TRUE(readable(fd, 10000));
+		EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
+		EXPECT_EQ(0, send_back(sock));
+		EXPECT_TRUE(readable(fd, 10000));
+		EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
+	}
+	EXPECT_TRUE(readable(fd, 10000));
+	EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
+	EXPECT_FALSE(readable(fd, 0));
+	ASSERT_EQ(0, evering_listen_fd(sock, &l));
+	EXPECT_EQ(0, evering_accept(l, NULL, PLENTY, &theirs));
+	EXPECT_TRUE(readable(fd, 10000));
+	EXPECT_EQ(0, evering_connecting_step(c, &ev));
+	evering_connecting_close(c);
+	evering_close(ev);
+	evering_close(theirs);
+	evering_listener_close(l);
+}
+
+static void *send_back_main(void *sock)
+{
+	while (!send_back(*(int *)sock))
+		continue;
+	return NULL;
+}
+
+/* But for no longer than it may. */
+TEST_F(connect, who_is_always_sent_back_gives_up_in_time)
+{
+	struct evering *ev;
+	pthread_t t;
+	int sock;
+
+	sock = raw_socket(self->path, 0, true);
+	ASSERT_LE(0, sock);
+	ASSERT_EQ(0, pthread_create(&t, NULL, send_back_main, &sock));
+	EXPECT_EQ(-ETIMEDOUT,
+		  evering_connect(self->path, &self->p, 100 * MSEC, &ev));
+	/* Ends its accept(2). */
+	shutdown(sock, SHUT_RDWR);
+	pthread_join(t, NULL);
+	close(sock);
+}
+
+/* And over a socket that the caller has brought there is nobody to come to. */
+TEST_F(connect, who_is_sent_back_over_its_own_socket_is_not)
+{
+	const struct welcome again = {
+		.magic = WELCOME_MAGIC,
+		.size = sizeof(again),
+		.error = -ERESTART,
+	};
+	struct evering *ev;
+	int socks[2];
+
+	ASSERT_EQ(0,
+		  socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks));
+	ASSERT_EQ(0, raw_send(socks[1], &again, sizeof(again), NULL, 0));
+	EXPECT_EQ(-EPROTO, evering_connect_fd(socks[0], &self->p, PLENTY, &ev));
+	close(socks[0]);
+	close(socks[1]);
+}
+
 TEST_HARNESS_MAIN

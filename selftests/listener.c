@@ -469,6 +469,42 @@ TEST_F(listener, workers_share_it_and_their_server_keeps_it)
 	EXPECT_EQ(0, rmdir(dir));
 }
 
+/* Whoever has not been greeted is not kept by one that serves another from now on. */
+TEST_F(listener, who_shares_keeps_nobody_while_it_serves)
+{
+	struct client c = { .path = self->path, .params = &self->p };
+	struct evering_listener *other;
+	struct welcome welcome;
+	struct evering *ev;
+	int sock;
+
+	ASSERT_EQ(0, evering_listener_share(self->l, &other));
+	sock = raw_socket(self->path, 0, false);
+	ASSERT_LE(0, sock);
+	EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	ASSERT_EQ(0, evering_accept(self->l, NULL, PLENTY, &ev));
+	EXPECT_EQ(sizeof(welcome),
+		  recv(sock, &welcome, sizeof(welcome), MSG_DONTWAIT));
+	EXPECT_EQ(-ERESTART, welcome.error);
+	EXPECT_EQ(0, recv(sock, &welcome, sizeof(welcome), MSG_DONTWAIT));
+	EXPECT_EQ(0, evering_listener_refused(self->l, NULL));
+	pthread_join(c.t, NULL);
+	EXPECT_EQ(0, c.ret);
+	evering_close(ev);
+	evering_close(c.ev);
+	close(sock);
+	/* Nor by one that goes. */
+	sock = raw_socket(self->path, 0, false);
+	ASSERT_LE(0, sock);
+	EXPECT_EQ(-EAGAIN, evering_accept(other, NULL, EVERING_NOWAIT, &ev));
+	evering_listener_close(other);
+	EXPECT_EQ(sizeof(welcome),
+		  recv(sock, &welcome, sizeof(welcome), MSG_DONTWAIT));
+	EXPECT_EQ(-ERESTART, welcome.error);
+	close(sock);
+}
+
 /* ------------------------------------------------------------------- admission */
 
 /* What allow() is to say, and what it was told. */
