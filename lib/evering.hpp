@@ -448,6 +448,14 @@ class channel
 
 		return at ? buffer(get(), at, size) : buffer();
 	}
+	/* How far an arena has grown; EVERING_MINE or EVERING_PEERS. */
+	evering_arena_state arena(int whose = EVERING_MINE) const noexcept
+	{
+		evering_arena_state state;
+
+		evering_get_arena(get(), whose, &state);
+		return state;
+	}
 
     private:
 	struct closer {

@@ -101,6 +101,8 @@ void buffers()
 	evr::buffer x = a.allocate(32768), y = a.allocate(16384);
 
 	CHECK(x && y && x.size() == 32768 && x.span().size() == 32768);
+	CHECK(a.arena().most == 65536 && a.arena().now >= 49152);
+	CHECK(b.arena(EVERING_PEERS).most == 65536 && !a.arena().refused);
 	CHECK(!a.allocate(65536));
 	void *at = x.span().data();
 	evr::buffer z = std::move(x);
