@@ -104,10 +104,29 @@ unpinned() {
 		--cpus=1000,1000 --json && valid out && ! grep -q '"floor_ns":\[[0-9]' out
 }
 
+# A client after another, with and without arenas; and every one of them is answered.
+# What is not counted is not said to be none.
+meetings() {
+	bench 0 "${quick[@]}" --modes=connect --sizes=4,64,300K --arms=evering,uds --json &&
+		valid out && cp out met || return
+	[[ $(grep -c '"size":64,"arm":"evering-memfd-ring"' out) == 2 &&
+	$(grep -c '"size":64,"arm":"uds-seqpacket"' out) == 1 &&
+	$(grep -c '"size":307200,"arm":"evering-memfd"' out) == 2 ]] || {
+		cut -c 1-80 out
+		return 1
+	}
+	! grep '"arm":"evering' out | grep -v '"syscalls_per_op":null' || return
+	# A limit of five: met by four, and missed by six, and by one arm of two.
+	sed -E 's/"ns":\[[^]]*\]/"ns":[4]/; /"arm":"uds/s/"ns":\[4\]/"ns":[1]/' met |
+		sed -E '/memfd-ring/!b; s/"ns":\[4\]/"ns":[6]/' >some
+	bench 0 --from=some && grep -qE '^  evering-memfd +connect .* met$' out &&
+		grep -qE '^  evering-memfd-ring +connect .* MISSED$' out
+}
+
 listed() {
 	local arm
 	bench 0 --list || return
-	for arm in evering-memfd evering-device uds-epoll uds-uring ck_ring rte_ring \
+	for arm in evering-memfd evering-device uds-epoll uds-uring uds-stream uds-seqpacket ck_ring rte_ring \
 		boost-spsc moodycamel shmipc tokio monoio iceoryx2 eventfd futex \
 		no-transport zeromq nng ucx libfabric; do
 		grep -q "^$arm " out && continue
@@ -188,11 +207,11 @@ compares() {
 
 draws() {
 	need gnuplot
-	bench 0 "${quick[@]}" --modes=fair,rtt,message,unpinned --sizes=8,16,32,64,128 \
-		--depth=3 --arms=evering-memfd,eventfd,two-copies --plot=plots || return
+	bench 0 "${quick[@]}" --modes=fair,rtt,message,unpinned,connect --sizes=8,16,32,64,128 \
+		--depth=3 --arms=evering-memfd,eventfd,two-copies,uds-stream --plot=plots || return
 	local name
 	for name in fair_all fair_first_5 fair_mid_5 fair_last_5 fair_ratio rtt_64 \
-		message_all message_ratio unpinned_64; do
+		message_all message_ratio unpinned_64 connect_64; do
 		[[ -s plots/$name.svg && -s plots/$name.png ]] && continue
 		echo "no plots/$name"
 		return 1
@@ -297,12 +316,13 @@ missing_peers() {
 
 echo 'TAP version 13'
 check 'every arm is listed, or why it is missing' listed
-for mode in original fair rtt stream late channel message request unpinned; do
+for mode in original fair rtt stream late channel message request unpinned connect; do
 	check "$mode: every arm does it right" every "$mode"
 done
 check 'requests larger than a socket buffer' large
 check 'messages of any length' lengths
 check 'sleepers on any CPU' unpinned
+check 'meetings' meetings
 if [[ $guest ]]; then
 	check 'what no backend has a part in' skip EVERING_GUEST
 	plan

@@ -8,6 +8,7 @@
  *	evering.c	arms: evering on each backend
  *	raw.c		arms: a cache line handed over, and what wakes sleepers, bare
  *	message.c	arms: the floors of messages of any length
+ *	connect.c	arms: meetings, of evering and of Unix sockets
  *	sum.c		reading every byte of a message
  *	channel.c	arms: memory and doorbells of a channel, without the library
  *	enter.c		arms: the module's doorbell, without the library
@@ -61,6 +62,8 @@
  * MODE_REQUEST: such a message there, and one of the same length back
  * MODE_UNPINNED: MODE_RTT between two sleepers on whatever CPUs the scheduler
  *	chooses
+ * MODE_CONNECT: the client connects, sends a message of exactly @size bytes, has an
+ *	answer of the same length, and closes; the next time anew
  */
 enum mode {
 	MODE_ORIGINAL,
@@ -72,6 +75,7 @@ enum mode {
 	MODE_MESSAGE,
 	MODE_REQUEST,
 	MODE_UNPINNED,
+	MODE_CONNECT,
 	MODES
 };
 extern const char *const mode_names[MODES];
@@ -101,7 +105,7 @@ extern const char *const mode_names[MODES];
  * @depth: logical clients, each with one request in flight
  * @ops: how many operations
  * @warm: operations before the clock starts; not in MODE_ORIGINAL
- * @probes: MODE_RTT, MODE_UNPINNED: round trips after that, each timed alone
+ * @probes: MODE_RTT, MODE_UNPINNED, MODE_CONNECT: operations after that, each timed alone
  * @seed: for the bytes that are checked
  * @cpu: of the client (or producer) and of the server (or consumer)
  * @icount: the clock is the time stamp counter, see bench_options
@@ -165,7 +169,7 @@ struct arm;
  * @address: and that name
  * @random: state of wyrand(), as a thread of its own would have it
  * @source: @size bytes to send, 'S' or 'R', in private memory
- * @number: of the last message, MODE_MESSAGE and MODE_REQUEST
+ * @number: of the last message, MODE_MESSAGE, MODE_REQUEST and MODE_CONNECT
  * @probe: time each operation, into the histogram
  * @done: operations found right
  * @syscalls: made by the arm; it counts them where it makes them
@@ -195,6 +199,7 @@ struct side {
  * @modes: by mode, for which policies; 0: not at all
  * @most: the largest size, 0: any
  * @variant: for arms that share functions
+ * @uncounted: mask of modes whose system calls it cannot count
  * @opens_early: in MODE_ORIGINAL @open comes before the clock
  * @one_cpu: only where both sides share a CPU
  * @missing: why it cannot run here, or NULL; may be NULL itself
@@ -211,6 +216,7 @@ struct arm {
 	uint32_t modes[MODES];
 	uint64_t most;
 	int variant;
+	uint32_t uncounted;
 	bool opens_early;
 	bool one_cpu;
 	const char *(*missing)(void);
@@ -229,7 +235,13 @@ extern const struct arm seqpacket_arm, yield_arm;
 extern const struct arm enter_arm, ring_poll_arm;
 extern const struct arm two_copies_arm, copy_and_read_arm;
 extern const struct arm device_bare_arm, memfd_bare_arm, memfd_whole_arm;
+extern const struct arm evering_device_ring_arm, evering_memfd_ring_arm;
+extern const struct arm uds_stream_arm, uds_seqpacket_arm;
 extern const struct arm epoll_original_arm, epoll_good_arm;
+/* connect.c: MODE_CONNECT of the arms that have other modes in evering.c. */
+void meet_open(struct side *s);
+void meet_work(struct side *s, uint64_t ops);
+void meet_close(struct side *s);
 /* The client has made @count descriptors, up to four, and the server gets them. */
 void share_fds(struct side *s, int *fds, unsigned int count);
 /* NULL, or why nobody can use the device here. */
@@ -437,7 +449,14 @@ static inline bool whole_messages(const struct job *job)
 	return job->mode == MODE_MESSAGE || job->mode == MODE_REQUEST;
 }
 
-/* Bytes that a message has; not of original and fair. */
+/* Each operation is timed alone as well, but not where instructions are counted. */
+static inline bool each_timed(enum mode mode)
+{
+	return mode == MODE_RTT || mode == MODE_UNPINNED ||
+	       mode == MODE_CONNECT;
+}
+
+/* Bytes that a message has; not of original, fair and connect. */
 static inline size_t message_size(const struct job *job)
 {
 	return job->size <= SLOT_MAX && !whole_messages(job) ? job->size - 4 :

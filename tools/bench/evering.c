@@ -22,7 +22,7 @@
  * message: evering_msg_send() and evering_msg_recv(), the message read where the library
  * puts it: in the arena, or where it has copied it from the entry.  request: the same
  * both ways; -call: evering_op_callv(), which copies the answer to where the client
- * wants it, and its counterparts.
+ * wants it, and its counterparts.  connect: connect.c.
  *
  * -loop: with an event loop's evering_arm() and poll(2) instead of evering_wait().
  *
@@ -679,9 +679,19 @@ static void make_channels(struct side *s, uint64_t ops)
 	}
 }
 
+static void open_side(struct side *s)
+{
+	if (s->job->mode == MODE_CONNECT)
+		meet_open(s);
+	else
+		open_channel(s);
+}
+
 static void work(struct side *s, uint64_t ops)
 {
-	if (s->job->mode == MODE_CHANNEL)
+	if (s->job->mode == MODE_CONNECT)
+		meet_work(s, ops);
+	else if (s->job->mode == MODE_CHANNEL)
 		make_channels(s, ops);
 	else if (s->arm->variant & CALL)
 		call_whole(s, ops);
@@ -704,7 +714,7 @@ static void count(struct side *s)
 	struct channel *c = s->state;
 	struct evering_counters counters;
 
-	if (!c->ev)
+	if (s->job->mode == MODE_CONNECT || !c->ev)
 		return;
 	evering_get_counters(c->ev, EVERING_MINE, &counters);
 	s->syscalls = counters.tx_syscalls + counters.rx_syscalls + c->polls;
@@ -714,6 +724,10 @@ static void close_channel(struct side *s)
 {
 	struct channel *c = s->state;
 
+	if (s->job->mode == MODE_CONNECT) {
+		meet_close(s);
+		return;
+	}
 	evering_ops_close(c->ops);
 	evering_close(c->ev);
 	free(c->answer);
@@ -738,23 +752,29 @@ const char *device_missing(void)
 		[MODE_CHANNEL] = ONLY(EVERING_BLOCK),                          \
 		[MODE_MESSAGE] = ANY_POLICY, [MODE_REQUEST] = ANY_POLICY,      \
 		[MODE_UNPINNED] = ONLY(EVERING_BLOCK),                         \
+		[MODE_CONNECT] = ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE), \
 	}
-#define CALL_MODES                                                             \
-	{                                                                      \
-		[MODE_REQUEST] = ANY_POLICY                                    \
+
+/* A counter is an endpoint's, and says nothing of making one. */
+#define EVERING_UNCOUNTED (1u << MODE_CHANNEL | 1u << MODE_CONNECT)
+
+#define CALL_MODES                          \
+	{                                   \
+		[MODE_REQUEST] = ANY_POLICY \
 	}
-#define LOOP_MODES                                                             \
-	{                                                                      \
-		[MODE_RTT] = ONLY(EVERING_BLOCK)                               \
+#define LOOP_MODES                               \
+	{                                        \
+		[MODE_RTT] = ONLY(EVERING_BLOCK) \
 	}
 
 const struct arm evering_device_arm = {
 	.name = "evering-device",
 	.modes = EVERING_MODES,
 	.variant = EVERING_BACKEND_DEVICE,
+	.uncounted = EVERING_UNCOUNTED,
 	.opens_early = true,
 	.missing = device_missing,
-	.open = open_channel,
+	.open = open_side,
 	.work = work,
 	.count = count,
 	.close = close_channel,
@@ -776,8 +796,9 @@ const struct arm evering_memfd_arm = {
 	.name = "evering-memfd",
 	.modes = EVERING_MODES,
 	.variant = EVERING_BACKEND_MEMFD,
+	.uncounted = EVERING_UNCOUNTED,
 	.opens_early = true,
-	.open = open_channel,
+	.open = open_side,
 	.work = work,
 	.count = count,
 	.close = close_channel,

@@ -86,9 +86,11 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&evering_device_arm);
 	take_arm(&evering_device_loop_arm);
 	take_arm(&evering_device_call_arm);
+	take_arm(&evering_device_ring_arm);
 	take_arm(&evering_memfd_arm);
 	take_arm(&evering_memfd_loop_arm);
 	take_arm(&evering_memfd_call_arm);
+	take_arm(&evering_memfd_ring_arm);
 	take_arm(&alone_arm);
 	take_arm(&eventfd_arm);
 	take_arm(&pipe_arm);
@@ -102,6 +104,8 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&device_bare_arm);
 	take_arm(&memfd_bare_arm);
 	take_arm(&memfd_whole_arm);
+	take_arm(&uds_stream_arm);
+	take_arm(&uds_seqpacket_arm);
 	take_arm(&epoll_original_arm);
 	take_arm(&epoll_good_arm);
 	take_uring(&uring_original_arm, "uds-uring");
@@ -237,7 +241,7 @@ static struct job make_job(const struct bench_options *o, const struct group *g,
 		job.ops = (ops + o->depth - 1) / o->depth * o->depth;
 	else
 		job.warm = ops / 8 > job.depth ? ops / 8 : job.depth;
-	if ((job.mode == MODE_RTT && !o->icount) || job.mode == MODE_UNPINNED)
+	if (each_timed(job.mode) && !o->icount)
 		job.probes = ops / 4 > PROBES ? PROBES : ops / 4 + 1;
 	return job;
 }
@@ -251,7 +255,8 @@ static uint64_t clamp_ops(const struct bench_options *o, const struct group *g,
 		least = o->depth * ORIGINAL_TRIPS;
 	else if (g->mode == MODE_FAIR)
 		least = o->depth;
-	else if (g->mode == MODE_CHANNEL || g->size >= LARGE)
+	else if (g->mode == MODE_CHANNEL || g->mode == MODE_CONNECT ||
+		 g->size >= LARGE)
 		least = 4;
 	if (!(ops > least))
 		return (uint64_t)least;
@@ -319,7 +324,7 @@ static double measure_floor(const struct bench_options *o,
 	};
 
 	if (o->cpu[0] == o->cpu[1] || g->mode == MODE_CHANNEL ||
-	    g->mode == MODE_UNPINNED ||
+	    g->mode == MODE_UNPINNED || g->mode == MODE_CONNECT ||
 	    run_job(&raw_arm, &job, o->timeout_ns, &out))
 		return NAN;
 	return (double)out.ns / FLOOR_TRIPS;

@@ -20,7 +20,7 @@ static const char help[] =
 	"\n"
 	"What:\n"
 	"  --modes=LIST      of original, fair, rtt, stream, late, channel, message,\n"
-	"                    request, unpinned                                  [all]\n"
+	"                    request, unpinned, connect                         [all]\n"
 	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
 	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
 	"                                                           [the mode's own]\n"
@@ -59,7 +59,8 @@ static const char help[] =
 	"there and one back; stream: one way; late: rtt with answers that take longer\n"
 	"than anybody spins; channel: one made and closed; message: of any length, one\n"
 	"way, a call for each, every byte read; request: such a message there and one\n"
-	"back; unpinned: rtt of two sleepers on whatever CPUs the scheduler chooses.\n"
+	"back; unpinned: rtt of two sleepers on whatever CPUs the scheduler chooses;\n"
+	"connect: connect, one such message there and one back, close.\n"
 	"\n"
 	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	"run failed or an operation was not found right; 2 if the command line makes\n"
@@ -186,7 +187,7 @@ static const char *take_modes(void *options, char *text)
 	o->modes = parse_mask(text, mode_names, MODES);
 	return o->modes ? NULL :
 			  "of original, fair, rtt, stream, late, channel, "
-			  "message, request, unpinned";
+			  "message, request, unpinned, connect";
 }
 
 static const char *take_policies(void *options, char *text)
@@ -292,6 +293,8 @@ static void set_defaults(struct bench_options *o)
 			[MODE_MESSAGE] = ONLY(EVERING_BUSY),
 			[MODE_REQUEST] = ONLY(EVERING_BUSY),
 			[MODE_UNPINNED] = ONLY(EVERING_BLOCK),
+			[MODE_CONNECT] = ONLY(EVERING_BLOCK) |
+					 ONLY(EVERING_ADAPTIVE),
 		},
 		.depth = 200,
 		.min_rounds = 7,
@@ -312,6 +315,9 @@ static void set_defaults(struct bench_options *o)
 	o->size_count[MODE_RTT] = o->size_count[MODE_LATE] = 1;
 	o->sizes[MODE_UNPINNED][0] = 64;
 	o->size_count[MODE_UNPINNED] = 1;
+	/* What an entry of the default slot has room for. */
+	o->sizes[MODE_CONNECT][0] = 32;
+	o->size_count[MODE_CONNECT] = 1;
 	o->sizes[MODE_CHANNEL][0] = 1 << 20;
 	o->size_count[MODE_CHANNEL] = 1;
 	memcpy(o->sizes[MODE_STREAM], slots, sizeof(slots));

@@ -6,8 +6,8 @@
  *		time of an operation by size, as the original draws it
  *	MODE_ratio
  *		how many times evering's time the others take, by size
- *	rtt_SIZE, unpinned_SIZE
- *		the distribution of round trips
+ *	rtt_SIZE, unpinned_SIZE, connect_SIZE
+ *		the distribution of round trips, or of meetings
  *
  * Both axes are logarithmic: what is compared lies three powers of ten apart.  A
  * diagram has eight curves at most: evering's own, in colour, and in grey the others by
@@ -53,7 +53,9 @@ static const struct family {
 	{ "evering, block", "evering-device", EVERING_BLOCK, NULL },
 	{ "evering, block", "evering-memfd", EVERING_BLOCK, "evering-device" },
 #define OTHERS 6 /* the first that is not evering's */
-	{ "Unix sockets", "uds-epoll uds-epoll-good uds-uring uds-uring-good",
+	{ "Unix sockets",
+	  "uds-epoll uds-epoll-good uds-uring uds-uring-good uds-stream "
+	  "uds-seqpacket",
 	  ANY, NULL },
 	{ "shmipc", "shmipc", ANY, NULL },
 	{ "iceoryx2", "iceoryx2", ANY, NULL },
@@ -69,7 +71,8 @@ static const struct family {
 	/* What evering is made of, and what it is no use to compare with. */
 	{ NULL,
 	  "evering-device evering-memfd evering-device-loop "
-	  "evering-memfd-loop evering-device-call evering-memfd-call enter "
+	  "evering-memfd-loop evering-device-call evering-memfd-call "
+	  "evering-device-ring evering-memfd-ring enter "
 	  "ring-poll device memfd memfd-whole "
 	  "cache-line",
 	  ANY, NULL },
@@ -451,10 +454,10 @@ static void draw_rtt(FILE *out, const struct group *g, const char *format)
 		return;
 	put_y_axis(out, least, most, false);
 	fprintf(out,
-		"set title 'round trips of %s bytes, by percentile'\n"
+		"set title '%s of %s bytes, by percentile'\n"
 		"set xtics ('0' 1, '50' 2, '90' 10, '99' 100, '99.9' 1000, "
 		"'99.99' 10000, '99.999' 100000)\nset xrange [1:*]\nplot ",
-		size);
+		g->mode == MODE_CONNECT ? "meetings" : "round trips", size);
 	for (i = curves.count; i--;)
 		fprintf(out,
 			"$rtt%u with linespoints pointinterval 9 %s notitle%s",

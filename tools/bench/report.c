@@ -66,6 +66,7 @@ static const char *title(enum mode mode)
 		"messages one way, a call for each, every byte read",
 		"such a message there and one back",
 		"one message there and one back, asleep, on any CPU",
+		"connect, one message there and one back, close",
 	};
 
 	return titles[mode];
@@ -89,7 +90,7 @@ static void print_head(const struct results *r, const struct group *g)
 	fprintf(output, "  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm",
 		"wait", "median", "95 %", "least", "x floor", "x evering",
 		"CPU s/Mop", "calls/op");
-	if ((g->mode == MODE_RTT && !r->icount) || g->mode == MODE_UNPINNED)
+	if (each_timed(g->mode) && !r->icount)
 		fprintf(output, " %9s %9s %9s %9s", "p50", "p99", "p99.9",
 			"max");
 	fputc('\n', output);
@@ -164,9 +165,12 @@ void print_table(const struct results *r)
 /* Targets ----------------------------------------------------------------- */
 
 #define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
-#define SOCKETS                                                                \
-	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio "             \
+#define SOCKETS                                                    \
+	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio " \
 	"tokio-uring monoio"
+
+/* What a meeting is measured against. */
+#define DOORS "uds-stream uds-seqpacket"
 
 #define PEERS SOCKETS " zeromq nng ucx libfabric shmipc iceoryx2"
 
@@ -235,6 +239,8 @@ static const struct target {
 	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME },
 	{ "bare eventfds", MODE_UNPINNED, 64, 64, "eventfd", EVERING_BLOCK,
 	  EVERING_BLOCK, 1.05, TIME },
+	{ "best Unix socket", MODE_CONNECT, 4, 128, DOORS, EVERING_BLOCK,
+	  EVERING_BLOCK, 5, TIME },
 };
 
 bool listed(const char *name, const char *list)
@@ -322,7 +328,7 @@ static void print_target(const struct results *r, const struct target *t,
 		 t->most > t->least ? format_plain(most, t->most) : "",
 		 policy_names[t->own]);
 	fprintf(output,
-		"  %-14s %-28s %-26s %6.3f  %7.3f [%.3f, %.3f] at %-5s %u of %u  %s\n",
+		"  %-19s %-28s %-26s %6.3f  %7.3f [%.3f, %.3f] at %-5s %u of %u  %s\n",
 		arm, what, t->what, t->limit, worst.median, worst.low,
 		worst.high, format_plain(at, where), met, all,
 		met == all ? "met" : "MISSED");
@@ -337,14 +343,17 @@ void print_targets(const struct results *r)
 	fprintf(output,
 		"\nTargets: ratios to another of the same round, median [95 %%], the "
 		"worst size, sizes that meet it\n");
-	fprintf(output, "  %-14s %-28s %-26s %6s\n", "arm", "work", "beside",
+	fprintf(output, "  %-19s %-28s %-26s %6s\n", "arm", "work", "beside",
 		"limit");
 	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
 		print_target(r, &targets[i], "evering-device");
+		/* Of connect alone, the channel without arenas. */
+		print_target(r, &targets[i], "evering-device-ring");
 		if (targets[i].of == INSTRUCTIONS)
 			print_target(r, &targets[i], "enter");
 		else
 			print_target(r, &targets[i], "evering-memfd");
+		print_target(r, &targets[i], "evering-memfd-ring");
 	}
 }
 

@@ -38,7 +38,8 @@
 
 const char *const mode_names[MODES] = { "original", "fair",    "rtt",
 					"stream",   "late",    "channel",
-					"message",  "request", "unpinned" };
+					"message",  "request", "unpinned",
+					"connect" };
 
 static struct shared *shared;
 
@@ -315,7 +316,8 @@ static void reap_all(const pid_t *pids, int count, int64_t timeout_ns)
 	}
 }
 
-static void collect(const struct job *job, struct outcome *o)
+static void collect(const struct arm *arm, const struct job *job,
+		    struct outcome *o)
 {
 	const struct figures *client = &shared->side[0];
 	const struct figures *server = &shared->side[1];
@@ -328,6 +330,8 @@ static void collect(const struct job *job, struct outcome *o)
 	o->done[0] = one_way ? job->ops : client->done;
 	o->done[1] = server->done;
 	o->syscalls = (int64_t)(client->syscalls + server->syscalls);
+	if (arm->uncounted & (1u << job->mode))
+		o->syscalls = -1;
 	o->hist = shared->hist;
 	memcpy(o->error, shared->error, sizeof(o->error));
 }
@@ -377,7 +381,7 @@ int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
 	}
 	if (count)
 		reap_all(pids, count, timeout_ns);
-	collect(job, outcome);
+	collect(arm, job, outcome);
 	if (end_signal)
 		return -EINTR;
 	return *outcome->error ? -1 : 0;
