@@ -101,9 +101,10 @@ step_trapped(int sig, siginfo_t *info, void *context)
 	} else if (step.at) {
 		*step.at = BREAKPOINT;
 		reg[REG_EFL] &= ~TRAP_FLAG;
-	} else if (steps->over || !step_own()) {
+	} else if (steps->over || steps->n == MAX_STEPS || !step_own()) {
+		/* To step on, with nothing to note, takes seconds of a busy CPU. */
 		reg[REG_EFL] &= ~TRAP_FLAG;
-	} else if (at - step.vdso >= VDSO_SIZE && steps->n < MAX_STEPS) {
+	} else if (at - step.vdso >= VDSO_SIZE) {
 		steps->at[steps->n++] = at;
 	}
 }
