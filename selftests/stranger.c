@@ -316,9 +316,7 @@ static int let_go(const struct script *s, int fd)
 	if (pthread_create(&t, NULL, close_main, (void *)(intptr_t)fd))
 		return -EAGAIN;
 	pthread_detach(t);
-	for (int i = 0; i < 1000 && fcntl(fd, F_GETFD) >= 0; i++)
-		sleep_ns(100 * USEC);
-	return fcntl(fd, F_GETFD) < 0 ? 0 : -EBUSY;
+	return EVENTUALLY(fcntl(fd, F_GETFD) < 0) ? 0 : -EBUSY;
 }
 
 /* Sends @packet, @right with @fds, in a shape that it should not have. */
