@@ -435,6 +435,19 @@ TEST_F(wait, who_waits_for_space_keeps_no_space_back)
 		}
 }
 
+/* Whether the thread has slept in a wait of @ns; not if it lost its CPU for as long. */
+static bool sleeps(struct evering *ev, int64_t ns)
+{
+	struct evering_counters before, after;
+	uint32_t v;
+
+	evering_get_counters(ev, EVERING_MINE, &before);
+	if (evering_recv(ev, &v, 4, ns) != -ETIMEDOUT)
+		return false;
+	evering_get_counters(ev, EVERING_MINE, &after);
+	return after.rx_sleeps == before.rx_sleeps + 1;
+}
+
 TEST_F(wait, a_new_policy_counts_from_the_next_wait)
 {
 	struct evering_counters before, after;
@@ -448,15 +461,10 @@ TEST_F(wait, a_new_policy_counts_from_the_next_wait)
 		evering_get_counters(self->a, EVERING_MINE, &after);
 		EXPECT_EQ(before.rx_sleeps, after.rx_sleeps);
 		ASSERT_EQ(0, evering_set_policy(self->a, EVERING_BLOCK, 0));
-		EXPECT_EQ(-ETIMEDOUT, evering_recv(self->a, &v, 4, MSEC));
-		evering_get_counters(self->a, EVERING_MINE, &before);
-		EXPECT_EQ(after.rx_sleeps + 1, before.rx_sleeps);
+		EXPECT_TRUE(EVENTUALLY(sleeps(self->a, MSEC)));
 		ASSERT_EQ(0, evering_set_policy(self->a, EVERING_ADAPTIVE, 50));
 		/* It is to be over with spinning before its time is. */
-		EXPECT_EQ(-ETIMEDOUT,
-			  evering_recv(self->a, &v, 4, slow(5 * MSEC)));
-		evering_get_counters(self->a, EVERING_MINE, &after);
-		EXPECT_EQ(before.rx_sleeps + 1, after.rx_sleeps);
+		EXPECT_TRUE(EVENTUALLY(sleeps(self->a, slow(5 * MSEC))));
 	}
 }
 
@@ -590,7 +598,8 @@ TEST_F(wait, idle_costs_no_cpu)
 			  before[i].rx_sleeps + before[i].tx_sleeps + 3);
 		EXPECT_LE(after[i].rx_syscalls, before[i].rx_syscalls + 6);
 	}
-	EXPECT_LT(cpu, slow(10 * MSEC));
+	/* Time that a hypervisor takes may count as used. */
+	EXPECT_LT(cpu, slow(ns / 20));
 	if (!SANITIZED)
 		EXPECT_LE(ru_after.ru_nvcsw - ru_before.ru_nvcsw, 20);
 	close_pair(other);
