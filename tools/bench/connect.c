@@ -125,7 +125,7 @@ static void wish(const struct side *s, struct evering_params *params)
 static void visit(struct side *s, const char *name)
 {
 	const struct iovec in = { s->source, s->job->size };
-	struct evering_completion done;
+	struct evering_completion done = { 0 };
 	struct evering_params params;
 	struct door *d = s->state;
 	const struct iovec out = { d->answer, s->job->size };
@@ -402,13 +402,13 @@ static void desk_close(struct side *s)
 
 /* Arms -------------------------------------------------------------------- */
 
-#define RING_MODES                                                            \
-	{                                                                     \
-		[MODE_CONNECT] = ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE) \
+#define RING_MODES                                                             \
+	{                                                                      \
+		[MODE_CONNECT] = ONLY(EVERING_BLOCK) | ONLY(EVERING_ADAPTIVE)  \
 	}
-#define DESK_MODES                                   \
-	{                                            \
-		[MODE_CONNECT] = ONLY(EVERING_BLOCK) \
+#define DESK_MODES                                                             \
+	{                                                                      \
+		[MODE_CONNECT] = ONLY(EVERING_BLOCK)                           \
 	}
 
 const struct arm evering_device_ring_arm = {

@@ -758,13 +758,13 @@ const char *device_missing(void)
 /* A counter is an endpoint's, and says nothing of making one. */
 #define EVERING_UNCOUNTED (1u << MODE_CHANNEL | 1u << MODE_CONNECT)
 
-#define CALL_MODES                          \
-	{                                   \
-		[MODE_REQUEST] = ANY_POLICY \
+#define CALL_MODES                                                             \
+	{                                                                      \
+		[MODE_REQUEST] = ANY_POLICY                                    \
 	}
-#define LOOP_MODES                               \
-	{                                        \
-		[MODE_RTT] = ONLY(EVERING_BLOCK) \
+#define LOOP_MODES                                                             \
+	{                                                                      \
+		[MODE_RTT] = ONLY(EVERING_BLOCK)                               \
 	}
 
 const struct arm evering_device_arm = {

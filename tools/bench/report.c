@@ -165,8 +165,8 @@ void print_table(const struct results *r)
 /* Targets ----------------------------------------------------------------- */
 
 #define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
-#define SOCKETS                                                    \
-	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio " \
+#define SOCKETS                                                                \
+	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio "             \
 	"tokio-uring monoio"
 
 /* What a meeting is measured against. */
