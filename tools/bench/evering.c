@@ -29,6 +29,7 @@
  * System calls: evering_get_counters() of both sides.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -220,8 +221,11 @@ static unsigned char *buffer(struct side *s, uint32_t i)
 static void wait_for(struct side *s, unsigned int what)
 {
 	struct channel *c = s->state;
-	int ret = evering_wait(c->ev, what, WAIT);
+	int ret;
 
+	do
+		ret = evering_wait(c->ev, what, WAIT);
+	while (ret == -EINTR);
 	if (ret < 0)
 		fail(s, "evering_wait: %s", strerror(-ret));
 	if (what & EVERING_FLUSH)
