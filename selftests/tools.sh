@@ -82,13 +82,16 @@ ping_deadline() {
 	run 0 ping -i 0.01 -w 0.1 -q && says ' 0 lost' out && [[ ! -s err ]]
 }
 
+has_mode() {
+	[[ -S $1 && $(stat -c %a "$1") == "$2" ]]
+}
+
 ping_two() {
 	local server
 	start ping --listen=here >heard 2>err
 	server=$pid
-	soon test -S here || return
-	[[ $(stat -c %a here) == 600 ]] || return
-	# The file is there a moment before anybody may connect.
+	# The file is there a moment before it has its mode, and anybody may connect.
+	soon has_mode here 600 || return
 	soon run 0 ping --connect=here -c 2 -i 0.01 && says "from pid $server: seq=2" out &&
 		run 0 ping --connect=here -c 100 -i 0 -s 100K || return
 	kill -INT "$server"
