@@ -598,8 +598,8 @@ TEST_F(wait, idle_costs_no_cpu)
 			  before[i].rx_sleeps + before[i].tx_sleeps + 3);
 		EXPECT_LE(after[i].rx_syscalls, before[i].rx_syscalls + 6);
 	}
-	/* Time that a hypervisor takes may count as used. */
-	EXPECT_LT(cpu, slow(ns / 20));
+	/* A sanitizer has a thread of its own, which looks up now and then. */
+	EXPECT_LT(cpu, SANITIZED ? slow(ns / 20) : slow(10 * MSEC));
 	if (!SANITIZED)
 		EXPECT_LE(ru_after.ru_nvcsw - ru_before.ru_nvcsw, 20);
 	close_pair(other);
