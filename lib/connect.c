@@ -2,10 +2,10 @@
 /*
  * connect.c: to connect, in steps none of which waits.
  *
- * A step tries to reach the listener, says hello, and takes the welcome.  Where that is
- * to come again (listen.c), the next step begins anew.  A caller that
- * waits (evering_connect()) takes steps and sleeps in between; an event loop has a
- * descriptor that is readable when the next step has something to do.
+ * A step tries to reach the listener, says hello, and takes the welcome.  If the welcome
+ * says to connect again (see listen.c), the next step begins anew.  A caller that waits
+ * (evering_connect()) takes steps and sleeps in between; an event loop has a descriptor
+ * that is readable when the next step has something to do.
  *
  * With EVERING_AWAIT the listener may still have to come.  A watch of the directory
  * (inotify) tells when a file of its name is made or gets other permissions.  That it is
@@ -99,13 +99,18 @@ static void start_watch(struct evering_connecting *c)
 	}
 }
 
+/* Before a close: a child of ours may have it, too, and so keep it in the set. */
+static void leave_loop(struct evering_connecting *c)
+{
+	if (c->loop >= 0 && c->watched >= 0)
+		epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
+	c->watched = -1;
+}
+
 static void stop_watch(struct evering_connecting *c)
 {
-	/* A child of ours may have it, too, and so keep it in the set. */
-	if (c->loop >= 0 && c->watched >= 0 && c->watched == c->watch) {
-		epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
-		c->watched = -1;
-	}
+	if (c->watched == c->watch)
+		leave_loop(c);
 	close_fds(&c->watch, 1);
 	c->watch = -1;
 }
@@ -201,16 +206,12 @@ static int greet_listener(struct evering_connecting *c)
 }
 
 /*
- * Who has accepted serves somebody else before this side has said hello: another one of
- * those who share the listening socket may have it.
+ * The listener that has accepted this side serves somebody else now.  The next attempt is
+ * taken by another one that shares the listening socket, or by this one when it is back.
  */
 static void start_over(struct evering_connecting *c)
 {
-	/* A child of ours may have it, too, and so keep it in the set. */
-	if (c->loop >= 0 && c->watched == c->sock) {
-		epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
-		c->watched = -1;
-	}
+	leave_loop(c);
 	socket_close(c->sock);
 	c->sock = -1;
 	c->said = false;
@@ -367,10 +368,7 @@ static int tell_loop(struct evering_connecting *c)
 	if (c->loop < 0)
 		return 0;
 	if (fd != c->watched) {
-		/* What was closed has left the set already. */
-		if (c->watched >= 0)
-			epoll_ctl(c->loop, EPOLL_CTL_DEL, c->watched, NULL);
-		c->watched = -1;
+		leave_loop(c);
 		if (fd >= 0 && epoll_ctl(c->loop, EPOLL_CTL_ADD, fd, &event))
 			return -errno;
 		c->watched = fd;

@@ -10,9 +10,9 @@
  *
  * Where several accept from one socket, who has taken a connection is the only one that
  * can greet it, and may be long busy with the client that it has just accepted.  So
- * evering_accept() leaves none behind when it returns a channel: it tells the others,
- * whether they have spoken meanwhile or not, to connect again, and another listener or
- * its own next call takes them.
+ * evering_accept() leaves none behind when it returns a channel: it tells the others to
+ * connect again, also those that have spoken meanwhile.  Another listener takes them, or
+ * the next call of this one.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -650,9 +650,9 @@ static int wait_ms(int64_t deadline)
 }
 
 /*
- * A hello takes a moment from connect(2), and whoever is given that need not come again.
- * But only one in each pass, and none of a user of whom another is silent already: those
- * who never speak would have the others wait for each of them.
+ * A hello comes a moment after connect(2).  Whoever is given that moment need not be told
+ * to connect again.  Only one in each pass is given it, and none of a user of whom another
+ * is silent already: those who never speak would have the others wait for each of them.
  */
 static void wait_for_hello(const struct evering_listener *l,
 			   const struct pending *new, int64_t deadline,
