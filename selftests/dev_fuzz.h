@@ -20,6 +20,7 @@
 #define SLOTS 12 /* descriptors of a worker, */
 #define MAPS 12 /* and its mappings */
 #define FIRST_FD 64 /* descriptors of programs begin here */
+#define CLOSING 2 /* user_data of IORING_OP_CLOSE; others have 1 */
 #define TICK (20 * MSEC) /* a worker sleeps no longer */
 
 struct call {
@@ -148,16 +149,16 @@ static struct slot *keep(unsigned int at, struct slot new)
 	return s;
 }
 
-static void keep_pair(unsigned int at, const int fd[2], bool sure,
+static void keep_pair(unsigned int at, const int fd[2],
 		      const struct evering_geometry *g)
 {
 	static uint32_t last;
 
 	last += WORKERS;
 	for (int i = 0; i < 2; i++) {
-		struct slot new = { fd[i], END, i, last + me.id, sure, *g };
+		struct slot new = { fd[i], END, i, last + me.id, true, *g };
 
-		MUST(keep(at + i, new) || !sure);
+		MUST(keep(at + i, new));
 	}
 }
 
@@ -190,7 +191,7 @@ static bool make_channel(struct args *a, unsigned int at)
 
 	if (dev_pair(me.dev, g, fd))
 		return false;
-	keep_pair(at, fd, true, g);
+	keep_pair(at, fd, g);
 	return true;
 }
 
@@ -471,7 +472,12 @@ static long call_create(struct args *a)
 		}
 		return ret;
 	}
-	keep_pair(at, c.fd, !a->open, &c.geometry);
+	/*
+	 * Numbers that others may have written can be those of descriptors which
+	 * this worker has already: closed by one, they are gone from the other.
+	 */
+	if (!a->open)
+		keep_pair(at, c.fd, &c.geometry);
 	return 0;
 }
 
@@ -875,6 +881,27 @@ static long call_epoll(struct args *a)
 	return or_errno(epoll_wait(ep->fd, ev, 4, 0));
 }
 
+/*
+ * Submits @sqe; a close is waited for.  The kernel leaves that of a file with .flush
+ * to a worker of its own, who would close the number when the next program has it.
+ */
+static long submit(const struct io_uring_sqe *sqe)
+{
+	struct io_uring_cqe cqe = { 0 };
+	long ret = uring_submit(&me.uring, sqe);
+
+	if (ret != 1) { /* it stays in the ring: no later call may submit it */
+		uring_close(&me.uring);
+		me.has_uring = false;
+		return ret;
+	}
+	while (sqe->opcode == IORING_OP_CLOSE && cqe.user_data != CLOSING)
+		if (!uring_reap(&me.uring, &cqe))
+			syscall(__NR_io_uring_enter, me.uring.fd, 0, 1,
+				IORING_ENTER_GETEVENTS, NULL, 0);
+	return ret;
+}
+
 static long call_uring(struct args *a)
 {
 	/* Once and as often as it comes; 46 is IORING_OP_URING_CMD. */
@@ -920,6 +947,7 @@ static long call_uring(struct args *a)
 	if (sqe.opcode == IORING_OP_CLOSE) {
 		if (sqe.fd < FIRST_FD)
 			return -EBADF;
+		sqe.user_data = CLOSING;
 		a->s->fd = -1;
 	}
 	if (sqe.off == EVERING_IOC_RING) { /* its struct is where addr3 is */
@@ -930,7 +958,7 @@ static long call_uring(struct args *a)
 		ring.reserved[pick(a, 3)] = rarely(a, 8);
 		memcpy((char *)&sqe + 48, &ring, sizeof(ring));
 	}
-	return uring_submit(&me.uring, &sqe);
+	return submit(&sqe);
 }
 
 /* Pages in a pipe, which keeps them when all else is gone. */
