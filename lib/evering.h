@@ -16,9 +16,11 @@
  * - A signal handler that runs while a call sleeps ends it with -EINTR, whatever
  *   SA_RESTART says.  So does one while it spins under EVERING_ADAPTIVE, but for the
  *   first microseconds, and no handler does under EVERING_BUSY: evering_wake() from
- *   the handler, or evering_pwait(), miss none.  On memfd a process that is stopped
- *   and goes on (SIGSTOP, SIGTSTP, a debugger, a freezer) gets -EINTR, too, without
- *   any handler: as of epoll_wait(2).
+ *   the handler, or evering_pwait(), miss none.  A signal that is ignored ends nothing,
+ *   but for one that comes in the last microsecond of such a spin to a process that
+ *   has a handler for another.  On memfd a process that is stopped and goes on
+ *   (SIGSTOP, SIGTSTP, a debugger, a freezer) gets -EINTR, too, without any handler:
+ *   as of epoll_wait(2).
  *
  * Threads
  *

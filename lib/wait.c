@@ -550,12 +550,64 @@ static void signals_restore(struct signals *s)
 	s->mask = NULL;
 }
 
-/* Has one come that is to be let in?  If so its handler has run after this. */
-static bool signals_came(const struct signals *s)
+/* Does this process handle it?  One that it does not may end it, or be ignored. */
+static bool is_handled(int signal)
+{
+	struct sigaction action;
+
+	if (sigaction(signal, NULL, &action))
+		return errno != EINVAL; /* no such signal, or the C library's */
+	return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
+}
+
+static bool any_handled(const sigset_t *mask)
+{
+	int i;
+
+	for (i = 1; i <= SIGRTMAX; i++)
+		if (!sigismember(mask, i) && is_handled(i))
+			return true;
+	return false;
+}
+
+static bool let_in(const sigset_t *mask)
 {
 	const struct timespec none = { 0 };
 
-	return s->mask && ppoll(NULL, 0, &none, s->mask) < 0 && errno == EINTR;
+	return ppoll(NULL, 0, &none, mask) < 0 && errno == EINTR;
+}
+
+/*
+ * Has one come that is to be let in, and is handled?  If so its handler has run after
+ * this.  One that is ignored waits as long as it is blocked, and ends a sleep that lets
+ * it in: it is let in here, alone, so that it ends nothing.
+ */
+static bool signals_came(const struct signals *s)
+{
+	sigset_t pending, others;
+	bool ignored = false, handled = false;
+	int i;
+
+	if (!s->mask)
+		return false;
+	if (sigpending(&pending))
+		return let_in(s->mask);
+	if (sigisemptyset(&pending))
+		return false;
+	sigfillset(&others);
+	for (i = 1; i <= SIGRTMAX; i++) {
+		if (sigismember(&pending, i) != 1 || sigismember(s->mask, i))
+			continue;
+		if (is_handled(i)) {
+			handled = true;
+		} else {
+			ignored = true;
+			sigdelset(&others, i);
+		}
+	}
+	if (ignored)
+		let_in(&others);
+	return handled && let_in(s->mask);
 }
 
 /* evering_wake() was called for @what since it was last found out. */
@@ -683,6 +735,9 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 			return (int)is;
 		if (ret == -EPIPE)
 			return peer_gone(e, what);
+		/* Nothing but what is ignored, and was kept while it was blocked. */
+		if (ret == -EINTR && mask && !any_handled(mask))
+			continue;
 		if (ret < 0)
 			return ret;
 		/* A peer that rings for nothing, again and again, keeps nobody. */
@@ -754,11 +809,12 @@ static int wait_awake(struct endpoint *e, unsigned int *what, int64_t deadline,
 	*asleep = now_ns();
 	if (*asleep >= deadline)
 		return -ETIMEDOUT;
-	/* Where a sleep that lets them in costs more than one that need not. */
-	if (signals->blocked && !e->backend->masks) {
+	if (signals->blocked) {
 		if (signals_came(signals))
 			return -EINTR;
-		signals_restore(signals);
+		/* Where one that lets them in costs more than one that need not. */
+		if (!e->backend->masks)
+			signals_restore(signals);
 	}
 	return 0;
 }

@@ -99,6 +99,63 @@ TEST_F(signals, a_handler_ends_a_wait_that_spins)
 						       laps) >= 20));
 }
 
+/* Of this process, but for what no handler can be taken away from. */
+static void handle_nothing(void)
+{
+	struct sigaction sa;
+	int i;
+
+	for (i = 1; i <= SIGRTMAX; i++)
+		if (!sigaction(i, NULL, &sa) && sa.sa_handler != SIG_IGN &&
+		    sa.sa_handler != SIG_DFL)
+			handle(i, SIG_DFL);
+}
+
+/* They come all the time: while it spins, on its way to sleep, and asleep. */
+TEST_F(signals, one_that_is_ignored_ends_nothing)
+{
+	static const struct {
+		int signal;
+		void (*action)(int);
+	} ignored[] = {
+		{ SIGALRM, SIG_IGN },
+		{ SIGCHLD, SIG_DFL },
+	};
+	int laps = short_run() ? 50 : 400, lap;
+	size_t i, k;
+
+	handle_nothing();
+	ASSERT_EQ(16, send_until_full(self->a));
+	for (i = 0; i < ARRAY_SIZE(ignored); i++) {
+		pid_t child, self_pid = getpid();
+
+		ASSERT_EQ(0, handle(ignored[i].signal, ignored[i].action));
+		child = fork();
+		ASSERT_LE(0, child);
+		/* Timers do not do: some kernels keep what is ignored back. */
+		while (!child && getppid() == self_pid) {
+			kill(self_pid, ignored[i].signal);
+			usleep(20);
+		}
+		if (!child)
+			_exit(0);
+		for (k = 0; k < ARRAY_SIZE(policies); k++)
+			for (lap = 0; lap < laps; lap++) {
+				evering_set_policy(self->a, policies[k],
+						   EVERING_SPIN_NS);
+				ASSERT_EQ(-ETIMEDOUT,
+					  evering_wait(self->a, roles[lap % 3],
+						       slow(MSEC)))
+				{
+					TH_LOG("policy %u lap %d", policies[k],
+					       lap);
+				}
+			}
+		kill(child, SIGKILL);
+		ASSERT_EQ(child, waitpid(child, NULL, 0));
+	}
+}
+
 /* ------------------------------------------------------------ evering_pwait() */
 
 TEST_F(signals, one_that_is_let_in_is_not_slept_over)
