@@ -867,25 +867,42 @@ TEST_F(meet, strangers_are_turned_away_and_counted)
 	EXPECT_EQ(n, evering_listener_refused(self->listener, NULL));
 }
 
-TEST_F(meet, silent_strangers_keep_nobody_waiting)
+/* How long a client waits that comes after ten who say nothing; or -1. */
+static int64_t behind_silent_ones(struct evering_listener *l, const char *path,
+				  const struct evering_params *p)
 {
+	struct evering *ev = NULL;
+	int fd[10], i, ret;
 	struct client c;
-	int fd[10], i;
 
-	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
 	for (i = 0; i < 10; i++)
-		fd[i] = raw_socket(self->path, SOCK_SEQPACKET, false);
-	ASSERT_EQ(0, client_start(&c, self->path, &self->p));
-	ASSERT_EQ(0,
-		  evering_accept(self->listener, NULL, PLENTY, &self->ev[1]));
-	pthread_join(c.t, NULL);
-	EXPECT_EQ(0, c.ret);
-	/* A second is what one of them has to speak. */
-	EXPECT_LT(c.took, 500 * MSEC);
-	self->ev[0] = c.ev;
-	EXPECT_TRUE(talks(self->ev[0], self->ev[1]));
+		fd[i] = raw_socket(path, SOCK_SEQPACKET, false);
+	ret = client_start(&c, path, p);
+	if (!ret) {
+		ret = evering_accept(l, NULL, PLENTY, &ev);
+		pthread_join(c.t, NULL);
+		if (ret || c.ret || !talks(c.ev, ev))
+			ret = -1;
+		evering_close(c.ev);
+		evering_close(ev);
+	}
 	for (i = 0; i < 10; i++)
 		close(fd[i]);
+	return ret ? -1 : c.took;
+}
+
+TEST_F(meet, silent_strangers_keep_nobody_waiting)
+{
+	int64_t took = INT64_MAX;
+	int i;
+
+	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
+	/* A second is what each of them has to speak; one try may meet a busy machine. */
+	for (i = 0; i < 5 && took > 500 * MSEC; i++) {
+		took = behind_silent_ones(self->listener, self->path, &self->p);
+		ASSERT_LE(0, took);
+	}
+	EXPECT_LT(took, 500 * MSEC);
 }
 
 TEST_F(meet, more_silent_strangers_than_are_greeted_delay_by_a_second)
