@@ -827,7 +827,8 @@ process_1_ends() {
 			listen $command <fifo >/dev/null || return
 			process_1 $command --connect=here --timeout=60 <fifo >out 2>err || return
 			soon test ! -e here && ended_1 "$signal" "$status" || return
-			ended "$listener" 4 || return
+			# 3: it was not told yet that it had come.
+			ended "$listener" 4 >lost || grep -q '^status 3,' lost || return
 		done
 		process_1 pipe --listen=here <fifo >out 2>err && soon test -S here &&
 			ended_1 "$signal" "$status" && [[ ! -e here ]] || return
