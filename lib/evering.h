@@ -17,10 +17,11 @@
  *   SA_RESTART says.  So does one while it spins under EVERING_ADAPTIVE, but for the
  *   first microseconds, and no handler does under EVERING_BUSY: evering_wake() from
  *   the handler, or evering_pwait(), miss none.  A signal that is ignored ends nothing,
- *   but for one that comes in the last microsecond of such a spin to a process that
- *   has a handler for another.  On memfd a process that is stopped and goes on
- *   (SIGSTOP, SIGTSTP, a debugger, a freezer) gets -EINTR, too, without any handler:
- *   as of epoll_wait(2).
+ *   with one exception: if the process has a handler for another signal, one that came
+ *   while it was blocked may, in the last microsecond of such a spin or before an
+ *   evering_pwait().  On memfd a process that is stopped and goes on (SIGSTOP, SIGTSTP,
+ *   a debugger, a freezer) may get -EINTR, too, without any handler: as of
+ *   epoll_wait(2).
  *
  * Threads
  *

@@ -560,6 +560,7 @@ static bool is_handled(int signal)
 	return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
 }
 
+/* Is any signal handled that @mask lets in? */
 static bool any_handled(const sigset_t *mask)
 {
 	int i;
@@ -735,12 +736,10 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 			return (int)is;
 		if (ret == -EPIPE)
 			return peer_gone(e, what);
-		/* Nothing but what is ignored, and was kept while it was blocked. */
-		if (ret == -EINTR && mask && !any_handled(mask))
-			continue;
-		if (ret < 0)
+		/* What is ignored was kept while it was blocked, and ends nothing. */
+		if (ret < 0 && (ret != -EINTR || !mask || any_handled(mask)))
 			return ret;
-		/* A peer that rings for nothing, again and again, keeps nobody. */
+		/* Neither it nor a peer that rings for nothing, time after time, keeps anybody. */
 		if (deadline != INT64_MAX && now_ns() >= deadline)
 			return -ETIMEDOUT;
 	}

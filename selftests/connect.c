@@ -535,7 +535,7 @@ TEST_F(connect, two_that_have_no_room_take_the_time_of_one)
 		  evering_connect(self->path, &self->await, 2 * SEC, &ev));
 	took = now_ns() - took;
 	EXPECT_LE(2 * SEC, took);
-	EXPECT_GT(2 * SEC + slow(1900 * MSEC), took);
+	EXPECT_GT(2 * SEC + slow(1200 * MSEC), took);
 	pthread_join(t, &ret);
 	EXPECT_NE(NULL, ret);
 	close_all(f.fds, f.count);

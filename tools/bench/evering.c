@@ -223,7 +223,7 @@ static void wait_for(struct side *s, unsigned int what)
 	struct channel *c = s->state;
 	int ret;
 
-	/* A signal that is ignored may end it, too: it was blocked while this spun. */
+	/* Who was stopped and goes on gets -EINTR, too. */
 	do
 		ret = evering_wait(c->ev, what, WAIT);
 	while (ret == -EINTR);
