@@ -206,7 +206,8 @@ static int greet_listener(struct evering_connecting *c)
 }
 
 /*
- * The listener that has accepted this side serves somebody else now.  The next attempt is
+ * The listener that has accepted this side serves somebody else now (-ERESTART), or did
+ * not wait any longer for a hello that was held up (-ETIMEDOUT).  The next attempt is
  * taken by another one that shares the listening socket, or by this one when it is back.
  */
 static void start_over(struct evering_connecting *c)
@@ -230,7 +231,7 @@ static int step(struct evering_connecting *c)
 		ret = greet_listener(c);
 	if (!ret)
 		ret = take_welcome(c->e, c->sock, true);
-	if (ret == -ERESTART) {
+	if (c->said && (ret == -ERESTART || ret == -ETIMEDOUT)) {
 		start_over(c);
 		ret = -EAGAIN;
 	}

@@ -19,6 +19,8 @@ limit=250
 # bench STATUS ARGUMENT...: evering bench ends with this status.
 bench() {
 	exits "$1" "$evering" bench -q "${@:2}" </dev/null && return
+	# First what did not work, and why: of the rest there may be much.
+	grep -o '"mode".*"error":"[^"]\+"' out
 	cat out
 	return 1
 }

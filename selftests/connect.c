@@ -712,13 +712,16 @@ TEST_F(connect, it_can_be_given_up_at_each_step)
 
 /* ------------------------------------------------------- who is to come again */
 
-/* Accepts one at @sock, and tells it to connect again, its hello read by nobody. */
-static int send_back(int sock)
+/*
+ * Accepts one at @sock, and tells it to connect again (-ERESTART), or that it has said
+ * nothing for too long (-ETIMEDOUT): its hello is read by nobody.
+ */
+static int send_back(int sock, int error)
 {
 	const struct welcome again = {
 		.magic = WELCOME_MAGIC,
 		.size = sizeof(again),
-		.error = -ERESTART,
+		.error = error,
 		.abi_min = EVERING_ABI_VERSION,
 		.abi_max = EVERING_ABI_VERSION,
 	};
@@ -748,8 +751,8 @@ TEST_F(connect, who_is_sent_back_comes_again)
 	sock = raw_socket(self->path, 0, true);
 	ASSERT_LE(0, sock);
 	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
-	for (i = 0; i < 3; i++)
-		EXPECT_EQ(0, send_back(sock));
+	for (i = 0; i < 4; i++)
+		EXPECT_EQ(0, send_back(sock, i % 2 ? -ERESTART : -ETIMEDOUT));
 	ASSERT_EQ(0, evering_listen_fd(sock, &l));
 	EXPECT_EQ(0, evering_accept(l, NULL, PLENTY, &ev));
 	pthread_join(c.t, NULL);
@@ -775,7 +778,7 @@ TEST_F(connect, steps_come_again)
 	for (i = 0; i < 2; i++) {
 		EXPECT_TRUE(readable(fd, 10000));
 		EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
-		EXPECT_EQ(0, send_back(sock));
+		EXPECT_EQ(0, send_back(sock, i ? -ERESTART : -ETIMEDOUT));
 		EXPECT_TRUE(readable(fd, 10000));
 		EXPECT_EQ(-EAGAIN, evering_connecting_step(c, &ev));
 	}
@@ -794,7 +797,7 @@ TEST_F(connect, steps_come_again)
 
 static void *send_back_main(void *sock)
 {
-	while (!send_back(*(int *)sock))
+	while (!send_back(*(int *)sock, -ERESTART))
 		continue;
 	return NULL;
 }
