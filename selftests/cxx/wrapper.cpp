@@ -293,20 +293,40 @@ void loop_destroyed()
 	      d.peer() == EVERING_PEER_CLOSED);
 }
 
+/*
+ * Whose time is over before another's comes before it.  When each sleep began is known only
+ * to lie between its coroutine's beginning and the next one's, and between those a machine
+ * may stand still.
+ */
 void sleeps()
 {
+	using clock = std::chrono::steady_clock;
+	static constexpr std::size_t count = 4;
+	static constexpr int ms[count] = { 30, 0, 20, 10 };
 	evr::loop loop;
-	std::vector<int> order;
-	auto sleeper = [](evr::loop &l, std::vector<int> &o,
-			  int n) -> evr::task<> {
-		co_await l.sleep_for(n * 1ms);
-		o.push_back(n);
+	std::vector<clock::time_point> begun;
+	std::vector<std::size_t> order;
+	auto sleeper = [](evr::loop &l, std::vector<clock::time_point> &at,
+			  std::vector<std::size_t> &o,
+			  std::size_t i) -> evr::task<> {
+		at.push_back(clock::now());
+		/* The last one only says when the one before it had begun. */
+		if (i == count)
+			co_return;
+		co_await l.sleep_for(ms[i] * 1ms);
+		o.push_back(i);
 	};
 
-	for (int n : { 30, 0, 20, 10 })
-		loop.spawn(sleeper(loop, order, n));
+	for (std::size_t i = 0; i <= count; i++)
+		loop.spawn(sleeper(loop, begun, order, i));
 	CHECK(loop.run() == 0);
-	CHECK((order == std::vector<int>{ 0, 10, 20, 30 }));
+	CHECK(order.size() == count && begun.size() == count + 1);
+	for (std::size_t i = 1; i < order.size(); i++) {
+		std::size_t first = order[i - 1], then = order[i];
+
+		CHECK(begun[then + 1] + ms[then] * 1ms >=
+		      begun[first] + ms[first] * 1ms);
+	}
 }
 
 /* What cannot be counted is for ever, and so is what says so. */
