@@ -411,6 +411,9 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * abstract names).  Nor does it give up while the permissions keep it out, which a new
  * listener sets after it has made the file: -EACCES is then for the end of @timeout_ns.
  *
+ * Where the listener serves somebody else first, or turns this side away because its hello
+ * was held up for a second, this call connects again, as long as @timeout_ns lasts.
+ *
  * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND is invalid; -E2BIG:
  * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: over 107
  * bytes; -ENOENT, -ECONNREFUSED: of connect(2), without EVERING_AWAIT; -EACCES, -EPERM: of connect(2), or not
