@@ -176,6 +176,8 @@ static void heap_insert(struct ops *ops, struct evering__place *place)
 {
 	heap_put(ops, ops->heap_count++, place_index(ops, place));
 	heap_up(ops, place->heap);
+	if (ops_endpoint(ops)->member)
+		group_due(ops_endpoint(ops), place->deadline);
 	place->state |= OP_TIMED;
 }
 

@@ -404,6 +404,7 @@ void evering_close(struct evering *ev)
 
 	if (!e)
 		return;
+	group_forget(e->member);
 	evering_ops_close((struct evering_ops *)e->ops);
 	if (e->owner == fork_id()) {
 		/* A peer whose connection a child of ours has, too, sleeps on. */

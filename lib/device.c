@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -342,6 +343,22 @@ static int device_fd(struct endpoint *e)
 	return e->device.fd;
 }
 
+/* What is not armed polls ready, so only that it has become so is of interest. */
+static int device_watch(struct endpoint *e, int set, uint64_t data)
+{
+	struct epoll_event event = {
+		.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+		.data.u64 = data,
+	};
+
+	return epoll_ctl(set, EPOLL_CTL_ADD, e->device.fd, &event) ? -errno : 0;
+}
+
+static void device_unwatch(struct endpoint *e, int set)
+{
+	epoll_ctl(set, EPOLL_CTL_DEL, e->device.fd, NULL);
+}
+
 /*
  * The kernel kills nobody for pages that it does not have, but gives the last one as well:
  * the process would die of the next that it touches itself.
@@ -380,6 +397,8 @@ const struct backend device_backend = {
 	.gone = device_gone,
 	.fd = device_fd,
 	.events = device_events,
+	.watch = device_watch,
+	.unwatch = device_unwatch,
 	.grow = device_grow,
 	.grown = device_grown,
 	.see = device_see,

@@ -41,7 +41,7 @@
  *	alone		evering_close, evering_listener_close, evering_connecting_close; evering_set_policy
  *			takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
- *			takes everything
+ *			takes everything, and evering_group.h for groups
  *
  * A process that was made by fork() has none of the memory of its parent's
  * channels: it must not use them, and may only exec, exit or close them, which the
@@ -618,8 +618,8 @@ EVERING_API int evering_publish(struct evering *ev);
  * that this process makes, as evering_accept() and evering_connect() in another thread
  * do for a moment, has a copy that keeps it there.
  *
- * Returns the descriptor; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: on memfd, this user has
- * fs.epoll.max_user_watches.  Any thread.
+ * Returns the descriptor; -EBUSY: a member of a group; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC:
+ * on memfd, this user has fs.epoll.max_user_watches.  Any thread.
  */
 EVERING_API int evering_fd(struct evering *ev);
 
@@ -657,7 +657,7 @@ EVERING_API short evering_events(const struct evering *ev, unsigned int what);
  *
  * Returns 0: nothing is there, and the descriptor will tell; those of @what that
  * are ready, and then nothing is armed; -EPIPE, -EPROTO: as evering_wait();
- * -EINVAL: @what.  Thread: the roles of @what.
+ * -EINVAL: @what; -EBUSY: a member of a group.  Thread: the roles of @what.
  */
 EVERING_API int evering_arm(struct evering *ev, unsigned int what);
 
@@ -897,6 +897,7 @@ EVERING_API const char *evering_version(void);
 
 #include "evering_ring.h"
 #include "evering_op.h"
+#include "evering_group.h"
 
 #ifdef __cplusplus
 }

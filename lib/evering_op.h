@@ -409,7 +409,7 @@ EVERING_API void evering_ops_flush(struct evering_ops *ops);
  * Returns 0: the descriptor will tell; 1: there is something to do already, or room, or
  * requests or messages wait that the caller is to take: it is told so as long as any do
  * if it has ever called evering_op_next() or evering_msg_recv(), else once of each;
- * or a negative errno as evering_ops_poll().
+ * or a negative errno as evering_ops_poll(); -EBUSY: the endpoint is a member of a group.
  */
 EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
 

@@ -19,6 +19,7 @@
  *	message.c	operations: posts, messages, and calls of any length
  *	loan.c		operations: buffers of the peer's, and their way home
  *	memory.c	whether memory could be had
+ *	group.c		many members under one sleeper
  *	device.c	backend: the kernel module
  *	memfd.c		backend: memfd, eventfd and a Unix socket
  *
@@ -52,7 +53,9 @@ _Static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
 
 struct endpoint;
 struct ledger;
+struct member;
 struct ops;
+struct epoll_event;
 struct sockaddr_un;
 struct timespec;
 struct ucred;
@@ -83,6 +86,10 @@ struct ucred;
  * @gone: has the peer gone
  * @fd: for evering_fd()
  * @events: for evering_events()
+ * @watch: add to the epoll set of a group what tells of the own doorbells and of the
+ *	peer's death, edge-triggered: as @data, with those of EVERING_RX and EVERING_TX that
+ *	are rung and whose ring this consumes.  0; -EMFILE, -ENOMEM, -ENOSPC
+ * @unwatch: take out of it whatever of that is in it
  * @grow: give the own arena memory, from where it has none, and tell the peer.  0;
  *	-ENOMEM, -EDQUOT: there is none for it
  * @grown: how far the peer says that its arena has memory, in bytes; nothing is checked
@@ -114,6 +121,8 @@ struct backend {
 	bool (*gone)(struct endpoint *e);
 	int (*fd)(struct endpoint *e);
 	short (*events)(unsigned int what);
+	int (*watch)(struct endpoint *e, int set, uint64_t data);
+	void (*unwatch)(struct endpoint *e, int set);
 	int (*grow)(struct endpoint *e, uint64_t from, uint64_t to);
 	uint64_t (*grown)(const struct endpoint *e);
 	int (*see)(struct endpoint *e, uint64_t from, uint64_t to);
@@ -245,6 +254,7 @@ struct device_state {
  *	thread
  * @ops: the table that is open, if there is one
  * @room: free slots that EVERING_TX means, less one; the table sets it
+ * @member: what it is of a group, or NULL
  */
 struct endpoint {
 	struct evering ev;
@@ -282,6 +292,7 @@ struct endpoint {
 	struct arena arena;
 	struct ops *ops;
 	uint32_t room;
+	struct member *member;
 	struct memfd_state memfd;
 	struct device_state device;
 };
@@ -356,6 +367,7 @@ int admission_read(const struct evering_admission *from,
 		   struct evering_admission *admission);
 
 /* listen.c */
+struct member **listener_member(struct evering_listener *listener);
 bool listener_made_its_socket(const struct evering_listener *listener);
 int listener_charge(struct evering_listener *listener, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger);
@@ -373,8 +385,39 @@ int say_hello(struct endpoint *e, int sock);
 int take_welcome(struct endpoint *e, int sock, bool own);
 
 /* wait.c */
+
+/**
+ * struct signals - signals during a wait
+ * @mask: what the sleep is to let in; NULL: what is let in anyway
+ * @blocked: this wait has blocked the others, and @own is to be restored
+ * @own: the thread's mask before
+ *
+ * A handler that runs while a thread spins leaves no trace, and one that has set a flag
+ * would be slept over.  So a spin that is not a short one blocks signals, and the sleep
+ * lets them in again, in the same system call.
+ */
+struct signals {
+	const sigset_t *mask;
+	bool blocked;
+	sigset_t own;
+};
+
+void signals_block(struct signals *s);
+void signals_restore(struct signals *s);
+bool signals_came(const struct signals *s);
+bool signals_handled(const sigset_t *mask);
+void spin_adjust(struct spin *spin, uint32_t spin_ns, int64_t start,
+		 int64_t asleep);
+void spin_succeeded(struct spin *spin);
+unsigned int wait_ready(struct endpoint *e, unsigned int what);
+void wait_publish(struct endpoint *e);
+int wait_arm(struct endpoint *e, unsigned int what);
+void wait_disarm(struct endpoint *e, unsigned int what, unsigned int rung);
+bool wait_woken(struct endpoint *e);
 int wait_look(struct endpoint *e);
 int block_signals(sigset_t *old);
+int wait_precisely(int set, struct epoll_event *events, int count,
+		   const struct timespec *left, const sigset_t *mask);
 int channel_end(struct endpoint *e, int error);
 int64_t now_ns(void);
 int64_t deadline_after(int64_t timeout_ns);
@@ -437,6 +480,12 @@ static inline int peer_arena_see(struct endpoint *e, uint64_t need)
 		       0 :
 		       peer_arena_grown(e, need);
 }
+
+/* group.c */
+void group_touched(struct endpoint *e);
+void group_owes(struct endpoint *e);
+void group_due(struct endpoint *e, int64_t deadline);
+void group_forget(struct member *member);
 
 /* loan.c */
 int ops_free(struct endpoint *e, void *buf);

@@ -76,6 +76,7 @@ struct pending {
  * @order: of the next of them
  * @admission, @ledger: who may come, and who has
  * @refused, @last_error: evering_listener_refused()
+ * @member: what it is of a group, or NULL
  */
 struct evering_listener {
 	int sock;
@@ -95,6 +96,7 @@ struct evering_listener {
 	struct ledger *ledger;
 	uint64_t refused;
 	int last_error;
+	struct member *member;
 };
 
 /* --------------------------------------------------------------- the address */
@@ -609,6 +611,11 @@ static int greet_one(struct evering_listener *l, struct pending *p,
 	return 1;
 }
 
+struct member **listener_member(struct evering_listener *l)
+{
+	return &l->member;
+}
+
 bool listener_made_its_socket(const struct evering_listener *l)
 {
 	return !l->adopted;
@@ -803,6 +810,7 @@ void evering_listener_close(struct evering_listener *l)
 
 	if (!l)
 		return;
+	group_forget(l->member);
 	if (l->ino && l->maker == fork_id() &&
 	    !lstat(l->address.sun_path, &st) && st.st_dev == l->dev &&
 	    st.st_ino == l->ino)

@@ -658,8 +658,8 @@ static unsigned int memfd_drain(struct endpoint *e, unsigned int what)
  * epoll_pwait2(2), of Linux 5.11, by its number: C libraries have it or not, and
  * filters of system calls that do not know it say so in various ways.
  */
-static int wait_precisely(int set, struct epoll_event *events, int count,
-			  const struct timespec *left, const sigset_t *mask)
+int wait_precisely(int set, struct epoll_event *events, int count,
+		   const struct timespec *left, const sigset_t *mask)
 {
 #ifdef SYS_epoll_pwait2
 	const struct {
@@ -828,6 +828,40 @@ static short memfd_events(unsigned int what)
 	return POLLIN;
 }
 
+/* The bells and the socket themselves: what is in a set of a set is heard more slowly. */
+static int memfd_watch(struct endpoint *e, int set, uint64_t data)
+{
+	const int *bell = e->memfd.bell[e->end];
+	const struct {
+		int fd;
+		uint32_t events;
+		uint64_t data;
+	} watched[] = {
+		{ e->sock, EPOLLRDHUP | EPOLLET, data },
+		{ bell[BELL_RX], EPOLLIN | EPOLLET, data | EVERING_RX },
+		{ bell[BELL_TX], EPOLLIN | EPOLLET, data | EVERING_TX },
+	};
+	struct epoll_event event;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(watched); i++) {
+		event.events = watched[i].events;
+		event.data.u64 = watched[i].data;
+		if (epoll_ctl(set, EPOLL_CTL_ADD, watched[i].fd, &event))
+			return -errno;
+	}
+	return 0;
+}
+
+static void memfd_unwatch(struct endpoint *e, int set)
+{
+	const int *bell = e->memfd.bell[e->end];
+
+	epoll_ctl(set, EPOLL_CTL_DEL, e->sock, NULL);
+	epoll_ctl(set, EPOLL_CTL_DEL, bell[BELL_RX], NULL);
+	epoll_ctl(set, EPOLL_CTL_DEL, bell[BELL_TX], NULL);
+}
+
 static int memfd_grow(struct endpoint *e, uint64_t from, uint64_t to)
 {
 	unsigned char *map = e->map[own_arena(e)];
@@ -890,6 +924,8 @@ const struct backend memfd_backend = {
 	.gone = memfd_gone,
 	.fd = both_set,
 	.events = memfd_events,
+	.watch = memfd_watch,
+	.unwatch = memfd_unwatch,
 	.grow = memfd_grow,
 	.grown = memfd_grown,
 	.see = memfd_see,

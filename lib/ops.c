@@ -558,15 +558,19 @@ static bool to_take(const struct fifo *waiting, bool takes, uint32_t *told)
 	return is;
 }
 
-int evering_ops_arm(struct evering_ops *table, short *events)
+/*
+ * Before a sleep, of a caller that arms with @arm; *@what: for what.  As
+ * evering_ops_arm().
+ */
+static int arm_table(struct ops *ops, unsigned int *armed,
+		     int (*arm)(struct endpoint *e, unsigned int what))
 {
-	struct ops *ops = to_ops(table);
 	struct endpoint *e = ops_endpoint(ops);
 	unsigned int what = EVERING_RX;
 	bool rest;
 	int ret;
 
-	*events = evering_events(&e->ev, what);
+	*armed = what;
 	if (ops->error)
 		return ops->error;
 	if (to_take(&ops->inbox, ops->takes_requests, &ops->told_requests) ||
@@ -580,17 +584,59 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 	if (rest || ops->refused) {
 		what |= EVERING_TX;
 		e->room = ops->keep;
-		*events = evering_events(&e->ev, what);
+		*armed = what;
 	} else {
 		/* Nor is it to wake anybody any more. */
 		evering_disarm(&e->ev, EVERING_TX);
 	}
 	ops_flush(ops);
-	ret = evering_arm(&e->ev, what);
+	ret = arm(e, what);
 	e->room = 0;
 	if (ret < 0)
 		return ops_end(ops, ret);
 	return ret > 0;
+}
+
+static int arm_alone(struct endpoint *e, unsigned int what)
+{
+	return evering_arm(&e->ev, what);
+}
+
+int evering_ops_arm(struct evering_ops *table, short *events)
+{
+	struct ops *ops = to_ops(table);
+	struct endpoint *e = ops_endpoint(ops);
+	unsigned int what = EVERING_RX;
+	int ret;
+
+	*events = evering_events(&e->ev, what);
+	if (e->member)
+		return -EBUSY;
+	ret = arm_table(ops, &what, arm_alone);
+	*events = evering_events(&e->ev, what);
+	return ret;
+}
+
+/*
+ * Is there something to do although nothing has arrived?  For a group that looks.  As when
+ * it arms, room is told of once.
+ */
+bool ops_to_do(struct ops *ops)
+{
+	if ((ops->inbox.count && ops->takes_requests) ||
+	    (ops->messages.count && ops->takes_messages))
+		return true;
+	if (!ops->refused || ops->error || !ops_room(ops))
+		return false;
+	ops->refused = false;
+	return true;
+}
+
+int ops_arm_member(struct ops *ops)
+{
+	unsigned int what;
+
+	return arm_table(ops, &what, wait_arm);
 }
 
 int64_t evering_ops_timeout(const struct evering_ops *table)

@@ -210,7 +210,13 @@ int evering__ring(struct evering *ev, uint32_t armed)
  */
 int evering__ring_owed(struct evering *ev, uint32_t armed)
 {
-	return to_endpoint(ev)->lazy ? 0 : evering__ring(ev, armed);
+	struct endpoint *e = to_endpoint(ev);
+
+	if (!e->lazy)
+		return evering__ring(ev, armed);
+	if (e->member)
+		group_owes(e);
+	return 0;
 }
 
 int evering_publish(struct evering *ev)
@@ -465,10 +471,10 @@ static int peer_gone(struct endpoint *e, unsigned int what)
  * spinning alone for a while.  That takes a look at the sleep alone: a wait is long by
  * the spin itself once that has its full length.
  */
-static void spin_adjust(struct endpoint *e, struct spin *spin, int64_t start,
-			int64_t asleep)
+void spin_adjust(struct spin *spin, uint32_t spin_ns, int64_t start,
+		 int64_t asleep)
 {
-	uint32_t least = e->spin_ns / 8;
+	uint32_t least = spin_ns / 8;
 	int64_t now;
 
 	if (spin->hold) {
@@ -476,7 +482,7 @@ static void spin_adjust(struct endpoint *e, struct spin *spin, int64_t start,
 		return;
 	}
 	now = now_ns();
-	if (now - asleep > (int64_t)e->spin_ns) {
+	if (now - asleep > (int64_t)spin_ns) {
 		spin->failed = 0;
 	} else if (spin->budget && ++spin->failed >= 4) {
 		spin->failed = 0;
@@ -486,38 +492,22 @@ static void spin_adjust(struct endpoint *e, struct spin *spin, int64_t start,
 			spin->next_hold *= 2;
 		return;
 	}
-	if (now - start > (int64_t)e->spin_ns) {
+	if (now - start > (int64_t)spin_ns) {
 		spin->budget /= 2;
 		if (spin->budget < least)
 			spin->budget = 0;
 		return;
 	}
 	spin->budget = spin->budget ? spin->budget * 2 : least;
-	if (spin->budget > e->spin_ns)
-		spin->budget = e->spin_ns;
+	if (spin->budget > spin_ns)
+		spin->budget = spin_ns;
 }
 
-static void spin_succeeded(struct spin *spin)
+void spin_succeeded(struct spin *spin)
 {
 	spin->failed = 0;
 	spin->next_hold = 8;
 }
-
-/**
- * struct signals - signals during a wait
- * @mask: what the sleep is to let in; NULL: what is let in anyway
- * @blocked: this wait has blocked the others, and @own is to be restored
- * @own: the thread's mask before
- *
- * A handler that runs while a thread spins leaves no trace, and one that has set a flag
- * would be slept over.  So a spin that is not a short one blocks signals, and the sleep
- * lets them in again, in the same system call.
- */
-struct signals {
-	const sigset_t *mask;
-	bool blocked;
-	sigset_t own;
-};
 
 /* All but what a fault in this thread raises, which cannot wait.  0, or an errno. */
 int block_signals(sigset_t *old)
@@ -533,7 +523,7 @@ int block_signals(sigset_t *old)
 	return pthread_sigmask(SIG_BLOCK, &most, old);
 }
 
-static void signals_block(struct signals *s)
+void signals_block(struct signals *s)
 {
 	if (block_signals(&s->own))
 		return;
@@ -541,7 +531,7 @@ static void signals_block(struct signals *s)
 	s->mask = &s->own;
 }
 
-static void signals_restore(struct signals *s)
+void signals_restore(struct signals *s)
 {
 	if (!s->blocked)
 		return;
@@ -561,7 +551,7 @@ static bool is_handled(int signal)
 }
 
 /* Is any signal handled that @mask lets in? */
-static bool any_handled(const sigset_t *mask)
+bool signals_handled(const sigset_t *mask)
 {
 	int i;
 
@@ -583,7 +573,7 @@ static bool let_in(const sigset_t *mask)
  * this.  One that is ignored waits as long as it is blocked, and ends a sleep that lets
  * it in: it is let in here, alone, so that it ends nothing.
  */
-static bool signals_came(const struct signals *s)
+bool signals_came(const struct signals *s)
 {
 	sigset_t pending, others;
 	bool ignored = false, handled = false;
@@ -737,7 +727,7 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 		if (ret == -EPIPE)
 			return peer_gone(e, what);
 		/* What is ignored was kept while it was blocked, and ends nothing. */
-		if (ret < 0 && (ret != -EINTR || !mask || any_handled(mask)))
+		if (ret < 0 && (ret != -EINTR || !mask || signals_handled(mask)))
 			return ret;
 		/* Neither it nor a peer that rings for nothing, time after time, keeps anybody. */
 		if (deadline != INT64_MAX && now_ns() >= deadline)
@@ -751,6 +741,8 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline,
 	unsigned int is;
 
 	disarm_external(e, what);
+	if (EVERING_UNLIKELY(e->member))
+		group_touched(e);
 	/*
 	 * If the peer is to run on this CPU it does so now, and has answered when it has
 	 * run: unless this side has armed, with no ring back, and nobody to sleep.
@@ -834,10 +826,9 @@ static __attribute__((noinline)) int wait_spinning(struct endpoint *e,
 	if (!ret) {
 		ret = wait_asleep(e, what, deadline, signals.mask);
 		if (e->policy == EVERING_ADAPTIVE && ret > 0)
-			spin_adjust(e,
-				    what & EVERING_RX ? &e->rx.spin :
+			spin_adjust(what & EVERING_RX ? &e->rx.spin :
 							&e->tx.spin,
-				    start, asleep);
+				    e->spin_ns, start, asleep);
 	}
 	signals_restore(&signals);
 	return ret;
@@ -885,6 +876,51 @@ int wait_look(struct endpoint *e)
 {
 	return ready(e, EVERING_RX) ? (int)EVERING_RX :
 				      wait_nowait(e, EVERING_RX);
+}
+
+/* What a group has to know of, and do with, its members. */
+unsigned int wait_ready(struct endpoint *e, unsigned int what)
+{
+	return ready(e, what);
+}
+
+void wait_publish(struct endpoint *e)
+{
+	publish_awake(e, EVERING_RX);
+}
+
+/* Those of @rung were rung, and that is consumed. */
+void wait_disarm(struct endpoint *e, unsigned int what, unsigned int rung)
+{
+	if ((what & EVERING_RX) && may_have_heard(&e->rx))
+		disarm_word(&e->rx, rung & EVERING_RX);
+	if ((what & EVERING_TX) && may_have_heard(&e->tx))
+		disarm_word(&e->tx, rung & EVERING_TX);
+}
+
+bool wait_woken(struct endpoint *e)
+{
+	return was_woken(e, WAIT_MASK);
+}
+
+/*
+ * Before a sleep of the group: 0: it is armed, and has been rung for what it owes; those of
+ * @what that are ready, or why the channel has ended: then it is not armed.
+ */
+int wait_arm(struct endpoint *e, unsigned int what)
+{
+	struct owed owed;
+	unsigned int is;
+
+	/* Nor is what is not wanted any more to wake anybody. */
+	wait_disarm(e, ~what & WAIT_MASK, 0);
+	is = evering__arm(e, what, &owed);
+	ring_owed(e, what, &owed);
+	if (is || channel_error(e)) {
+		disarm(e, what, 0);
+		return is ? (int)is : peer_gone(e, what);
+	}
+	return 0;
 }
 
 int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)
@@ -956,6 +992,8 @@ int evering_arm(struct evering *ev, unsigned int what)
 
 	if (!what || (what & ~WAIT_MASK))
 		return -EINVAL;
+	if (e->member)
+		return -EBUSY;
 
 	drain_heard(e, what);
 	is = evering__arm(e, what | e->lazy, &owed);
@@ -977,14 +1015,18 @@ int evering_arm(struct evering *ev, unsigned int what)
 
 void evering_disarm(struct evering *ev, unsigned int what)
 {
-	disarm_external(to_endpoint(ev), what);
+	struct endpoint *e = to_endpoint(ev);
+
+	/* A member is armed by its group. */
+	if (!e->member)
+		disarm_external(e, what);
 }
 
 int evering_fd(struct evering *ev)
 {
 	struct endpoint *e = to_endpoint(ev);
 
-	return e->backend->fd(e);
+	return e->member ? -EBUSY : e->backend->fd(e);
 }
 
 short evering_events(const struct evering *ev, unsigned int what)

@@ -1,0 +1,1112 @@
+// SPDX-License-Identifier: MIT
+/*
+ * group.c: many members under one sleeper.
+ *
+ * One epoll set has all that can wake the group: of an endpoint what its backend adds
+ * there (struct backend, @watch), edge-triggered, so that nothing is to be emptied; of a
+ * listener its descriptor, and plain descriptors, level-triggered; and an eventfd for
+ * evering_group_wake().
+ *
+ * Members that are hot are in a ring, which is looked at in turns; others are armed and in
+ * no list, and the set tells of them.  What arms, disarms and looks is wait.c's.  A member
+ * is hot or armed, never neither: whoever disarms one from outside, which a wait of the
+ * caller's on that channel does, makes it hot.  When the group sleeps all are armed.
+ *
+ * A ring that comes when its member is hot already is heard by the set all the same, and
+ * moves the generation on (see struct role).  So a ring that the set has not told of yet is
+ * the only one that the peer may remember as rung, and the next look at the set finds it.
+ */
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "ops.h"
+
+#define BOTH ((unsigned int)(EVERING_RX | EVERING_TX))
+#define BATCH ((unsigned int)EVERING_GROUP_BATCH)
+#define HEAR_AT_ONCE 64
+
+/*
+ * A member that was looked at so often in vain becomes cold, if more than so many are hot:
+ * these few cost less than the rings of their peers.
+ */
+#define EMPTY_LOOKS 64u
+#define FEW_HOT 4u
+/*
+ * Entries taken after which the set is looked at, so that a member that is rung waits for
+ * a turn of others, not for their end.  Where none is cold nobody but the dead is in it.
+ */
+#define WORK_PER_LOOK 64u
+#define WORK_WITHOUT_COLD 4096u
+/*
+ * Sweeps of a spin between two looks at the clock, and at the set, for whose sake they are
+ * fewer if some are cold; and as in wait.c.
+ */
+#define SWEEPS_PER_LOOK 16u
+#define SWEEPS_WITH_COLD 4u
+#define LOOKS_PER_QUESTION 256u
+/* Rounds that a peer which rings for nothing, again and again, is worth. */
+#define POLL_ROUNDS 4u
+
+/* What the set says of the eventfd; of a member it says its index, and two bits. */
+#define DATA_WAKE UINT64_MAX
+#define DATA_BITS 2u
+
+/**
+ * struct member - what a group knows of one
+ * @group: whose
+ * @e, @listener, @fd: what it is: the first of them that is not NULL
+ * @context: of its events
+ * @index: in struct evering_group.members
+ * @want: what is of interest of @e
+ * @heard: what the set says of @listener or @fd
+ * @empty: looks in vain since there was something
+ * @seen: entries of @e received when it was last returned
+ * @published: and when the peer was last told of that after a look in vain
+ * @place: among the events that were returned last, plus 1; 0: it is not
+ * @hot: in the ring
+ * @gone: the peer is
+ * @told: its end was, or there is none to be told of
+ * @due: an operation of it has run out of time
+ * @next, @prev: the ring
+ * @owing: the next one that owes a ring, if @owes
+ */
+struct member {
+	struct evering_group *group;
+	struct endpoint *e;
+	struct evering_listener *listener;
+	int fd;
+	void *context;
+	uint32_t index;
+	unsigned int want;
+	uint32_t heard;
+	uint32_t empty;
+	uint32_t seen;
+	uint32_t published;
+	unsigned int place;
+	bool hot;
+	bool gone;
+	bool told;
+	bool due;
+	bool owes;
+	struct member *next;
+	struct member *prev;
+	struct member *owing;
+};
+
+/**
+ * struct evering_group
+ * @set: the epoll set
+ * @bell: the eventfd of evering_group_wake()
+ * @woken: it was called, until a wait has found out
+ * @owner: fork_id() of the process that has made it
+ * @policy, @spin_ns, @spin: as of an endpoint
+ * @members, @size, @used: by index; NULL: free.  @used: none is in use from here on
+ * @vacant: how many below @used are free, none of them below @first_vacant
+ * @count: members that may still be told of
+ * @hot: how many of them are in the ring
+ * @turn: whose turn it is, in the ring; NULL: it is empty
+ * @owing: members whose peers are owed a ring
+ * @work: entries taken since the set was last looked at
+ * @due: when an operation runs out of time, perhaps; INT64_MAX: never
+ * @ready: how many of @events were found in this call
+ * @kept: the next call returns them
+ * @reported, @events: the members and what there is to do for them
+ */
+struct evering_group {
+	int set;
+	int bell;
+	unsigned int woken;
+	uint64_t owner;
+	unsigned int policy;
+	uint32_t spin_ns;
+	struct spin spin;
+	struct member **members;
+	uint32_t size;
+	uint32_t used;
+	uint32_t vacant;
+	uint32_t first_vacant;
+	uint32_t count;
+	uint32_t hot;
+	struct member *turn;
+	struct member *owing;
+	uint32_t work;
+	int64_t due;
+	unsigned int ready;
+	bool kept;
+	struct member *reported[EVERING_GROUP_BATCH];
+	struct evering_group_event events[EVERING_GROUP_BATCH];
+};
+
+static bool is_own(const struct evering_group *g)
+{
+	return g->owner == fork_id();
+}
+
+static bool any_cold(const struct evering_group *g)
+{
+	return g->count > g->hot;
+}
+
+/* -------------------------------------------------------------- hot and cold */
+
+/* Its turn comes after all others'. */
+static void make_hot(struct member *m)
+{
+	struct evering_group *g = m->group;
+
+	if (m->hot || m->told)
+		return;
+	m->hot = true;
+	m->empty = 0;
+	g->hot++;
+	if (!g->turn) {
+		m->next = m->prev = m;
+		g->turn = m;
+		return;
+	}
+	m->next = g->turn;
+	m->prev = g->turn->prev;
+	m->prev->next = m;
+	m->next->prev = m;
+}
+
+static void make_cold(struct member *m)
+{
+	struct evering_group *g = m->group;
+
+	if (!m->hot)
+		return;
+	m->hot = false;
+	g->hot--;
+	if (g->turn == m)
+		g->turn = m->next == m ? NULL : m->next;
+	m->next->prev = m->prev;
+	m->prev->next = m->next;
+}
+
+/* Nothing more is to be said of it. */
+static void make_told(struct member *m)
+{
+	if (m->told)
+		return;
+	make_cold(m);
+	m->told = true;
+	m->group->count--;
+}
+
+/* A wait on its channel has disarmed it. */
+void group_touched(struct endpoint *e)
+{
+	make_hot(e->member);
+}
+
+/* A send under EVERING_LAZY_RING has found its peer asleep. */
+void group_owes(struct endpoint *e)
+{
+	struct member *m = e->member;
+
+	if (m->owes)
+		return;
+	m->owes = true;
+	m->owing = m->group->owing;
+	m->group->owing = m;
+}
+
+/* An operation of it may take until @deadline. */
+void group_due(struct endpoint *e, int64_t deadline)
+{
+	struct evering_group *g = e->member->group;
+
+	if (deadline < g->due)
+		g->due = deadline;
+}
+
+static void pay_owed(struct evering_group *g)
+{
+	struct member *m;
+
+	while ((m = g->owing)) {
+		g->owing = m->owing;
+		m->owes = false;
+		evering_flush(&m->e->ev);
+	}
+}
+
+/* ------------------------------------------------------------------ one member */
+
+static void report(struct member *m, uint32_t what, int result)
+{
+	struct evering_group *g = m->group;
+	struct evering_group_event *event = &g->events[g->ready];
+
+	event->ev = m->e ? &m->e->ev : NULL;
+	event->context = m->context;
+	event->what = what;
+	event->result = result;
+	g->reported[g->ready] = m;
+	m->place = ++g->ready;
+	m->empty = 0;
+}
+
+static void report_ready(struct member *m, unsigned int what)
+{
+	struct endpoint *e = m->e;
+	uint32_t taken = e->ev.rx.next - m->seen;
+
+	m->seen = e->ev.rx.next;
+	m->due = false;
+	m->group->work += taken < WORK_PER_LOOK ? taken + 1 : WORK_PER_LOOK;
+	/* A peer that waits for space, while the caller takes other things. */
+	if (EVERING_UNLIKELY(evering_load_relaxed(e->ev.rx.armed) &
+			     EVERING_ARMED))
+		wait_publish(e);
+	report(m, what, 0);
+}
+
+static void report_gone(struct member *m)
+{
+	int error = channel_end(m->e, -EPIPE);
+
+	make_told(m);
+	report(m, EVERING_GROUP_GONE, error);
+}
+
+static inline unsigned int ready_now(const struct member *m)
+{
+	struct endpoint *e = m->e;
+	unsigned int is = 0;
+
+	if ((m->want & EVERING_RX) &&
+	    (evering_peek(&e->ev) || m->due || (e->ops && ops_to_do(e->ops))))
+		is |= EVERING_RX;
+	if ((m->want & EVERING_TX) && evering_reserve(&e->ev))
+		is |= EVERING_TX;
+	return is;
+}
+
+/* What it sent before it went was there before that was known; acquire, so that it is. */
+static void look_at_end(struct member *m)
+{
+	unsigned int is;
+
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	is = ready_now(m) & EVERING_RX;
+	if (is)
+		report_ready(m, is);
+	else
+		report_gone(m);
+}
+
+/* When the table beside it has to be asked again. */
+static void note_deadline(const struct member *m)
+{
+	const struct ops *ops = m->e->ops;
+
+	if (ops && ops->heap_count)
+		group_due(m->e, ops->pub.places[ops->heap[0]].deadline);
+}
+
+/* A look that has found nothing: the first few tell the peer what there is to tell. */
+static void look_empty(struct member *m)
+{
+	struct endpoint *e = m->e;
+
+	m->empty++;
+	if (m->empty == 1 && e->ops) {
+		ops_flush(e->ops);
+		pay_owed(m->group);
+		note_deadline(m);
+	} else if (m->empty == 2 ||
+		   (m->empty > 2 && e->ev.rx.next != m->published)) {
+		m->published = e->ev.rx.next;
+		if (channel_error(e))
+			look_at_end(m);
+		else
+			wait_publish(e);
+	}
+}
+
+/*
+ * Arms it, so that it is cold.  If there is something after all it stays hot, and that is
+ * returned.
+ */
+static void cool(struct member *m)
+{
+	struct endpoint *e = m->e;
+	unsigned int is;
+	int ret;
+
+	if (!e) {
+		make_cold(m);
+		return;
+	}
+	if (e->ops && (m->want & EVERING_RX)) {
+		ret = ops_arm_member(e->ops);
+		is = EVERING_RX;
+		pay_owed(m->group);
+		note_deadline(m);
+	} else {
+		ret = wait_arm(e, m->want);
+		is = (unsigned int)ret;
+	}
+	if (ret > 0)
+		report_ready(m, is);
+	else if (ret < 0)
+		report_gone(m);
+	else
+		make_cold(m);
+}
+
+static void look(struct member *m)
+{
+	unsigned int is;
+
+	if (!m->e) {
+		/* The set tells of it again. */
+		make_cold(m);
+		if (m->listener)
+			report(m, EVERING_GROUP_ACCEPT, 0);
+		else
+			report(m, EVERING_GROUP_FD, (int)m->heard);
+		m->group->work += WORK_PER_LOOK;
+		return;
+	}
+	if (m->gone) {
+		look_at_end(m);
+		return;
+	}
+	is = ready_now(m);
+	if (is) {
+		report_ready(m, is);
+		return;
+	}
+	look_empty(m);
+	if (m->empty >= EMPTY_LOOKS && m->group->hot > FEW_HOT)
+		cool(m);
+}
+
+/* A round: each of those that are hot has its turn, or as many as there is room for. */
+static unsigned int sweep(struct evering_group *g)
+{
+	uint32_t left = g->hot;
+	struct member *m;
+
+	while (left-- && g->turn && g->ready < BATCH) {
+		m = g->turn;
+		g->turn = m->next;
+		look(m);
+	}
+	return g->ready;
+}
+
+/* Arms all that are hot, but those that are ready after all. */
+static unsigned int arm_all(struct evering_group *g)
+{
+	uint32_t left = g->hot;
+	struct member *m;
+
+	while (left-- && g->turn && g->ready < BATCH) {
+		m = g->turn;
+		g->turn = m->next;
+		cool(m);
+	}
+	return g->ready;
+}
+
+/* ------------------------------------------------------------------- hearing */
+
+static void hear_event(struct evering_group *g, const struct epoll_event *event)
+{
+	uint64_t index = event->data.u64 >> DATA_BITS;
+	unsigned int rung = (unsigned int)event->data.u64 & BOTH;
+	struct member *m;
+
+	if (event->data.u64 == DATA_WAKE)
+		return;
+	m = index < g->used ? g->members[index] : NULL;
+	if (!m)
+		return;
+	if (!m->e) {
+		m->heard = event->events;
+		make_hot(m);
+		return;
+	}
+	/* A bell has no end of its own, and may say so all the same if it is full. */
+	if (!rung && (event->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) &&
+	    m->e->backend->gone(m->e))
+		m->gone = true;
+	wait_disarm(m->e, BOTH, rung);
+	if (wait_woken(m->e))
+		__atomic_store_n(&g->woken, 1, __ATOMIC_RELAXED);
+	make_hot(m);
+}
+
+/* Members whose operations have run out of time; and when the next ones do. */
+static bool hear_clock(struct evering_group *g)
+{
+	int64_t now, next = INT64_MAX, deadline;
+	bool any = false;
+	struct member *m;
+	struct ops *ops;
+	uint32_t i;
+
+	if (EVERING_LIKELY(g->due == INT64_MAX))
+		return false;
+	now = now_ns();
+	if (now < g->due)
+		return false;
+	for (i = 0; i < g->used; i++) {
+		m = g->members[i];
+		ops = m && m->e ? m->e->ops : NULL;
+		if (!ops || !ops->heap_count || m->told)
+			continue;
+		deadline = ops->pub.places[ops->heap[0]].deadline;
+		if (deadline > now) {
+			if (deadline < next)
+				next = deadline;
+			continue;
+		}
+		m->due = any = true;
+		wait_disarm(m->e, BOTH, 0);
+		make_hot(m);
+	}
+	/* Of those that are due note_deadline() tells, when they were dealt with. */
+	g->due = next;
+	return any;
+}
+
+/* What the set has to say, at once.  How much that was. */
+static int hear(struct evering_group *g)
+{
+	struct epoll_event events[HEAR_AT_ONCE];
+	int n, i;
+
+	g->work = 0;
+	n = epoll_wait(g->set, events, HEAR_AT_ONCE, 0);
+	for (i = 0; i < n; i++)
+		hear_event(g, &events[i]);
+	return (n > 0 ? n : 0) + hear_clock(g);
+}
+
+/* Sleeps until it has something to say.  0; -EINTR; -ETIMEDOUT. */
+static int sleep_in_set(struct evering_group *g, int64_t deadline,
+			const sigset_t *mask)
+{
+	int64_t until = deadline < g->due ? deadline : g->due;
+	struct epoll_event events[HEAR_AT_ONCE];
+	const struct timespec *left;
+	struct timespec storage;
+	int n, i;
+
+	g->work = 0;
+	left = time_left(until, &storage);
+	if (left)
+		n = wait_precisely(g->set, events, HEAR_AT_ONCE, left, mask);
+	else
+		n = epoll_pwait(g->set, events, HEAR_AT_ONCE, -1, mask);
+	if (n < 0)
+		return -errno;
+	for (i = 0; i < n; i++)
+		hear_event(g, &events[i]);
+	if (hear_clock(g) || n)
+		return 0;
+	return deadline != INT64_MAX && now_ns() >= deadline ? -ETIMEDOUT : 0;
+}
+
+static bool was_woken(struct evering_group *g)
+{
+	if (EVERING_LIKELY(!__atomic_load_n(&g->woken, __ATOMIC_RELAXED)))
+		return false;
+	__atomic_store_n(&g->woken, 0, __ATOMIC_RELAXED);
+	return true;
+}
+
+/* ------------------------------------------------------------------- waiting */
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("isb" ::: "memory");
+#else
+	__asm__ __volatile__("" ::: "memory");
+#endif
+}
+
+/*
+ * Looks until something is ready (returns how much), the budget or the time given has
+ * passed (0), a signal came or the group was woken (-EINTR).
+ */
+static int spin_for(struct evering_group *g, int64_t budget, int64_t deadline,
+		    struct signals *signals)
+{
+	unsigned int looks = 0, sweeps, i;
+	int64_t until = 0, now;
+
+	for (;;) {
+		sweeps = any_cold(g) ? SWEEPS_WITH_COLD : SWEEPS_PER_LOOK;
+		for (i = 0; i < sweeps && g->hot; i++) {
+			if (sweep(g))
+				return (int)g->ready;
+			relax();
+		}
+		if (was_woken(g))
+			return -EINTR;
+		looks++;
+		if ((any_cold(g) || looks % LOOKS_PER_QUESTION == 0 ||
+		     g->due != INT64_MAX) &&
+		    hear(g) && sweep(g))
+			return (int)g->ready;
+		if (looks == 8 && budget != INT64_MAX && !signals->mask)
+			signals_block(signals);
+		if (looks % LOOKS_PER_QUESTION == 0 && signals_came(signals))
+			return -EINTR;
+		if (budget == INT64_MAX && deadline == INT64_MAX)
+			continue;
+		now = now_ns();
+		if (!until && __builtin_add_overflow(now, budget, &until))
+			until = INT64_MAX;
+		if (now >= until || now >= deadline)
+			return 0;
+	}
+}
+
+/* Until something is ready: how much; -EINTR; -ETIMEDOUT. */
+static int sleep_until_ready(struct evering_group *g, int64_t deadline,
+			     const sigset_t *mask)
+{
+	int ret;
+
+	for (;;) {
+		if (arm_all(g))
+			return (int)g->ready;
+		/* What a callback of an operation that has ended made hot. */
+		if (g->hot)
+			continue;
+		if (was_woken(g))
+			return -EINTR;
+		ret = sleep_in_set(g, deadline, mask);
+		if (sweep(g))
+			return (int)g->ready;
+		if (ret)
+			return ret;
+		/* A peer that rings for nothing, again and again, keeps nobody. */
+		if (deadline != INT64_MAX && now_ns() >= deadline)
+			return -ETIMEDOUT;
+	}
+}
+
+static int wait_spinning(struct evering_group *g, int64_t deadline)
+{
+	struct signals signals = { 0 };
+	int64_t budget = 0, start = 0, asleep = 0;
+	int ret = 0;
+
+	if (g->policy == EVERING_BUSY)
+		budget = INT64_MAX;
+	else if (!g->spin.hold)
+		budget = g->spin.budget;
+	if (g->policy == EVERING_ADAPTIVE)
+		start = asleep = now_ns();
+	if (budget) {
+		ret = spin_for(g, budget, deadline, &signals);
+		if (ret > 0) {
+			spin_succeeded(&g->spin);
+		} else if (!ret) {
+			asleep = now_ns();
+			if (asleep >= deadline)
+				ret = -ETIMEDOUT;
+		}
+	}
+	if (!ret) {
+		ret = sleep_until_ready(g, deadline, signals.mask);
+		if (ret > 0)
+			spin_adjust(&g->spin, g->spin_ns, start, asleep);
+	}
+	signals_restore(&signals);
+	return ret;
+}
+
+/* A new call: what the last one returned was dealt with, or is returned again. */
+static void begin(struct evering_group *g)
+{
+	unsigned int i;
+
+	for (i = 0; i < g->ready; i++)
+		if (g->reported[i])
+			g->reported[i]->place = 0;
+	g->ready = 0;
+	g->kept = false;
+	pay_owed(g);
+}
+
+/* Are there any left of those that evering_group_arm() has found? */
+static bool take_kept(struct evering_group *g)
+{
+	unsigned int i;
+
+	for (i = 0; g->kept && i < g->ready; i++)
+		if (g->reported[i]) {
+			g->kept = false;
+			return true;
+		}
+	return false;
+}
+
+int evering_group_wait(struct evering_group *g,
+		       const struct evering_group_event **events,
+		       int64_t timeout_ns)
+{
+	int64_t deadline;
+
+	if (EVERING_UNLIKELY(timeout_ns < EVERING_WAIT_FOREVER || !is_own(g)))
+		return -EINVAL;
+	*events = g->events;
+	if (EVERING_UNLIKELY(g->kept) && take_kept(g))
+		return (int)g->ready;
+	begin(g);
+	if (EVERING_UNLIKELY(g->work >=
+			     (any_cold(g) ? WORK_PER_LOOK : WORK_WITHOUT_COLD)))
+		hear(g);
+	if (sweep(g))
+		return (int)g->ready;
+	if (timeout_ns == EVERING_NOWAIT) {
+		hear(g);
+		return sweep(g) ? (int)g->ready : -EAGAIN;
+	}
+	if (was_woken(g))
+		return -EINTR;
+	deadline = deadline_after(timeout_ns);
+	return g->policy == EVERING_BLOCK ?
+		       sleep_until_ready(g, deadline, NULL) :
+		       wait_spinning(g, deadline);
+}
+
+/*
+ * Takes what is there, or arms all: as evering_group_poll().  A peer that rings all the
+ * time leaves a ring in the set, which wakes a loop again; others' were heard before, as
+ * the set tells in order.
+ */
+static int poll_all(struct evering_group *g)
+{
+	uint32_t pieces = 1 + 4 * g->count / HEAR_AT_ONCE, i;
+	unsigned int rounds;
+	int n;
+
+	begin(g);
+	for (rounds = 0; rounds < POLL_ROUNDS; rounds++) {
+		if (sweep(g) || arm_all(g))
+			return (int)g->ready;
+		n = hear(g);
+		for (i = 0; n >= HEAR_AT_ONCE && i < pieces; i++)
+			n = hear(g);
+		if (was_woken(g))
+			return -EINTR;
+		if (!n && !g->hot)
+			return 0;
+	}
+	while (g->hot)
+		if (sweep(g) || arm_all(g))
+			return (int)g->ready;
+	return 0;
+}
+
+int evering_group_poll(struct evering_group *g,
+		       const struct evering_group_event **events)
+{
+	if (!is_own(g))
+		return -EINVAL;
+	*events = g->events;
+	return take_kept(g) ? (int)g->ready : poll_all(g);
+}
+
+int evering_group_arm(struct evering_group *g)
+{
+	int ret;
+
+	if (!is_own(g))
+		return -EINVAL;
+	if (!take_kept(g)) {
+		ret = poll_all(g);
+		if (ret <= 0)
+			return ret;
+	}
+	g->kept = true;
+	return 1;
+}
+
+int64_t evering_group_timeout(const struct evering_group *g)
+{
+	int64_t left;
+
+	if (g->kept)
+		return 0;
+	if (g->due == INT64_MAX)
+		return EVERING_WAIT_FOREVER;
+	left = g->due - now_ns();
+	return left > 0 ? left : 0;
+}
+
+int evering_group_fd(struct evering_group *g)
+{
+	return is_own(g) ? g->set : -EINVAL;
+}
+
+/* Only what signal-safety(7) allows; the word before the ring, as evering_wake(). */
+int evering_group_wake(struct evering_group *g)
+{
+	const uint64_t one = 1;
+	int saved = errno;
+	ssize_t ignored;
+
+	if (!is_own(g))
+		return -EINVAL;
+	__atomic_store_n(&g->woken, 1, __ATOMIC_SEQ_CST);
+	ignored = write(g->bell, &one, sizeof(one));
+	(void)ignored;
+	errno = saved;
+	return 0;
+}
+
+/* ------------------------------------------------------------ coming and going */
+
+/* Room for one more in the table. */
+static int grow_table(struct evering_group *g)
+{
+	uint32_t size = g->size ? 2 * g->size : 16;
+	struct member **members;
+
+	if (g->vacant || g->used < g->size)
+		return 0;
+	members = realloc(g->members, size * sizeof(*members));
+	if (!members)
+		return -ENOMEM;
+	g->members = members;
+	g->size = size;
+	return 0;
+}
+
+static uint32_t take_index(struct evering_group *g)
+{
+	uint32_t i;
+
+	if (!g->vacant)
+		return g->used++;
+	for (i = g->first_vacant; g->members[i]; i++)
+		;
+	g->vacant--;
+	g->first_vacant = i + 1;
+	return i;
+}
+
+/* A member that nothing watches yet, or NULL. */
+static struct member *new_member(struct evering_group *g, void *context)
+{
+	struct member *m;
+
+	if (grow_table(g))
+		return NULL;
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return NULL;
+	m->group = g;
+	m->fd = -1;
+	m->context = context;
+	m->index = take_index(g);
+	g->members[m->index] = m;
+	g->count++;
+	return m;
+}
+
+static uint64_t data_of(const struct member *m)
+{
+	return (uint64_t)m->index << DATA_BITS;
+}
+
+static void stop_watching(struct member *m)
+{
+	struct evering_group *g = m->group;
+	int fd = m->fd;
+
+	if (m->e) {
+		m->e->backend->unwatch(m->e, g->set);
+		wait_disarm(m->e, BOTH, 0);
+		return;
+	}
+	if (m->listener)
+		fd = evering_listener_fd(m->listener);
+	if (fd >= 0)
+		epoll_ctl(g->set, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static void free_member(struct member *m)
+{
+	struct evering_group *g = m->group;
+	struct member **at = &g->owing;
+
+	make_told(m);
+	if (m->place) {
+		g->events[m->place - 1].what = 0;
+		g->events[m->place - 1].ev = NULL;
+		g->reported[m->place - 1] = NULL;
+	}
+	while (*at && *at != m)
+		at = &(*at)->owing;
+	if (*at)
+		*at = m->owing;
+	g->members[m->index] = NULL;
+	g->vacant++;
+	if (m->index < g->first_vacant)
+		g->first_vacant = m->index;
+	if (m->e)
+		m->e->member = NULL;
+	else if (m->listener)
+		*listener_member(m->listener) = NULL;
+	free(m);
+}
+
+/* It is closed, or removed.  The set of a process that has forked is the parent's. */
+void group_forget(struct member *m)
+{
+	if (!m)
+		return;
+	if (is_own(m->group)) {
+		if (m->owes)
+			evering_flush(&m->e->ev);
+		stop_watching(m);
+	}
+	free_member(m);
+}
+
+/* Why what is a member already, @m, cannot become one of @g; 0 if it is none. */
+static int check_new(const struct evering_group *g, const struct member *m)
+{
+	if (!is_own(g))
+		return -EINVAL;
+	if (!m)
+		return 0;
+	return m->group == g ? -EEXIST : -EBUSY;
+}
+
+static int check_old(const struct evering_group *g, const struct member *m)
+{
+	if (!is_own(g))
+		return -EINVAL;
+	return m && m->group == g ? 0 : -ENOENT;
+}
+
+int evering_group_add(struct evering_group *g, struct evering *ev,
+		      unsigned int what, void *context)
+{
+	struct endpoint *e = to_endpoint(ev);
+	struct member *m;
+	int ret;
+
+	ret = what & ~BOTH ? -EINVAL : check_new(g, e->member);
+	if (ret)
+		return ret;
+	m = new_member(g, context);
+	if (!m)
+		return -ENOMEM;
+	m->e = e;
+	m->want = what;
+	m->seen = ev->rx.next;
+	ret = e->backend->watch(e, g->set, data_of(m));
+	if (ret) {
+		e->backend->unwatch(e, g->set);
+		free_member(m);
+		return ret;
+	}
+	e->member = m;
+	/* What is owed from now on is noted. */
+	if (e->lazy)
+		evering_flush(ev);
+	if (e->ops && ((struct ops *)e->ops)->heap_count)
+		group_due(e, now_ns());
+	make_hot(m);
+	return 0;
+}
+
+int evering_group_want(struct evering_group *g, struct evering *ev,
+		       unsigned int what)
+{
+	struct member *m = to_endpoint(ev)->member;
+	int ret;
+
+	ret = what & ~BOTH ? -EINVAL : check_old(g, m);
+	if (ret)
+		return ret;
+	if (m->want == what)
+		return 0;
+	m->want = what;
+	if (m->told)
+		return 0;
+	/* So that nobody rings for what is not wanted any more. */
+	wait_disarm(m->e, BOTH, 0);
+	make_hot(m);
+	return 0;
+}
+
+int evering_group_remove(struct evering_group *g, struct evering *ev)
+{
+	struct member *m = to_endpoint(ev)->member;
+	int ret = check_old(g, m);
+
+	if (!ret)
+		group_forget(m);
+	return ret;
+}
+
+/* @m of a listener or a descriptor: watches it; else it is no member. */
+static int watch_fd(struct member *m, int fd, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.u64 = data_of(m) };
+	int ret;
+
+	ret = fd < 0 ? fd : 0;
+	if (!ret && epoll_ctl(m->group->set, EPOLL_CTL_ADD, fd, &event))
+		ret = -errno;
+	if (ret)
+		free_member(m);
+	return ret;
+}
+
+int evering_group_add_listener(struct evering_group *g,
+			       struct evering_listener *listener, void *context)
+{
+	struct member *m;
+	int ret;
+
+	ret = check_new(g, *listener_member(listener));
+	if (ret)
+		return ret;
+	m = new_member(g, context);
+	if (!m)
+		return -ENOMEM;
+	m->listener = listener;
+	ret = watch_fd(m, evering_listener_fd(listener), EPOLLIN);
+	if (!ret)
+		*listener_member(listener) = m;
+	return ret;
+}
+
+int evering_group_remove_listener(struct evering_group *g,
+				  struct evering_listener *listener)
+{
+	struct member *m = *listener_member(listener);
+	int ret = check_old(g, m);
+
+	if (!ret)
+		group_forget(m);
+	return ret;
+}
+
+int evering_group_add_fd(struct evering_group *g, int fd, short events,
+			 void *context)
+{
+	struct member *m;
+	int ret;
+
+	ret = check_new(g, NULL);
+	if (ret)
+		return ret;
+	if (fd < 0)
+		return -EBADF;
+	if (fd == g->bell)
+		return -EINVAL;
+	m = new_member(g, context);
+	if (!m)
+		return -ENOMEM;
+	m->fd = fd;
+	return watch_fd(m, fd, (uint32_t)(unsigned short)events);
+}
+
+int evering_group_remove_fd(struct evering_group *g, int fd)
+{
+	struct member *m;
+	uint32_t i;
+
+	if (!is_own(g))
+		return -EINVAL;
+	for (i = 0; i < g->used; i++) {
+		m = g->members[i];
+		if (!m || m->e || m->listener || m->fd != fd)
+			continue;
+		group_forget(m);
+		return 0;
+	}
+	return -ENOENT;
+}
+
+/* -------------------------------------------------------- opening and closing */
+
+static const struct evering_group_params default_params =
+	EVERING_GROUP_PARAMS_INIT;
+
+static int read_params(const struct evering_group_params *from,
+		       struct evering_group_params *params)
+{
+	int ret;
+
+	*params = default_params;
+	if (!from)
+		return 0;
+	ret = read_sized(params, sizeof(*params), from);
+	if (ret)
+		return ret;
+	if (params->flags || params->policy > EVERING_BUSY ||
+	    params->spin_ns > 1000000)
+		return -EINVAL;
+	return 0;
+}
+
+int evering_group_open(const struct evering_group_params *from,
+		       struct evering_group **ret)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET,
+				     .data.u64 = DATA_WAKE };
+	struct evering_group_params params;
+	struct evering_group *g;
+	int error;
+
+	error = read_params(from, &params);
+	if (error)
+		return error;
+	g = calloc(1, sizeof(*g));
+	if (!g)
+		return -ENOMEM;
+	g->owner = fork_id();
+	g->policy = params.policy;
+	g->spin_ns = params.spin_ns;
+	g->spin = (struct spin){ .budget = params.spin_ns, .next_hold = 8 };
+	g->due = INT64_MAX;
+	g->bell = -1;
+	g->set = epoll_create1(EPOLL_CLOEXEC);
+	if (g->set >= 0)
+		g->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (g->bell < 0 || epoll_ctl(g->set, EPOLL_CTL_ADD, g->bell, &event)) {
+		error = -errno;
+		evering_group_close(g);
+		return error;
+	}
+	*ret = g;
+	return 0;
+}
+
+void evering_group_close(struct evering_group *g)
+{
+	uint32_t i;
+
+	if (!g)
+		return;
+	for (i = 0; i < g->used; i++)
+		group_forget(g->members[i]);
+	close_fds(&g->bell, 1);
+	close_fds(&g->set, 1);
+	free(g->members);
+	free(g);
+}
