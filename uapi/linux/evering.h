@@ -34,6 +34,7 @@
  *		operations are in <linux/evering_op.h>
  *	3	EVERING_ENTER_NO_HANDOVER; EVERING_IOC_GROW, EVERING_CREATE_GROW,
  *		evering_half.grown; posts, messages and credit: EVERING_OPS_VERSION 2
+ *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -41,7 +42,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define EVERING_ABI_VERSION	3
+#define EVERING_ABI_VERSION	4
 
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
@@ -51,8 +52,8 @@
  *	EINVAL		an unknown flag, a reserved field that is not zero, a
  *			geometry that cannot be, a size below the first version's
  *	E2BIG		the caller's struct is longer than the kernel knows and its
- *			tail is not zero, or is longer than a page; a geometry
- *			beyond EVERING_MAX_*
+ *			tail is not zero, or is longer than a page; a geometry,
+ *			or a list of ENTER on a group, beyond EVERING_MAX_*
  *	EACCES		mmap for writing of what is not this side's to write, or
  *			for executing
  *	EFAULT		a pointer that cannot be read or written
@@ -70,10 +71,14 @@
  *			half is mapped
  *	EBUSY		ATTACH, mmap: another process has, or had, the endpoint; ENTER:
  *			as many threads and pollers wait there as a ring wakes; GROW:
- *			another thread grows the same arena
+ *			another thread grows the same arena; ADD: the endpoint is in
+ *			another group, or another process has it
  *	ESTALE		ATTACH, mmap: it is over; the endpoint was detached, or nobody
  *			can attach any more; GROW: the channel was given up
- *	EBADF		SET_EVENTFD: not an open descriptor
+ *	EBADF		SET_EVENTFD, ADD, REMOVE, ENTER on a group: not an open
+ *			descriptor
+ *	EEXIST		ADD: the endpoint is in this group already
+ *	ENOENT		REMOVE: the endpoint is not in this group
  *	EOPNOTSUPP	an io_uring command on a ring with IORING_SETUP_IOPOLL
  */
 
@@ -269,16 +274,21 @@ struct evering_half {
 /* On /dev/evering */
 #define EVERING_IOC_INFO	_IO(EVERING_IOC_MAGIC, 0x00)
 #define EVERING_IOC_CREATE	_IO(EVERING_IOC_MAGIC, 0x01)
-/* On an endpoint */
+#define EVERING_IOC_GROUP	_IO(EVERING_IOC_MAGIC, 0x02)
+/* On an endpoint; RING and ENTER on a group as well */
 #define EVERING_IOC_RING	_IO(EVERING_IOC_MAGIC, 0x10)
 #define EVERING_IOC_ENTER	_IO(EVERING_IOC_MAGIC, 0x11)
 #define EVERING_IOC_SET_EVENTFD	_IO(EVERING_IOC_MAGIC, 0x12)
 #define EVERING_IOC_PEER_CRED	_IO(EVERING_IOC_MAGIC, 0x13)
 #define EVERING_IOC_ATTACH	_IO(EVERING_IOC_MAGIC, 0x14)
 #define EVERING_IOC_GROW	_IO(EVERING_IOC_MAGIC, 0x15)
+/* On a group */
+#define EVERING_IOC_ADD		_IO(EVERING_IOC_MAGIC, 0x20)
+#define EVERING_IOC_REMOVE	_IO(EVERING_IOC_MAGIC, 0x21)
 
 /* evering_info.features */
 #define EVERING_FEATURE_GROW	(1ull << 0) /* CREATE_GROW, GROW */
+#define EVERING_FEATURE_GROUP	(1ull << 1) /* GROUP, and what a group has */
 
 /**
  * struct evering_info - EVERING_IOC_INFO: what this kernel offers
@@ -290,7 +300,7 @@ struct evering_half {
  * @max_channel_bytes: out: quota of one channel, in bytes of shared memory
  * @max_user_bytes: out: quota of one user
  * @max_total_bytes: out: quota of the machine
- * @max_user_channels: out: quota of one user, in channels
+ * @max_user_channels: out: quota of one user, in channels and groups together
  * @reserved: out: 0
  */
 struct evering_info {
@@ -493,6 +503,153 @@ struct evering_grow {
 };
 
 /*
+ * Groups: many endpoints under one sleeper.
+ *
+ * A group is a file of its own, with one page, which its owner maps.  Endpoints are its
+ * members, at most one group each.  A member has a bit in that page, at an index that the
+ * owner chooses.  The kernel sets the bit
+ *
+ *	whenever the member is rung: a bell that was armed is cleared;
+ *	when the member's peer goes (DETACHED, CLOSED);
+ *	at ADD, once: the owner looks at a new member.
+ *
+ * and then wakes whoever waits on the group.  The member's own sleepers, pollers and its
+ * eventfd are woken as ever.  Only the owner clears bits.  It takes whole words:
+ *
+ *	for each word w of summary[]	s = exchange(&summary[w], 0)
+ *	  for each bit i of s		m = exchange(&ready[64 * w + i], 0)
+ *	    for each bit j of m		look at the member 64 * (64 * w + i) + j
+ *
+ * with an exchange that is at least an acquire and a full barrier towards later loads
+ * of the ring (a sequentially consistent one).  A bit says "look", and no more: it may
+ * be stale (of a member that was removed, or that had its index before), or find nothing.
+ * A set bit of summary[] may lead to an empty word.
+ *
+ * No wake-up is lost: a member is rung once each time that its owner arms it.  So the
+ * owner arms a member, looks into its ring once more, and then need not look at it before
+ * its bit is set.  ENTER sleeps, and poll(2) is silent, while all of summary[] is 0.
+ * The kernel believes nothing that it reads there: what the owner writes can wake, or not
+ * wake, the owner alone.
+ *
+ * A group does not hold its members.  A member is removed by REMOVE, and by itself
+ * when the last descriptor of the endpoint is closed or the group is.  One that is
+ * passed on to another process without REMOVE stays a member.
+ */
+
+/* A group has so many indices. */
+#define EVERING_GROUP_MEMBERS	31744u
+#define EVERING_GROUP_WORDS	(EVERING_GROUP_MEMBERS / 64u)
+
+/**
+ * struct evering_group_page - what a group's owner maps
+ * @summary: bit i of word w: something may be in ready[64 * w + i]
+ * @pad: a line of its own
+ * @ready: bit j of word i: look at the member with the index 64 * i + j
+ *
+ * mmap(2) of one page, offset 0, MAP_SHARED; not for executing, and not inherited by
+ * children.  As a member's index is the owner's choice, one that has few members reads
+ * only the words of @summary that theirs are in.
+ */
+struct evering_group_page {
+	__aligned_u64 summary[8];
+	__aligned_u64 pad[8];
+	__aligned_u64 ready[496];
+};
+
+/* evering_group_create.flags */
+#define EVERING_GROUP_KEEP_ON_EXEC (1u << 0)	/* without O_CLOEXEC */
+#define EVERING_GROUP_NONBLOCK	(1u << 1)	/* with O_NONBLOCK */
+#define EVERING_GROUP_FLAGS \
+	(EVERING_GROUP_KEEP_ON_EXEC | EVERING_GROUP_NONBLOCK)
+
+/**
+ * struct evering_group_create - EVERING_IOC_GROUP: a new group, on /dev/evering
+ * @size: in: bytes of the caller's struct
+ * @flags: in: EVERING_GROUP_*
+ * @fd: out: the group
+ * @reserved: in: 0
+ *
+ * It counts as a channel of the caller's, of one page.
+ */
+struct evering_group_create {
+	__u32 size;
+	__u32 flags;
+	__s32 fd;
+	__u32 reserved;
+};
+
+/**
+ * struct evering_add - EVERING_IOC_ADD: an endpoint becomes a member of this group
+ * @size: in: bytes of the caller's struct
+ * @flags: in: 0
+ * @fd: in: the endpoint
+ * @index: in: below EVERING_GROUP_MEMBERS.  Two members may have the same one, and
+ *	are looked at together then.
+ *
+ * Its bit is set at once, whether there is something or not, and if its peer has gone
+ * already it is a member all the same.  -EEXIST if it is in this group, whatever the
+ * index; -EBUSY if it is in another, or another process has called ATTACH on it.  -EBADF:
+ * not an open descriptor; -EINVAL: it is no endpoint, or no such index.
+ */
+struct evering_add {
+	__u32 size;
+	__u32 flags;
+	__s32 fd;
+	__u32 index;
+};
+
+/*
+ * EVERING_IOC_REMOVE: an endpoint is no member any more.  The argument itself is its
+ * descriptor.  Returns 0; when it does, the kernel sets the bit no more, but it may be
+ * set from before.  -ENOENT: not a member of this group; -EBADF, -EINVAL as for ADD.
+ *
+ * EVERING_IOC_RING on a group: the argument itself is an index, whose bit is set as if a
+ * member there had been rung.  Returns 0; -EINVAL: no such index.  With an index that no
+ * member has, another thread or a signal handler wakes the owner.
+ */
+
+/* A list of ENTER on a group is no longer. */
+#define EVERING_MAX_GROUP_RINGS	64u
+
+/**
+ * struct evering_group_ring - one of the peers that ENTER on a group rings
+ * @fd: an endpoint, whose peer is to be rung: a member of the group or not
+ * @bells: EVERING_RX, EVERING_TX or both
+ */
+struct evering_group_ring {
+	__s32 fd;
+	__u32 bells;
+};
+
+/**
+ * struct evering_group_enter - EVERING_IOC_ENTER on a group: ring many, then wait
+ * @size: in: bytes of the caller's struct
+ * @flags: in: EVERING_ENTER_*
+ * @ring: in: how many of @rings, at most EVERING_MAX_GROUP_RINGS; 0 for none
+ * @wait: in: 1 to wait until a bit of evering_group_page.summary is set, 0 not to
+ * @timeout: in: CLOCK_MONOTONIC in ns, absolute; EVERING_FOREVER
+ * @rings: in: address of @ring structs evering_group_ring; not looked at if @ring is 0
+ *
+ * Returns how many of the bells that it rang were armed.  -ETIMEDOUT if no bit is set and
+ * the time has passed, -EAGAIN with O_NONBLOCK, -EBUSY if too many wait already.
+ * -EFAULT: the list cannot be read; -EINVAL: a bell in it that does not exist, or none;
+ * nobody was rung then.  -EBADF, or -EINVAL for a descriptor that is no endpoint: those
+ * before it were rung.  A ring is paid once, as for ENTER on an endpoint: with
+ * EVERING_ENTER_RUNG in @flags @ring is what the call will return.
+ *
+ * If it rings one peer and then waits, it lets that one run on its own CPU, as ENTER on
+ * an endpoint does.
+ */
+struct evering_group_enter {
+	__u32 size;
+	__u32 flags;
+	__u32 ring;
+	__u32 wait;
+	__aligned_u64 timeout;
+	__aligned_u64 rings;
+};
+
+/*
  * What the two sides were compiled from must be the same to the byte, in C, in
  * C++ and in the kernel, on 32 and on 64 bits.
  */
@@ -533,6 +690,15 @@ EVERING_AT(evering_enter, timeout, 16);
 EVERING_ASSERT(sizeof(struct evering_set_eventfd) == 16);
 EVERING_ASSERT(sizeof(struct evering_peer_cred) == 24);
 EVERING_ASSERT(sizeof(struct evering_attach) == 16);
+EVERING_ASSERT(sizeof(struct evering_group_create) == 16);
+EVERING_ASSERT(sizeof(struct evering_add) == 16);
+EVERING_ASSERT(sizeof(struct evering_group_ring) == 8);
+EVERING_ASSERT(sizeof(struct evering_group_enter) == 32);
+EVERING_AT(evering_group_enter, timeout, 16);
+EVERING_AT(evering_group_enter, rings, 24);
+EVERING_ASSERT(sizeof(struct evering_group_page) == 4096);
+EVERING_AT(evering_group_page, ready, 128);
+EVERING_ASSERT(EVERING_GROUP_WORDS == 496);
 EVERING_ASSERT((EVERING_MAX_ARENA >> EVERING_MMAP_SHIFT) == 0);
 /* An old stamp must not look like the one waited for: rings are short. */
 EVERING_ASSERT(EVERING_MAX_ENTRIES <= 1u << 31);
