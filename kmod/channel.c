@@ -170,7 +170,7 @@ void evr_channel_shrink(struct evr_channel *channel)
 		kvfree(region->pages);
 		region->pages = NULL;
 	}
-	evr_quota_uncharge(channel);
+	evr_quota_uncharge(&channel->account);
 }
 
 /* The only way that a channel goes, whole or half made. */
@@ -190,7 +190,7 @@ static void evr_channel_free(struct evr_channel *channel)
 		put_pid(ep->pid);
 		put_cred(ep->cred);
 	}
-	evr_quota_uncharge(channel);
+	evr_quota_uncharge(&channel->account);
 	kfree(channel);
 }
 
@@ -212,7 +212,7 @@ static int evr_channel_alloc(struct evr_channel *channel, const u64 begin[2])
 	int i, ret;
 
 	/* Of pages that may come the pointers to them are here. */
-	ret = evr_quota_charge(channel, most - later + (later >> PAGE_SHIFT) *
+	ret = evr_quota_charge(&channel->account, most - later + (later >> PAGE_SHIFT) *
 			       sizeof(struct page *), most);
 	for (i = 0; !ret && i < EVERING_REGIONS; i++)
 		ret = evr_region_alloc(&channel->region[i], size[i], there[i]);
@@ -247,7 +247,7 @@ static void evr_channel_init(struct evr_channel *channel)
 		ep->peer = &channel->end[!i];
 		ep->status = &status->end[i];
 		ep->half = evr_region_address(channel, EVERING_REGION_HALF(i));
-		init_waitqueue_head(&ep->wait);
+		init_waitqueue_head(&ep->waiters.queue);
 		INIT_LIST_HEAD(&ep->maps);
 	}
 }
@@ -266,7 +266,7 @@ struct evr_channel *evr_channel_create(const struct evering_create *create)
 		return ERR_PTR(-ENOMEM);
 	refcount_set(&channel->refs, 1);
 	spin_lock_init(&channel->lock);
-	INIT_LIST_HEAD(&channel->orphan);
+	INIT_LIST_HEAD(&channel->account.orphan);
 	channel->geometry = create->geometry;
 	ret = evr_channel_alloc(channel, create->arena_begin);
 	if (ret) {
@@ -303,12 +303,12 @@ int evr_channel_grow(struct evr_endpoint *ep, u64 size)
 		return ret;
 	had = region->nr;
 	size = max(size, (u64)had << PAGE_SHIFT) - ((u64)had << PAGE_SHIFT);
-	ret = evr_quota_charge(channel, size, 0);
+	ret = evr_quota_charge(&channel->account, size, 0);
 	if (!ret) {
 		ret = evr_region_fill(region, had + (size >> PAGE_SHIFT));
 		if (ret) {
 			evr_region_shrink(region, had);
-			evr_quota_charge(channel, -size, 0);
+			evr_quota_charge(&channel->account, -size, 0);
 		}
 		/* Release: whoever reads this and faults finds the pages. */
 		smp_store_release(&status->arena_there[end],

@@ -9,18 +9,21 @@
  *
  *	Sleeper: ENTER				Ringer: RING, ENTER
  *
- *	put itself into ep->sleeper_*		clear EVERING_ARMED
+ *	put itself into waiters.sleeper_*	clear EVERING_ARMED
  *	full barrier			[S]	full barrier			[S]
- *	armed: sleep				look into ep->sleeper_*: wake
+ *	armed: sleep				look into waiters.sleeper_*: wake
  *
  * [S] The store-buffer litmus test again, as in user space between the bit and the
  *     ring.  At least one of the two sees the other; without either barrier both
  *     could miss, and the sleeper would sleep on.  On the left the barrier is in
  *     set_current_state(), on the right in test_and_clear_bit(), and for an
- *     endpoint that goes, smp_mb() after its state was stored.
+ *     endpoint that goes, smp_mb() after its state was stored.  At a group the bit
+ *     is one of evering_group_page, is set and not cleared, and evr_group_mark() has
+ *     the barrier.
  */
 #include <linux/eventpoll.h>
 #include <linux/hrtimer.h>
+#include <linux/indirect_call_wrapper.h>
 #include <linux/poll.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
@@ -75,30 +78,53 @@ static void evr_wake_sleeper(struct task_struct **sleeper, int flags)
 	rcu_read_unlock();
 }
 
-/* Whether as many wait at @ep as a ring wakes; pollers are told so. */
-bool evr_crowded(struct evr_endpoint *ep)
+/* Whether as many wait as a ring wakes; pollers are told so. */
+static bool evr_crowded(struct evr_waiters *waiters)
 {
 	struct list_head *at;
 	unsigned int n = 0;
 	bool crowded;
 
-	if (waitqueue_active(&ep->wait)) { /* else nobody waits, or comes just now */
-		spin_lock_irq(&ep->wait.lock);
-		list_for_each(at, &ep->wait.head)
+	if (waitqueue_active(&waiters->queue)) { /* else nobody waits, or comes just now */
+		spin_lock_irq(&waiters->queue.lock);
+		list_for_each(at, &waiters->queue.head)
 			n++;
-		spin_unlock_irq(&ep->wait.lock);
+		spin_unlock_irq(&waiters->queue.lock);
 	}
 	crowded = n >= EVR_MAX_WAITERS;
-	if (READ_ONCE(ep->crowded) != crowded)
-		WRITE_ONCE(ep->crowded, crowded);
+	if (READ_ONCE(waiters->crowded) != crowded)
+		WRITE_ONCE(waiters->crowded, crowded);
 	return crowded;
+}
+
+/*
+ * For ->poll(), which looks without a lock:
+ *
+ *	here				whoever rings, or goes
+ *
+ *	add to waiters->queue		clear EVERING_ARMED, store the state, or mark
+ *	full barrier			full barrier (atomic, or evr_hang_up())
+ *	load armed_*, state, summary	look whether anybody is in waiters->queue
+ *
+ * At least one of the two sees the other.  Older kernels' poll_wait() has no barrier.
+ */
+void evr_poll_wait(struct file *file, struct evr_waiters *waiters,
+		   poll_table *table)
+{
+	/* As in evr_crowded(), which is asked only if there may be a crowd. */
+	if (!poll_does_not_wait(table) &&
+	    (likely(!waitqueue_active(&waiters->queue) && /* as there */
+		    !READ_ONCE(waiters->crowded)) || !evr_crowded(waiters))) {
+		poll_wait(file, &waiters->queue, table);
+		smp_mb(); /* as told above */
+	}
 }
 
 /*
  * __wake_up(), but with an end: whoever rings pays for each who waits, and it is not
  * the one who rings that says how many those are.
  */
-static noinline void evr_wake_waiters(struct evr_endpoint *ep,
+static noinline void evr_wake_waiters(struct evr_waiters *waiters,
 				      unsigned int mode, int exclusive,
 				      int flags, __poll_t key)
 {
@@ -107,26 +133,43 @@ static noinline void evr_wake_waiters(struct evr_endpoint *ep,
 	unsigned long irq;
 	int ret;
 
-	spin_lock_irqsave(&ep->wait.lock, irq);
-	list_for_each_entry_safe(entry, next, &ep->wait.head, entry) {
+	spin_lock_irqsave(&waiters->queue.lock, irq);
+	list_for_each_entry_safe(entry, next, &waiters->queue.head, entry) {
 		bool one = entry->flags & WQ_FLAG_EXCLUSIVE;
 
 		ret = entry->func(entry, mode, flags, poll_to_key(key));
 		if (ret < 0 || (ret && one && !--exclusive) || !--budget)
 			break;
 	}
-	spin_unlock_irqrestore(&ep->wait.lock, irq);
-	if (unlikely(READ_ONCE(ep->crowded)) && budget)
-		WRITE_ONCE(ep->crowded, false);
+	spin_unlock_irqrestore(&waiters->queue.lock, irq);
+	if (unlikely(READ_ONCE(waiters->crowded)) && budget)
+		WRITE_ONCE(waiters->crowded, false);
 }
 
-static void evr_wake(struct evr_endpoint *ep, struct task_struct **sleeper,
-		     __poll_t key, int flags)
+/* Wakes those that wait for @bell, one of the two. */
+void evr_wake(struct evr_waiters *waiters, u32 bell, int flags)
 {
-	evr_wake_sleeper(sleeper, flags);
-	if (waitqueue_active(&ep->wait)) /* no lock needed: [S] */
-		evr_wake_waiters(ep, TASK_INTERRUPTIBLE, 1, flags & EVR_WF_SYNC,
-				 key);
+	bool rx = bell == EVERING_RX;
+
+	evr_wake_sleeper(rx ? &waiters->sleeper_rx : &waiters->sleeper_tx, flags);
+	if (waitqueue_active(&waiters->queue)) /* no lock needed: [S] */
+		evr_wake_waiters(waiters, TASK_INTERRUPTIBLE, 1,
+				 flags & EVR_WF_SYNC,
+				 rx ? EPOLLIN | EPOLLRDNORM :
+				      EPOLLOUT | EPOLLWRNORM);
+}
+
+/* Signals the eventfd of an endpoint that was rung or is alone, and marks its group. */
+void evr_tell(struct evr_endpoint *to, int flags)
+{
+	/* It keeps both from the next SET_EVENTFD, and from REMOVE. */
+	lockdep_assert_held(&to->channel->lock);
+	if (to->eventfd)
+		evr_eventfd_signal(to->eventfd);
+	if (to->group) {
+		trace_evr_mark(to->group, to);
+		evr_group_mark(to->group, to->index, flags);
+	}
 }
 
 /*
@@ -148,14 +191,12 @@ u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags)
 	atomic_long_inc(&to->wakes);
 	/* IN and OUT in one key would wake everybody with EPOLLEXCLUSIVE. */
 	if (rang & EVERING_RX)
-		evr_wake(to, &to->sleeper_rx, EPOLLIN | EPOLLRDNORM, flags);
+		evr_wake(&to->waiters, EVERING_RX, flags);
 	if (rang & EVERING_TX)
-		evr_wake(to, &to->sleeper_tx, EPOLLOUT | EPOLLWRNORM, flags);
-	if (READ_ONCE(to->eventfd)) {
-		/* The lock keeps it from the next SET_EVENTFD. */
+		evr_wake(&to->waiters, EVERING_TX, flags);
+	if (READ_ONCE(to->eventfd) || READ_ONCE(to->group)) {
 		spin_lock(&to->channel->lock);
-		if (to->eventfd)
-			evr_eventfd_signal(to->eventfd);
+		evr_tell(to, flags);
 		spin_unlock(&to->channel->lock);
 	}
 	return rang;
@@ -166,62 +207,70 @@ void evr_hang_up(struct evr_endpoint *to, __poll_t events)
 {
 	events |= EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM;
 	smp_mb(); /* [S] */
-	evr_wake_sleeper(&to->sleeper_rx, 0);
-	evr_wake_sleeper(&to->sleeper_tx, 0);
-	evr_wake_waiters(to, TASK_NORMAL, 0, 0, events);
+	evr_wake_sleeper(&to->waiters.sleeper_rx, 0);
+	evr_wake_sleeper(&to->waiters.sleeper_tx, 0);
+	evr_wake_waiters(&to->waiters, TASK_NORMAL, 0, 0, events);
 }
 
 /*
  * Takes the places of a sleeper for @bells.  False if one was taken already,
  * because several threads wait for the same: let this one wait as pollers do.
  */
-static bool evr_sleep_begin(struct evr_endpoint *ep, u32 bells)
+static bool evr_sleep_begin(struct evr_waiters *waiters, u32 bells)
 {
 	return !(bells & EVERING_RX &&
-		 cmpxchg(&ep->sleeper_rx, NULL, current)) &&
+		 cmpxchg(&waiters->sleeper_rx, NULL, current)) &&
 	       !(bells & EVERING_TX &&
-		 cmpxchg(&ep->sleeper_tx, NULL, current));
+		 cmpxchg(&waiters->sleeper_tx, NULL, current));
 }
 
 /* Gives them back, and what was taken before a false. */
-static void evr_sleep_end(struct evr_endpoint *ep, u32 bells)
+static void evr_sleep_end(struct evr_waiters *waiters, u32 bells)
 {
-	if (bells & EVERING_RX && READ_ONCE(ep->sleeper_rx) == current)
-		WRITE_ONCE(ep->sleeper_rx, NULL);
-	if (bells & EVERING_TX && READ_ONCE(ep->sleeper_tx) == current)
-		WRITE_ONCE(ep->sleeper_tx, NULL);
+	if (bells & EVERING_RX && READ_ONCE(waiters->sleeper_rx) == current)
+		WRITE_ONCE(waiters->sleeper_rx, NULL);
+	if (bells & EVERING_TX && READ_ONCE(waiters->sleeper_tx) == current)
+		WRITE_ONCE(waiters->sleeper_tx, NULL);
 }
 
-/* Sleeps until one of @bells is rung; returns those that are, or an errno. */
-static int evr_sleep(struct evr_endpoint *ep, const struct evering_enter *enter,
-		     bool nonblock)
+/* What a sleeper of an endpoint is to return, or 0 if it is to sleep. */
+static int evr_look(struct evr_waiters *waiters, u32 bells)
+{
+	struct evr_endpoint *ep = container_of(waiters, struct evr_endpoint, waiters);
+
+	return evr_rung(ep, bells) ?: evr_gone(ep->peer) ? -EPIPE : 0;
+}
+
+/* Sleeps at the places of @bells until @look returns something, or an errno. */
+int evr_sleep(struct evr_waiters *waiters, u32 bells,
+	      int (*look)(struct evr_waiters *waiters, u32 bells),
+	      const struct evering_enter *enter, bool nonblock)
 {
 	struct wait_queue_entry entry;
 	ktime_t expires = KTIME_MAX;
-	u32 bells = enter->wait;
 	bool late = false;
 	bool placed;
 	int ret;
 
+	WRITE_ONCE(waiters->stays, enter->flags & EVERING_ENTER_NO_HANDOVER);
 	if (enter->timeout < KTIME_MAX)
 		expires = evr_monotonic_to_host(enter->timeout);
-	placed = evr_sleep_begin(ep, bells);
+	placed = evr_sleep_begin(waiters, bells);
 	if (unlikely(!placed)) {
-		if (evr_crowded(ep)) {
-			evr_sleep_end(ep, bells);
+		if (evr_crowded(waiters)) {
+			evr_sleep_end(waiters, bells);
 			return -EBUSY;
 		}
 		init_waitqueue_entry(&entry, current);
-		add_wait_queue(&ep->wait, &entry);
+		add_wait_queue(&waiters->queue, &entry);
 	}
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE); /* [S] */
-		ret = evr_rung(ep, bells);
+		ret = INDIRECT_CALL_2(look, evr_look, evr_group_look, waiters,
+				      bells);
 		if (ret)
 			break;
-		if (evr_gone(ep->peer))
-			ret = -EPIPE;
-		else if (nonblock)
+		if (nonblock)
 			ret = -EAGAIN;
 		else if (late)
 			ret = -ETIMEDOUT;
@@ -238,10 +287,9 @@ static int evr_sleep(struct evr_endpoint *ep, const struct evering_enter *enter,
 							 HRTIMER_MODE_ABS);
 	}
 	__set_current_state(TASK_RUNNING);
-	evr_sleep_end(ep, bells);
+	evr_sleep_end(waiters, bells);
 	if (unlikely(!placed))
-		remove_wait_queue(&ep->wait, &entry);
-	trace_evr_wake(ep, bells, ret > 0 ? ret : 0);
+		remove_wait_queue(&waiters->queue, &entry);
 	return ret;
 }
 
@@ -285,8 +333,8 @@ fault:
  * A ring is paid once: a call that has rung leaves that in the caller's struct when a
  * signal interrupts it, as it may be restarted, and would ring again.
  */
-static noinline int evr_enter_interrupted(struct evering_enter __user *uarg,
-					  u32 flags, u32 rang, int ret)
+int evr_enter_interrupted(struct evering_enter __user *uarg, u32 flags,
+			  u32 rang, int ret)
 {
 	if (ret != -ERESTARTSYS && ret != -ERESTARTNOHAND)
 		return ret;
@@ -313,6 +361,22 @@ static bool evr_queued_here(struct task_struct *const *sleeper)
 	return here;
 }
 
+/* That of @ep for @bells, or of its group? */
+static bool evr_sleeps_here(struct evr_endpoint *ep, u32 bells)
+{
+	bool here = evr_queued_here(bells & EVERING_RX ?
+				    &ep->waiters.sleeper_rx :
+				    &ep->waiters.sleeper_tx);
+
+	if (!here && READ_ONCE(ep->group)) {
+		spin_lock(&ep->channel->lock); /* as for evr_tell() */
+		here = ep->group &&
+		       evr_queued_here(&ep->group->waiters.sleeper_rx);
+		spin_unlock(&ep->channel->lock);
+	}
+	return here;
+}
+
 /*
  * Hand-over: a caller that rings and will sleep gives its CPU to the sleeper that it
  * wakes.  Left to itself, the scheduler prefers a CPU that idles, and each message
@@ -332,23 +396,21 @@ static bool evr_queued_here(struct task_struct *const *sleeper)
  * that comes back there may be an answer, and nobody has fallen asleep or been woken.
  * The answer finds a caller that has yielded, not one that sleeps, and is handed over
  * in the same way.  With another task on this CPU the scheduler decides.
+ *
+ * @ep: whose peer is rung, for @bells; @may: neither NO_HANDOVER nor O_NONBLOCK.
  */
-static u32 evr_hand_over(struct evr_endpoint *ep, const struct file *file,
-			 const struct evering_enter *enter)
+u32 evr_hand_over(struct evr_endpoint *ep, u32 bells, bool may)
 {
 	struct evr_endpoint *peer = ep->peer;
-	bool may = !(enter->flags & EVERING_ENTER_NO_HANDOVER) &&
-		   !READ_ONCE(peer->stays) && current->prio >= MAX_RT_PRIO &&
-		   !(file->f_flags & O_NONBLOCK);
-	bool alone = may && single_task_running();
+	bool alone;
 	u32 rang;
 
+	may = may && !READ_ONCE(peer->waiters.stays) &&
+	      current->prio >= MAX_RT_PRIO;
+	alone = may && single_task_running();
 	may = alone || (may && (READ_ONCE(peer->yields) ||
-				evr_queued_here(enter->ring & EVERING_RX ?
-						&peer->sleeper_rx :
-						&peer->sleeper_tx)));
-	rang = evr_ring(peer, enter->ring,
-			EVR_WF_SYNC | (alone ? EVR_WF_HERE : 0));
+				evr_sleeps_here(peer, bells)));
+	rang = evr_ring(peer, bells, EVR_WF_SYNC | (alone ? EVR_WF_HERE : 0));
 	if (rang && may && !single_task_running()) {
 		WRITE_ONCE(ep->yields, true);
 		schedule();
@@ -363,6 +425,7 @@ static u32 evr_hand_over(struct evr_endpoint *ep, const struct file *file,
 long evr_enter(struct file *file, struct evering_enter __user *uarg)
 {
 	struct evr_endpoint *ep = file->private_data;
+	bool nonblock = file->f_flags & O_NONBLOCK;
 	struct evering_enter enter;
 	u32 rung, rang = 0;
 	int ret;
@@ -376,13 +439,16 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 	else if (enter.ring && (rung || !enter.wait))
 		rang = EVR_RANG(evr_ring(ep->peer, enter.ring, 0));
 	else if (enter.ring) {
-		rang = EVR_RANG(evr_hand_over(ep, file, &enter));
+		bool may = !nonblock &&
+			   !(enter.flags & EVERING_ENTER_NO_HANDOVER);
+
+		rang = EVR_RANG(evr_hand_over(ep, enter.ring, may));
 		rung = evr_rung(ep, enter.wait);
 	}
 	if (enter.wait && !rung) {
-		WRITE_ONCE(ep->stays,
-			   enter.flags & EVERING_ENTER_NO_HANDOVER);
-		ret = evr_sleep(ep, &enter, file->f_flags & O_NONBLOCK);
+		ret = evr_sleep(&ep->waiters, enter.wait, evr_look, &enter,
+				nonblock);
+		trace_evr_wake(ep, enter.wait, ret > 0 ? ret : 0);
 		if (ret < 0)
 			return !enter.ring ? ret :
 			       evr_enter_interrupted(uarg, enter.flags, rang,

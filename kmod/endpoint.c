@@ -142,36 +142,20 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 			      issue_flags);
 }
 
-/*
- * Looks without a lock:
- *
- *	here				whoever rings, or goes
- *
- *	add to ep->wait			clear EVERING_ARMED, or store the state
- *	full barrier			full barrier (atomic, or evr_hang_up())
- *	load armed_*, load the state	look whether anybody is in ep->wait
- *
- * At least one of the two sees the other.  Older kernels' poll_wait() has no barrier.
- */
 static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 {
 	struct evr_endpoint *ep = file->private_data;
 	__poll_t events = 0;
 	u32 state;
 
-	/* As in evr_crowded(), which is asked only if there may be a crowd. */
-	if (!poll_does_not_wait(table) &&
-	    (likely(!waitqueue_active(&ep->wait) && /* as there */
-		    !READ_ONCE(ep->crowded)) || !evr_crowded(ep))) {
-		poll_wait(file, &ep->wait, table);
-		smp_mb(); /* as told above */
-	}
+	evr_poll_wait(file, &ep->waiters, table);
 	if (!(READ_ONCE(ep->half->armed_rx) & EVERING_ARMED))
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (!(READ_ONCE(ep->half->armed_tx) & EVERING_ARMED))
 		events |= EPOLLOUT | EPOLLWRNORM;
 	state = smp_load_acquire(&ep->peer->state); /* as evr_gone() */
-	if (likely(state < EVERING_STATE_DETACHED && !READ_ONCE(ep->crowded)))
+	if (likely(state < EVERING_STATE_DETACHED &&
+		   !READ_ONCE(ep->waiters.crowded)))
 		return events;
 	/* Like a socket: whatever is asked for, the end is an answer. */
 	if (state >= EVERING_STATE_DETACHED)
@@ -180,7 +164,7 @@ static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 	if (state == EVERING_STATE_CLOSED)
 		events |= EPOLLHUP;
 	/* Who comes now waits in vain, and must not wait in silence. */
-	if (unlikely(READ_ONCE(ep->crowded)))
+	if (unlikely(READ_ONCE(ep->waiters.crowded)))
 		events |= EPOLLERR;
 	return events;
 }
@@ -223,7 +207,7 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 	int i;
 
 	seq_printf(m, "channel:\t%llu\nend:\t%c\nbytes:\t%llu\n", channel->id,
-		   'A' + evr_end(ep), channel->bytes);
+		   'A' + evr_end(ep), channel->account.bytes);
 	seq_printf(m, "slot_size:\t%u\nentries:\t%u\nflags:\t%#x\n",
 		   g->slot_size, g->entries, g->flags);
 	seq_printf(m, "arena_size:\t%llu\t%llu\narena_order:\t%u\t%u\n",

@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pid.h>
+#include <linux/poll.h>
 #include <linux/refcount.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
@@ -40,6 +41,40 @@ struct evr_map {
 	unsigned int vmas;	/* with copies in children */
 };
 
+/* Who is charged for what; all of it under evr_quota_lock. */
+struct evr_account {
+	u64 bytes;
+	const struct cred *payer;	/* the user who pays, or NULL */
+	struct list_head orphan;	/* of a channel: in evr_orphans, or empty */
+};
+
+/* Those who wait at a file: at an endpoint, or at a group. */
+struct evr_waiters {
+	/*
+	 * Tasks asleep in ENTER, for RX and for TX, or NULL.  A task puts itself
+	 * in with cmpxchg() and takes itself out; wakers read under RCU, which
+	 * keeps the task_struct of one that has just left.  At a group all
+	 * sleep for RX.
+	 */
+	struct task_struct *sleeper_rx;
+	struct task_struct *sleeper_tx;
+	/* Pollers, and sleepers that found their place taken. */
+	wait_queue_head_t queue;
+	bool crowded;	/* when last looked: as many as a ring wakes */
+	bool stays;	/* the last sleeper of ENTER said NO_HANDOVER: it runs where it likes */
+};
+
+/* Many endpoints under one sleeper: its file, and a bit for each. */
+struct evr_group {
+	refcount_t refs;	/* the file, and each member */
+	bool closed;	/* the file is gone: members may join another group */
+	u64 id;		/* its name in traces and fdinfo */
+	/* The kernel's mapping.  User space writes there; nothing is believed. */
+	struct evering_group_page *page;
+	struct evr_waiters waiters;
+	struct evr_account account;
+};
+
 /* One end of a channel. */
 struct evr_endpoint {
 	/*
@@ -48,18 +83,8 @@ struct evr_endpoint {
 	 */
 	struct evering_half *half;
 	struct evr_endpoint *peer;
-	/*
-	 * Tasks asleep in ENTER, for RX and for TX, or NULL.  A task puts itself
-	 * in with cmpxchg() and takes itself out; wakers read under RCU, which
-	 * keeps the task_struct of one that has just left.
-	 */
-	struct task_struct *sleeper_rx;
-	struct task_struct *sleeper_tx;
-	/* Pollers, and sleepers that found their place taken. */
-	wait_queue_head_t wait;
-	bool crowded;	/* when last looked: as many as a ring wakes */
+	struct evr_waiters waiters;
 	bool yields;	/* a caller of ENTER has let the peer run, and is to run again */
-	bool stays;	/* the last sleeper of ENTER said NO_HANDOVER: it runs where it likes */
 	u32 state;	/* EVERING_STATE_*; read without the lock as well */
 	struct evr_channel *channel;
 	atomic_long_t rings;	/* how often the peer asked to ring it, */
@@ -67,7 +92,9 @@ struct evr_endpoint {
 
 	/* Under channel->lock. */
 	struct evering_endpoint_status *status;	/* the kernel's mapping */
-	struct eventfd_ctx *eventfd;	/* signalled along with @wait, or NULL */
+	struct eventfd_ctx *eventfd;	/* signalled along with @waiters, or NULL */
+	struct evr_group *group;	/* marked likewise, or NULL; */
+	u32 index;			/* in it */
 	struct list_head maps;		/* of all processes, one each */
 	struct evr_map *owner;		/* of the one that attached it last, or NULL */
 	/* That process; until there is one, the first to map the half or the arena. */
@@ -86,9 +113,7 @@ struct evr_channel {
 	u64 id;			/* its name in traces and fdinfo */
 	struct evering_geometry geometry; /* never read back from STATUS */
 	bool over;		/* under @lock: nobody can attach any more */
-	u64 bytes;		/* what @payer was charged, under evr_quota_lock */
-	const struct cred *payer;	/* the user who pays, or NULL; likewise */
-	struct list_head orphan;	/* in evr_orphans, or empty; likewise */
+	struct evr_account account;
 	struct evr_region region[EVERING_REGIONS];
 	struct evr_endpoint end[2];
 };
@@ -141,20 +166,36 @@ void evr_channel_settle(struct evr_channel *channel, bool now);
 extern const struct file_operations evr_endpoint_fops;
 
 /* mmap.c */
+int evr_vma_init(struct vm_area_struct *vma, unsigned long forbidden);
 int evr_mmap(struct file *file, struct vm_area_struct *vma);
 
+/* group.c */
+int evr_group_create(struct file *file, void *arg, void __user *uarg);
+void evr_group_mark(struct evr_group *group, u32 index, int flags);
+int evr_group_look(struct evr_waiters *waiters, u32 bells);
+bool evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from);
+
 /* doorbell.c */
-bool evr_crowded(struct evr_endpoint *ep);
+void evr_poll_wait(struct file *file, struct evr_waiters *waiters,
+		   poll_table *table);
+void evr_wake(struct evr_waiters *waiters, u32 bell, int flags);
+void evr_tell(struct evr_endpoint *to, int flags);
 u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags);
+u32 evr_hand_over(struct evr_endpoint *ep, u32 bells, bool may);
 void evr_hang_up(struct evr_endpoint *to, __poll_t events);
 u32 evr_rung(const struct evr_endpoint *ep, u32 bells);
+int evr_sleep(struct evr_waiters *waiters, u32 bells,
+	      int (*look)(struct evr_waiters *waiters, u32 bells),
+	      const struct evering_enter *enter, bool nonblock);
+int evr_enter_interrupted(struct evering_enter __user *uarg, u32 flags,
+			  u32 rang, int ret);
 long evr_enter(struct file *file, struct evering_enter __user *uarg);
 
 /* quota.c */
-int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most);
+int evr_quota_charge(struct evr_account *account, s64 bytes, u64 most);
 void evr_quota_orphan(struct evr_channel *channel);
 void evr_quota_move(struct evr_channel *channel, const struct cred *cred);
-void evr_quota_uncharge(struct evr_channel *channel);
+void evr_quota_uncharge(struct evr_account *account);
 void evr_quota_info(struct evering_info *info);
 
 #endif /* EVERING_KMOD_H */

@@ -35,12 +35,11 @@ static void evr_set_state(struct evr_endpoint *ep, u32 state)
 	smp_store_release(&ep->status->state, state); /* as told above */
 }
 
-/* Leaves a state in which it could answer, and signals the peer's eventfd. */
+/* Leaves a state in which it could answer, and tells the peer's eventfd and group. */
 static void evr_leave(struct evr_endpoint *ep, u32 state)
 {
 	evr_set_state(ep, state);
-	if (ep->peer->eventfd)
-		evr_eventfd_signal(ep->peer->eventfd);
+	evr_tell(ep->peer, 0);
 	trace_evr_detach(ep);
 }
 
@@ -280,6 +279,7 @@ void evr_endpoint_close(struct evr_endpoint *ep)
 	struct evr_channel *channel = ep->channel;
 	const struct cred *cred;
 
+	evr_group_leave(ep, NULL);
 	spin_lock(&channel->lock);
 	cred = get_cred(ep->peer->cred);
 	spin_unlock(&channel->lock);

@@ -6,12 +6,14 @@
  * Objects
  * -------
  *
- *	/dev/evering		misc device: INFO, CREATE; has no state (main.c)
+ *	/dev/evering		misc device: INFO, CREATE, GROUP; has no state (main.c)
  *	struct evr_channel	pages, quota and two endpoints (channel.c)
  *	struct evr_endpoint	half of a channel: an anonymous file (endpoint.c),
  *				its state (life.c), mappings (mmap.c), doorbells
  *				(doorbell.c)
  *	struct evr_map		what one process maps through an endpoint (life.c)
+ *	struct evr_group	many endpoints under one sleeper: an anonymous file, and a
+ *				page with a bit for each of its members (group.c)
  *	struct evr_user		what a user holds (quota.c)
  *
  *	   fd, dup, fork,		fd, dup, fork,
@@ -22,8 +24,9 @@
  *		|				|
  *		+-----> struct evr_channel <----+
  *			  end[A], end[B] --> maps --> struct evr_map --> mm_struct
+ *			  end[A], end[B] --> group --> struct evr_group <-- struct file
  *			  region[] ----> pages <---- ptes, I/O in flight
- *			  payer ----> struct cred, by which struct evr_user is found
+ *			  account ----> struct cred, by which struct evr_user is found
  *
  * A file holds one of the channel's two references; a vma holds its file, and so
  * does a system call, a poll and an fd in flight in a socket.  An endpoint is
@@ -35,6 +38,11 @@
  * The pages are counted one by one and outlive it if somebody does I/O on them.  The
  * files hold the module.  Nothing is deferred past release, so rmmod has to wait for
  * nothing.
+ *
+ * An endpoint that is a member of a group holds the group: its struct and its page, not
+ * its file.  A group holds no endpoint, and finds none.  So there is no cycle, and files
+ * are released in any order.  That of the endpoint ends its membership.  That of the group
+ * ends nothing, but says "closed", and then an endpoint may join another group.
  *
  * Life of an endpoint, as its peer sees it
  * ----------------------------------------
@@ -53,16 +61,17 @@
  * ----------------------
  *
  *	mmap_lock		held around evr_mmap() and the vm_operations
- *	evr_channel.lock	states, mappings, eventfds; no sleep, no user copy
- *	lock of a wait queue	an endpoint's or an eventfd's, and epoll's below
+ *	evr_channel.lock	states, mappings, eventfds, membership; no sleep, no user copy
+ *	lock of a wait queue	an endpoint's, a group's or an eventfd's, and epoll's below
  *
  *	evr_quota_lock		by itself, and a spinlock: nobody waits for a user who is
  *				made to wait for memory
  *
  * The way of a ring takes none of them but that of a wait queue that somebody is
- * in, and that of the channel if an eventfd is set.  It costs what the one to be woken
- * lets it cost, up to a bound: EVR_MAX_WAITERS, and behind each what the kernel allows
- * to hang on a descriptor (an epoll set that others poll, pollers of the eventfd).
+ * in, and that of the channel if an eventfd is set or the endpoint is in a group.  It
+ * costs what the one to be woken lets it cost, up to a bound: EVR_MAX_WAITERS at each of
+ * the two, and behind each what the kernel allows to hang on a descriptor (an epoll set
+ * that others poll, pollers of the eventfd).
  *
  * Trust
  * -----
@@ -70,8 +79,8 @@
  * User space can write into halves and arenas at any time.  The module writes them
  * before the channel has an fd, and after that touches three things there: it
  * clears, atomically, EVERING_ARMED; it looks whether it is set; it shows the
- * counters in fdinfo.  The worst that a lie can do is to wake, or not to wake,
- * who told it.
+ * counters in fdinfo.  In the page of a group it sets bits, atomically, and looks whether
+ * any is set.  The worst that a lie can do is to wake, or not to wake, who told it.
  */
 #include <linux/file.h>
 #include <linux/miscdevice.h>
@@ -91,6 +100,9 @@ union evr_ioctl_arg {
 	struct evering_peer_cred peer_cred;
 	struct evering_attach attach;
 	struct evering_grow grow;
+	struct evering_group_create group;
+	struct evering_add add;
+	struct evering_group_enter group_enter;
 };
 
 /* Checks the part of a caller's struct that is beyond what the module knows. */
@@ -153,7 +165,7 @@ static int evr_info(struct file *file, void *arg, void __user *uarg)
 
 	info->abi = EVERING_ABI_VERSION;
 	info->page_size = PAGE_SIZE;
-	info->features = EVERING_FEATURE_GROW;
+	info->features = EVERING_FEATURE_GROW | EVERING_FEATURE_GROUP;
 	info->reserved = 0;
 	evr_quota_info(info);
 	return evr_ioctl_reply(uarg, info, sizeof(*info));
@@ -214,6 +226,8 @@ static const struct evr_ioctl evr_device_ioctls[] = {
 	{ EVERING_IOC_INFO, sizeof(struct evering_info), 56, 0, evr_info },
 	{ EVERING_IOC_CREATE, sizeof(struct evering_create), 72,
 	  EVERING_CREATE_FLAGS, evr_create },
+	{ EVERING_IOC_GROUP, sizeof(struct evering_group_create), 16,
+	  EVERING_GROUP_FLAGS, evr_group_create },
 };
 
 static long evr_device_ioctl(struct file *file, unsigned int cmd,

@@ -111,6 +111,21 @@ static bool evr_may_write(const struct evr_endpoint *ep, unsigned int region)
 	       region == EVERING_REGION_ARENA(evr_end(ep));
 }
 
+/* For a mapping of pages of ours, that cannot be made executable later. */
+int evr_vma_init(struct vm_area_struct *vma, unsigned long forbidden)
+{
+	/* What READ_IMPLIES_EXEC adds was not asked for, and is not given. */
+	if (current->personality & READ_IMPLIES_EXEC)
+		evr_vm_flags_mod(vma, 0, VM_EXEC);
+	if (vma->vm_flags & forbidden)
+		return -EACCES;
+	/* VM_MIXEDMAP: vm_insert_pages() in a fault could not set it any more. */
+	evr_vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP |
+			 VM_MIXEDMAP, forbidden << EVR_MAY_SHIFT);
+	vma->vm_page_prot = vm_get_page_prot(vma->vm_flags);
+	return 0;
+}
+
 int evr_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct evr_endpoint *ep = file->private_data;
@@ -129,22 +144,12 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma)
 		return -ESTALE;
 	if (vma_pages(vma) != region->max || !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	/* What READ_IMPLIES_EXEC adds was not asked for, and is not given. */
-	if (current->personality & READ_IMPLIES_EXEC)
-		evr_vm_flags_mod(vma, 0, VM_EXEC);
 	writes = evr_may_write(ep, index);
 	if (!writes)
 		forbidden |= VM_WRITE;
-	if (vma->vm_flags & forbidden)
-		return -EACCES;
-	ret = evr_endpoint_map(ep, vma, writes);
+	ret = evr_vma_init(vma, forbidden) ?: evr_endpoint_map(ep, vma, writes);
 	if (ret)
 		return ret;
-
-	/* VM_MIXEDMAP: vm_insert_pages() in a fault could not set it any more. */
-	evr_vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP |
-			 VM_MIXEDMAP, forbidden << EVR_MAY_SHIFT);
-	vma->vm_page_prot = vm_get_page_prot(vma->vm_flags);
 	vma->vm_ops = &evr_vm_ops;
 	/* Everybody touches these at once, and of an arena nobody knows what. */
 	if (index < EVERING_REGION_ARENA_A)

@@ -14,7 +14,7 @@
  * paying.  What nobody maps is given up when its payer needs the quota for another.
  *
  * A process with CAP_SYS_RESOURCE is counted, but refused only what is too large for
- * one channel.
+ * one channel.  A group counts as a channel of one page.
  *
  * RLIMIT_MEMLOCK does not matter here.  Its default of 8 MiB would be three channels;
  * memory cgroups and the quota are the bound, as they are for BPF's maps since 5.11.
@@ -46,7 +46,7 @@ MODULE_PARM_DESC(max_total_mib, "Shared memory of all channels, MiB (default: 0,
 
 static unsigned int evr_max_user_channels = 4096;
 module_param_named(max_user_channels, evr_max_user_channels, uint, 0644);
-MODULE_PARM_DESC(max_user_channels, "Channels of one user (default: 4096)");
+MODULE_PARM_DESC(max_user_channels, "Channels and groups of one user (default: 4096)");
 
 /*
  * What a user of a namespace holds, with all that is held in the namespaces that he
@@ -184,8 +184,8 @@ static int evr_charge(const struct cred *cred, u64 bytes, unsigned int channels,
 void evr_quota_orphan(struct evr_channel *channel)
 {
 	spin_lock(&evr_quota_lock);
-	if (channel->payer && list_empty(&channel->orphan))
-		list_add_tail(&channel->orphan, &evr_orphans);
+	if (channel->account.payer && list_empty(&channel->account.orphan))
+		list_add_tail(&channel->account.orphan, &evr_orphans);
 	spin_unlock(&evr_quota_lock);
 }
 
@@ -195,12 +195,12 @@ static bool evr_quota_reclaim(const struct cred *cred)
 	struct evr_channel *at, *found = NULL;
 
 	spin_lock(&evr_quota_lock);
-	list_for_each_entry(at, &evr_orphans, orphan)
-		if (at->payer->user_ns == cred->user_ns &&
-		    uid_eq(at->payer->uid, cred->uid) &&
+	list_for_each_entry(at, &evr_orphans, account.orphan)
+		if (at->account.payer->user_ns == cred->user_ns &&
+		    uid_eq(at->account.payer->uid, cred->uid) &&
 		    refcount_inc_not_zero(&at->refs)) {
 			found = at;
-			list_del_init(&at->orphan);
+			list_del_init(&at->account.orphan);
 			break;
 		}
 	spin_unlock(&evr_quota_lock);
@@ -219,10 +219,10 @@ static bool evr_pays(const struct cred *payer)
 }
 
 /*
- * Charges whoever pays for @channel, at first the caller by its real uid, for @bytes more;
+ * Charges whoever pays for @account, at first the caller by its real uid, for @bytes more;
  * or, if that is negative, for less.  All of it may come to @most.
  */
-int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most)
+int evr_quota_charge(struct evr_account *account, s64 bytes, u64 most)
 {
 	const struct cred *payer;
 	bool limited = bytes > 0, again;
@@ -232,13 +232,13 @@ int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most)
 		return -EDQUOT;
 	do {
 		spin_lock(&evr_quota_lock);
-		payer = get_cred(channel->payer ?: current_cred());
-		ret = evr_charge(payer, bytes, !channel->payer, limited);
+		payer = get_cred(account->payer ?: current_cred());
+		ret = evr_charge(payer, bytes, !account->payer, limited);
 		if (!ret) {
 			evr_total_bytes += bytes;
-			channel->bytes += bytes;
-			if (!channel->payer)
-				channel->payer = get_cred(payer);
+			account->bytes += bytes;
+			if (!account->payer)
+				account->payer = get_cred(payer);
 		}
 		spin_unlock(&evr_quota_lock);
 		again = ret == -EDQUOT && evr_quota_reclaim(payer);
@@ -255,26 +255,28 @@ int evr_quota_charge(struct evr_channel *channel, s64 bytes, u64 most)
 /* @cred's user pays for @channel from now on, within his quota or not. */
 void evr_quota_move(struct evr_channel *channel, const struct cred *cred)
 {
+	struct evr_account *account = &channel->account;
+
 	spin_lock(&evr_quota_lock);
-	if (channel->payer && !evr_charge(cred, channel->bytes, 1, false)) {
-		evr_uncharge(channel->payer, channel->bytes, 1, NULL);
-		put_cred(channel->payer);
-		channel->payer = get_cred(cred);
+	if (account->payer && !evr_charge(cred, account->bytes, 1, false)) {
+		evr_uncharge(account->payer, account->bytes, 1, NULL);
+		put_cred(account->payer);
+		account->payer = get_cred(cred);
 	}
 	spin_unlock(&evr_quota_lock);
 }
 
 /* Gives back what evr_quota_charge() took, if it did. */
-void evr_quota_uncharge(struct evr_channel *channel)
+void evr_quota_uncharge(struct evr_account *account)
 {
 	spin_lock(&evr_quota_lock);
-	list_del_init(&channel->orphan);
-	if (channel->payer) {
-		evr_uncharge(channel->payer, channel->bytes, 1, NULL);
-		evr_total_bytes -= channel->bytes;
-		put_cred(channel->payer);
-		channel->payer = NULL;
-		channel->bytes = 0;
+	list_del_init(&account->orphan);
+	if (account->payer) {
+		evr_uncharge(account->payer, account->bytes, 1, NULL);
+		evr_total_bytes -= account->bytes;
+		put_cred(account->payer);
+		account->payer = NULL;
+		account->bytes = 0;
 	}
 	spin_unlock(&evr_quota_lock);
 }

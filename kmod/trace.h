@@ -22,7 +22,7 @@ TRACE_EVENT(evr_create,
 	),
 	TP_fast_assign(
 		__entry->channel = channel->id;
-		__entry->bytes = channel->bytes;
+		__entry->bytes = channel->account.bytes;
 		__entry->slot_size = channel->geometry.slot_size;
 		__entry->entries = channel->geometry.entries;
 	),
@@ -83,6 +83,36 @@ DEFINE_EVENT(evr_doorbell, evr_ring,
 DEFINE_EVENT(evr_doorbell, evr_wake,
 	TP_PROTO(const struct evr_endpoint *ep, u32 bells, u32 which),
 	TP_ARGS(ep, bells, which));
+
+/* @ep became a member; is one no more; was rung, or lost its peer, and was marked. */
+DECLARE_EVENT_CLASS(evr_member,
+	TP_PROTO(const struct evr_group *group, const struct evr_endpoint *ep),
+	TP_ARGS(group, ep),
+	TP_STRUCT__entry(
+		__field(u64, group)
+		__field(u64, channel)
+		__field(u32, end)
+		__field(u32, index)
+	),
+	TP_fast_assign(
+		__entry->group = group->id;
+		__entry->channel = ep->channel->id;
+		__entry->end = evr_end(ep);
+		__entry->index = ep->index;
+	),
+	TP_printk("channel=%llu end=%s group=%llu index=%u", __entry->channel,
+		  evr_show_end(__entry->end), __entry->group, __entry->index)
+);
+
+DEFINE_EVENT(evr_member, evr_add,
+	TP_PROTO(const struct evr_group *group, const struct evr_endpoint *ep),
+	TP_ARGS(group, ep));
+DEFINE_EVENT(evr_member, evr_remove,
+	TP_PROTO(const struct evr_group *group, const struct evr_endpoint *ep),
+	TP_ARGS(group, ep));
+DEFINE_EVENT(evr_member, evr_mark,
+	TP_PROTO(const struct evr_group *group, const struct evr_endpoint *ep),
+	TP_ARGS(group, ep));
 
 #endif /* EVR_TRACE_H */
 

@@ -528,7 +528,7 @@ TEST_F(device, info_tells_abi_page_size_and_limits)
 	EXPECT_EQ(0, info.flags);
 	EXPECT_EQ(EVERING_ABI_VERSION, info.abi);
 	EXPECT_EQ(sysconf(_SC_PAGESIZE), info.page_size);
-	EXPECT_EQ(EVERING_FEATURE_GROW, info.features);
+	EXPECT_EQ(EVERING_FEATURE_GROW | EVERING_FEATURE_GROUP, info.features);
 	EXPECT_EQ(0, info.reserved);
 	n = parameter("max_channel_mib");
 	if (n != ~0ull)

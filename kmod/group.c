@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * group.c: many endpoints under one sleeper: a file of its own, with one page in which
+ * each member has a bit.
+ *
+ * What epoll cannot do: to find one ready member among thousands costs the owner three
+ * loads and two exchanges in its own memory, and no system call while it is awake; and
+ * one call rings many and then waits.
+ *
+ * A member points at its group, and has a reference to the struct; a group does not know
+ * its members.  So there is no cycle, no table and no list, and members come and go
+ * under the lock of their channel alone.  When the group's file is closed they stay, and
+ * what rings set is seen by nobody, until they join another group, or are closed.
+ *
+ *	Owner					Ringer: evr_group_mark()
+ *
+ *	take a word of summary			set the bit of the member
+ *	full barrier			[G]	full barrier			[G]
+ *	take the words it names			set the bit of its word in summary
+ *
+ * [G] Whoever takes a bit of summary sees the bit that it was set for.  One that is
+ *     set later in a word that was taken already is named in summary once more.
+ *
+ * Whoever owns the page can write there at any time, but only bits are set here, by atomic
+ * operations, and summary is looked at.  As with EVERING_ARMED, a lie wakes, or does
+ * not wake, who told it.
+ */
+#include <linux/bitops.h>
+#include <linux/file.h>
+#include <linux/module.h>
+#include <linux/random.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "evering_kmod.h"
+#include "trace.h"
+
+/* Sets the bit at @index, and wakes whoever waits. */
+void evr_group_mark(struct evr_group *group, u32 index, int flags)
+{
+	struct evering_group_page *page = group->page;
+
+	/* Also where the bit is set already: what was sent is seen by who takes it. */
+	smp_mb__before_atomic();
+	set_bit(index, (unsigned long *)page->ready);
+	smp_mb__after_atomic(); /* [G] */
+	set_bit(index / 64, (unsigned long *)page->summary);
+	smp_mb__after_atomic(); /* [S] in doorbell.c */
+	if (READ_ONCE(group->waiters.stays))
+		flags &= ~EVR_WF_HERE;
+	evr_wake(&group->waiters, EVERING_RX, flags);
+}
+
+/* Is any bit set?  For evr_sleep(). */
+int evr_group_look(struct evr_waiters *waiters, u32 bells)
+{
+	struct evr_group *group = container_of(waiters, struct evr_group, waiters);
+	u64 any = 0;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(group->page->summary); i++)
+		any |= READ_ONCE(group->page->summary[i]);
+	return !!any;
+}
+
+static void evr_group_put(struct evr_group *group)
+{
+	if (!group || !refcount_dec_and_test(&group->refs))
+		return;
+	free_page((unsigned long)group->page);
+	evr_quota_uncharge(&group->account);
+	kfree(group);
+}
+
+static struct evr_group *evr_group_new(void)
+{
+	struct evr_group *group = kzalloc(sizeof(*group), EVR_GFP);
+	int ret;
+
+	if (!group)
+		return ERR_PTR(-ENOMEM);
+	refcount_set(&group->refs, 1);
+	group->id = get_random_u64() >> 16; /* as a channel's */
+	init_waitqueue_head(&group->waiters.queue);
+	INIT_LIST_HEAD(&group->account.orphan);
+	ret = evr_quota_charge(&group->account, PAGE_SIZE, PAGE_SIZE);
+	if (!ret) {
+		group->page = (void *)get_zeroed_page(EVR_GFP);
+		ret = group->page ? 0 : -ENOMEM;
+	}
+	if (!ret)
+		return group;
+	evr_group_put(group);
+	return ERR_PTR(ret);
+}
+
+/* The endpoint that @fd is, and its file. */
+static struct evr_endpoint *evr_member_get(int fd, struct file **file)
+{
+	*file = fget(fd);
+	if (!*file)
+		return ERR_PTR(-EBADF);
+	if ((*file)->f_op == &evr_endpoint_fops)
+		return (*file)->private_data;
+	fput(*file);
+	return ERR_PTR(-EINVAL);
+}
+
+static int evr_group_add(struct file *file, void *arg, void __user *uarg)
+{
+	struct evr_group *group = file->private_data, *old = NULL;
+	const struct evering_add *add = arg;
+	struct evr_endpoint *ep;
+	int ret = 0;
+
+	if (add->index >= EVERING_GROUP_MEMBERS)
+		return -EINVAL;
+	ep = evr_member_get(add->fd, &file);
+	if (IS_ERR(ep))
+		return PTR_ERR(ep);
+	spin_lock(&ep->channel->lock);
+	if (ep->group == group) {
+		ret = -EEXIST;
+	} else if ((ep->group && !READ_ONCE(ep->group->closed)) ||
+		   (ep->named && ep->pid != task_tgid(current))) {
+		ret = -EBUSY;
+	} else {
+		old = ep->group;
+		refcount_inc(&group->refs);
+		WRITE_ONCE(ep->group, group); /* evr_ring() looks without the lock */
+		ep->index = add->index;
+		trace_evr_add(group, ep);
+		/* For a ring that came too early to see it, and a peer that has gone. */
+		evr_group_mark(group, ep->index, 0);
+	}
+	spin_unlock(&ep->channel->lock);
+	evr_group_put(old);
+	fput(file);
+	return ret;
+}
+
+/* No member any more, of @from or, NULL, of any group; false if it was none. */
+bool evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
+{
+	struct evr_group *group;
+
+	spin_lock(&ep->channel->lock);
+	group = ep->group;
+	if (from && group != from)
+		group = NULL;
+	if (group) {
+		trace_evr_remove(group, ep);
+		WRITE_ONCE(ep->group, NULL);
+	}
+	spin_unlock(&ep->channel->lock);
+	evr_group_put(group);
+	return group;
+}
+
+static int evr_group_remove(struct evr_group *group, int fd)
+{
+	struct evr_endpoint *ep;
+	struct file *file;
+	bool was;
+
+	ep = evr_member_get(fd, &file);
+	if (IS_ERR(ep))
+		return PTR_ERR(ep);
+	was = evr_group_leave(ep, group);
+	fput(file);
+	return was ? 0 : -ENOENT;
+}
+
+/* How many bells of the list of @enter were armed, or an errno. */
+static noinline int evr_group_ring(struct evr_group *group, bool nonblock,
+				   const struct evering_group_enter *enter)
+{
+	struct evering_group_ring list[EVERING_MAX_GROUP_RINGS];
+	const bool sleeps = enter->wait && !evr_group_look(&group->waiters, 0);
+	const bool may = !nonblock && !(enter->flags & EVERING_ENTER_NO_HANDOVER);
+	struct evr_endpoint *ep;
+	struct file *file;
+	u32 i, rang = 0;
+
+	if (enter->ring > ARRAY_SIZE(list))
+		return -E2BIG;
+	if (copy_from_user(list, u64_to_user_ptr(enter->rings),
+			   enter->ring * sizeof(*list)))
+		return -EFAULT;
+	for (i = 0; i < enter->ring; i++)
+		if (!list[i].bells || list[i].bells > (EVERING_RX | EVERING_TX))
+			return -EINVAL;
+	for (i = 0; i < enter->ring; i++) {
+		ep = evr_member_get(list[i].fd, &file);
+		if (IS_ERR(ep))
+			return PTR_ERR(ep);
+		rang += hweight32(enter->ring == 1 && sleeps ?
+				  evr_hand_over(ep, list[i].bells, may) :
+				  evr_ring(ep->peer, list[i].bells, 0));
+		fput(file);
+	}
+	return rang;
+}
+
+static int evr_group_enter(struct file *file, void *arg, void __user *uarg)
+{
+	const struct evering_group_enter *enter = arg;
+	struct evr_group *group = file->private_data;
+	bool nonblock = file->f_flags & O_NONBLOCK;
+	int ret, rang = enter->ring;
+
+	if (enter->wait > 1)
+		return -EINVAL;
+	/* So many there may have been before it was interrupted. */
+	if (enter->flags & EVERING_ENTER_RUNG &&
+	    enter->ring > 2 * EVERING_MAX_GROUP_RINGS)
+		return -EINVAL;
+	if (rang && !(enter->flags & EVERING_ENTER_RUNG))
+		rang = evr_group_ring(group, nonblock, enter);
+	if (rang < 0 || !enter->wait || evr_group_look(&group->waiters, 0))
+		return rang;
+	ret = evr_sleep(&group->waiters, EVERING_RX, evr_group_look,
+			(const struct evering_enter *)enter, nonblock);
+	if (ret >= 0)
+		return rang;
+	return enter->ring ? evr_enter_interrupted(uarg, enter->flags, rang, ret) :
+			     ret;
+}
+
+static const struct evr_ioctl evr_group_ioctls[] = {
+	{ EVERING_IOC_ENTER, sizeof(struct evering_group_enter), 32,
+	  EVERING_ENTER_FLAGS, evr_group_enter },
+	{ EVERING_IOC_ADD, sizeof(struct evering_add), 16, 0, evr_group_add },
+};
+
+static long evr_group_ioctl(struct file *file, unsigned int cmd,
+			    unsigned long arg)
+{
+	switch (cmd) {
+	case EVERING_IOC_RING:
+		if (arg >= EVERING_GROUP_MEMBERS)
+			return -EINVAL;
+		evr_group_mark(file->private_data, arg, 0);
+		return 0;
+	case EVERING_IOC_REMOVE:
+		return evr_group_remove(file->private_data, arg);
+	default:
+		return evr_ioctl(file, evr_group_ioctls,
+				 ARRAY_SIZE(evr_group_ioctls), cmd, arg);
+	}
+}
+
+static vm_fault_t evr_group_fault(struct vm_fault *vmf)
+{
+	struct evr_group *group = vmf->vma->vm_file->private_data;
+
+	vmf->page = virt_to_page(group->page);
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct evr_group_vm_ops = {
+	.fault = evr_group_fault,
+};
+
+static int evr_group_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	if (vma->vm_pgoff || vma_pages(vma) != 1 || !(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	vma->vm_ops = &evr_group_vm_ops;
+	return evr_vma_init(vma, VM_EXEC);
+}
+
+static __poll_t evr_group_poll(struct file *file, poll_table *table)
+{
+	struct evr_group *group = file->private_data;
+	__poll_t events = 0;
+
+	evr_poll_wait(file, &group->waiters, table);
+	if (evr_group_look(&group->waiters, 0))
+		events |= EPOLLIN | EPOLLRDNORM;
+	/* As an endpoint: who comes now waits in vain. */
+	if (unlikely(READ_ONCE(group->waiters.crowded)))
+		events |= EPOLLERR;
+	return events;
+}
+
+static void evr_group_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	struct evr_group *group = file->private_data;
+
+	seq_printf(m, "group:\t%llu\nmembers:\t%u\nbytes:\t%llu\n", group->id,
+		   refcount_read(&group->refs) - 1, group->account.bytes);
+}
+
+static int evr_group_release(struct inode *inode, struct file *file)
+{
+	struct evr_group *group = file->private_data;
+
+	WRITE_ONCE(group->closed, true);
+	evr_group_put(group);
+	return 0;
+}
+
+static const struct file_operations evr_group_fops = {
+	.owner = THIS_MODULE,
+	.release = evr_group_release,
+	.unlocked_ioctl = evr_group_ioctl,
+	/* Does to what is no pointer what does not matter. */
+	.compat_ioctl = compat_ptr_ioctl,
+	.mmap = evr_group_mmap,
+	.poll = evr_group_poll,
+	.show_fdinfo = evr_group_show_fdinfo,
+	.llseek = noop_llseek,
+};
+
+/* EVERING_IOC_GROUP, on the device. */
+int evr_group_create(struct file *file, void *arg, void __user *uarg)
+{
+	struct evering_group_create *create = arg;
+	int cloexec = create->flags & EVERING_GROUP_KEEP_ON_EXEC ? 0 : O_CLOEXEC;
+	int nonblock = create->flags & EVERING_GROUP_NONBLOCK ? O_NONBLOCK : 0;
+	struct evr_group *group;
+	int ret;
+
+	if (create->reserved)
+		return -EINVAL;
+	group = evr_group_new();
+	if (IS_ERR(group))
+		return PTR_ERR(group);
+	file = evr_getfile("[evering-group]", &evr_group_fops, group,
+			   O_RDWR | nonblock);
+	if (IS_ERR(file)) {
+		evr_group_put(group);
+		return PTR_ERR(file);
+	}
+	/* From here on the file has it. */
+	ret = get_unused_fd_flags(cloexec);
+	if (ret < 0)
+		goto out_file;
+	create->fd = ret;
+	ret = evr_ioctl_reply(uarg, create, sizeof(*create));
+	if (ret)
+		goto out_fd;
+	fd_install(create->fd, file);
+	return 0;
+
+out_fd:
+	put_unused_fd(create->fd);
+out_file:
+	fput(file);
+	return ret;
+}
