@@ -180,6 +180,62 @@ static inline int dev_grow(int fd, uint64_t there)
 	return dev_ioctl(fd, EVERING_IOC_GROW, &grow);
 }
 
+/* A new group, or a negative errno. */
+static inline int dev_group(int dev, uint32_t flags)
+{
+	struct evering_group_create create;
+	int ret;
+
+	memset(&create, POISON, sizeof(create));
+	create.size = sizeof(create);
+	create.flags = flags;
+	create.reserved = 0;
+	ret = dev_ioctl(dev, EVERING_IOC_GROUP, &create);
+	if (ret && create.fd != POISON_FD)
+		return TOUCHED;
+	return ret ? ret : create.fd;
+}
+
+static inline int dev_add(int group, int fd, uint32_t index)
+{
+	struct evering_add add = { .size = sizeof(add),
+				   .fd = fd,
+				   .index = index };
+
+	return dev_ioctl(group, EVERING_IOC_ADD, &add);
+}
+
+static inline int dev_remove(int group, int fd)
+{
+	return (int)or_errno(
+		ioctl(group, EVERING_IOC_REMOVE, (unsigned long)fd));
+}
+
+static inline int dev_group_enter(int group, uint32_t flags,
+				  const struct evering_group_ring *rings,
+				  uint32_t n, uint32_t wait, uint64_t timeout)
+{
+	struct evering_group_enter enter = {
+		.size = sizeof(enter),
+		.flags = flags,
+		.ring = n,
+		.wait = wait,
+		.timeout = timeout,
+		.rings = (uintptr_t)rings,
+	};
+
+	return dev_ioctl(group, EVERING_IOC_ENTER, &enter);
+}
+
+/* As dev_ring_and_wait(). */
+static inline int dev_group_wait(int group)
+{
+	int64_t until = now_ns() + PLENTY;
+	int ret = dev_group_enter(group, 0, NULL, 0, 1, (uint64_t)until);
+
+	return now_ns() < until ? ret : TOO_LATE;
+}
+
 /* No quota is refused to whoever has CAP_SYS_RESOURCE. */
 static inline void drop_resource(void)
 {
@@ -254,6 +310,46 @@ static inline int try_map(size_t len, int prot, int flags, int fd,
 		return -errno;
 	munmap(p, len);
 	return 0;
+}
+
+static inline struct evering_group_page *map_group(int group)
+{
+	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, group, 0);
+}
+
+/* Takes the bits that a group's owner would find, into @ready; returns how many. */
+static inline unsigned int take_ready(struct evering_group_page *page,
+				      uint64_t ready[EVERING_GROUP_WORDS])
+{
+	unsigned int n = 0, w, i;
+	uint64_t summary;
+
+	memset(ready, 0, EVERING_GROUP_WORDS * sizeof(*ready));
+	for (w = 0; w < ARRAY_SIZE(page->summary); w++) {
+		summary = __atomic_exchange_n(&page->summary[w], 0,
+					      __ATOMIC_SEQ_CST);
+		for (; summary; summary &= summary - 1) {
+			i = 64 * w + (unsigned int)__builtin_ctzll(summary);
+			if (i >= EVERING_GROUP_WORDS)
+				continue;
+			ready[i] = __atomic_exchange_n(&page->ready[i], 0,
+						       __ATOMIC_SEQ_CST);
+			n += (unsigned int)__builtin_popcountll(ready[i]);
+		}
+	}
+	return n;
+}
+
+/* The only one that is ready, which is taken; -1: none, -2: several. */
+static inline int take_one(struct evering_group_page *page)
+{
+	uint64_t ready[EVERING_GROUP_WORDS];
+	unsigned int n = take_ready(page, ready), i;
+
+	for (i = 0; n == 1 && i < EVERING_GROUP_WORDS; i++)
+		if (ready[i])
+			return (int)(64 * i) + __builtin_ctzll(ready[i]);
+	return n ? -2 : -1;
 }
 
 /* An endpoint with what a process needs of it to sleep and to ring. */
