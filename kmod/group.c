@@ -10,7 +10,8 @@
  * A member points at its group, and has a reference to the struct; a group does not know
  * its members.  So there is no cycle, no table and no list, and members come and go
  * under the lock of their channel alone.  When the group's file is closed they stay, and
- * what rings set is seen by nobody, until they join another group, or are closed.
+ * what rings set is seen by nobody, until they join another group, or are detached or
+ * closed.
  *
  *	Owner					Ringer: evr_group_mark()
  *
@@ -120,7 +121,9 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 	if (IS_ERR(ep))
 		return PTR_ERR(ep);
 	spin_lock(&ep->channel->lock);
-	if (ep->group == group) {
+	if (ep->state >= EVERING_STATE_DETACHED) {
+		ret = -ESTALE; /* as it would be none any more: evr_part() */
+	} else if (ep->group == group) {
 		ret = -EEXIST;
 	} else if ((ep->group && !READ_ONCE(ep->group->closed)) ||
 		   (ep->named && ep->pid != task_tgid(current))) {

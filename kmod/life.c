@@ -53,6 +53,16 @@ static bool evr_detach(struct evr_endpoint *ep)
 }
 
 /*
+ * Whoever is to know that @ep has gone is told, when the lock is free.  Nobody waits for
+ * it any more either: else a stranger who keeps its descriptor would keep its group.
+ */
+static void evr_part(struct evr_endpoint *ep, __poll_t events)
+{
+	evr_group_leave(ep, NULL);
+	evr_hang_up(ep->peer, events);
+}
+
+/*
  * The scheduler lets a task that has woken another finish its slice.  This one has
  * its memory to free, for whose end nobody waits: let those run first that it woke on
  * this CPU.  Once a process, so that many endpoints do not add up.
@@ -79,7 +89,7 @@ static bool evr_map_invalidate(struct mmu_interval_notifier *notifier,
 	left = ep->owner == map && evr_detach(ep);
 	spin_unlock(&ep->channel->lock);
 	if (left) {
-		evr_hang_up(ep->peer, EPOLLRDHUP);
+		evr_part(ep, EPOLLRDHUP);
 		evr_let_run(range->mm);
 	}
 	return true;
@@ -102,7 +112,7 @@ void evr_endpoint_flush(struct evr_endpoint *ep)
 		left = evr_detach(ep);
 	spin_unlock(&ep->channel->lock);
 	if (left)
-		evr_hang_up(ep->peer, EPOLLRDHUP);
+		evr_part(ep, EPOLLRDHUP);
 }
 
 /* Counts a mapping of the current process, in @map if it has none yet. */
@@ -263,7 +273,7 @@ void evr_endpoint_unmapped(struct evr_endpoint *ep, struct vm_area_struct *vma)
 	}
 	spin_unlock(&channel->lock);
 	if (left)
-		evr_hang_up(ep->peer, EPOLLRDHUP);
+		evr_part(ep, EPOLLRDHUP);
 	if (last) {
 		evr_map_free(map);
 		evr_channel_settle(channel, false);
@@ -279,7 +289,6 @@ void evr_endpoint_close(struct evr_endpoint *ep)
 	struct evr_channel *channel = ep->channel;
 	const struct cred *cred;
 
-	evr_group_leave(ep, NULL);
 	spin_lock(&channel->lock);
 	cred = get_cred(ep->peer->cred);
 	spin_unlock(&channel->lock);
@@ -290,6 +299,6 @@ void evr_endpoint_close(struct evr_endpoint *ep)
 	spin_lock(&channel->lock);
 	evr_leave(ep, EVERING_STATE_CLOSED);
 	spin_unlock(&channel->lock);
-	evr_hang_up(ep->peer, EPOLLRDHUP | EPOLLHUP);
+	evr_part(ep, EPOLLRDHUP | EPOLLHUP);
 	evr_channel_settle(channel, false);
 }

@@ -427,6 +427,48 @@ TEST_F(group, its_end_frees_its_members)
 	EXPECT_STREQ("1", fdinfo(other, "members"));
 }
 
+static int attaches_adds_and_dies(void *arg)
+{
+	FIXTURE_DATA(group) *self = arg;
+	struct side b;
+
+	if (side_map(&b, G, self->fd[1], EVERING_B) ||
+	    dev_attach(self->fd[1]) || dev_add(self->group, self->fd[1], 19) ||
+	    strcmp("1", fdinfo(self->group, "members")))
+		return 1;
+	kill(getpid(), SIGKILL);
+	return 2;
+}
+
+/* Whoever keeps a descriptor of an endpoint that is over does not keep its group. */
+TEST_F(group, one_that_is_detached_is_no_member)
+{
+	struct side b;
+	int fd[2];
+
+	/* The peer's holder, say, who passed it on and has a copy of the descriptor. */
+	ASSERT_EQ(0, dev_pair(self->dev, G, fd));
+	self->fd[1] = fd[1];
+	EXPECT_EQ(128 + SIGKILL, reap(spawn(attaches_adds_and_dies, self)));
+	EXPECT_STREQ("0", fdinfo(self->group, "members"));
+	EXPECT_EQ(-ENOENT, dev_remove(self->group, fd[1]));
+	EXPECT_EQ(19, take_one(self->page));
+	EXPECT_EQ(-ESTALE, dev_add(self->group, fd[1], 19));
+	EXPECT_EQ(-1, take_one(self->page));
+	/* The other end is not over. */
+	EXPECT_EQ(0, dev_add(self->group, fd[0], 20));
+	EXPECT_EQ(20, take_one(self->page));
+
+	/* It unmaps the last of what it had. */
+	ASSERT_EQ(0, dev_pair(self->dev, G, fd));
+	ASSERT_EQ(0, side_map(&b, G, fd[1], EVERING_B));
+	ASSERT_EQ(0, dev_add(self->group, fd[1], 21));
+	EXPECT_STREQ("2", fdinfo(self->group, "members"));
+	side_unmap(&b);
+	EXPECT_STREQ("1", fdinfo(self->group, "members"));
+	EXPECT_EQ(-ESTALE, dev_add(self->group, fd[1], 21));
+}
+
 /* -------------------------------------------------------------- ENTER, waiting */
 
 /* A thread in ENTER on a group. */

@@ -74,7 +74,8 @@
  *			another thread grows the same arena; ADD: the endpoint is in
  *			another group, or another process has it
  *	ESTALE		ATTACH, mmap: it is over; the endpoint was detached, or nobody
- *			can attach any more; GROW: the channel was given up
+ *			can attach any more; ADD: the endpoint was detached; GROW: the
+ *			channel was given up
  *	EBADF		SET_EVENTFD, ADD, REMOVE, ENTER on a group: not an open
  *			descriptor
  *	EEXIST		ADD: the endpoint is in this group already
@@ -532,8 +533,9 @@ struct evering_grow {
  * wake, the owner alone.
  *
  * A group does not hold its members.  A member is removed by REMOVE, and by itself
- * when the last descriptor of the endpoint is closed or the group is.  One that is
- * passed on to another process without REMOVE stays a member.
+ * when the endpoint is detached or its last descriptor is closed, or when the group is
+ * closed: all its descriptors, and mappings of its page.  One that is passed on to
+ * another process without REMOVE stays a member.
  */
 
 /* A group has so many indices. */
@@ -588,8 +590,9 @@ struct evering_group_create {
  *
  * Its bit is set at once, whether there is something or not, and if its peer has gone
  * already it is a member all the same.  -EEXIST if it is in this group, whatever the
- * index; -EBUSY if it is in another, or another process has called ATTACH on it.  -EBADF:
- * not an open descriptor; -EINVAL: it is no endpoint, or no such index.
+ * index; -EBUSY if it is in another, or another process has called ATTACH on it; -ESTALE if
+ * it was detached itself.  -EBADF: not an open descriptor; -EINVAL: it is no endpoint, or no
+ * such index.
  */
 struct evering_add {
 	__u32 size;
