@@ -444,7 +444,7 @@ static void put_up_with_it(void)
 
 /* ------------------------------------------------------------------- programs */
 
-static uint8_t wheel[512];
+static uint8_t wheel[1024];
 static size_t wheel_size;
 
 static void random_call(struct call *c, uint64_t *rng)

@@ -33,8 +33,12 @@ enum {
 	DEVICE,
 	END,
 	EVENTFD,
-	EPOLL
+	EPOLL,
+	GROUP
 };
+
+/* A region of a group: all of it. */
+#define GROUP_PAGE EVERING_REGIONS
 
 struct slot {
 	int fd, kind, end;
@@ -149,6 +153,24 @@ static struct slot *keep(unsigned int at, struct slot new)
 	return s;
 }
 
+/* Where to create something: sometimes there is no descriptor for it. */
+static struct rlimit few_descriptors(struct args *a)
+{
+	struct rlimit limit, less;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	less = limit;
+	if (rarely(a, 32))
+		less.rlim_cur = FIRST_FD + pick(a, 4);
+	setrlimit(RLIMIT_NOFILE, &less);
+	return limit;
+}
+
+static bool keep_group(unsigned int at, int fd)
+{
+	return keep(at, (struct slot){ fd, GROUP, 0, 0, true, { 0 } });
+}
+
 static void keep_pair(unsigned int at, const int fd[2],
 		      const struct evering_geometry *g)
 {
@@ -195,6 +217,20 @@ static bool make_channel(struct args *a, unsigned int at)
 	return true;
 }
 
+static bool make_group(struct args *a, unsigned int at)
+{
+	int fd = dev_group(me.dev, pick(a, 4));
+
+	return fd >= 0 && keep_group(at, fd);
+}
+
+static bool make_some(struct args *a, int kind, unsigned int at)
+{
+	if (kind == GROUP)
+		return make_group(a, at);
+	return kind == END && (receive() || make_channel(a, at));
+}
+
 /* A descriptor of @kind, or now and then of any; fd is -1 if there is none. */
 static struct slot *some(struct args *a, int kind)
 {
@@ -209,7 +245,7 @@ static struct slot *some(struct args *a, int kind)
 			if (s->fd >= 0 && (any || s->kind == kind))
 				return s;
 		}
-		if (kind != END || !(receive() || make_channel(a, first)))
+		if (!make_some(a, kind, first))
 			break;
 	}
 	none = (struct slot){ .fd = -1 };
@@ -222,9 +258,15 @@ static bool sure_end(const struct slot *s)
 	return s->kind == END && s->sure;
 }
 
+static bool sure_group(const struct slot *s)
+{
+	return s->kind == GROUP && s->sure;
+}
+
 static bool may_store(const struct map *m)
 {
-	return may_write(&m->of.g, m->of.end, m->region);
+	return m->region == GROUP_PAGE ||
+	       may_write(&m->of.g, m->of.end, m->region);
 }
 
 static void forget(struct map *m)
@@ -242,8 +284,13 @@ static void keep_map(unsigned int at, const struct slot *s, int region,
 		m = &me.map[i];
 	if (m->p)
 		forget(m);
-	*m = (struct map){ p, region_size(&s->g, region), prot, region, false,
-			   *s };
+	*m = (struct map){
+		.p = p,
+		.len = region == GROUP_PAGE ? PAGE : region_size(&s->g, region),
+		.prot = prot,
+		.region = region,
+		.of = *s,
+	};
 }
 
 /* A mapping, made if there is none; NULL if that cannot be. */
@@ -371,8 +418,13 @@ static void *place(struct args *a, uint32_t *words, size_t len)
 static long do_ioctl(struct args *a, unsigned int cmd, void *arg, size_t len,
 		     const int *errnos)
 {
-	const int kind = cmd < EVERING_IOC_RING ? DEVICE : END;
+	int kind = cmd < EVERING_IOC_RING ? DEVICE :
+		   cmd < EVERING_IOC_ADD  ? END :
+					    GROUP;
 	long ret;
+
+	if (cmd == EVERING_IOC_ENTER && a->s->kind == GROUP)
+		kind = GROUP;
 
 	a->placed = place(a, arg, len);
 	ret = dev_ioctl(a->s->fd, cmd, a->placed);
@@ -442,17 +494,13 @@ static long call_create(struct args *a)
 		.flags = flags[pick(a, ARRAY_SIZE(flags))],
 	};
 	unsigned int at = pick(a, SLOTS);
-	struct rlimit limit, less;
+	struct rlimit limit;
 	long ret;
 
 	/* Of large blocks; most of its time goes into clearing them. */
 	if (rarely(a, 64))
 		c.geometry.arena_size[0] = (2 << 20) + 4096;
-	getrlimit(RLIMIT_NOFILE, &limit);
-	less = limit;
-	if (rarely(a, 32))
-		less.rlim_cur = FIRST_FD + pick(a, 4);
-	setrlimit(RLIMIT_NOFILE, &less);
+	limit = few_descriptors(a);
 	ret = do_ioctl(a, EVERING_IOC_CREATE, &c, sizeof(c),
 		       (int[]){ EDQUOT, ENOMEM, EMFILE, ENFILE, 0 });
 	setrlimit(RLIMIT_NOFILE, &limit);
@@ -490,6 +538,8 @@ static long call_ring(struct args *a)
 		MUST(ret >= 0 && !(ret & ~(long)bells));
 	else if (sure_end(a->s))
 		MUST(ret == -EINVAL);
+	else if (sure_group(a->s)) /* the argument is an index */
+		MUST(ret == (bells < EVERING_GROUP_MEMBERS ? 0 : -EINVAL));
 	return ret;
 }
 
@@ -539,9 +589,10 @@ static long call_enter(struct args *a)
 static long call_ioctl(struct args *a)
 {
 	/* Ours; FIONBIO, FIOASYNC, TCGETS, FIONREAD, FIGETBSZ */
-	static const uint16_t known[] = { 0xeb00, 0xeb01, 0xeb10, 0xeb11,
-					  0xeb12, 0xeb13, 0x5421, 0x5452,
-					  0x5401, 0x541b, 2 };
+	static const uint16_t known[] = { 0xeb00, 0xeb01, 0xeb02, 0xeb10,
+					  0xeb11, 0xeb12, 0xeb13, 0xeb20,
+					  0xeb21, 0x5421, 0x5452, 0x5401,
+					  0x541b, 2 };
 	unsigned int cmd = known[pick(a, ARRAY_SIZE(known))];
 	uint32_t junk[32];
 
@@ -556,6 +607,221 @@ static long call_ioctl(struct args *a)
 	if (cmd == EVERING_IOC_ENTER)
 		tick_in(200 * USEC);
 	return dev_ioctl(a->s->fd, cmd, place(a, junk, sizeof(junk)));
+}
+
+/* ------------------------------------------------------------------- groups */
+
+static long call_group(struct args *a)
+{
+	struct evering_group_create c = { .size = sizeof(c) };
+	unsigned int at = pick(a, SLOTS);
+	struct rlimit limit;
+	long ret;
+
+	c.flags = pick(a, 5);
+	limit = few_descriptors(a);
+	ret = do_ioctl(a, EVERING_IOC_GROUP, &c, sizeof(c),
+		       (int[]){ EDQUOT, ENOMEM, EMFILE, ENFILE, 0 });
+	setrlimit(RLIMIT_NOFILE, &limit);
+	memcpy(&c, a->placed, ret ? 0 : sizeof(c));
+	if (!ret && !a->open) /* as call_create() */
+		MUST(keep_group(at, c.fd));
+	return ret;
+}
+
+/* One that members have often, or any. */
+static uint32_t some_index(struct args *a)
+{
+	return rarely(a, 4) ? (uint32_t)odd(a) : pick(a, 256);
+}
+
+static long call_add(struct args *a)
+{
+	struct evering_add add = { .size = sizeof(add) };
+
+	add.fd = rarely(a, 32) ? (int)odd(a) : some(a, END)->fd;
+	add.index = some_index(a);
+	return do_ioctl(a, EVERING_IOC_ADD, &add, sizeof(add),
+			(int[]){ EBADF, EEXIST, EBUSY, ESTALE, 0 });
+}
+
+static long call_remove(struct args *a)
+{
+	int fd = rarely(a, 32) ? (int)odd(a) : some(a, END)->fd;
+	long ret = dev_remove(a->s->fd, fd);
+
+	MUST(!sure_group(a->s) || !ret || ret == -EBADF || ret == -EINVAL ||
+	     ret == -ENOENT);
+	return ret;
+}
+
+static long call_group_enter(struct args *a)
+{
+	static struct evering_group_ring list[EVERING_MAX_GROUP_RINGS + 1];
+	static const uint8_t counts[] = { 0, 1, 1, 2, 3, 8, 64, 65 };
+	struct evering_group_enter e = { .size = sizeof(e) };
+	unsigned int time = pick(a, 16), i;
+	long ret;
+
+	e.ring = counts[pick(a, ARRAY_SIZE(counts))];
+	for (i = 0; i < e.ring; i++) {
+		list[i].fd = i ? list[i - 1].fd : some(a, END)->fd;
+		if (i && random_below(&a->state, 2))
+			list[i].fd = some(a, END)->fd;
+		list[i].bells = 1 + (uint32_t)random_below(&a->state, 3);
+	}
+	if (rarely(a, 32))
+		list[pick(a, ARRAY_SIZE(list))].bells = (uint32_t)odd(a);
+	e.rings = (uintptr_t)list;
+	if (rarely(a, 16)) /* a part cannot be read */
+		e.rings = (uintptr_t)me.page + PAGE - 8 * pick(a, 3);
+	else if (rarely(a, 16))
+		e.rings = odd(a);
+	e.flags = rarely(a, 4) ? pick(a, 8) : 0;
+	e.wait = !rarely(a, 2);
+	if (time < 12)
+		e.timeout = (uint64_t)now_ns() + (1000ull << time / 2);
+	else
+		e.timeout = time == 12 ? EVERING_FOREVER : odd(a);
+	if (time >= 12)
+		tick_in(200 * USEC);
+	ret = do_ioctl(a, EVERING_IOC_ENTER, &e, sizeof(e),
+		       (int[]){ ETIMEDOUT, EINTR, EAGAIN, EBUSY, EBADF,
+				a->s->kind == END ? EPIPE : 0, 0 });
+	if (ret >= 0 && !a->open && sure_group(a->s)) {
+		MUST(ret <= 2 * EVERING_MAX_GROUP_RINGS);
+		MUST(e.flags & EVERING_ENTER_RUNG ? ret == (long)e.ring :
+						    ret <= 2 * (long)e.ring);
+	}
+	return ret;
+}
+
+static long call_map_group(struct args *a)
+{
+	static const int prots[] = { 3, 3, 3, 1, 2, 0, 5, 4, 7 };
+	int prot = prots[pick(a, ARRAY_SIZE(prots))], kind = MAP_SHARED;
+	size_t len = PAGE;
+	uint64_t offset = 0;
+	bool granted;
+	char *p;
+
+	if (rarely(a, 16))
+		kind = MAP_PRIVATE;
+	if (rarely(a, 16))
+		len = odd(a);
+	if (rarely(a, 16))
+		offset = odd(a);
+	p = mmap(NULL, len, prot, kind, a->s->fd, (off_t)offset);
+	if (!sure_group(a->s)) {
+		if (p != MAP_FAILED)
+			munmap(p, len);
+		return p == MAP_FAILED ? -errno : 0;
+	}
+	granted = len && len <= PAGE && !offset && kind == MAP_SHARED &&
+		  !(prot & PROT_EXEC);
+	MUST(granted == (p != MAP_FAILED) || errno == ENOMEM);
+	if (p == MAP_FAILED)
+		return -errno;
+	keep_map(pick(a, MAPS), a->s, GROUP_PAGE, prot, p);
+	return 0;
+}
+
+/* Rings what nobody else has yet, in one of the ways that there are. */
+static void ring_member(struct args *a, int group, const int fd[2],
+			uint32_t bells, uint32_t armed)
+{
+	struct evering_group_ring list[2] = { { fd[0], bells },
+					      { fd[0], bells } };
+	const int n = (int)((armed & 1) + (armed >> 1));
+
+	switch (pick(a, 4)) {
+	case 0:
+		MUST(dev_ring(fd[0], bells) == (int)armed);
+		break;
+	case 1:
+		MUST(dev_enter(fd[0], bells, 0, 0) == (int)armed << 8);
+		break;
+	case 2: /* by its own process */
+		MUST(dev_ring(fd[1], bells | EVERING_RING_SELF) == (int)armed);
+		break;
+	default: /* waiting, for what comes of it, if so */
+		MUST(dev_group_enter(group, 0, list, 2, n > 0,
+				     EVERING_FOREVER) == n);
+	}
+}
+
+/*
+ * A member whose bell was armed and is rung is looked at, once; so is a new one, and one
+ * whose peer goes; and nothing else is.
+ */
+static void watch_member(struct args *a, int group, int fd[2],
+			 struct evering_half *half,
+			 struct evering_group_page *page)
+{
+	const uint32_t at =
+		(uint32_t)random_below(&a->state, EVERING_GROUP_MEMBERS);
+	uint32_t bells, set;
+	int i;
+
+	MUST(take_one(page) == -1);
+	MUST(!dev_add(group, fd[1], at));
+	MUST(take_one(page) == (int)at);
+	for (i = 0; i < 3; i++) {
+		bells = 1 + pick(a, 3);
+		arm(half, pick(a, 4));
+		set = armed(half) & bells;
+		ring_member(a, group, fd, bells, set);
+		if (set)
+			MUST(poll_now(group, POLL_ALL) == POLLIN &&
+			     !dev_group_enter(group, 0, NULL, 0, 1, 0));
+		MUST(take_one(page) == (set ? (int)at : -1));
+	}
+	switch (pick(a, 4)) {
+	case 1:
+		MUST(!dev_remove(group, fd[1]));
+		arm(half, RX);
+		MUST(dev_ring(fd[0], RX) == RX);
+		MUST(take_one(page) == -1);
+		break;
+	case 2:
+		close(fd[0]);
+		fd[0] = -1;
+		MUST(take_one(page) == (int)at);
+		break;
+	case 3: /* it ends itself */
+		munmap(half, half_size(&geometries[0]));
+		MUST(dev_remove(group, fd[1]) == -ENOENT);
+		MUST(dev_add(group, fd[1], at) == -ESTALE);
+		MUST(take_one(page) == -1);
+		break;
+	}
+}
+
+static long call_member(struct args *a)
+{
+	const struct evering_geometry *g = &geometries[0];
+	unsigned int at = pick(a, SLOTS), i;
+	int group = dev_group(me.dev, 0), fd[2] = { -1, -1 };
+	struct evering_group_page *page = MAP_FAILED;
+	void *half = MAP_FAILED;
+
+	if (group >= 0 && !dev_pair(me.dev, g, fd)) {
+		page = map_group(group);
+		half = map_region(g, fd[1], EVERING_REGION_HALF_B,
+				  PROT_READ | PROT_WRITE);
+	}
+	if (page != MAP_FAILED && half != MAP_FAILED)
+		watch_member(a, group, fd, half, page);
+	if (half != MAP_FAILED)
+		munmap(half, half_size(g));
+	if (page != MAP_FAILED)
+		munmap(page, PAGE);
+	if (group >= FIRST_FD)
+		keep_group(at, group);
+	for (i = 0; i < 2; i++)
+		if (fd[i] >= FIRST_FD)
+			close(fd[i]);
+	return page == MAP_FAILED || half == MAP_FAILED ? -ENOENT : 0;
 }
 
 /* ----------------------------------------------------------------- mappings */
@@ -768,7 +1034,8 @@ static long call_open(struct args *a)
 	fd = open(path, how);
 	if (fd < 0)
 		return -errno;
-	MUST(path[1] == 'd' || how == O_PATH || !sure_end(a->s));
+	MUST(path[1] == 'd' || how == O_PATH ||
+	     !(sure_end(a->s) || sure_group(a->s)));
 	/* Not sure, since O_PATH is good for nothing. */
 	keep(pick(a, SLOTS), (struct slot){ .fd = fd, .kind = DEVICE });
 	return fd;
@@ -839,9 +1106,11 @@ static long call_eventfd(struct args *a)
 
 static long call_fdinfo(struct args *a)
 {
-	const char *end = fdinfo(a->s->fd, "end");
+	const char *end =
+		fdinfo(a->s->fd, a->s->kind == GROUP ? "members" : "end");
 
 	MUST(!sure_end(a->s) || (end && *end == 'A' + a->s->end));
+	MUST(!sure_group(a->s) || end);
 	return end ? 0 : -EBADF;
 }
 
@@ -1064,7 +1333,7 @@ static long call_plain(struct args *a)
 	me.used = PAGE;
 	ret = or_errno(syscall(call->nr, arg[0], arg[1], arg[2], arg[3], arg[4],
 			       arg[5]));
-	MUST(ret < 0 || !call->never || !sure_end(a->s));
+	MUST(ret < 0 || !call->never || !(sure_end(a->s) || sure_group(a->s)));
 	return ret;
 }
 
@@ -1156,6 +1425,22 @@ static const struct op {
 	{ "vmsplice", call_vmsplice, 4, MAP },
 	{ "plain", call_plain, 28, END | MAP },
 	{ "fork", call_fork, 1, END },
+	{ "group", call_group, 8, DEVICE },
+	{ "add", call_add, 24, GROUP },
+	{ "remove", call_remove, 10, GROUP },
+	{ "group_enter", call_group_enter, 24, GROUP },
+	{ "member", call_member, 8, NONE },
+	{ "map_group", call_map_group, 8, GROUP },
+	{ "ring_group", call_ring, 8, GROUP },
+	{ "poll_group", call_poll, 6, GROUP },
+	{ "epoll_group", call_epoll, 6, GROUP },
+	{ "send_group", call_send, 4, GROUP },
+	{ "lose_group", call_lose, 1, GROUP },
+	{ "close_group", call_close, 8, GROUP },
+	{ "dup_group", call_dup, 3, GROUP },
+	{ "fdinfo_group", call_fdinfo, 1, GROUP },
+	{ "plain_group", call_plain, 6, GROUP | MAP },
+	{ "uring_group", call_uring, 2, GROUP | MAP },
 };
 
 static long make_call(const struct call *c)
