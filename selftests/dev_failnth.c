@@ -215,6 +215,45 @@ static int must_time_out(int ret)
 }
 
 /*
+ * Everything there is to be done with a group; its members are both ends of a channel.
+ */
+static bool live_in_group(nth_data *self, const struct evering_geometry *g)
+{
+	struct evering_group_page *page = MAP_FAILED;
+	struct evering_group_ring rings[2] = { { .bells = RX },
+					       { .bells = RX | TX } };
+	bool bad = false;
+	int fd[2], group, i;
+
+	group = dev_group(self->dev, 0);
+	if (!STEP(group))
+		return !bad;
+	if (!STEP(dev_pair(self->dev, g, fd)))
+		goto out_group;
+	for (i = 0; i < 2; i++)
+		rings[i].fd = fd[i];
+	page = map_group(group);
+	if (!STEP(page == MAP_FAILED ? -errno : 0) ||
+	    !STEP(or_errno(madvise(page, PAGE, 23))) || /* as populate() */
+	    !STEP(dev_add(group, fd[1], 100)) ||
+	    !STEP(add_to_epoll(self->epoll, group)) ||
+	    !STEP(dev_group_enter(group, 0, rings, 2, 1, 0)) ||
+	    !STEP(dev_ring(group, 7)) || !STEP(poll_now(group, POLLIN)) ||
+	    !STEP(read_fdinfo(group)) || !STEP(dev_remove(group, fd[1])))
+		goto out;
+	STEP(dev_add(group, fd[0], 5)); /* and is when the group goes */
+out:
+	if (page != MAP_FAILED)
+		munmap(page, PAGE);
+out_group:
+	close(group);
+	for (i = 0; i < 2; i++)
+		if (fd[i] >= 0)
+			close(fd[i]);
+	return !bad;
+}
+
+/*
  * Everything there is to be done with a channel.  False if a call went wrong.
  */
 static bool live(nth_data *self, const struct evering_geometry *g)
@@ -267,32 +306,39 @@ out:
 }
 
 static void sweep(struct __test_metadata *_metadata, nth_data *self,
+		  bool (*life)(nth_data *self,
+			       const struct evering_geometry *g),
 		  const struct evering_geometry *g)
 {
 	int64_t end = now_ns() + 200 * SEC;
 	bool clean, hit = true;
-	int fd[2], n, ret, failures = 0;
+	int fd[2], group, n, ret, failures = 0;
 
-	/* One channel of this user's, and no other, if nothing is leaked. */
-	ASSERT_EQ(0, write_file(LIMIT_FILE, "1"));
+	/* One channel and one group of this user's, if nothing is leaked. */
+	ASSERT_EQ(0, write_file(LIMIT_FILE, "2"));
 	ret = dev_pair(self->dev, g, fd);
 	if (ret == -EDQUOT)
 		SKIP(return, "root has channels elsewhere");
 	ASSERT_EQ(0, ret);
+	group = dev_group(self->dev, 0);
+	if (group == -EDQUOT)
+		SKIP(return, "root has channels elsewhere");
+	ASSERT_GE(group, 0);
+	close(group);
 	close(fd[0]);
 	close(fd[1]);
 	/*
 	 * Whatever this process touches in a run is there: it must not fault.
 	 */
 	self->failed[0] = 0;
-	ASSERT_TRUE(live(self, g));
+	ASSERT_TRUE(life(self, g));
 	ASSERT_STREQ("", self->failed);
 	ASSERT_EQ(0, mlockall(MCL_CURRENT));
 
 	for (n = 1; hit && n < MOST && now_ns() < end; n++) {
 		self->failed[0] = 0;
 		ASSERT_TRUE(inject(self, n));
-		clean = live(self, g);
+		clean = life(self, g);
 		hit = !left(self);
 		/* What the run left over may hit left(), or this. */
 		ASSERT_TRUE(inject(self, 0) || inject(self, 0));
@@ -307,6 +353,10 @@ static void sweep(struct __test_metadata *_metadata, nth_data *self,
 		ASSERT_EQ(self->next, next_fd());
 		ASSERT_EQ(0, dev_pair(self->dev, g, fd))
 		TH_LOG("after injection %d: %s", n, self->failed);
+		group = dev_group(self->dev, 0);
+		ASSERT_GE(group, 0)
+		TH_LOG("after injection %d: %s", n, self->failed);
+		close(group);
 		close(fd[0]);
 		close(fd[1]);
 	}
@@ -324,7 +374,12 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean, 300)
 		.arena_size = { 16384, 8192 },
 	};
 
-	sweep(_metadata, self, &g);
+	sweep(_metadata, self, live, &g);
+}
+
+TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_in_a_group, 300)
+{
+	sweep(_metadata, self, live_in_group, &least_geometry);
 }
 
 /* With blocks of several sizes, of which each falls back to a smaller one. */
@@ -337,7 +392,7 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_with_a_large_arena, 300)
 		.flags = EVERING_SHARED_ARENA,
 	};
 
-	sweep(_metadata, self, &g);
+	sweep(_metadata, self, live, &g);
 }
 
 TEST_HARNESS_MAIN
