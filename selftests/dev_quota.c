@@ -700,6 +700,93 @@ TEST_F(quota, whatever_fails_or_ends_gives_back)
 	EXPECT_GIVEN_BACK(USER, QUOTA);
 }
 
+static int fill_with_groups(void *arg)
+{
+	struct child *c = arg;
+	int group[QUOTA], fd[2], i;
+
+	become(c->uid);
+	for (i = 0; i < QUOTA; i++) {
+		group[i] = dev_group(c->dev, 0);
+		if (group[i] < 0)
+			return 1;
+	}
+	if (dev_group(c->dev, 0) != -EDQUOT ||
+	    create_least(c->dev, fd) != -EDQUOT)
+		return 2;
+	close(group[0]);
+	if (create_least(c->dev, fd) || dev_group(c->dev, 0) != -EDQUOT)
+		return 3;
+	/* What has a member is there, and paid for, as long as that is. */
+	if (dev_add(group[1], fd[0], 0) || dev_add(group[1], fd[1], 0))
+		return 4;
+	close(group[1]);
+	if (dev_group(c->dev, 0) != -EDQUOT)
+		return 5;
+	close(fd[0]);
+	/* The channel is given up for another, its end that is left is a member still; */
+	if (dev_group(c->dev, 0) < 0 || dev_group(c->dev, 0) != -EDQUOT)
+		return 6;
+	close(fd[1]); /* until it is closed. */
+	if (dev_group(c->dev, 0) < 0)
+		return 7;
+	return dev_group(c->dev, 0) == -EDQUOT ? 0 : 8;
+}
+
+TEST_F(quota, a_group_counts_as_a_channel)
+{
+	struct child c = { .dev = self->dev, .uid = USER };
+	int i;
+
+	ASSERT_EQ(0, set_limit(USER_CHANNELS, QUOTA));
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(0, reap(spawn(fill_with_groups, &c)));
+	EXPECT_GIVEN_BACK(USER, QUOTA);
+	/* And is as large as a page. */
+	ASSERT_EQ(0, set_limit(CHANNEL_MIB, 0));
+	EXPECT_EQ(-EDQUOT, dev_group(self->dev, 0));
+}
+
+struct member {
+	struct child c;
+	int fd; /* of a channel that is another's */
+};
+
+static int serve_in_group(void *arg)
+{
+	struct member *m = arg;
+	int group;
+
+	become(m->c.uid);
+	group = dev_group(m->c.dev, 0);
+	if (group < 0 || map_group(group) == MAP_FAILED ||
+	    map_region(&least_geometry, m->fd, EVERING_REGION_HALF_B,
+		       PROT_READ) == MAP_FAILED ||
+	    dev_attach(m->fd) || dev_add(group, m->fd, 0))
+		return 1;
+	tell(m->c.sock);
+	await_death();
+}
+
+/* A stranger who keeps what he gave to a server does not keep the server's group. */
+TEST_F(quota, a_group_is_given_back_whoever_keeps_its_members)
+{
+	struct member m = { .c = { .dev = self->dev, .uid = USER } };
+	int fd[2], word[2];
+	pid_t pid;
+
+	ASSERT_EQ(0, set_limit(USER_CHANNELS, 1));
+	ASSERT_EQ(0, create_least(self->dev, fd));
+	ASSERT_EQ(0, pipe2(word, O_CLOEXEC));
+	m.c.sock = word[1];
+	m.fd = fd[1];
+	pid = spawn(serve_in_group, &m);
+	ASSERT_TRUE(told(word[0]));
+	kill_and_reap(pid);
+	EXPECT_GIVEN_BACK(USER, 1);
+	EXPECT_EQ(POLLRDHUP, poll_now(fd[0], POLLRDHUP));
+}
+
 enum {
 	BY_EXIT,
 	BY_KILL,
@@ -875,7 +962,13 @@ static int live_in_cgroup(void *arg)
 	close_both(fd);
 	if (!EVENTUALLY(cgroup_bytes() < before + (long long)(2 * MIB)))
 		return 5;
-	return 0;
+	/* Groups have a page each. */
+	before = cgroup_bytes();
+	for (i = 0; i < 900; i++)
+		if (dev_group(c->dev, 0) < 0)
+			return 7;
+	during = cgroup_bytes();
+	return during - before < (long long)(3 * MIB) ? 8 : 0;
 }
 
 TEST_F(quota, the_memory_cgroup_is_charged_and_its_limit_is_enomem)

@@ -167,6 +167,33 @@ TEST_F(trace, wake_tells_what_for)
 	EXPECT_EVENTS(1, "ring", "end=B bells=0x1 which=0x1");
 }
 
+TEST_F(trace, members_come_are_marked_and_go)
+{
+	int group = dev_group(self->dev, 0);
+	char fields[96];
+	struct side b;
+
+	ASSERT_GE(group, 0);
+	ASSERT_EQ(0, side_map(&b, &least_geometry, self->fd[1], EVERING_B));
+	snprintf(fields, sizeof(fields), "end=B group=%.63s index=77",
+		 fdinfo(group, "group"));
+	ASSERT_EQ(0, dev_add(group, self->fd[1], 77));
+	EXPECT_EVENTS(1, "add", fields);
+	EXPECT_EVENTS(0, "mark", fields);
+	EXPECT_EQ(0, dev_ring(self->fd[0], RX));
+	EXPECT_EVENTS(0, "mark", fields);
+	arm(b.own, RX);
+	EXPECT_EQ(RX, dev_ring(self->fd[0], RX));
+	EXPECT_EVENTS(1, "mark", fields);
+	EXPECT_EVENTS(0, "remove", fields);
+	ASSERT_EQ(0, dev_remove(group, self->fd[1]));
+	EXPECT_EVENTS(1, "remove", fields);
+	/* Whatever its end is. */
+	ASSERT_EQ(0, dev_add(group, self->fd[1], 77));
+	side_unmap(&b);
+	EXPECT_EVENTS(2, "remove", fields);
+}
+
 TEST_F(trace, a_channel_is_told_apart_by_a_filter)
 {
 	char filter[64], id[32];

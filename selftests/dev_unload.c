@@ -164,6 +164,36 @@ TEST_F(module, an_endpoint_holds_it)
 	EXPECT_UNLOADS();
 }
 
+TEST_F(module, a_group_and_its_members_hold_it)
+{
+	struct evering_group_page *page;
+	int fd[2], group;
+
+	group = dev_group(self->dev, 0);
+	ASSERT_GE(group, 0);
+	close(self->dev);
+	EXPECT_IN_USE();
+	page = map_group(group);
+	ASSERT_NE(MAP_FAILED, (void *)page);
+	close(group);
+	EXPECT_IN_USE();
+	munmap(page, PAGE);
+	EXPECT_UNLOADS();
+
+	/* Which outlives its file in a member of it. */
+	self->dev = dev_open();
+	group = dev_group(self->dev, 0);
+	ASSERT_GE(group, 0);
+	ASSERT_EQ(0, dev_pair(self->dev, &small_geometry, fd));
+	ASSERT_EQ(0, dev_add(group, fd[0], 0));
+	close(self->dev);
+	close(group);
+	close(fd[1]);
+	EXPECT_IN_USE();
+	close(fd[0]);
+	EXPECT_UNLOADS();
+}
+
 TEST_F(module, a_mapping_holds_it)
 {
 	int fd[2];
