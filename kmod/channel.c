@@ -279,8 +279,10 @@ struct evr_channel *evr_channel_create(const struct evering_create *create)
 }
 
 /* As EVERING_IOC_GROW.  Meanwhile the channel is no orphan whose pages could go. */
-int evr_channel_grow(struct evr_endpoint *ep, u64 size)
+int evr_channel_grow(struct file *file, void *arg, void __user *uarg)
 {
+	u64 size = ((const struct evering_grow *)arg)->there;
+	struct evr_endpoint *ep = file->private_data;
 	struct evr_channel *channel = ep->channel;
 	unsigned int end = evr_end(ep);
 	struct evr_region *region = &channel->region[EVERING_REGION_ARENA(end)];

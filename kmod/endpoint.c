@@ -80,20 +80,13 @@ static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
 	return named ? evr_ioctl_reply(uarg, out, sizeof(*out)) : -ENOTCONN;
 }
 
-static int evr_grow(struct file *file, void *arg, void __user *uarg)
-{
-	const struct evering_grow *grow = arg;
-
-	return evr_channel_grow(file->private_data, grow->there);
-}
-
 static const struct evr_ioctl evr_endpoint_ioctls[] = {
 	{ EVERING_IOC_SET_EVENTFD, sizeof(struct evering_set_eventfd), 16, 0,
 	  evr_set_eventfd },
 	{ EVERING_IOC_PEER_CRED, sizeof(struct evering_peer_cred), 24, 0,
 	  evr_peer_cred },
 	{ EVERING_IOC_ATTACH, sizeof(struct evering_attach), 16, 0, evr_attach },
-	{ EVERING_IOC_GROW, sizeof(struct evering_grow), 16, 0, evr_grow },
+	{ EVERING_IOC_GROW, sizeof(struct evering_grow), 16, 0, evr_channel_grow },
 };
 
 /* The peer, or the own sleeper, which another thread of its process wants to wake. */
@@ -169,21 +162,6 @@ static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 	return events;
 }
 
-static int evr_flush(struct file *file, fl_owner_t id)
-{
-	evr_endpoint_flush(file->private_data);
-	return 0;
-}
-
-static int evr_endpoint_release(struct inode *inode, struct file *file)
-{
-	struct evr_endpoint *ep = file->private_data;
-
-	evr_endpoint_close(ep);
-	evr_channel_put(ep->channel);
-	return 0;
-}
-
 /* One line a fact; what each endpoint has of its own in two columns, A and B. */
 static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 {
@@ -231,7 +209,7 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 
 const struct file_operations evr_endpoint_fops = {
 	.owner = THIS_MODULE,
-	.flush = evr_flush,
+	.flush = evr_endpoint_flush,
 	.release = evr_endpoint_release,
 	.unlocked_ioctl = evr_endpoint_ioctl,
 	/* Does to RING's argument, which is no pointer, what does not matter. */

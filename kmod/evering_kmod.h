@@ -148,7 +148,7 @@ int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known);
 
 /* channel.c */
 struct evr_channel *evr_channel_create(const struct evering_create *create);
-int evr_channel_grow(struct evr_endpoint *ep, u64 size);
+int evr_channel_grow(struct file *file, void *arg, void __user *uarg);
 void evr_channel_put(struct evr_channel *channel);
 void evr_channel_shrink(struct evr_channel *channel);
 
@@ -156,10 +156,10 @@ void evr_channel_shrink(struct evr_channel *channel);
 int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
 		     bool writes);
 void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma);
-void evr_endpoint_copied(struct evr_endpoint *ep, struct vm_area_struct *vma);
-void evr_endpoint_unmapped(struct evr_endpoint *ep, struct vm_area_struct *vma);
-void evr_endpoint_flush(struct evr_endpoint *ep);
-void evr_endpoint_close(struct evr_endpoint *ep);
+void evr_vm_open(struct vm_area_struct *vma);
+void evr_vm_close(struct vm_area_struct *vma);
+int evr_endpoint_flush(struct file *file, fl_owner_t id);
+int evr_endpoint_release(struct inode *inode, struct file *file);
 void evr_channel_settle(struct evr_channel *channel, bool now);
 
 /* endpoint.c */

@@ -99,9 +99,10 @@ static const struct mmu_interval_notifier_ops evr_map_ops = {
 	.invalidate = evr_map_invalidate,
 };
 
-/* A descriptor of @ep was closed, which most often says nothing. */
-void evr_endpoint_flush(struct evr_endpoint *ep)
+/* A descriptor was closed, which most often says nothing. */
+int evr_endpoint_flush(struct file *file, fl_owner_t id)
 {
+	struct evr_endpoint *ep = file->private_data;
 	struct mm_struct *mm = current->mm;
 	bool left = false;
 
@@ -113,6 +114,7 @@ void evr_endpoint_flush(struct evr_endpoint *ep)
 	spin_unlock(&ep->channel->lock);
 	if (left)
 		evr_part(ep, EPOLLRDHUP);
+	return 0;
 }
 
 /* Counts a mapping of the current process, in @map if it has none yet. */
@@ -221,10 +223,11 @@ void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma)
 		evr_quota_move(ep->channel, current_cred());
 }
 
-/* A mapping was moved by mremap(), or copied into a child. */
-void evr_endpoint_copied(struct evr_endpoint *ep, struct vm_area_struct *vma)
+/* A mapping was moved by mremap(), or copied by fork, if MADV_DOFORK asked it to. */
+void evr_vm_open(struct vm_area_struct *vma)
 {
 	struct evr_map *map = vma->vm_private_data;
+	struct evr_endpoint *ep = map->ep;
 
 	spin_lock(&ep->channel->lock);
 	map->vmas++;
@@ -255,11 +258,15 @@ void evr_channel_settle(struct evr_channel *channel, bool now)
 		evr_quota_orphan(channel);
 }
 
-/* A mapping is gone; perhaps the last, perhaps after its process. */
-void evr_endpoint_unmapped(struct evr_endpoint *ep, struct vm_area_struct *vma)
+/*
+ * A mapping is gone; perhaps the last, perhaps after its process, by whoever dropped the
+ * last user of the mm.
+ */
+void evr_vm_close(struct vm_area_struct *vma)
 {
-	struct evr_channel *channel = ep->channel;
 	struct evr_map *map = vma->vm_private_data;
+	struct evr_endpoint *ep = map->ep;
+	struct evr_channel *channel = ep->channel;
 	bool left = false, last;
 
 	spin_lock(&channel->lock);
@@ -284,8 +291,9 @@ void evr_endpoint_unmapped(struct evr_endpoint *ep, struct vm_area_struct *vma)
  * Its file is gone, and so are its mappings, which held the file.  The user who keeps
  * the channel alive pays from now on.
  */
-void evr_endpoint_close(struct evr_endpoint *ep)
+int evr_endpoint_release(struct inode *inode, struct file *file)
 {
+	struct evr_endpoint *ep = file->private_data;
 	struct evr_channel *channel = ep->channel;
 	const struct cred *cred;
 
@@ -301,4 +309,6 @@ void evr_endpoint_close(struct evr_endpoint *ep)
 	spin_unlock(&channel->lock);
 	evr_part(ep, EPOLLRDHUP | EPOLLHUP);
 	evr_channel_settle(channel, false);
+	evr_channel_put(channel);
+	return 0;
 }

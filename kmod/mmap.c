@@ -21,18 +21,6 @@
 /* From VM_WRITE to VM_MAYWRITE and so on. */
 #define EVR_MAY_SHIFT		ilog2(VM_MAYWRITE / VM_WRITE)
 
-/* Fork copies a mapping if asked to by MADV_DOFORK; mremap() moves one. */
-static void evr_vm_open(struct vm_area_struct *vma)
-{
-	evr_endpoint_copied(vma->vm_file->private_data, vma);
-}
-
-/* Runs in exit too, and in whoever drops the last user of the mm. */
-static void evr_vm_close(struct vm_area_struct *vma)
-{
-	evr_endpoint_unmapped(vma->vm_file->private_data, vma);
-}
-
 static int evr_vm_may_split(struct vm_area_struct *vma, unsigned long addr)
 {
 	return -EINVAL;
@@ -155,7 +143,7 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma)
 	if (index < EVERING_REGION_ARENA_A)
 		ret = evr_insert(vma, 0);
 	if (ret && ret != -EHWPOISON) { /* whoever touches it will be told */
-		evr_endpoint_unmapped(ep, vma);
+		evr_vm_close(vma);
 		return ret;
 	}
 	if (index == EVERING_REGION_HALF(evr_end(ep)))

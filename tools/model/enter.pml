@@ -13,7 +13,7 @@
  *			and a wait for that eventfd
  *	ringer		evering__flush() in user space, then evr_ring(), evr_disarm(),
  *			evr_wake(), evr_wake_sleeper(); it may also go, at any time:
- *			evr_endpoint_unmapped(), evr_leave() and evr_hang_up()
+ *			evr_vm_close(), evr_leave() and evr_hang_up()
  *
  * What is the kernel's own is taken as documented: set_current_state() is a store and
  * a full barrier; a wake-up sees, behind a full barrier, a task that is not running and

@@ -7,7 +7,7 @@
  *	goer		is attached: evr_endpoint_attach(); sends up to ENTRIES entries, closes
  *			politely (evering_close()) or not, and is gone:
  *			evr_map_invalidate(), evr_endpoint_flush(),
- *			evr_endpoint_unmapped(), evr_endpoint_close(); memfd: its socket
+ *			evr_vm_close(), evr_endpoint_release(); memfd: its socket
  *			is closed
  *	receiver	evering_wait() for EVERING_RX by all three policies and with
  *			EVERING_NOWAIT: ready(), spin_for(), wait_nowait(), wait_asleep(),
