@@ -12,6 +12,7 @@
 
 #include <linux/anon_inodes.h>
 #include <linux/eventfd.h>
+#include <linux/evering.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
@@ -107,11 +108,15 @@ static inline int evr_uring_done(struct io_uring_cmd *cmd, int ret,
 	return ret;
 }
 
-/* With an inode of its own, which security modules can label, where there is one. */
+/*
+ * With an inode of its own, which security modules can label, where there is one.
+ * @flags: as given to CREATE.
+ */
 static inline struct file *evr_getfile(const char *name,
 				       const struct file_operations *fops,
-				       void *private, int flags)
+				       void *private, u32 flags)
 {
+	flags = O_RDWR | (flags & EVERING_CREATE_NONBLOCK ? O_NONBLOCK : 0);
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 	return anon_inode_getfile(name, fops, private, flags);
 #else

@@ -108,8 +108,8 @@ static bool evr_crowded(struct evr_waiters *waiters)
  *
  * At least one of the two sees the other.  Older kernels' poll_wait() has no barrier.
  */
-void evr_poll_wait(struct file *file, struct evr_waiters *waiters,
-		   poll_table *table)
+__poll_t evr_poll_wait(struct file *file, struct evr_waiters *waiters,
+		       poll_table *table)
 {
 	/* As in evr_crowded(), which is asked only if there may be a crowd. */
 	if (!poll_does_not_wait(table) &&
@@ -118,6 +118,8 @@ void evr_poll_wait(struct file *file, struct evr_waiters *waiters,
 		poll_wait(file, &waiters->queue, table);
 		smp_mb(); /* as told above */
 	}
+	/* Who comes now waits in vain, and must not wait in silence. */
+	return unlikely(READ_ONCE(waiters->crowded)) ? EPOLLERR : 0;
 }
 
 /*
@@ -333,12 +335,12 @@ fault:
  * A ring is paid once: a call that has rung leaves that in the caller's struct when a
  * signal interrupts it, as it may be restarted, and would ring again.
  */
-int evr_enter_interrupted(struct evering_enter __user *uarg, u32 flags,
-			  u32 rang, int ret)
+int evr_enter_interrupted(struct evering_enter __user *uarg,
+			  const struct evering_enter *enter, u32 rang, int ret)
 {
-	if (ret != -ERESTARTSYS && ret != -ERESTARTNOHAND)
+	if (!enter->ring || (ret != -ERESTARTSYS && ret != -ERESTARTNOHAND))
 		return ret;
-	if (put_user(flags | EVERING_ENTER_RUNG, &uarg->flags) ||
+	if (put_user(enter->flags | EVERING_ENTER_RUNG, &uarg->flags) ||
 	    put_user(rang, &uarg->ring))
 		return -EINTR;
 	return ret;
@@ -450,9 +452,7 @@ long evr_enter(struct file *file, struct evering_enter __user *uarg)
 				nonblock);
 		trace_evr_wake(ep, enter.wait, ret > 0 ? ret : 0);
 		if (ret < 0)
-			return !enter.ring ? ret :
-			       evr_enter_interrupted(uarg, enter.flags, rang,
-						     ret);
+			return evr_enter_interrupted(uarg, &enter, rang, ret);
 		rung = ret;
 	}
 	return rung | rang;

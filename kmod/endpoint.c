@@ -138,27 +138,20 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 {
 	struct evr_endpoint *ep = file->private_data;
-	__poll_t events = 0;
+	__poll_t events = evr_poll_wait(file, &ep->waiters, table);
 	u32 state;
 
-	evr_poll_wait(file, &ep->waiters, table);
 	if (!(READ_ONCE(ep->half->armed_rx) & EVERING_ARMED))
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (!(READ_ONCE(ep->half->armed_tx) & EVERING_ARMED))
 		events |= EPOLLOUT | EPOLLWRNORM;
 	state = smp_load_acquire(&ep->peer->state); /* as evr_gone() */
-	if (likely(state < EVERING_STATE_DETACHED &&
-		   !READ_ONCE(ep->waiters.crowded)))
-		return events;
 	/* Like a socket: whatever is asked for, the end is an answer. */
 	if (state >= EVERING_STATE_DETACHED)
 		events |= EPOLLRDHUP | EPOLLIN | EPOLLRDNORM | EPOLLOUT |
 			  EPOLLWRNORM;
 	if (state == EVERING_STATE_CLOSED)
 		events |= EPOLLHUP;
-	/* Who comes now waits in vain, and must not wait in silence. */
-	if (unlikely(READ_ONCE(ep->waiters.crowded)))
-		events |= EPOLLERR;
 	return events;
 }
 

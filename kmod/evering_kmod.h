@@ -145,6 +145,8 @@ long evr_ioctl(struct file *file, const struct evr_ioctl *table, size_t nr,
 	       unsigned int cmd, unsigned long arg);
 int evr_ioctl_tail(const void __user *uarg, u32 size, size_t known);
 int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known);
+int evr_install(struct file **files, s32 *fds, int nr, u32 flags,
+		void __user *uarg, const void *arg, size_t known);
 
 /* channel.c */
 struct evr_channel *evr_channel_create(const struct evering_create *create);
@@ -173,11 +175,11 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma);
 int evr_group_create(struct file *file, void *arg, void __user *uarg);
 void evr_group_mark(struct evr_group *group, u32 index, int flags);
 int evr_group_look(struct evr_waiters *waiters, u32 bells);
-bool evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from);
+int evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from);
 
 /* doorbell.c */
-void evr_poll_wait(struct file *file, struct evr_waiters *waiters,
-		   poll_table *table);
+__poll_t evr_poll_wait(struct file *file, struct evr_waiters *waiters,
+		       poll_table *table);
 void evr_wake(struct evr_waiters *waiters, u32 bell, int flags);
 void evr_tell(struct evr_endpoint *to, int flags);
 u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags);
@@ -187,8 +189,8 @@ u32 evr_rung(const struct evr_endpoint *ep, u32 bells);
 int evr_sleep(struct evr_waiters *waiters, u32 bells,
 	      int (*look)(struct evr_waiters *waiters, u32 bells),
 	      const struct evering_enter *enter, bool nonblock);
-int evr_enter_interrupted(struct evering_enter __user *uarg, u32 flags,
-			  u32 rang, int ret);
+int evr_enter_interrupted(struct evering_enter __user *uarg,
+			  const struct evering_enter *enter, u32 rang, int ret);
 long evr_enter(struct file *file, struct evering_enter __user *uarg);
 
 /* quota.c */

@@ -74,37 +74,16 @@ static void evr_group_put(struct evr_group *group)
 	kfree(group);
 }
 
-static struct evr_group *evr_group_new(void)
+/* The file of the endpoint that @fd is. */
+static struct file *evr_member_get(int fd)
 {
-	struct evr_group *group = kzalloc(sizeof(*group), EVR_GFP);
-	int ret;
+	struct file *file = fget(fd);
 
-	if (!group)
-		return ERR_PTR(-ENOMEM);
-	refcount_set(&group->refs, 1);
-	group->id = get_random_u64() >> 16; /* as a channel's */
-	init_waitqueue_head(&group->waiters.queue);
-	INIT_LIST_HEAD(&group->account.orphan);
-	ret = evr_quota_charge(&group->account, PAGE_SIZE, PAGE_SIZE);
-	if (!ret) {
-		group->page = (void *)get_zeroed_page(EVR_GFP);
-		ret = group->page ? 0 : -ENOMEM;
-	}
-	if (!ret)
-		return group;
-	evr_group_put(group);
-	return ERR_PTR(ret);
-}
-
-/* The endpoint that @fd is, and its file. */
-static struct evr_endpoint *evr_member_get(int fd, struct file **file)
-{
-	*file = fget(fd);
-	if (!*file)
+	if (!file)
 		return ERR_PTR(-EBADF);
-	if ((*file)->f_op == &evr_endpoint_fops)
-		return (*file)->private_data;
-	fput(*file);
+	if (file->f_op == &evr_endpoint_fops)
+		return file;
+	fput(file);
 	return ERR_PTR(-EINVAL);
 }
 
@@ -117,9 +96,10 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 
 	if (add->index >= EVERING_GROUP_MEMBERS)
 		return -EINVAL;
-	ep = evr_member_get(add->fd, &file);
-	if (IS_ERR(ep))
-		return PTR_ERR(ep);
+	file = evr_member_get(add->fd);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ep = file->private_data;
 	spin_lock(&ep->channel->lock);
 	if (ep->state >= EVERING_STATE_DETACHED) {
 		ret = -ESTALE; /* as it would be none any more: evr_part() */
@@ -143,8 +123,8 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 	return ret;
 }
 
-/* No member any more, of @from or, NULL, of any group; false if it was none. */
-bool evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
+/* No member any more, of @from or, NULL, of any group; -ENOENT if it was none. */
+int evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
 {
 	struct evr_group *group;
 
@@ -158,21 +138,19 @@ bool evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
 	}
 	spin_unlock(&ep->channel->lock);
 	evr_group_put(group);
-	return group;
+	return group ? 0 : -ENOENT;
 }
 
 static int evr_group_remove(struct evr_group *group, int fd)
 {
-	struct evr_endpoint *ep;
-	struct file *file;
-	bool was;
+	struct file *file = evr_member_get(fd);
+	int ret;
 
-	ep = evr_member_get(fd, &file);
-	if (IS_ERR(ep))
-		return PTR_ERR(ep);
-	was = evr_group_leave(ep, group);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ret = evr_group_leave(file->private_data, group);
 	fput(file);
-	return was ? 0 : -ENOENT;
+	return ret;
 }
 
 /* How many bells of the list of @enter were armed, or an errno. */
@@ -195,9 +173,10 @@ static noinline int evr_group_ring(struct evr_group *group, bool nonblock,
 		if (!list[i].bells || list[i].bells > (EVERING_RX | EVERING_TX))
 			return -EINVAL;
 	for (i = 0; i < enter->ring; i++) {
-		ep = evr_member_get(list[i].fd, &file);
-		if (IS_ERR(ep))
-			return PTR_ERR(ep);
+		file = evr_member_get(list[i].fd);
+		if (IS_ERR(file))
+			return PTR_ERR(file);
+		ep = file->private_data;
 		rang += hweight32(enter->ring == 1 && sleeps ?
 				  evr_hand_over(ep, list[i].bells, may) :
 				  evr_ring(ep->peer, list[i].bells, 0));
@@ -206,6 +185,7 @@ static noinline int evr_group_ring(struct evr_group *group, bool nonblock,
 	return rang;
 }
 
+/* Its struct begins as that of an endpoint's ENTER, which is what evr_sleep() looks at. */
 static int evr_group_enter(struct file *file, void *arg, void __user *uarg)
 {
 	const struct evering_group_enter *enter = arg;
@@ -223,12 +203,9 @@ static int evr_group_enter(struct file *file, void *arg, void __user *uarg)
 		rang = evr_group_ring(group, nonblock, enter);
 	if (rang < 0 || !enter->wait || evr_group_look(&group->waiters, 0))
 		return rang;
-	ret = evr_sleep(&group->waiters, EVERING_RX, evr_group_look,
-			(const struct evering_enter *)enter, nonblock);
-	if (ret >= 0)
-		return rang;
-	return enter->ring ? evr_enter_interrupted(uarg, enter->flags, rang, ret) :
-			     ret;
+	ret = evr_sleep(&group->waiters, EVERING_RX, evr_group_look, arg,
+			nonblock);
+	return ret < 0 ? evr_enter_interrupted(uarg, arg, rang, ret) : rang;
 }
 
 static const struct evr_ioctl evr_group_ioctls[] = {
@@ -278,14 +255,10 @@ static int evr_group_mmap(struct file *file, struct vm_area_struct *vma)
 static __poll_t evr_group_poll(struct file *file, poll_table *table)
 {
 	struct evr_group *group = file->private_data;
-	__poll_t events = 0;
+	__poll_t events = evr_poll_wait(file, &group->waiters, table);
 
-	evr_poll_wait(file, &group->waiters, table);
 	if (evr_group_look(&group->waiters, 0))
 		events |= EPOLLIN | EPOLLRDNORM;
-	/* As an endpoint: who comes now waits in vain. */
-	if (unlikely(READ_ONCE(group->waiters.crowded)))
-		events |= EPOLLERR;
 	return events;
 }
 
@@ -322,36 +295,32 @@ static const struct file_operations evr_group_fops = {
 int evr_group_create(struct file *file, void *arg, void __user *uarg)
 {
 	struct evering_group_create *create = arg;
-	int cloexec = create->flags & EVERING_GROUP_KEEP_ON_EXEC ? 0 : O_CLOEXEC;
-	int nonblock = create->flags & EVERING_GROUP_NONBLOCK ? O_NONBLOCK : 0;
 	struct evr_group *group;
 	int ret;
 
 	if (create->reserved)
 		return -EINVAL;
-	group = evr_group_new();
-	if (IS_ERR(group))
-		return PTR_ERR(group);
-	file = evr_getfile("[evering-group]", &evr_group_fops, group,
-			   O_RDWR | nonblock);
-	if (IS_ERR(file)) {
-		evr_group_put(group);
-		return PTR_ERR(file);
-	}
-	/* From here on the file has it. */
-	ret = get_unused_fd_flags(cloexec);
-	if (ret < 0)
-		goto out_file;
-	create->fd = ret;
-	ret = evr_ioctl_reply(uarg, create, sizeof(*create));
+	group = kzalloc(sizeof(*group), EVR_GFP);
+	if (!group)
+		return -ENOMEM;
+	refcount_set(&group->refs, 1);
+	group->id = get_random_u64() >> 16; /* as a channel's */
+	init_waitqueue_head(&group->waiters.queue);
+	INIT_LIST_HEAD(&group->account.orphan);
+	ret = evr_quota_charge(&group->account, PAGE_SIZE, PAGE_SIZE);
 	if (ret)
-		goto out_fd;
-	fd_install(create->fd, file);
-	return 0;
-
-out_fd:
-	put_unused_fd(create->fd);
-out_file:
-	fput(file);
+		goto out;
+	group->page = (void *)get_zeroed_page(EVR_GFP);
+	ret = -ENOMEM;
+	if (!group->page)
+		goto out;
+	file = evr_getfile("[evering-group]", &evr_group_fops, group,
+			   create->flags);
+	if (!IS_ERR(file))
+		refcount_inc(&group->refs);
+	ret = evr_install(&file, &create->fd, 1, create->flags, uarg, create,
+			  sizeof(*create));
+out:
+	evr_group_put(group);
 	return ret;
 }

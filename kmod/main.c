@@ -173,14 +173,43 @@ static int evr_info(struct file *file, void *arg, void __user *uarg)
 	return evr_ioctl_reply(uarg, info, sizeof(*info));
 }
 
+/*
+ * Gives files descriptors, which @fds are in @arg, and tells the caller.  A file may be an
+ * error; they are taken care of in any case.  @flags: of CREATE or of GROUP, which has the
+ * same.
+ */
+int evr_install(struct file **files, s32 *fds, int nr, u32 flags,
+		void __user *uarg, const void *arg, size_t known)
+{
+	int cloexec = flags & EVERING_CREATE_KEEP_ON_EXEC ? 0 : O_CLOEXEC;
+	int i, had = 0, ret = 0;
+
+	for (i = 0; i < nr && !ret; i++)
+		ret = PTR_ERR_OR_ZERO(files[i]);
+	while (had < nr && ret >= 0) {
+		ret = get_unused_fd_flags(cloexec);
+		if (ret >= 0)
+			fds[had++] = ret;
+	}
+	if (ret >= 0)
+		ret = evr_ioctl_reply(uarg, arg, known);
+	for (i = 0; i < nr; i++) {
+		if (!ret) /* Nothing can fail: other threads can use it from here. */
+			fd_install(fds[i], files[i]);
+		else if (!IS_ERR(files[i]))
+			fput(files[i]);
+	}
+	while (ret && had--)
+		put_unused_fd(fds[had]);
+	return ret;
+}
+
 static int evr_create(struct file *file, void *arg, void __user *uarg)
 {
 	struct evering_create *create = arg;
-	int cloexec = create->flags & EVERING_CREATE_KEEP_ON_EXEC ? 0 : O_CLOEXEC;
-	int nonblock = create->flags & EVERING_CREATE_NONBLOCK ? O_NONBLOCK : 0;
 	struct evr_channel *channel;
 	struct file *files[2];
-	int i, fds, ret;
+	int i, ret;
 
 	if (!(create->flags & EVERING_CREATE_GROW))
 		memcpy(create->arena_begin, create->geometry.arena_size,
@@ -188,38 +217,16 @@ static int evr_create(struct file *file, void *arg, void __user *uarg)
 	channel = evr_channel_create(create);
 	if (IS_ERR(channel))
 		return PTR_ERR(channel);
-	for (fds = 0; fds < 2; fds++) {
-		ret = get_unused_fd_flags(cloexec);
-		if (ret < 0)
-			goto out_fds;
-		create->fd[fds] = ret;
-	}
 	for (i = 0; i < 2; i++) {
-		files[i] = evr_getfile("[evering]", &evr_endpoint_fops,
-				       &channel->end[i], O_RDWR | nonblock);
-		if (IS_ERR(files[i])) {
-			ret = PTR_ERR(files[i]);
-			goto out_files;
-		}
-		refcount_inc(&channel->refs);
 		create->arena_order[i] =
 			channel->region[EVERING_REGION_ARENA(i)].order;
+		files[i] = evr_getfile("[evering]", &evr_endpoint_fops,
+				       &channel->end[i], create->flags);
+		if (!IS_ERR(files[i]))
+			refcount_inc(&channel->refs);
 	}
-	ret = evr_ioctl_reply(uarg, create, sizeof(*create));
-	if (ret)
-		goto out_files;
-	/* Nothing can fail any more: other threads can use them from here. */
-	for (i = 0; i < 2; i++)
-		fd_install(create->fd[i], files[i]);
-	evr_channel_put(channel);
-	return 0;
-
-out_files:
-	while (i--)
-		fput(files[i]);
-out_fds:
-	while (fds--)
-		put_unused_fd(create->fd[fds]);
+	ret = evr_install(files, create->fd, 2, create->flags, uarg, create,
+			  sizeof(*create));
 	evr_channel_put(channel);
 	return ret;
 }

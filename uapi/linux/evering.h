@@ -558,7 +558,7 @@ struct evering_group_page {
 	__aligned_u64 ready[496];
 };
 
-/* evering_group_create.flags */
+/* evering_group_create.flags: two of CREATE's */
 #define EVERING_GROUP_KEEP_ON_EXEC (1u << 0)	/* without O_CLOEXEC */
 #define EVERING_GROUP_NONBLOCK	(1u << 1)	/* with O_NONBLOCK */
 #define EVERING_GROUP_FLAGS \
