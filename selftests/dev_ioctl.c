@@ -461,6 +461,7 @@ TEST_F(device, unknown_commands_are_refused)
 		EVERING_IOC_RING,	 EVERING_IOC_ENTER,
 		EVERING_IOC_SET_EVENTFD, EVERING_IOC_PEER_CRED,
 		EVERING_IOC_ATTACH,	 EVERING_IOC_GROW,
+		EVERING_IOC_GROUP,
 	};
 	char arg[4096] = { 0 };
 	unsigned int nr, i;
