@@ -21,6 +21,11 @@ TEST(structs_measure_what_version_2_measures)
 	EXPECT_EQ(16u, sizeof(struct evering_uring_ring));
 	EXPECT_EQ(24u, sizeof(struct evering_peer_cred));
 	EXPECT_EQ(16u, sizeof(struct evering_attach));
+	EXPECT_EQ(4096u, sizeof(struct evering_group_page));
+	EXPECT_EQ(16u, sizeof(struct evering_group_create));
+	EXPECT_EQ(16u, sizeof(struct evering_add));
+	EXPECT_EQ(8u, sizeof(struct evering_group_ring));
+	EXPECT_EQ(32u, sizeof(struct evering_group_enter));
 	EXPECT_EQ(56u, sizeof(struct evering_params));
 	EXPECT_EQ(32u, sizeof(struct evering_arena_state));
 }
@@ -44,6 +49,12 @@ TEST(members_lie_where_version_2_has_them)
 	EXPECT_EQ(56u, offsetof(struct evering_status, arena_there));
 	EXPECT_EQ(72u, offsetof(struct evering_status, token));
 	EXPECT_EQ(512u, EVERING_SLOTS_OFFSET);
+	EXPECT_EQ(128u, offsetof(struct evering_group_page, ready));
+	/* The kernel takes what comes before @rings for an endpoint's ENTER. */
+	EXPECT_EQ(4u, offsetof(struct evering_group_enter, flags));
+	EXPECT_EQ(8u, offsetof(struct evering_group_enter, ring));
+	EXPECT_EQ(16u, offsetof(struct evering_group_enter, timeout));
+	EXPECT_EQ(24u, offsetof(struct evering_group_enter, rings));
 	EXPECT_EQ(16u, offsetof(struct evering_params, arena_size));
 	EXPECT_EQ(40u, offsetof(struct evering_params, spin_ns));
 	EXPECT_EQ(48u, offsetof(struct evering_params, arena_begin));
@@ -70,6 +81,9 @@ TEST(ioctl_numbers_are_for_ever)
 	EXPECT_EQ(0xeb13u, (unsigned int)EVERING_IOC_PEER_CRED);
 	EXPECT_EQ(0xeb14u, (unsigned int)EVERING_IOC_ATTACH);
 	EXPECT_EQ(0xeb15u, (unsigned int)EVERING_IOC_GROW);
+	EXPECT_EQ(0xeb02u, (unsigned int)EVERING_IOC_GROUP);
+	EXPECT_EQ(0xeb20u, (unsigned int)EVERING_IOC_ADD);
+	EXPECT_EQ(0xeb21u, (unsigned int)EVERING_IOC_REMOVE);
 	EXPECT_EQ(3ull << 40, EVERING_MMAP_OFFSET(EVERING_REGION_ARENA_A));
 	EXPECT_EQ(EVERING_REGION_HALF_B, EVERING_REGION_HALF(EVERING_B));
 	EXPECT_EQ(EVERING_REGION_ARENA_B, EVERING_REGION_ARENA(EVERING_B));

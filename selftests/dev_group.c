@@ -469,6 +469,42 @@ TEST_F(group, one_that_is_detached_is_no_member)
 	EXPECT_EQ(-ESTALE, dev_add(self->group, fd[1], 21));
 }
 
+/* Closing a socket has those collected that nobody has. */
+static bool hung_up(int fd)
+{
+	int sv[2];
+
+	if (!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, sv)) {
+		close(sv[0]);
+		close(sv[1]);
+	}
+	return poll_now(fd, POLLHUP) == POLLHUP;
+}
+
+/* In a socket that nobody has but itself, with its group. */
+TEST_F(group, a_member_that_is_lost_in_flight)
+{
+	int sv[2], other = dev_group(self->dev, 0);
+
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, sv));
+	ASSERT_EQ(0, dev_add(self->group, self->fd[0], 1));
+	ASSERT_EQ(0, dev_add(other, self->fd[1], 1));
+	ASSERT_EQ(0, send_fd(sv[0], self->fd[0]));
+	ASSERT_EQ(0, send_fd(sv[0], other));
+	ASSERT_EQ(0, send_fd(sv[0], sv[1]));
+	side_unmap(&self->a);
+	close(self->fd[0]);
+	close(other);
+	EXPECT_EQ(1, take_one(self->page)); /* of ADD */
+	EXPECT_EQ(0, poll_now(self->fd[1], POLLHUP));
+	close(sv[0]);
+	close(sv[1]);
+	EXPECT_TRUE(EVENTUALLY(hung_up(self->fd[1])));
+	EXPECT_TRUE(EVENTUALLY(!strcmp("0", fdinfo(self->group, "members"))));
+	EXPECT_TRUE(EVENTUALLY(!dev_add(self->group, self->fd[1], 2)));
+}
+
 /* -------------------------------------------------------------- ENTER, waiting */
 
 /* A thread in ENTER on a group. */
@@ -737,6 +773,11 @@ TEST_F(group, a_list_of_peers)
 	arm(a[1].own, RX);
 	arm(a[2].own, TX);
 	EXPECT_EQ(2, dev_group_enter(self->group, 0, ring, N, 1, 0));
+	/* One and the same is rung once. */
+	for (i = 0; i < N; i++)
+		ring[i] = ring[1];
+	arm(a[1].own, RX);
+	EXPECT_EQ(1, dev_group_enter(self->group, 0, ring, N, 0, 0));
 }
 
 TEST_F(group, lists_that_are_refused)
