@@ -909,11 +909,16 @@ bool wait_woken(struct endpoint *e)
  */
 int wait_arm(struct endpoint *e, unsigned int what)
 {
+	unsigned int heard = ~what & WAIT_MASK, is;
 	struct owed owed;
-	unsigned int is;
 
+	/* A ring that has cleared what is armed already is not to be covered up. */
+	if (e->rx.armed)
+		heard |= EVERING_RX;
+	if (e->tx.armed)
+		heard |= EVERING_TX;
 	/* Nor is what is not wanted any more to wake anybody. */
-	wait_disarm(e, ~what & WAIT_MASK, 0);
+	wait_disarm(e, heard, 0);
 	is = evering__arm(e, what, &owed);
 	ring_owed(e, what, &owed);
 	if (is || channel_error(e)) {

@@ -1459,6 +1459,53 @@ TEST_F(group, requests_that_wait_are_told_of)
 		  evering_group_wait(self->g, &self->events, QUIET));
 }
 
+/* ------------------------------------------------------ armed, rung, armed anew */
+
+/* One that was armed, and rung, before it came. */
+TEST_F(group, one_that_was_armed_before_it_came_is_heard)
+{
+	int lap;
+
+	for (lap = 0; lap < 4; lap++) {
+		ASSERT_EQ(0, evering_arm(self->a, EVERING_RX));
+		ASSERT_EQ(0, send_one(self->b, 1));
+		ASSERT_EQ(1, receive_one(self->a));
+		ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX,
+					       NULL));
+		ASSERT_EQ(0, all_cold(self->g));
+		ASSERT_EQ(0, send_one(self->b, 2));
+		ASSERT_EQ(1,
+			  evering_group_wait(self->g, &self->events, PLENTY));
+		ASSERT_EQ(2, receive_one(self->a));
+		ASSERT_EQ(0, evering_group_remove(self->g, self->a));
+	}
+}
+
+/* A wait for entries leaves it armed for space, and rung for that. */
+TEST_F(group, one_that_is_waited_on_is_heard_in_the_other_role)
+{
+	uint32_t value;
+	int lap;
+
+	ASSERT_EQ(0, evering_group_add(self->g, self->a,
+				       EVERING_RX | EVERING_TX, NULL));
+	for (lap = 0; lap < 4; lap++) {
+		send_until_full(self->a);
+		ASSERT_EQ(0, all_cold(self->g));
+		ASSERT_EQ(-ETIMEDOUT, evering_recv(self->a, &value, 4, MSEC));
+		/* Space, for which it is rung, and which is used. */
+		while (receive_one(self->b) >= 0)
+			;
+		send_until_full(self->a);
+		ASSERT_EQ(0, all_cold(self->g));
+		while (receive_one(self->b) >= 0)
+			;
+		ASSERT_EQ(1,
+			  evering_group_wait(self->g, &self->events, PLENTY));
+		ASSERT_EQ(EVERING_TX, self->events[0].what);
+	}
+}
+
 /* -------------------------------------------------------------------------- fork */
 
 TEST_F(group, a_child_may_only_close_it)
