@@ -36,7 +36,8 @@
 #define FEW_HOT 4u
 /*
  * Entries taken after which the set is looked at, so that a member that is rung waits for
- * a turn of others, not for their end.  Where none is cold nobody but the dead is in it.
+ * a turn of others, not for their end.  Where none is cold nobody but the dead is in it, and
+ * where no operation has a time limit nobody needs the clock.
  */
 #define WORK_PER_LOOK 64u
 #define WORK_WITHOUT_COLD 4096u
@@ -266,11 +267,15 @@ static void report_ready(struct member *m, unsigned int what)
 	report(m, what, 0);
 }
 
+static void stop_watching(struct member *m);
+
+/* Nothing that its peer does from now on is to wake anybody. */
 static void report_gone(struct member *m)
 {
 	int error = channel_end(m->e, -EPIPE);
 
 	make_told(m);
+	stop_watching(m);
 	report(m, EVERING_GROUP_GONE, error);
 }
 
@@ -309,7 +314,10 @@ static void note_deadline(const struct member *m)
 		group_due(m->e, ops->pub.places[ops->heap[0]].deadline);
 }
 
-/* A look that has found nothing: the first few tell the peer what there is to tell. */
+/*
+ * A look that has found nothing: the first few tell the peer what there is to tell.  That
+ * the channel has ended the caller's own calls may find out at any time.
+ */
 static void look_empty(struct member *m)
 {
 	struct endpoint *e = m->e;
@@ -319,7 +327,7 @@ static void look_empty(struct member *m)
 		ops_flush(e->ops);
 		pay_owed(m->group);
 		note_deadline(m);
-	} else if (m->empty == 2 ||
+	} else if (m->empty % EMPTY_LOOKS == 2 ||
 		   (m->empty > 2 && e->ev.rx.next != m->published)) {
 		m->published = e->ev.rx.next;
 		if (channel_error(e))
@@ -631,6 +639,12 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 	return ret;
 }
 
+static uint32_t work_per_look(const struct evering_group *g)
+{
+	return any_cold(g) || g->due != INT64_MAX ? WORK_PER_LOOK :
+						    WORK_WITHOUT_COLD;
+}
+
 /* A new call: what the last one returned was dealt with, or is returned again. */
 static void begin(struct evering_group *g)
 {
@@ -642,6 +656,8 @@ static void begin(struct evering_group *g)
 	g->ready = 0;
 	g->kept = false;
 	pay_owed(g);
+	if (EVERING_UNLIKELY(g->work >= work_per_look(g)))
+		hear(g);
 }
 
 /* Are there any left of those that evering_group_arm() has found? */
@@ -669,9 +685,6 @@ int evering_group_wait(struct evering_group *g,
 	if (EVERING_UNLIKELY(g->kept) && take_kept(g))
 		return (int)g->ready;
 	begin(g);
-	if (EVERING_UNLIKELY(g->work >=
-			     (any_cold(g) ? WORK_PER_LOOK : WORK_WITHOUT_COLD)))
-		hear(g);
 	if (sweep(g))
 		return (int)g->ready;
 	if (timeout_ns == EVERING_NOWAIT) {
@@ -877,7 +890,8 @@ void group_forget(struct member *m)
 	if (is_own(m->group)) {
 		if (m->owes)
 			evering_flush(&m->e->ev);
-		stop_watching(m);
+		if (!m->told)
+			stop_watching(m);
 	}
 	free_member(m);
 }

@@ -1459,6 +1459,117 @@ TEST_F(group, requests_that_wait_are_told_of)
 		  evering_group_wait(self->g, &self->events, QUIET));
 }
 
+/* ----------------------------------------------------- what others may not hold up */
+
+/* Exactly what a send makes of an armed word, without the entry. */
+static bool ring_bell(const struct evering_bell *bell)
+{
+	const uint64_t one = 1;
+
+	if (bell->command)
+		return ioctl(bell->fd, bell->command, EVERING_RX) >= 0;
+	return write(bell->fd, &one, sizeof(one)) == sizeof(one);
+}
+
+/* Keeps the ring of @ev full, of which one entry is taken each time. */
+static void keep_full(struct evering *from, struct evering *to)
+{
+	receive_one(to);
+	send_until_full(from);
+}
+
+/* A loop that never gets to the end of what one peer sends hears the others. */
+TEST_F(group, a_flood_hides_nobody_from_a_loop_of_another)
+{
+	int turns, i, n;
+	bool told = false;
+
+	ASSERT_EQ(0, add_all(self->g, self->ev));
+	ASSERT_EQ(0, all_cold(self->g));
+	send_until_full(self->b);
+	ASSERT_EQ(1, evering_group_poll(self->g, &self->events));
+	ASSERT_EQ(0, send_one(self->ev[1][1], 1));
+	for (turns = 0; turns < 100 && !told; turns++) {
+		keep_full(self->b, self->a);
+		n = evering_group_poll(self->g, &self->events);
+		ASSERT_LE(1, n);
+		for (i = 0; i < n; i++)
+			told |= self->events[i].ev == self->ev[1][0];
+	}
+	EXPECT_TRUE(told);
+	/* To arm is no different. */
+	ASSERT_EQ(1, receive_one(self->ev[1][0]));
+	evering_close(self->ev[2][1]);
+	self->ev[2][1] = NULL;
+	told = false;
+	for (turns = 0; turns < 200 && !told; turns++) {
+		keep_full(self->b, self->a);
+		ASSERT_EQ(1, evering_group_arm(self->g));
+		n = evering_group_poll(self->g, &self->events);
+		for (i = 0; i < n; i++)
+			told |= self->events[i].what == EVERING_GROUP_GONE;
+	}
+	EXPECT_TRUE(told);
+}
+
+/* The channel is found to have ended when something is sent. */
+TEST_F(group, an_end_is_told_beside_a_flood)
+{
+	bool told = false;
+	int turns, i, n;
+
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0,
+		  evering_group_add(self->g, self->ev[1][0], EVERING_RX, NULL));
+	for (turns = 0; turns < 10; turns++) {
+		keep_full(self->ev[1][1], self->ev[1][0]);
+		ASSERT_EQ(1,
+			  evering_group_wait(self->g, &self->events, PLENTY));
+	}
+	send_until_full(self->a);
+	evering_store_release(&own_half(self->b)->released, 12345);
+	ASSERT_EQ(-EPROTO, send_one(self->a, 1));
+	for (turns = 0; turns < 200 && !told; turns++) {
+		keep_full(self->ev[1][1], self->ev[1][0]);
+		n = evering_group_wait(self->g, &self->events, PLENTY);
+		for (i = 0; i < n; i++)
+			told |= self->events[i].what == EVERING_GROUP_GONE;
+	}
+	EXPECT_TRUE(told);
+}
+
+/* Of what was told nothing is heard any more, though its peer rings on. */
+TEST_F(group, one_that_was_told_of_wakes_nobody)
+{
+	struct evering_bell bell;
+	int i, n;
+
+	ASSERT_EQ(0, add_all(self->g, self->ev));
+	ASSERT_EQ(0, all_cold(self->g));
+	ASSERT_EQ(1, evering_flush_begin(self->b, &bell));
+	send_until_full(self->a);
+	evering_store_release(&own_half(self->b)->released, 12345);
+	ASSERT_EQ(-EPROTO, send_one(self->a, 1));
+	ASSERT_EQ(0, evering_group_want(self->g, self->a, EVERING_RX));
+	ASSERT_EQ(0, evering_group_want(self->g, self->a, 0));
+	n = evering_group_wait(self->g, &self->events, PLENTY);
+	ASSERT_EQ(1, n);
+	ASSERT_EQ(EVERING_GROUP_GONE, self->events[0].what);
+	EXPECT_FALSE(is_armed(self->b));
+	ASSERT_EQ(0, evering_group_poll(self->g, &self->events));
+	ASSERT_FALSE(readable(evering_group_fd(self->g), 0));
+	for (i = 0; i < 3; i++) {
+		ASSERT_TRUE(ring_bell(&bell));
+		EXPECT_FALSE(readable(evering_group_fd(self->g), 0));
+	}
+	/* Nor when it goes. */
+	evering_close(self->b);
+	self->ev[0][1] = NULL;
+	EXPECT_FALSE(readable(evering_group_fd(self->g), 0));
+	ASSERT_EQ(0, send_one(self->ev[1][1], 1));
+	EXPECT_EQ(1, evering_group_wait(self->g, &self->events, PLENTY));
+}
+
 /* ------------------------------------------------------ armed, rung, armed anew */
 
 /* One that was armed, and rung, before it came. */
