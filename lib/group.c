@@ -528,7 +528,8 @@ static bool was_woken(struct evering_group *g)
 {
 	if (EVERING_LIKELY(!__atomic_load_n(&g->woken, __ATOMIC_RELAXED)))
 		return false;
-	__atomic_store_n(&g->woken, 0, __ATOMIC_RELAXED);
+	/* What the caller of evering_group_wake() has stored before is seen after this. */
+	__atomic_exchange_n(&g->woken, 0, __ATOMIC_ACQUIRE);
 	return true;
 }
 
@@ -592,9 +593,6 @@ static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 	for (;;) {
 		if (arm_all(g))
 			return (int)g->ready;
-		/* What a callback of an operation that has ended made hot. */
-		if (g->hot)
-			continue;
 		if (was_woken(g))
 			return -EINTR;
 		ret = sleep_in_set(g, deadline, mask);
