@@ -166,7 +166,7 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 	uint32_t at;
 	int ret;
 
-	ops->takes_requests = true;
+	ops_take(ops, &ops->takes_requests);
 	/* Its data is not to be looked at any more. */
 	if (ops->seen)
 		message_finish(ops, ops->seen);

@@ -198,7 +198,7 @@ static void make_told(struct member *m)
 	m->group->count--;
 }
 
-/* A wait on its channel has disarmed it. */
+/* A wait on its channel has disarmed it, or it has something to do. */
 void group_touched(struct endpoint *e)
 {
 	make_hot(e->member);
@@ -219,10 +219,10 @@ void group_owes(struct endpoint *e)
 /* An operation of it may take until @deadline. */
 void group_due(struct endpoint *e, int64_t deadline)
 {
-	struct evering_group *g = e->member->group;
+	const struct member *m = e->member;
 
-	if (deadline < g->due)
-		g->due = deadline;
+	if ((m->want & EVERING_RX) && deadline < m->group->due)
+		m->group->due = deadline;
 }
 
 static void pay_owed(struct evering_group *g)
@@ -279,13 +279,19 @@ static void report_gone(struct member *m)
 	report(m, EVERING_GROUP_GONE, error);
 }
 
+/* What is behind the entry for which a table has ended nobody takes. */
+static inline bool has_entry(struct endpoint *e)
+{
+	return evering_peek(&e->ev) && !(e->ops && e->ops->error);
+}
+
 static inline unsigned int ready_now(const struct member *m)
 {
 	struct endpoint *e = m->e;
 	unsigned int is = 0;
 
 	if ((m->want & EVERING_RX) &&
-	    (evering_peek(&e->ev) || m->due || (e->ops && ops_to_do(e->ops))))
+	    (has_entry(e) || m->due || (e->ops && ops_to_do(e->ops))))
 		is |= EVERING_RX;
 	if ((m->want & EVERING_TX) && evering_reserve(&e->ev))
 		is |= EVERING_TX;
@@ -352,14 +358,13 @@ static void cool(struct member *m)
 		return;
 	}
 	if (e->ops && (m->want & EVERING_RX)) {
-		ret = ops_arm_member(e->ops);
-		is = EVERING_RX;
+		ret = ops_arm_member(e->ops, m->want);
 		pay_owed(m->group);
 		note_deadline(m);
 	} else {
 		ret = wait_arm(e, m->want);
-		is = (unsigned int)ret;
 	}
+	is = (unsigned int)ret;
 	if (ret > 0)
 		report_ready(m, is);
 	else if (ret < 0)
@@ -469,7 +474,8 @@ static bool hear_clock(struct evering_group *g)
 	for (i = 0; i < g->used; i++) {
 		m = g->members[i];
 		ops = m && m->e ? m->e->ops : NULL;
-		if (!ops || !ops->heap_count || m->told)
+		if (!ops || !ops->heap_count || m->told ||
+		    !(m->want & EVERING_RX))
 			continue;
 		deadline = ops->pub.places[ops->heap[0]].deadline;
 		if (deadline > now) {
@@ -959,6 +965,7 @@ int evering_group_want(struct evering_group *g, struct evering *ev,
 		return 0;
 	/* So that nobody rings for what is not wanted any more. */
 	wait_disarm(m->e, BOTH, 0);
+	note_deadline(m);
 	make_hot(m);
 	return 0;
 }

@@ -258,7 +258,7 @@ int evering__msg_recv(struct evering_ops *table, struct evering_msg *msg,
 
 	if (ops->message)
 		return -EINVAL;
-	ops->takes_messages = true;
+	ops_take(ops, &ops->takes_messages);
 	ret = ops_wait_for(ops, has_message, 0, false, timeout_ns, &deadline);
 	if (ret)
 		return ret;

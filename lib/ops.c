@@ -511,6 +511,24 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 	return ret;
 }
 
+/* It is to be armed in another way, or has something to do, while a group believes it cold. */
+static void ops_touched(struct ops *ops)
+{
+	struct endpoint *e = ops_endpoint(ops);
+
+	if (e->member)
+		group_touched(e);
+}
+
+/* From now on somebody takes them, and those that are there already have to be told of. */
+void ops_take(struct ops *ops, bool *takes)
+{
+	if (*takes)
+		return;
+	*takes = true;
+	ops_touched(ops);
+}
+
 /*
  * The same, for who wants to send.  To try is to look, and not to take what has arrived,
  * whose callbacks may try.
@@ -520,8 +538,10 @@ int ops_wait_for_room(struct ops *ops, ops_condition condition, uint64_t arg,
 {
 	if (timeout_ns == EVERING_NOWAIT && !condition(ops, arg)) {
 		/* Who sleeps on it in a loop is to be woken. */
-		if (ops->opened && !ops_room(ops))
+		if (ops->opened && !ops_room(ops)) {
 			ops->refused = true;
+			ops_touched(ops);
+		}
 		return ops->error ? ops->error : -EAGAIN;
 	}
 	return ops_wait_for(ops, condition, arg, true, timeout_ns, deadline);
@@ -559,29 +579,30 @@ static bool to_take(const struct fifo *waiting, bool takes, uint32_t *told)
 }
 
 /*
- * Before a sleep, of a caller that arms with @arm; *@what: for what.  As
- * evering_ops_arm().
+ * Before a sleep, of a caller that arms with @arm; *@armed: for what, which is what it was
+ * and more.  0; what is ready; or why the channel has ended.  No callback is called.
  */
 static int arm_table(struct ops *ops, unsigned int *armed,
 		     int (*arm)(struct endpoint *e, unsigned int what))
 {
 	struct endpoint *e = ops_endpoint(ops);
-	unsigned int what = EVERING_RX;
+	unsigned int what = *armed;
 	bool rest;
 	int ret;
 
-	*armed = what;
 	if (ops->error)
 		return ops->error;
 	if (to_take(&ops->inbox, ops->takes_requests, &ops->told_requests) ||
 	    to_take(&ops->messages, ops->takes_messages, &ops->told_messages))
-		return 1;
+		return EVERING_RX;
 	rest = send_rest(ops);
 	if (ops->refused && ops_room(ops)) {
 		ops->refused = false;
-		return 1;
+		return EVERING_RX;
 	}
-	if (rest || ops->refused) {
+	if (what & EVERING_TX) {
+		/* Any room is what the caller waits for. */
+	} else if (rest || ops->refused) {
 		what |= EVERING_TX;
 		e->room = ops->keep;
 		*armed = what;
@@ -592,9 +613,7 @@ static int arm_table(struct ops *ops, unsigned int *armed,
 	ops_flush(ops);
 	ret = arm(e, what);
 	e->room = 0;
-	if (ret < 0)
-		return ops_end(ops, ret);
-	return ret > 0;
+	return ret;
 }
 
 static int arm_alone(struct endpoint *e, unsigned int what)
@@ -614,7 +633,7 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 		return -EBUSY;
 	ret = arm_table(ops, &what, arm_alone);
 	*events = evering_events(&e->ev, what);
-	return ret;
+	return ret < 0 ? ops_end(ops, ret) : ret > 0;
 }
 
 /*
@@ -632,11 +651,19 @@ bool ops_to_do(struct ops *ops)
 	return true;
 }
 
-int ops_arm_member(struct ops *ops)
+/*
+ * For a group that sleeps, and that @want is of interest to, EVERING_RX among it.  What of
+ * @want is ready; why the channel has ended, of which evering_ops_poll() tells the table.
+ */
+int ops_arm_member(struct ops *ops, unsigned int want)
 {
-	unsigned int what;
+	unsigned int what = want;
+	int ret = arm_table(ops, &what, wait_arm);
 
-	return arm_table(ops, &what, wait_arm);
+	/* Room for what the table itself has to send: that is its work. */
+	if (ret > 0 && !((unsigned int)ret & want))
+		return EVERING_RX;
+	return ret;
 }
 
 int64_t evering_ops_timeout(const struct evering_ops *table)

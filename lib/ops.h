@@ -281,7 +281,8 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 int ops_end(struct ops *ops, int error);
 void ops_flush(struct ops *ops);
 bool ops_to_do(struct ops *ops);
-int ops_arm_member(struct ops *ops);
+void ops_take(struct ops *ops, bool *takes);
+int ops_arm_member(struct ops *ops, unsigned int want);
 void ops_send_home(struct ops *ops, bool all);
 int ops_wait_for_room(struct ops *ops, ops_condition condition, uint64_t arg,
 		      int64_t timeout_ns, int64_t *deadline);

@@ -1617,6 +1617,245 @@ TEST_F(group, one_that_is_waited_on_is_heard_in_the_other_role)
 	}
 }
 
+/* -------------------------------------------------------- tables of operations */
+
+struct two_tables {
+	struct evering_ops *server, *client;
+	int done;
+	int result;
+	struct evering_group *g;
+	struct evering *leaves;
+};
+
+static void note_done(struct evering_ops *ops,
+		      const struct evering_completion *c)
+{
+	struct two_tables *t = c->user;
+
+	(void)ops;
+	t->done++;
+	t->result = c->result;
+	if (t->leaves)
+		evering_group_remove(t->g, t->leaves);
+}
+
+/* Of a pair that is no member yet; none of them has a callback for requests. */
+static int open_tables(struct two_tables *t, struct evering *ev[2])
+{
+	int ret = evering_ops_open(ev[0], NULL, &t->client);
+
+	if (!ret)
+		ret = evering_ops_open(ev[1], NULL, &t->server);
+	if (!ret)
+		ret = evering_ops_poll(t->client);
+	return ret < 0 ? ret : evering_ops_poll(t->server) < 0;
+}
+
+static int ask(struct two_tables *t, int64_t timeout_ns)
+{
+	struct evering_op op = { .opcode = 1,
+				 .done = note_done,
+				 .user = t,
+				 .timeout_ns = timeout_ns };
+
+	return evering_op_submit(t->client, &op, NULL, EVERING_NOWAIT);
+}
+
+/* Until there is nothing to do. */
+static int poll_table(struct evering_group *g, struct evering_ops *ops)
+{
+	const struct evering_group_event *events;
+	int n, i;
+
+	for (i = 0; i < 100; i++) {
+		n = evering_group_poll(g, &events);
+		if (n <= 0)
+			return n;
+		evering_ops_poll(ops);
+	}
+	return i;
+}
+
+/* What it has sent behind the entry that was one too many is nobody's. */
+TEST_F(group, a_table_that_has_ended_is_told_of_whatever_is_in_the_ring)
+{
+	struct evering_ops *ops;
+	int i, n, gone = 0;
+
+	ASSERT_EQ(0, evering_ops_open(self->a, NULL, &ops));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, ops));
+	send_until_full(self->b);
+	for (i = 0; i < 8 && !gone; i++) {
+		n = evering_group_wait(self->g, &self->events, PLENTY);
+		ASSERT_EQ(1, n);
+		if (self->events[0].what == EVERING_GROUP_GONE) {
+			EXPECT_EQ(-EPROTO, self->events[0].result);
+			gone++;
+		}
+		EXPECT_EQ(-EPROTO, evering_ops_poll(ops));
+		send_until_full(self->b);
+	}
+	EXPECT_EQ(1, gone);
+	EXPECT_EQ(-ETIMEDOUT,
+		  evering_group_wait(self->g, &self->events, QUIET));
+}
+
+/* A time limit of one that nothing is wanted of wakes nobody, until something is. */
+TEST_F(group, time_limits_go_with_what_is_wanted)
+{
+	static struct two_tables t;
+	int lap;
+
+	ASSERT_EQ(0, open_tables(&t, self->ev[0]));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0, poll_table(self->g, t.client));
+	for (lap = 1; lap <= 3; lap++) {
+		ASSERT_EQ(0, evering_group_want(self->g, self->a, 0));
+		ASSERT_EQ(0, ask(&t, MSEC));
+		ASSERT_EQ(0, all_cold(self->g));
+		EXPECT_EQ(EVERING_WAIT_FOREVER, evering_group_timeout(self->g));
+		EXPECT_EQ(-ETIMEDOUT,
+			  evering_group_wait(self->g, &self->events, QUIET));
+		EXPECT_EQ(EVERING_WAIT_FOREVER, evering_group_timeout(self->g));
+		ASSERT_EQ(0, evering_group_want(self->g, self->a, EVERING_RX));
+		ASSERT_EQ(1,
+			  evering_group_wait(self->g, &self->events, PLENTY));
+		EXPECT_EQ(EVERING_RX, self->events[0].what);
+		ASSERT_LE(0, evering_ops_poll(t.client));
+		EXPECT_EQ(lap, t.done);
+		EXPECT_EQ(-ETIMEDOUT, t.result);
+	}
+}
+
+/* Nor are they for the one whose peer never stops. */
+TEST_F(group, time_limits_are_told_beside_a_flood)
+{
+	static struct two_tables t;
+	int turns, i, n;
+
+	ASSERT_EQ(0, open_tables(&t, self->ev[0]));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0,
+		  evering_group_add(self->g, self->ev[1][0], EVERING_RX, NULL));
+	ASSERT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+	ASSERT_EQ(0, ask(&t, MSEC));
+	sleep_ns(2 * MSEC);
+	for (turns = 0; turns < 200 && !t.done; turns++) {
+		keep_full(self->ev[1][1], self->ev[1][0]);
+		n = evering_group_wait(self->g, &self->events, PLENTY);
+		for (i = 0; i < n; i++)
+			if (self->events[i].ev == self->a)
+				ASSERT_LE(0, evering_ops_poll(t.client));
+	}
+	EXPECT_EQ(1, t.done);
+}
+
+/* Callbacks are called by the caller's own calls, and so may do what they like. */
+TEST_F(group, a_group_calls_no_callbacks)
+{
+	static struct two_tables t;
+	int n, i, gone = 0;
+
+	ASSERT_EQ(0, open_tables(&t, self->ev[0]));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0, ask(&t, 0));
+	t.g = self->g;
+	t.leaves = self->a;
+	evering_close(self->b);
+	self->ev[0][1] = NULL;
+	/* So that it is this side that knows, before the set has told. */
+	ASSERT_EQ(EVERING_PEER_CLOSED, evering_peer(self->a));
+	for (i = 0; i < 4 && !gone; i++) {
+		n = evering_group_poll(self->g, &self->events);
+		ASSERT_EQ(0, t.done);
+		ASSERT_EQ(1, n);
+		if (self->events[0].what == EVERING_GROUP_GONE)
+			gone++;
+		else
+			ASSERT_EQ(EVERING_RX, self->events[0].what);
+		if (!gone)
+			receive_one(self->a);
+	}
+	EXPECT_EQ(1, gone);
+	EXPECT_EQ(-EPIPE, evering_ops_poll(t.client));
+	EXPECT_EQ(1, t.done);
+	EXPECT_EQ(-EPIPE, t.result);
+	EXPECT_EQ(0, self->events[0].what);
+	EXPECT_EQ(-ENOENT, evering_group_remove(self->g, self->a));
+	EXPECT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+}
+
+/* Space is told of, if it is wanted, beside a table as well. */
+TEST_F(group, space_is_waited_for_beside_a_table)
+{
+	struct evering_ops *ops;
+	int lap;
+
+	ASSERT_EQ(0, evering_ops_open(self->a, NULL, &ops));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a,
+				       EVERING_RX | EVERING_TX, ops));
+	for (lap = 0; lap < 3; lap++) {
+		send_until_full(self->a);
+		ASSERT_EQ(0, all_cold(self->g));
+		while (receive_one(self->b) >= 0)
+			;
+		ASSERT_EQ(1,
+			  evering_group_wait(self->g, &self->events, PLENTY));
+		EXPECT_EQ(EVERING_TX, self->events[0].what);
+	}
+}
+
+/* A caller that was refused while the member slept is told when there is room. */
+TEST_F(group, room_is_told_of_to_one_that_was_refused)
+{
+	static struct two_tables t;
+	int n = 0;
+
+	ASSERT_EQ(0, open_tables(&t, self->ev[0]));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0, poll_table(self->g, t.client));
+	while (!ask(&t, 0))
+		n++;
+	ASSERT_LE(1, n);
+	ASSERT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+	ASSERT_EQ(0, all_cold(self->g));
+	EXPECT_TRUE(evering_load_acquire(self->b->rx.armed) & EVERING_ARMED);
+	/* Taken, and not answered. */
+	ASSERT_LE(0, evering_ops_poll(t.server));
+	evering_publish(self->b);
+	ASSERT_EQ(1, evering_group_wait(self->g, &self->events, PLENTY));
+	EXPECT_EQ(EVERING_RX, self->events[0].what);
+}
+
+/* Requests that came before anybody took any are told of when somebody does. */
+TEST_F(group, requests_are_told_of_to_one_that_begins_to_take_them)
+{
+	static struct two_tables t;
+	struct evering_request request;
+	int i;
+
+	ASSERT_EQ(0, open_tables(&t, self->ev[0]));
+	ASSERT_EQ(0, evering_group_add(self->g, self->b, EVERING_RX, NULL));
+	ASSERT_EQ(0, poll_table(self->g, t.server));
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, ask(&t, 0));
+	evering_ops_flush(t.client);
+	ASSERT_EQ(1, evering_group_wait(self->g, &self->events, PLENTY));
+	ASSERT_EQ(0, poll_table(self->g, t.server));
+	for (i = 0; i < 3; i++) {
+		if (i)
+			ASSERT_EQ(1, evering_group_wait(self->g, &self->events,
+							PLENTY));
+		ASSERT_EQ(0,
+			  evering_op_next(t.server, &request, EVERING_NOWAIT));
+	}
+	EXPECT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+}
+
 /* -------------------------------------------------------------------------- fork */
 
 TEST_F(group, a_child_may_only_close_it)
