@@ -205,6 +205,60 @@ static void before_ring_asleep(void)
 		sched_yield();
 }
 
+/* The same in a group, of which it is a member all the time, or comes and goes. */
+static void *group_main(void *arg)
+{
+	const struct evering_group_event *events;
+	bool moves = arg != NULL;
+	struct evering_group *g;
+	int n;
+
+	sleeper.ret = evering_group_open(NULL, &g);
+	if (sleeper.ret)
+		return NULL;
+	sleeper.ret = evering_group_add(g, s.ev, EVERING_RX, NULL);
+	while (!sleeper.ret) {
+		n = moves ? evering_group_poll(g, &events) :
+			    evering_group_wait(g, &events, PLENTY);
+		if (n < 0)
+			sleeper.ret = n;
+		else if (n && events[0].what == EVERING_GROUP_GONE)
+			sleeper.ret = events[0].result;
+		else if (n && sleeper.n < MOST)
+			sleeper.n += !evering_recv(s.ev,
+						   sleeper.entries[sleeper.n],
+						   LEN, EVERING_NOWAIT);
+		if (!moves || sleeper.ret)
+			continue;
+		sleeper.ret = evering_group_remove(g, s.ev);
+		sched_yield();
+		if (!sleeper.ret)
+			sleeper.ret =
+				evering_group_add(g, s.ev, EVERING_RX, NULL);
+	}
+	sleeper.told = now_ns();
+	evering_group_close(g);
+	return NULL;
+}
+
+static void before_group(void)
+{
+	const uint32_t *armed = &own_half(s.ev)->armed_rx;
+
+	sleeper.n = 0;
+	MUST(!pthread_create(&sleeper.thread, NULL, group_main, NULL));
+	sleeper.there = true;
+	while (!(evering_load_acquire(armed) & EVERING_ARMED))
+		sched_yield();
+}
+
+static void before_moves(void)
+{
+	sleeper.n = 0;
+	MUST(!pthread_create(&sleeper.thread, NULL, group_main, &sleeper));
+	sleeper.there = true;
+}
+
 /* One each, the victim's or the end's; what is the survivor's is free again. */
 static void outcome(struct evering_ops *ops, const struct evering_completion *c)
 {
@@ -940,7 +994,7 @@ struct place {
 };
 
 #define PLACES (1u << 16)
-#define STORIES 52
+#define STORIES 58
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1321,6 +1375,13 @@ STORY(waits_for_more_space, wait_for_more_space, .ready = fill_ring,
       .act = act_receive)
 STORY(allocates, allocate, .offsets = true)
 STORY(closes, close)
+
+STORY(sleeps_in_a_group, group, .act = act_send)
+STORY(spins_in_a_group, group_spins, .act = act_send)
+STORY(loops_over_a_group, group_loop, .ready = listen_aside, .act = act_send)
+STORY(sends_to_a_group, commit, .before = before_group)
+STORY(closes_to_a_group, close, .before = before_group)
+STORY(sends_to_one_that_comes_and_goes, send, .before = before_moves)
 
 STORY(submits, submit, .ops = true)
 STORY(submits_and_is_answered, submit, .ops = true, .serves = true)

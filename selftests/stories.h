@@ -764,6 +764,92 @@ static void story_answer_any_length(void)
 	evering_ops_flush(v.ops);
 }
 
+/* ------------------------------------------------------------ stories: groups */
+
+/* Takes what a member has, and no more is wanted of it then. */
+static uint32_t take_turn(uint32_t n)
+{
+	uint32_t entry[LEN / 4];
+
+	while (!evering_recv(v.ev, entry, LEN, EVERING_NOWAIT))
+		NEED(check_entry(entry, LEN, n++, SALT));
+	return n;
+}
+
+static void sleep_in_group(uint32_t policy)
+{
+	struct evering_group_params p = EVERING_GROUP_PARAMS_INIT;
+	const struct evering_group_event *events;
+	struct evering_group *g;
+	uint32_t n = 0;
+
+	p.policy = policy;
+	NEED(!evering_group_open(&p, &g));
+	NEED(!evering_group_add(g, v.ev, EVERING_RX, &n));
+	while (n < 2) {
+		NEED(evering_group_wait(g, &events, EVERING_WAIT_FOREVER) == 1);
+		NEED(events[0].what == EVERING_RX && events[0].ev == v.ev);
+		n = take_turn(n);
+	}
+	NEED(!evering_group_want(g, v.ev, EVERING_RX | EVERING_TX));
+	NEED(evering_group_wait(g, &events, EVERING_NOWAIT) == 1);
+	NEED(events[0].what == EVERING_TX);
+	DO(SENT, evering_send(v.ev, v.entries[0], LEN, EVERING_NOWAIT));
+	NEED(!evering_group_remove(g, v.ev));
+	evering_group_close(g);
+}
+
+static void story_group(void)
+{
+	sleep_in_group(EVERING_BLOCK);
+}
+
+static void story_group_spins(void)
+{
+	sleep_in_group(EVERING_ADAPTIVE);
+}
+
+static void listen_aside(void)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "@evering-kill-%d", getpid());
+	NEED(!evering_listen(name, 0, &v.listener));
+}
+
+/* In a loop, beside a listener and a descriptor; it ends with the process. */
+static void story_group_loop(void)
+{
+	struct pollfd fd = { .events = POLLIN };
+	const struct evering_group_event *events;
+	struct evering_group *g;
+	uint32_t n = 0;
+	int pipes[2];
+
+	NEED(!pipe2(pipes, O_CLOEXEC));
+	NEED(!evering_group_open(NULL, &g));
+	NEED(!evering_group_add_listener(g, v.listener, NULL));
+	NEED(!evering_group_add_fd(g, pipes[0], POLLIN, NULL));
+	NEED(!evering_group_add(g, v.ev, EVERING_RX, NULL));
+	NEED(!evering_group_wake(g));
+	while (evering_group_poll(g, &events) != -EINTR)
+		;
+	fd.fd = evering_group_fd(g);
+	NEED(evering_group_timeout(g) == EVERING_WAIT_FOREVER);
+	while (n < 2) {
+		if (!evering_group_arm(g)) {
+			NEED(poll(&fd, 1, -1) == 1);
+			continue;
+		}
+		NEED(evering_group_poll(g, &events) == 1);
+		NEED(events[0].what == EVERING_RX);
+		n = take_turn(n);
+	}
+	NEED(!evering_group_remove_fd(g, pipes[0]));
+	NEED(!evering_group_remove_listener(g, v.listener));
+	evering_listener_close(v.listener);
+}
+
 /* ----------------------------------------------------- stories: meeting a peer */
 
 static void story_connect(void)
