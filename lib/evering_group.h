@@ -19,7 +19,8 @@
  * returned once, whatever others send.  So how long a quiet member waits is up to the
  * caller: at most a turn of each of the others, and a turn is what the caller takes of a
  * member before it calls evering_group_wait() again.  Take a number of entries, not all
- * that come.
+ * that come.  Where others are few and their turns short, one that was cold may wait for
+ * more of them: until 64 entries, or one call more, were returned.
  *
  * A member is hot or cold.  A hot one is looked at, which costs a cache line or two, and
  * its peer rings nobody.  A cold one is armed: it is not looked at, and costs nothing until
@@ -95,10 +96,10 @@ struct evering_group_params {
  * @context: as it was added with
  * @what: EVERING_RX: there is an entry, or evering_ops_poll() has something to do, or
  *	requests or messages wait; EVERING_TX: there is space; EVERING_GROUP_GONE: the peer
- *	is gone or has broken the rules, and all that it had sent was received: told once,
- *	and the last that the group has to say of this member; evering_ops_poll() then ends
- *	the operations of a table; EVERING_GROUP_ACCEPT; EVERING_GROUP_FD; 0: it was removed
- *	since
+ *	is gone, and all that it had sent was received if EVERING_RX is wanted, or it has
+ *	broken the rules: told once, and the last that the group has to say of this member;
+ *	evering_ops_poll() then ends the operations of a table; EVERING_GROUP_ACCEPT;
+ *	EVERING_GROUP_FD; 0: it was removed since
  * @result: with EVERING_GROUP_GONE -EPIPE or -EPROTO; with EVERING_GROUP_FD the events, as
  *	of poll(2); else 0
  */

@@ -69,6 +69,7 @@
  * @place: among the events that were returned last, plus 1; 0: it is not
  * @hot: in the ring
  * @gone: the peer is
+ * @last: the entry behind all that it can have sent before it was known to be @gone
  * @told: its end was, or there is none to be told of
  * @due: an operation of it has run out of time
  * @next, @prev: the ring
@@ -86,6 +87,7 @@ struct member {
 	uint32_t empty;
 	uint32_t seen;
 	uint32_t published;
+	uint32_t last;
 	unsigned int place;
 	bool hot;
 	bool gone;
@@ -279,10 +281,18 @@ static void report_gone(struct member *m)
 	report(m, EVERING_GROUP_GONE, error);
 }
 
-/* What is behind the entry for which a table has ended nobody takes. */
-static inline bool has_entry(struct endpoint *e)
+/*
+ * What is behind the entry for which a table has ended nobody takes; nor what a peer sends
+ * that said it was gone.
+ */
+static inline bool has_entry(const struct member *m)
 {
-	return evering_peek(&e->ev) && !(e->ops && e->ops->error);
+	struct endpoint *e = m->e;
+
+	if (!evering_peek(&e->ev) || (e->ops && e->ops->error))
+		return false;
+	return EVERING_LIKELY(!m->gone) ||
+	       (int32_t)(m->last - e->ev.rx.next) > 0;
 }
 
 static inline unsigned int ready_now(const struct member *m)
@@ -291,7 +301,7 @@ static inline unsigned int ready_now(const struct member *m)
 	unsigned int is = 0;
 
 	if ((m->want & EVERING_RX) &&
-	    (has_entry(e) || m->due || (e->ops && ops_to_do(e->ops))))
+	    (has_entry(m) || m->due || (e->ops && ops_to_do(e->ops))))
 		is |= EVERING_RX;
 	if ((m->want & EVERING_TX) && evering_reserve(&e->ev))
 		is |= EVERING_TX;
@@ -393,7 +403,11 @@ static void look(struct member *m)
 	}
 	is = ready_now(m);
 	if (is) {
-		report_ready(m, is);
+		/* One that has broken the rules, and sends on, has ended all the same. */
+		if (EVERING_UNLIKELY(channel_error(m->e) == -EPROTO))
+			report_gone(m);
+		else
+			report_ready(m, is);
 		return;
 	}
 	look_empty(m);
@@ -449,8 +463,10 @@ static void hear_event(struct evering_group *g, const struct epoll_event *event)
 	}
 	/* A bell has no end of its own, and may say so all the same if it is full. */
 	if (!rung && (event->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) &&
-	    m->e->backend->gone(m->e))
+	    !m->gone && m->e->backend->gone(m->e)) {
 		m->gone = true;
+		m->last = m->e->ev.rx.next + m->e->ev.rx.mask + 1;
+	}
 	wait_disarm(m->e, BOTH, rung);
 	if (wait_woken(m->e))
 		__atomic_store_n(&g->woken, 1, __ATOMIC_RELAXED);
