@@ -4,7 +4,8 @@
  * each with a process at its other end: entries both ways at full speed, one by one
  * and in bulk, with pauses; or operations both ways, with data and with buffers that
  * are lent, given, passed on and sent back, that are cancelled or run out of time, and
- * messages of any length and posts between them.
+ * messages of any length and posts between them, by a side that waits for one channel or
+ * for a group.
  * Each ends as it likes: closed by the one or the other, or by a kill.
  *
  * Every entry says its number and every buffer what it should hold; every operation
@@ -46,6 +47,7 @@ struct sums {
  * @ops: operations rather than entries
  * @run_ns: for so long
  * @killed: the child is
+ * @grouped: which side waits in a group
  */
 struct plan {
 	struct evering_params p[2];
@@ -53,6 +55,7 @@ struct plan {
 	bool connects;
 	bool killed;
 	bool abrupt;
+	bool grouped[2];
 	int64_t run_ns;
 	uint64_t seed;
 	struct sums *sums;
@@ -253,6 +256,7 @@ static int soak_entries(struct evering *ev, const struct plan *plan, int me,
  * @sent, @heard: messages and posts, which are numbered together
  * @kept: messages that are not freed yet
  * @bye: the peer asks nothing any more
+ * @group: in which it waits, or NULL
  */
 struct actor {
 	struct evering *ev;
@@ -267,6 +271,7 @@ struct actor {
 	struct evering_msg kept[16];
 	unsigned int n_kept;
 	bool bye;
+	struct evering_group *group;
 	int failed;
 };
 
@@ -523,6 +528,45 @@ static int actor_tells(struct actor *a)
 	return ret;
 }
 
+/* As evering_ops_wait(). */
+static int actor_waits(struct actor *a, int64_t timeout_ns)
+{
+	const struct evering_group_event *events;
+	int ret;
+
+	if (!a->group)
+		return evering_ops_wait(a->ops, timeout_ns);
+	evering_ops_flush(a->ops);
+	ret = evering_group_wait(a->group, &events, timeout_ns);
+	if (ret < 0)
+		return ret;
+	ret = evering_ops_poll(a->ops);
+	return ret ? ret : -EAGAIN;
+}
+
+/* Which it leaves, and comes back to, now and then. */
+static int actor_joins(struct actor *a, const struct plan *plan, int me)
+{
+	struct evering_group_params params = EVERING_GROUP_PARAMS_INIT;
+	int ret;
+
+	if (!plan->grouped[me])
+		return 0;
+	params.policy = plan->p[me].policy;
+	ret = evering_group_open(&params, &a->group);
+	return ret ? ret : evering_group_add(a->group, a->ev, EVERING_RX, a);
+}
+
+static int actor_comes_and_goes(struct actor *a)
+{
+	int ret;
+
+	if (!a->group || !one_in(&a->seed, 100))
+		return 0;
+	ret = evering_group_remove(a->group, a->ev);
+	return ret ? ret : evering_group_add(a->group, a->ev, EVERING_RX, a);
+}
+
 static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 			   struct actor *a)
 {
@@ -545,11 +589,14 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 	NEED(!ret || (ret == -EPIPE && gone_ok), ret);
 	if (ret)
 		return 0;
+	ret = actor_joins(a, plan, me);
+	NEED(!ret, ret);
 	limit = end + 3 * PLENTY;
 	for (;;) {
 		NEED(!a->failed, a->failed);
 		NEED(now_ns() < limit, 0);
-		ret = 0;
+		ret = actor_comes_and_goes(a);
+		NEED(!ret, ret);
 		if (now_ns() < end && !one_in(&a->seed, 8))
 			ret = actor_asks(a);
 		if (now_ns() < end && ret != -EPIPE && one_in(&a->seed, 3))
@@ -571,9 +618,9 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 			}
 		}
 		if (ret != -EPIPE)
-			ret = evering_ops_wait(a->ops, one_in(&a->seed, 4) ?
-							       50 * USEC :
-							       EVERING_NOWAIT);
+			ret = actor_waits(a, one_in(&a->seed, 4) ?
+						     50 * USEC :
+						     EVERING_NOWAIT);
 		evering_ops_get_info(a->ops, &info);
 		if (ret == -EPIPE) {
 			/* Also one that has said all that it had to say. */
@@ -587,6 +634,7 @@ static int soak_operations(struct evering *ev, const struct plan *plan, int me,
 			break;
 		pause_a_little(&a->seed);
 	}
+	evering_group_close(a->group);
 	if (ret == -EPIPE)
 		evering_ops_poll(a->ops);
 	evering_ops_flush(a->ops);
@@ -660,6 +708,8 @@ static void draw(uint64_t *seed, uint32_t backend, struct plan *plan)
 	/* Who spins for ever, and its peer, want a CPU each. */
 	p[0].policy = (uint32_t)random_below(seed, one_in(seed, 4) ? 3 : 2);
 	p[1].policy = (uint32_t)random_below(seed, one_in(seed, 4) ? 3 : 2);
+	plan->grouped[0] = one_in(seed, 2);
+	plan->grouped[1] = one_in(seed, 2);
 	plan->connects = one_in(seed, 2);
 	plan->run_ns = (int64_t)random_below(seed, 150 * MSEC) + 10 * MSEC;
 	how = random_below(seed, 6);
@@ -761,12 +811,15 @@ TEST_F(soak, everything_at_once)
 		ret = soak_once(&self->plan);
 		ASSERT_EQ(0, ret)
 		{
-			TH_LOG("channel %llu: %s, slots of %u, %u of them, policies %u and %u%s%s",
+			TH_LOG("channel %llu: %s, slots of %u, %u of them, policies %u and %u%s%s%s",
 			       (unsigned long long)total.channels,
 			       self->plan.ops ? "operations" : "entries",
 			       self->plan.p[0].slot_size,
 			       self->plan.p[0].entries, self->plan.p[0].policy,
 			       self->plan.p[1].policy,
+			       self->plan.grouped[0] || self->plan.grouped[1] ?
+				       ", grouped" :
+				       "",
 			       self->plan.killed ? ", killed" : "",
 			       self->plan.abrupt ? ", abrupt" : "");
 		}
