@@ -5,6 +5,7 @@
  * peers that ring for nothing; and a group in an event loop of another.
  */
 #include "common.h"
+#include "interpose.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -658,8 +659,10 @@ TEST_F(group, no_message_is_slept_over_in_a_loop_of_another)
  */
 static struct {
 	struct evering *ev;
+	struct evering_group *g; /* is woken instead */
 	int after;
 	int sent;
+	int64_t at;
 } step;
 
 #define TRAP_FLAG 0x100
@@ -673,7 +676,9 @@ static void on_step(int sig, siginfo_t *info, void *context)
 	if (step.after-- > 0)
 		return;
 	c->uc_mcontext.gregs[REG_EFL] &= ~TRAP_FLAG;
-	step.sent += !send_one(step.ev, 1);
+	step.at = now_ns();
+	step.sent +=
+		!(step.g ? evering_group_wake(step.g) : send_one(step.ev, 1));
 }
 
 static void set_trap_flag(void)
@@ -738,6 +743,56 @@ TEST_F(group, what_comes_while_it_arms_is_not_slept_over)
 	EXPECT_LT(100, k);
 	EXPECT_GT(100000, k);
 	EXPECT_LT(0, told);
+}
+
+/*
+ * The same of a handler that calls evering_group_wake(), wherever a wait is.  The first one
+ * that comes too late to end it comes when its time has passed.
+ */
+TEST_F(group, a_wake_is_not_slept_over)
+{
+	bool block = variant->policy == EVERING_BLOCK;
+	int64_t timeout_ns = block ? slow(SEC) : 5 * MSEC, start;
+	struct sigaction sa = { .sa_sigaction = on_step,
+				.sa_flags = SA_SIGINFO };
+	int stride = short_run() ? 23 : 3, k, n, woken = 0;
+
+	if (SANITIZED)
+		SKIP(return, "too many instructions");
+	/* Such a one looks for as long as it may. */
+	if (!block)
+		stride *= 11;
+	ASSERT_EQ(0, sigaction(SIGTRAP, &sa, NULL));
+	ASSERT_EQ(0, add_all(self->g, self->ev));
+	step.g = self->g;
+	for (k = 0; k < 100000; k += stride) {
+		ASSERT_EQ(0, all_cold(self->g));
+		step.after = k;
+		step.sent = 0;
+		start = now_ns();
+		set_trap_flag();
+		n = evering_group_wait(self->g, &self->events, timeout_ns);
+		clear_trap_flag();
+		if (n == -EINTR) {
+			woken++;
+			continue;
+		}
+		ASSERT_EQ(-ETIMEDOUT, n);
+		if (!step.sent)
+			break;
+		if (block) {
+			ASSERT_LE(start + timeout_ns, step.at)
+			{
+				TH_LOG("after %d instructions", k);
+			}
+		}
+		ASSERT_EQ(-EINTR,
+			  evering_group_wait(self->g, &self->events, PLENTY));
+		if (block)
+			break;
+	}
+	printf("# %d instructions, woken %d times\n", k, woken);
+	EXPECT_LT(0, woken);
 }
 #endif
 
@@ -1457,6 +1512,63 @@ TEST_F(group, requests_that_wait_are_told_of)
 	}
 	EXPECT_EQ(-ETIMEDOUT,
 		  evering_group_wait(self->g, &self->events, QUIET));
+}
+
+/* --------------------------------------------------------- what cannot be had */
+
+/* The call of that number to add to a set is refused; 0: none is. */
+static int refused_add;
+
+HIDDEN int epoll_ctl(int set, int what, int fd, struct epoll_event *event)
+{
+	if (what == EPOLL_CTL_ADD && refused_add && !--refused_add) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return REAL(epoll_ctl)(set, what, fd, event);
+}
+
+TEST_F(group, without_descriptors_or_watches_nothing_changes)
+{
+	int n = count_fds(), free_fd = dup(0), i, watches, fd;
+	struct evering_group *g = NULL;
+	struct rlimit rl, less;
+
+	close(free_fd);
+	ASSERT_LE(0, free_fd);
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &rl));
+	for (i = 0; i < 2; i++) {
+		less = rl;
+		less.rlim_cur = (rlim_t)free_fd + (rlim_t)i;
+		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &less));
+		EXPECT_EQ(-EMFILE, evering_group_open(NULL, &g));
+		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &rl));
+		EXPECT_EQ(n, count_fds());
+	}
+	refused_add = 1;
+	EXPECT_EQ(-ENOSPC, evering_group_open(NULL, &g));
+	EXPECT_EQ(n, count_fds());
+	watches = variant->backend == EVERING_BACKEND_MEMFD ? 3 : 1;
+	for (i = 1; i <= watches; i++) {
+		refused_add = i;
+		EXPECT_EQ(-ENOSPC, evering_group_add(self->g, self->a,
+						     EVERING_RX, NULL));
+		EXPECT_EQ(-ENOENT, evering_group_remove(self->g, self->a));
+		EXPECT_EQ(0, refused_add);
+	}
+	fd = eventfd(1, EFD_CLOEXEC);
+	refused_add = 1;
+	EXPECT_EQ(-ENOSPC, evering_group_add_fd(self->g, fd, POLLIN, NULL));
+	EXPECT_EQ(-ENOENT, evering_group_remove_fd(self->g, fd));
+	EXPECT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+	close(fd);
+	/* One that failed to come is as it was. */
+	ASSERT_EQ(0, evering_arm(self->a, EVERING_RX));
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0, all_cold(self->g));
+	ASSERT_EQ(0, send_one(self->b, 1));
+	EXPECT_EQ(1, evering_group_wait(self->g, &self->events, PLENTY));
 }
 
 /* ----------------------------------------------------- what others may not hold up */

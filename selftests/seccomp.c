@@ -74,7 +74,9 @@ enum {
 
 static int waits(const struct evering_params *p)
 {
+	const struct evering_group_event *events;
 	struct pollfd fd = { .events = 0 };
+	struct evering_group *g;
 	struct evering *ev[2];
 	uint32_t v = 3;
 	int i, wakeups = 0;
@@ -102,6 +104,14 @@ static int waits(const struct evering_params *p)
 		wakeups += poll(&fd, 1, 2) > 0;
 	}
 	CHECK(wakeups < 3);
+	/* And a group. */
+	CHECK(!evering_group_open(NULL, &g));
+	CHECK(!evering_group_add(g, ev[0], EVERING_RX, NULL));
+	CHECK(evering_group_wait(g, &events, 5 * MSEC) == -ETIMEDOUT);
+	CHECK(!evering_send(ev[1], &v, 4, 0));
+	CHECK(evering_group_wait(g, &events, PLENTY) == 1);
+	CHECK(!evering_recv(ev[0], &v, 4, 0));
+	evering_group_close(g);
 	evering_close(ev[1]);
 	CHECK(evering_recv(ev[0], &v, 4, PLENTY) == -EPIPE);
 	evering_close(ev[0]);

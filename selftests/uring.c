@@ -115,6 +115,60 @@ TEST_F(uring, a_watch_tells_of_each_entry_and_is_submitted_once)
 		  evering_uring_arm(&self->ring, &watch, EVERING_RX));
 }
 
+/* A group in the loop: a poll for each sleep, or one for all. */
+TEST_F(uring, a_group_is_polled)
+{
+	const struct evering_group_event *events;
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	struct evering_group *g;
+	uint32_t i, v;
+	int n, many;
+
+	ASSERT_EQ(0, evering_group_open(NULL, &g));
+	for (i = 0; i < 4; i++) {
+		if (i)
+			ASSERT_EQ(0, evering_pair(&self->p, self->ev[i]));
+		ASSERT_EQ(0, evering_group_add(g, self->ev[i][1], EVERING_RX,
+					       NULL));
+	}
+	for (many = 0; many < 2; many++) {
+		for (i = 0; i < 1000; i++) {
+			ASSERT_EQ(0, evering_group_poll(g, &events));
+			if (!many || !i) {
+				sqe = io_uring_get_sqe(&self->ring);
+				io_uring_prep_poll_add(sqe, evering_group_fd(g),
+						       POLLIN);
+				if (many)
+					sqe->len = IORING_POLL_ADD_MULTI;
+				sqe->user_data = TAG;
+				ASSERT_EQ(1, io_uring_submit(&self->ring));
+			}
+			ASSERT_EQ(0, evering_send(self->ev[i % 4][0], &i, 4,
+						  EVERING_NOWAIT));
+			/* One for all may tell of what was there before. */
+			do {
+				ASSERT_EQ(0, evering_uring_wait(&self->ring,
+								PLENTY, &cqe));
+				if (many && cqe->res == -EINVAL)
+					SKIP(goto out, "no such poll here");
+				ASSERT_LT(0, cqe->res);
+				ASSERT_EQ(many,
+					  !!(cqe->flags & IORING_CQE_F_MORE));
+				io_uring_cqe_seen(&self->ring, cqe);
+				n = evering_group_poll(g, &events);
+			} while (!n && many);
+			ASSERT_EQ(1, n);
+			ASSERT_EQ(self->ev[i % 4][1], events[0].ev);
+			ASSERT_EQ(0, evering_recv(events[0].ev, &v, 4,
+						  EVERING_NOWAIT));
+			ASSERT_EQ(i, v);
+		}
+	}
+out:
+	evering_group_close(g);
+}
+
 TEST_F(uring, what_is_there_is_not_waited_for)
 {
 	struct evering_uring watch;
