@@ -57,12 +57,13 @@ void evr_group_mark(struct evr_group *group, u32 index, int flags)
 int evr_group_look(struct evr_waiters *waiters, u32 bells)
 {
 	struct evr_group *group = container_of(waiters, struct evr_group, waiters);
-	u64 any = 0;
-	int i;
+	const u64 *summary = group->page->summary;
 
-	for (i = 0; i < ARRAY_SIZE(group->page->summary); i++)
-		any |= READ_ONCE(group->page->summary[i]);
-	return !!any;
+	BUILD_BUG_ON(sizeof(group->page->summary) != 8 * sizeof(*summary));
+	return !!(READ_ONCE(summary[0]) | READ_ONCE(summary[1]) |
+		  READ_ONCE(summary[2]) | READ_ONCE(summary[3]) |
+		  READ_ONCE(summary[4]) | READ_ONCE(summary[5]) |
+		  READ_ONCE(summary[6]) | READ_ONCE(summary[7]));
 }
 
 static void evr_group_put(struct evr_group *group)
@@ -185,32 +186,62 @@ static noinline int evr_group_ring(struct evr_group *group, bool nonblock,
 	return rang;
 }
 
-/* Its struct begins as that of an endpoint's ENTER, which is what evr_sleep() looks at. */
-static int evr_group_enter(struct file *file, void *arg, void __user *uarg)
+/* In one go, as evr_enter_fetch(), and for the same reason. */
+static int evr_group_fetch(struct evering_group_enter *enter,
+			   struct evering_group_enter __user *uarg)
 {
-	const struct evering_group_enter *enter = arg;
+	if (!user_read_access_begin(uarg, sizeof(*uarg)))
+		return -EFAULT;
+	unsafe_get_user(enter->size, &uarg->size, fault);
+	unsafe_get_user(enter->flags, &uarg->flags, fault);
+	unsafe_get_user(enter->ring, &uarg->ring, fault);
+	unsafe_get_user(enter->wait, &uarg->wait, fault);
+	unsafe_get_user(enter->timeout, &uarg->timeout, fault);
+	unsafe_get_user(enter->rings, &uarg->rings, fault);
+	user_read_access_end();
+	if (enter->size < sizeof(*enter) || enter->wait > 1 ||
+	    enter->flags & ~EVERING_ENTER_FLAGS)
+		return -EINVAL;
+	if (likely(enter->size == sizeof(*enter)))
+		return 0;
+	return evr_ioctl_tail(uarg, enter->size, sizeof(*enter));
+fault:
+	user_read_access_end();
+	/* As in evr_ioctl(): one that is too short is so wherever memory ends. */
+	if (!get_user(enter->size, &uarg->size) && enter->size < sizeof(*enter))
+		return -EINVAL;
+	return -EFAULT;
+}
+
+/* Its struct begins as that of an endpoint's ENTER, which is what evr_sleep() looks at. */
+static long evr_group_enter(struct file *file,
+			    struct evering_group_enter __user *uarg)
+{
 	struct evr_group *group = file->private_data;
 	bool nonblock = file->f_flags & O_NONBLOCK;
-	int ret, rang = enter->ring;
+	struct evering_group_enter enter;
+	int ret, rang;
 
-	if (enter->wait > 1)
-		return -EINVAL;
+	ret = evr_group_fetch(&enter, uarg);
+	if (ret)
+		return ret;
 	/* So many there may have been before it was interrupted. */
-	if (enter->flags & EVERING_ENTER_RUNG &&
-	    enter->ring > 2 * EVERING_MAX_GROUP_RINGS)
+	if (enter.flags & EVERING_ENTER_RUNG &&
+	    enter.ring > 2 * EVERING_MAX_GROUP_RINGS)
 		return -EINVAL;
-	if (rang && !(enter->flags & EVERING_ENTER_RUNG))
-		rang = evr_group_ring(group, nonblock, enter);
-	if (rang < 0 || !enter->wait || evr_group_look(&group->waiters, 0))
+	rang = enter.ring;
+	if (rang && !(enter.flags & EVERING_ENTER_RUNG))
+		rang = evr_group_ring(group, nonblock, &enter);
+	if (rang < 0 || !enter.wait || evr_group_look(&group->waiters, 0))
 		return rang;
-	ret = evr_sleep(&group->waiters, EVERING_RX, evr_group_look, arg,
-			nonblock);
-	return ret < 0 ? evr_enter_interrupted(uarg, arg, rang, ret) : rang;
+	ret = evr_sleep(&group->waiters, EVERING_RX, evr_group_look,
+			(const struct evering_enter *)&enter, nonblock);
+	return ret < 0 ? evr_enter_interrupted((void __user *)uarg,
+					       (const struct evering_enter *)&enter,
+					       rang, ret) : rang;
 }
 
 static const struct evr_ioctl evr_group_ioctls[] = {
-	{ EVERING_IOC_ENTER, sizeof(struct evering_group_enter), 32,
-	  EVERING_ENTER_FLAGS, evr_group_enter },
 	{ EVERING_IOC_ADD, sizeof(struct evering_add), 16, 0, evr_group_add },
 };
 
@@ -218,6 +249,8 @@ static long evr_group_ioctl(struct file *file, unsigned int cmd,
 			    unsigned long arg)
 {
 	switch (cmd) {
+	case EVERING_IOC_ENTER:
+		return evr_group_enter(file, (void __user *)arg);
 	case EVERING_IOC_RING:
 		if (arg >= EVERING_GROUP_MEMBERS)
 			return -EINVAL;

@@ -104,7 +104,6 @@ union evr_ioctl_arg {
 	struct evering_grow grow;
 	struct evering_group_create group;
 	struct evering_add add;
-	struct evering_group_enter group_enter;
 };
 
 /* Checks the part of a caller's struct that is beyond what the module knows. */
