@@ -56,16 +56,16 @@ static int open_error(int error)
 
 /*
  * The module is of another version: there is nothing that it could do for us.  Sets
- * *@grows if it has arenas that grow.
+ * *@features to EVERING_FEATURE_*, what it can do beyond the first.
  */
-static int check_abi(int device, bool *grows)
+static int check_abi(int device, uint64_t *features)
 {
 	struct evering_info info = { .size = sizeof(info) };
 
 	if (ioctl(device, EVERING_IOC_INFO, &info))
 		/* What lies there is no device of ours. */
 		return errno == ENOTTY ? -ENODEV : -errno;
-	*grows = info.features & EVERING_FEATURE_GROW;
+	*features = info.features;
 	return info.abi == EVERING_ABI_VERSION ? 0 : -EPROTONOSUPPORT;
 }
 
@@ -101,15 +101,15 @@ static int device_make(struct endpoint *e, int64_t deadline)
 		.size = sizeof(create),
 		.geometry = e->geometry,
 	};
-	bool grows = false;
+	uint64_t features = 0;
 	int fd, ret;
 
 	(void)deadline;
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return open_error(errno);
-	ret = check_abi(fd, &grows);
-	if (grows) {
+	ret = check_abi(fd, &features);
+	if (features & EVERING_FEATURE_GROW) {
 		/* Of the other side's nothing: that has its own wish. */
 		create.flags = EVERING_CREATE_GROW;
 		create.arena_begin[EVERING_A] = e->begin;
@@ -359,6 +359,104 @@ static void device_unwatch(struct endpoint *e, int set)
 	epoll_ctl(set, EPOLL_CTL_DEL, e->device.fd, NULL);
 }
 
+static int device_enrol(struct endpoint *e, int file, uint32_t index)
+{
+	struct evering_add add = {
+		.size = sizeof(add),
+		.fd = e->device.fd,
+		.index = index,
+	};
+
+	return ioctl(file, EVERING_IOC_ADD, &add) ? -errno : 0;
+}
+
+static void device_leave(struct endpoint *e, int file)
+{
+	ioctl(file, EVERING_IOC_REMOVE, e->device.fd);
+}
+
+/*
+ * A group file of the module: it, and its page in *@page.  -ENODEV: there is none for this
+ * user; -EPROTONOSUPPORT: the module is of another version, or has no groups; -EDQUOT and
+ * others: not now.
+ */
+int group_file_open(struct evering_group_page **page)
+{
+	struct evering_group_create create = { .size = sizeof(create) };
+	uint64_t features = 0;
+	void *map;
+	int fd, ret;
+
+	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return open_error(errno);
+	ret = check_abi(fd, &features);
+	if (!ret && !(features & EVERING_FEATURE_GROUP))
+		ret = -EPROTONOSUPPORT;
+	if (!ret && ioctl(fd, EVERING_IOC_GROUP, &create))
+		ret = -errno;
+	close(fd);
+	if (ret)
+		return ret;
+	map = mmap(NULL, sizeof(**page), PROT_READ | PROT_WRITE, MAP_SHARED,
+		   create.fd, 0);
+	if (map == MAP_FAILED) {
+		ret = -errno;
+		close(create.fd);
+		return ret;
+	}
+	*page = map;
+	return create.fd;
+}
+
+/*
+ * Rings the peers of *@count endpoints, at most EVERING_MAX_GROUP_RINGS, and then, if
+ * @deadline is not 0, sleeps until a bit of the page is set.  *@count is 0 afterwards if
+ * all of them were rung.  0; -ETIMEDOUT; -EINTR; -EAGAIN: it does not wait, because
+ * somebody has made the file non-blocking, or too many wait there.
+ */
+int group_file_enter(int file, const struct evering_group_ring *rings,
+		     unsigned int *count, bool stay, int64_t deadline)
+{
+	struct evering_group_enter enter = {
+		.size = sizeof(enter),
+		.flags = EVERING_ENTER_NO_RESTART |
+			 (stay ? EVERING_ENTER_NO_HANDOVER : 0),
+		.ring = *count,
+		.wait = deadline != 0,
+		.timeout = deadline == INT64_MAX ? EVERING_FOREVER :
+						   (uint64_t)deadline,
+		.rings = (uint64_t)(uintptr_t)rings,
+	};
+
+	if (ioctl(file, EVERING_IOC_ENTER, &enter) >= 0) {
+		*count = 0;
+		return 0;
+	}
+	switch (errno) {
+	case EINTR:
+		if (enter.flags & EVERING_ENTER_RUNG)
+			*count = 0;
+		return -EINTR;
+	case EBUSY:
+		errno = EAGAIN;
+		/* fallthrough */
+	case EAGAIN:
+	case ETIMEDOUT:
+		/* These are of the wait. */
+		*count = 0;
+		/* fallthrough */
+	default:
+		return -errno;
+	}
+}
+
+/* Sets the bit at @index; async-signal-safe. */
+void group_file_tell(int file, uint32_t index)
+{
+	ioctl(file, EVERING_IOC_RING, index);
+}
+
 /*
  * The kernel kills nobody for pages that it does not have, but gives the last one as well:
  * the process would die of the next that it touches itself.
@@ -399,6 +497,8 @@ const struct backend device_backend = {
 	.events = device_events,
 	.watch = device_watch,
 	.unwatch = device_unwatch,
+	.enrol = device_enrol,
+	.leave = device_leave,
 	.grow = device_grow,
 	.grown = device_grown,
 	.see = device_see,

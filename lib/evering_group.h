@@ -115,7 +115,8 @@ struct evering_group_event {
  * @params: how it waits; NULL: EVERING_GROUP_PARAMS_INIT
  * @group: out: for evering_group_close()
  *
- * Takes two descriptors.
+ * Takes two descriptors, and a third with its first endpoint of the device, if the module
+ * has a group file for it.
  *
  * Returns 0; -EINVAL, -E2BIG: @params; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: this user has
  * fs.epoll.max_user_watches.  Any thread.
@@ -234,7 +235,7 @@ EVERING_API int evering_group_remove_fd(struct evering_group *group, int fd);
  * @events: out: the members, in the group's memory, until the next call for @group
  * @timeout_ns: how long, at the most
  *
- * Rings the peers that are owed a ring first.
+ * Rings the peers that are owed a ring, on the device in the same system call as it sleeps.
  *
  * Returns how many, 1..EVERING_GROUP_BATCH; -EAGAIN: none, and @timeout_ns was
  * EVERING_NOWAIT; -ETIMEDOUT: none in time; -EINTR: a signal handler ran, as the
@@ -293,7 +294,8 @@ EVERING_API int64_t evering_group_timeout(const struct evering_group *group);
  * before.  It is always the same, and belongs to the group: an epoll set, which may be
  * added to another, level- or edge-triggered, but not with EPOLLEXCLUSIVE.
  *
- * Returns the descriptor; -EINVAL: a process that fork() has made.  Any thread.
+ * Returns the descriptor; -EINVAL: a process that fork() has made; -ENOMEM, -ENOSPC: as
+ * evering_group_add().  Thread: the group's.
  */
 EVERING_API int evering_group_fd(struct evering_group *group);
 

@@ -2,24 +2,36 @@
 /*
  * group.c: many members under one sleeper.
  *
- * One epoll set has all that can wake the group: of an endpoint what its backend adds
- * there (struct backend, @watch), edge-triggered, so that nothing is to be emptied; of a
- * listener its descriptor, and plain descriptors, level-triggered; and an eventfd for
- * evering_group_wake().
+ * Two things tell of what happens.  One is an epoll set: of an endpoint it has what its
+ * backend adds there (struct backend, @watch), edge-triggered, so that nothing is to be
+ * emptied; of a listener its descriptor, and plain descriptors, level-triggered; and an
+ * eventfd for evering_group_wake().
+ *
+ * The other is the module's group file.  Endpoints of the device are its members, where it
+ * is to be had, and not the set's.  In its page the kernel sets a bit for each that is
+ * rung, or whose peer goes.  So the group looks at the page in each sweep, without a system
+ * call, and however many are cold; and if it has no other members it sleeps in one call,
+ * which rings those that are owed a ring first.  If it has others it sleeps in the set, and
+ * the file is there as well, level-triggered.  That costs whoever rings a little more, so it
+ * is not there before somebody needs it.  Where the module refuses (its quota, an index
+ * that is too high, another group) an endpoint is the set's.
  *
  * Members that are hot are in a ring, which is looked at in turns; others are armed and in
- * no list, and the set tells of them.  What arms, disarms and looks is wait.c's.  A member
- * is hot or armed, never neither: whoever disarms one from outside, which a wait of the
- * caller's on that channel does, makes it hot.  When the group sleeps all are armed.
+ * no list, and the set or the page tells of them.  What arms, disarms and looks is wait.c's.
+ * A member is hot or armed, never neither: whoever disarms one from outside, which a wait of
+ * the caller's on that channel does, makes it hot.  When the group sleeps all are armed.
  *
  * A ring that comes when its member is hot already is heard by the set all the same, and
  * moves the generation on (see struct role).  So a ring that the set has not told of yet is
  * the only one that the peer may remember as rung, and the next look at the set finds it.
+ * On the device nothing is remembered: a ring is a bit that the kernel has cleared.
  */
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "ops.h"
@@ -51,9 +63,17 @@
 /* Rounds that a peer which rings for nothing, again and again, is worth. */
 #define POLL_ROUNDS 4u
 
-/* What the set says of the eventfd; of a member it says its index, and two bits. */
+/*
+ * What the set says of the eventfd, and of the group file; of a member it says its index,
+ * and two bits.
+ */
 #define DATA_WAKE UINT64_MAX
+#define DATA_FILE (UINT64_MAX - 1)
 #define DATA_BITS 2u
+
+/* The page has evering_group_wake() at one index, and members at theirs plus one. */
+#define AT_WAKE 0u
+#define AT_MEMBERS 1u
 
 /**
  * struct member - what a group knows of one
@@ -67,6 +87,7 @@
  * @seen: entries of @e received when it was last returned
  * @published: and when the peer was last told of that after a look in vain
  * @place: among the events that were returned last, plus 1; 0: it is not
+ * @enrolled: the group file tells of it, and not the set
  * @hot: in the ring
  * @gone: the peer is
  * @last: the entry behind all that it can have sent before it was known to be @gone
@@ -89,6 +110,7 @@ struct member {
 	uint32_t published;
 	uint32_t last;
 	unsigned int place;
+	bool enrolled;
 	bool hot;
 	bool gone;
 	bool told;
@@ -102,25 +124,37 @@ struct member {
 /**
  * struct evering_group
  * @set: the epoll set
- * @bell: the eventfd of evering_group_wake()
- * @woken: it was called, until a wait has found out
+ * @bell: the eventfd of evering_group_wake(), in the set as long as there is no @file
+ * @file: the group file, or -1; once there it stays.  Any thread
+ * @page: of it, or NULL
+ * @polled: somebody sleeps in @set, so that @file is there as well
+ * @woken: evering_group_wake() was called, until a wait has found out
  * @owner: fork_id() of the process that has made it
  * @policy, @spin_ns, @spin: as of an endpoint
  * @members, @size, @used: by index; NULL: free.  @used: none is in use from here on
  * @vacant: how many below @used are free, none of them below @first_vacant
- * @count: members that may still be told of
- * @hot: how many of them are in the ring
+ * @in_set: members of the set
+ * @watched: those of them that may still be told of
+ * @hot: members in the ring
+ * @hot_watched: how many of them are @watched
  * @turn: whose turn it is, in the ring; NULL: it is empty
- * @owing: members whose peers are owed a ring
+ * @collects: what a member flushes is owed, whatever its policy
+ * @owing: members whose peers are owed a ring for entries
+ * @rings: how many of @list the device is to ring before this call returns
+ * @stay: one of these has EVERING_NO_HANDOVER
  * @work: entries taken since the set was last looked at
  * @due: when an operation runs out of time, perhaps; INT64_MAX: never
  * @ready: how many of @events were found in this call
  * @kept: the next call returns them
  * @reported, @events: the members and what there is to do for them
+ * @list: for group_file_enter()
  */
 struct evering_group {
 	int set;
 	int bell;
+	int file;
+	struct evering_group_page *page;
+	bool polled;
 	unsigned int woken;
 	uint64_t owner;
 	unsigned int policy;
@@ -131,16 +165,22 @@ struct evering_group {
 	uint32_t used;
 	uint32_t vacant;
 	uint32_t first_vacant;
-	uint32_t count;
+	uint32_t in_set;
+	uint32_t watched;
 	uint32_t hot;
+	uint32_t hot_watched;
 	struct member *turn;
+	bool collects;
 	struct member *owing;
+	unsigned int rings;
+	bool stay;
 	uint32_t work;
 	int64_t due;
 	unsigned int ready;
 	bool kept;
 	struct member *reported[EVERING_GROUP_BATCH];
 	struct evering_group_event events[EVERING_GROUP_BATCH];
+	struct evering_group_ring list[EVERING_MAX_GROUP_RINGS];
 };
 
 static bool is_own(const struct evering_group *g)
@@ -148,9 +188,16 @@ static bool is_own(const struct evering_group *g)
 	return g->owner == fork_id();
 }
 
+/* Does only the set know whether something has come for one? */
 static bool any_cold(const struct evering_group *g)
 {
-	return g->count > g->hot;
+	return g->watched > g->hot_watched;
+}
+
+/* Is there nothing to be told of but by the group file?  Also the dead fill the set. */
+static bool file_tells_all(const struct evering_group *g)
+{
+	return g->page && !g->in_set;
 }
 
 /* -------------------------------------------------------------- hot and cold */
@@ -165,6 +212,7 @@ static void make_hot(struct member *m)
 	m->hot = true;
 	m->empty = 0;
 	g->hot++;
+	g->hot_watched += !m->enrolled;
 	if (!g->turn) {
 		m->next = m->prev = m;
 		g->turn = m;
@@ -184,6 +232,7 @@ static void make_cold(struct member *m)
 		return;
 	m->hot = false;
 	g->hot--;
+	g->hot_watched -= !m->enrolled;
 	if (g->turn == m)
 		g->turn = m->next == m ? NULL : m->next;
 	m->next->prev = m->prev;
@@ -197,7 +246,7 @@ static void make_told(struct member *m)
 		return;
 	make_cold(m);
 	m->told = true;
-	m->group->count--;
+	m->group->watched -= !m->enrolled;
 }
 
 /* A wait on its channel has disarmed it, or it has something to do. */
@@ -206,7 +255,13 @@ void group_touched(struct endpoint *e)
 	make_hot(e->member);
 }
 
-/* A send under EVERING_LAZY_RING has found its peer asleep. */
+/* Does a flush leave the ring to the group, which is about to ring others, too? */
+bool group_collects(const struct endpoint *e)
+{
+	return e->member->group->collects;
+}
+
+/* A send under EVERING_LAZY_RING, or group_flush(), has found its peer asleep. */
 void group_owes(struct endpoint *e)
 {
 	struct member *m = e->member;
@@ -227,15 +282,82 @@ void group_due(struct endpoint *e, int64_t deadline)
 		m->group->due = deadline;
 }
 
-static void pay_owed(struct evering_group *g)
+/* ops_flush() by the group, which rings those that are owed a ring at once. */
+void group_flush(struct endpoint *e)
 {
+	struct evering_group *g = e->member->group;
+
+	g->collects = g->page && e->backend->enrol;
+	ops_flush(e->ops);
+	g->collects = false;
+}
+
+/* One by one: someone has closed a descriptor behind our back, or the file fails. */
+static void ring_each(const struct evering_group_ring *ring, unsigned int n)
+{
+	for (; n; n--, ring++)
+		ioctl(ring->fd, EVERING_IOC_RING, ring->bells);
+}
+
+/*
+ * Rings those on the list, and sleeps until @deadline, if that is not 0, in the same call.
+ * As group_file_enter().
+ */
+static int enter(struct evering_group *g, int64_t deadline)
+{
+	int ret;
+
+	ret = group_file_enter(g->file, g->list, &g->rings, g->stay, deadline);
+	ring_each(g->list, g->rings);
+	g->rings = 0;
+	g->stay = false;
+	return ret;
+}
+
+/* Puts it on the list: of an endpoint of the device, if there is a group file. */
+bool group_rings(struct endpoint *e, unsigned int what)
+{
+	struct evering_group *g = e->member->group;
+	struct evering_bell bell;
+
+	if (!g->page || !e->backend->enrol)
+		return false;
+	if (g->rings == ARRAY_SIZE(g->list))
+		enter(g, 0);
+	e->backend->bell(e, &bell);
+	g->list[g->rings].fd = bell.fd;
+	g->list[g->rings].bells = what;
+	g->rings++;
+	g->stay |= e->stay;
+	return true;
+}
+
+/* What members owe comes to the list, or is rung where there is none. */
+static void collect_owed(struct evering_group *g)
+{
+	struct evering_bell bell;
 	struct member *m;
 
 	while ((m = g->owing)) {
 		g->owing = m->owing;
 		m->owes = false;
-		evering_flush(&m->e->ev);
+		if (!g->page || !m->e->backend->enrol)
+			evering_flush(&m->e->ev);
+		else if (evering_flush_begin(&m->e->ev, &bell))
+			group_rings(m->e, EVERING_RX);
 	}
+}
+
+static bool owes(const struct evering_group *g)
+{
+	return g->owing || g->rings;
+}
+
+static void pay_owed(struct evering_group *g)
+{
+	collect_owed(g);
+	if (g->rings)
+		enter(g, 0);
 }
 
 /* ------------------------------------------------------------------ one member */
@@ -340,8 +462,7 @@ static void look_empty(struct member *m)
 
 	m->empty++;
 	if (m->empty == 1 && e->ops) {
-		ops_flush(e->ops);
-		pay_owed(m->group);
+		group_flush(e);
 		note_deadline(m);
 	} else if (m->empty % EMPTY_LOOKS == 2 ||
 		   (m->empty > 2 && e->ev.rx.next != m->published)) {
@@ -369,7 +490,6 @@ static void cool(struct member *m)
 	}
 	if (e->ops && (m->want & EVERING_RX)) {
 		ret = ops_arm_member(e->ops, m->want);
-		pay_owed(m->group);
 		note_deadline(m);
 	} else {
 		ret = wait_arm(e, m->want);
@@ -415,35 +535,62 @@ static void look(struct member *m)
 		cool(m);
 }
 
-/* A round: each of those that are hot has its turn, or as many as there is room for. */
-static unsigned int sweep(struct evering_group *g)
-{
-	uint32_t left = g->hot;
-	struct member *m;
-
-	while (left-- && g->turn && g->ready < BATCH) {
-		m = g->turn;
-		g->turn = m->next;
-		look(m);
-	}
-	return g->ready;
-}
-
-/* Arms all that are hot, but those that are ready after all. */
-static unsigned int arm_all(struct evering_group *g)
-{
-	uint32_t left = g->hot;
-	struct member *m;
-
-	while (left-- && g->turn && g->ready < BATCH) {
-		m = g->turn;
-		g->turn = m->next;
-		cool(m);
-	}
-	return g->ready;
-}
-
 /* ------------------------------------------------------------------- hearing */
+
+/* Something has come for it: it was rung, those of @rung, or its peer has gone, perhaps. */
+static void hear_endpoint(struct member *m, unsigned int rung, bool gone)
+{
+	if (gone && !m->gone && m->e->backend->gone(m->e)) {
+		m->gone = true;
+		m->last = m->e->ev.rx.next + m->e->ev.rx.mask + 1;
+	}
+	wait_disarm(m->e, BOTH, rung);
+	if (wait_woken(m->e))
+		__atomic_store_n(&m->group->woken, 1, __ATOMIC_RELAXED);
+	make_hot(m);
+}
+
+/*
+ * Takes what the module says in the page; how much.  The order is that of
+ * <linux/evering.h>: each exchange sees what was there before the bit that it takes, and a
+ * bit that comes later is named in summary once more.
+ */
+static int hear_page(struct evering_group *g)
+{
+	struct evering_group_page *page = g->page;
+	uint64_t any = 0, words, bits;
+	uint32_t i, word, index;
+	struct member *m;
+	int n = 0;
+
+	for (i = 0; i < ARRAY_SIZE(page->summary); i++)
+		any |= __atomic_load_n(&page->summary[i], __ATOMIC_RELAXED);
+	if (EVERING_LIKELY(!any))
+		return 0;
+	for (i = 0; i < ARRAY_SIZE(page->summary); i++) {
+		if (!__atomic_load_n(&page->summary[i], __ATOMIC_RELAXED))
+			continue;
+		words = __atomic_exchange_n(&page->summary[i], 0,
+					    __ATOMIC_SEQ_CST);
+		for (; words; words &= words - 1) {
+			word = 64 * i + (uint32_t)__builtin_ctzll(words);
+			if (word >= EVERING_GROUP_WORDS)
+				continue;
+			bits = __atomic_exchange_n(&page->ready[word], 0,
+						   __ATOMIC_SEQ_CST);
+			for (; bits; bits &= bits - 1, n++) {
+				index = 64 * word +
+					(uint32_t)__builtin_ctzll(bits) -
+					AT_MEMBERS;
+				/* Also of one that was here before it. */
+				m = index < g->used ? g->members[index] : NULL;
+				if (m && m->e)
+					hear_endpoint(m, 0, true);
+			}
+		}
+	}
+	return n;
+}
 
 static void hear_event(struct evering_group *g, const struct epoll_event *event)
 {
@@ -451,7 +598,7 @@ static void hear_event(struct evering_group *g, const struct epoll_event *event)
 	unsigned int rung = (unsigned int)event->data.u64 & BOTH;
 	struct member *m;
 
-	if (event->data.u64 == DATA_WAKE)
+	if (event->data.u64 == DATA_WAKE || event->data.u64 == DATA_FILE)
 		return;
 	m = index < g->used ? g->members[index] : NULL;
 	if (!m)
@@ -462,15 +609,9 @@ static void hear_event(struct evering_group *g, const struct epoll_event *event)
 		return;
 	}
 	/* A bell has no end of its own, and may say so all the same if it is full. */
-	if (!rung && (event->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) &&
-	    !m->gone && m->e->backend->gone(m->e)) {
-		m->gone = true;
-		m->last = m->e->ev.rx.next + m->e->ev.rx.mask + 1;
-	}
-	wait_disarm(m->e, BOTH, rung);
-	if (wait_woken(m->e))
-		__atomic_store_n(&g->woken, 1, __ATOMIC_RELAXED);
-	make_hot(m);
+	hear_endpoint(m, rung,
+		      !rung && (event->events &
+				(EPOLLRDHUP | EPOLLHUP | EPOLLERR)));
 }
 
 /* Members whose operations have run out of time; and when the next ones do. */
@@ -508,20 +649,33 @@ static bool hear_clock(struct evering_group *g)
 	return any;
 }
 
-/* What the set has to say, at once.  How much that was. */
+/* What there is to be heard, at once.  How much that was. */
 static int hear(struct evering_group *g)
 {
 	struct epoll_event events[HEAR_AT_ONCE];
-	int n, i;
+	int n = 0, i;
 
 	g->work = 0;
-	n = epoll_wait(g->set, events, HEAR_AT_ONCE, 0);
+	if (!file_tells_all(g))
+		n = epoll_wait(g->set, events, HEAR_AT_ONCE, 0);
 	for (i = 0; i < n; i++)
 		hear_event(g, &events[i]);
-	return (n > 0 ? n : 0) + hear_clock(g);
+	if (n < 0)
+		n = 0;
+	if (g->page)
+		n += hear_page(g);
+	return n + hear_clock(g);
 }
 
-/* Sleeps until it has something to say.  0; -EINTR; -ETIMEDOUT. */
+/* The end of a sleep, until @deadline at the most, that has heard something if @any. */
+static int end_sleep(struct evering_group *g, int64_t deadline, bool any)
+{
+	if (hear_clock(g) || any)
+		return 0;
+	return deadline != INT64_MAX && now_ns() >= deadline ? -ETIMEDOUT : 0;
+}
+
+/* Rings those that are owed a ring, and sleeps in the set.  0; -EINTR; -ETIMEDOUT. */
 static int sleep_in_set(struct evering_group *g, int64_t deadline,
 			const sigset_t *mask)
 {
@@ -532,6 +686,7 @@ static int sleep_in_set(struct evering_group *g, int64_t deadline,
 	int n, i;
 
 	g->work = 0;
+	pay_owed(g);
 	left = time_left(until, &storage);
 	if (left)
 		n = wait_precisely(g->set, events, HEAR_AT_ONCE, left, mask);
@@ -541,9 +696,27 @@ static int sleep_in_set(struct evering_group *g, int64_t deadline,
 		return -errno;
 	for (i = 0; i < n; i++)
 		hear_event(g, &events[i]);
-	if (hear_clock(g) || n)
-		return 0;
-	return deadline != INT64_MAX && now_ns() >= deadline ? -ETIMEDOUT : 0;
+	return end_sleep(g, deadline, n);
+}
+
+/* The same in one call, in the group file, of a group that has nothing else. */
+static int sleep_in_file(struct evering_group *g, int64_t deadline)
+{
+	int64_t until = deadline < g->due ? deadline : g->due;
+	struct pollfd fd = { .fd = g->file, .events = POLLIN };
+	struct timespec left;
+	int ret;
+
+	g->work = 0;
+	collect_owed(g);
+	ret = enter(g, until);
+	if (EVERING_UNLIKELY(ret == -EAGAIN)) {
+		ret = ppoll(&fd, 1, time_left(until, &left), NULL);
+		ret = ret < 0 ? -errno : 0;
+	}
+	if (ret && ret != -ETIMEDOUT)
+		return ret;
+	return end_sleep(g, deadline, !ret);
 }
 
 static bool was_woken(struct evering_group *g)
@@ -553,6 +726,42 @@ static bool was_woken(struct evering_group *g)
 	/* What the caller of evering_group_wake() has stored before is seen after this. */
 	__atomic_exchange_n(&g->woken, 0, __ATOMIC_ACQUIRE);
 	return true;
+}
+
+/* -------------------------------------------------------------------- sweeps */
+
+/*
+ * What the page has to say; and a round: each of those that are hot has its turn, or as many
+ * as there is room for.
+ */
+static unsigned int sweep(struct evering_group *g)
+{
+	uint32_t left;
+	struct member *m;
+
+	if (g->page)
+		hear_page(g);
+	left = g->hot;
+	while (left-- && g->turn && g->ready < BATCH) {
+		m = g->turn;
+		g->turn = m->next;
+		look(m);
+	}
+	return g->ready;
+}
+
+/* Arms all that are hot, but those that are ready after all. */
+static unsigned int arm_all(struct evering_group *g)
+{
+	uint32_t left = g->hot;
+	struct member *m;
+
+	while (left-- && g->turn && g->ready < BATCH) {
+		m = g->turn;
+		g->turn = m->next;
+		cool(m);
+	}
+	return g->ready;
 }
 
 /* ------------------------------------------------------------------- waiting */
@@ -580,9 +789,11 @@ static int spin_for(struct evering_group *g, int64_t budget, int64_t deadline,
 
 	for (;;) {
 		sweeps = any_cold(g) ? SWEEPS_WITH_COLD : SWEEPS_PER_LOOK;
-		for (i = 0; i < sweeps && g->hot; i++) {
+		for (i = 0; i < sweeps && (g->hot || g->page); i++) {
 			if (sweep(g))
 				return (int)g->ready;
+			if (EVERING_UNLIKELY(owes(g)))
+				pay_owed(g);
 			relax();
 		}
 		if (was_woken(g))
@@ -617,7 +828,10 @@ static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 			return (int)g->ready;
 		if (was_woken(g))
 			return -EINTR;
-		ret = sleep_in_set(g, deadline, mask);
+		/* ENTER takes no mask.  If there is one the file is in the set, too. */
+		ret = file_tells_all(g) && !mask ?
+			      sleep_in_file(g, deadline) :
+			      sleep_in_set(g, deadline, mask);
 		if (sweep(g))
 			return (int)g->ready;
 		if (ret)
@@ -641,6 +855,7 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 	if (g->policy == EVERING_ADAPTIVE)
 		start = asleep = now_ns();
 	if (budget) {
+		pay_owed(g);
 		ret = spin_for(g, budget, deadline, &signals);
 		if (ret > 0) {
 			spin_succeeded(&g->spin);
@@ -649,6 +864,12 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 			if (asleep >= deadline)
 				ret = -ETIMEDOUT;
 		}
+	}
+	/* As a wait on one endpoint of the device, which takes no mask either. */
+	if (!ret && signals.blocked && file_tells_all(g)) {
+		if (signals_came(&signals))
+			ret = -EINTR;
+		signals_restore(&signals);
 	}
 	if (!ret) {
 		ret = sleep_until_ready(g, deadline, signals.mask);
@@ -659,6 +880,7 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 	return ret;
 }
 
+/* How much work is done before what costs a system call, or the clock, is looked at. */
 static uint32_t work_per_look(const struct evering_group *g)
 {
 	return any_cold(g) || g->due != INT64_MAX ? WORK_PER_LOOK :
@@ -675,7 +897,6 @@ static void begin(struct evering_group *g)
 			g->reported[i]->place = 0;
 	g->ready = 0;
 	g->kept = false;
-	pay_owed(g);
 	if (EVERING_UNLIKELY(g->work >= work_per_look(g)))
 		hear(g);
 }
@@ -693,17 +914,10 @@ static bool take_kept(struct evering_group *g)
 	return false;
 }
 
-int evering_group_wait(struct evering_group *g,
-		       const struct evering_group_event **events,
-		       int64_t timeout_ns)
+static int wait_for(struct evering_group *g, int64_t timeout_ns)
 {
 	int64_t deadline;
 
-	if (EVERING_UNLIKELY(timeout_ns < EVERING_WAIT_FOREVER || !is_own(g)))
-		return -EINVAL;
-	*events = g->events;
-	if (EVERING_UNLIKELY(g->kept) && take_kept(g))
-		return (int)g->ready;
 	begin(g);
 	if (sweep(g))
 		return (int)g->ready;
@@ -719,14 +933,32 @@ int evering_group_wait(struct evering_group *g,
 		       wait_spinning(g, deadline);
 }
 
+int evering_group_wait(struct evering_group *g,
+		       const struct evering_group_event **events,
+		       int64_t timeout_ns)
+{
+	int ret;
+
+	if (EVERING_UNLIKELY(timeout_ns < EVERING_WAIT_FOREVER || !is_own(g)))
+		return -EINVAL;
+	*events = g->events;
+	if (EVERING_UNLIKELY(g->kept) && take_kept(g))
+		return (int)g->ready;
+	ret = wait_for(g, timeout_ns);
+	/* What a sleep has not paid. */
+	if (EVERING_UNLIKELY(owes(g)))
+		pay_owed(g);
+	return ret;
+}
+
 /*
  * Takes what is there, or arms all: as evering_group_poll().  A peer that rings all the
  * time leaves a ring in the set, which wakes a loop again; others' were heard before, as
  * the set tells in order.
  */
-static int poll_all(struct evering_group *g)
+static int look_at_all(struct evering_group *g)
 {
-	uint32_t pieces = 1 + 4 * g->count / HEAR_AT_ONCE, i;
+	uint32_t pieces = 1 + 4 * g->watched / HEAR_AT_ONCE, i;
 	unsigned int rounds;
 	int n;
 
@@ -746,6 +978,15 @@ static int poll_all(struct evering_group *g)
 		if (sweep(g) || arm_all(g))
 			return (int)g->ready;
 	return 0;
+}
+
+static int poll_all(struct evering_group *g)
+{
+	int ret = look_at_all(g);
+
+	if (owes(g))
+		pay_owed(g);
+	return ret;
 }
 
 int evering_group_poll(struct evering_group *g,
@@ -784,23 +1025,50 @@ int64_t evering_group_timeout(const struct evering_group *g)
 	return left > 0 ? left : 0;
 }
 
+/* The file tells of its members in the set as well. */
+static int watch_file(struct evering_group *g, int file)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = DATA_FILE };
+
+	return epoll_ctl(g->set, EPOLL_CTL_ADD, file, &event) ? -errno : 0;
+}
+
+/* From now on whoever sleeps in the set hears all. */
+static int make_polled(struct evering_group *g)
+{
+	int ret = 0;
+
+	if (!g->polled && g->page)
+		ret = watch_file(g, g->file);
+	g->polled |= !ret;
+	return ret;
+}
+
 int evering_group_fd(struct evering_group *g)
 {
-	return is_own(g) ? g->set : -EINVAL;
+	int ret = is_own(g) ? make_polled(g) : -EINVAL;
+
+	return ret ? ret : g->set;
 }
 
 /* Only what signal-safety(7) allows; the word before the ring, as evering_wake(). */
 int evering_group_wake(struct evering_group *g)
 {
 	const uint64_t one = 1;
-	int saved = errno;
+	int saved = errno, file;
 	ssize_t ignored;
 
 	if (!is_own(g))
 		return -EINVAL;
 	__atomic_store_n(&g->woken, 1, __ATOMIC_SEQ_CST);
-	ignored = write(g->bell, &one, sizeof(one));
-	(void)ignored;
+	/* If it is opened just now, the thread that does so sees the word. */
+	file = __atomic_load_n(&g->file, __ATOMIC_SEQ_CST);
+	if (file >= 0) {
+		group_file_tell(file, AT_WAKE);
+	} else {
+		ignored = write(g->bell, &one, sizeof(one));
+		(void)ignored;
+	}
 	errno = saved;
 	return 0;
 }
@@ -851,7 +1119,8 @@ static struct member *new_member(struct evering_group *g, void *context)
 	m->context = context;
 	m->index = take_index(g);
 	g->members[m->index] = m;
-	g->count++;
+	g->in_set++;
+	g->watched++;
 	return m;
 }
 
@@ -866,7 +1135,10 @@ static void stop_watching(struct member *m)
 	int fd = m->fd;
 
 	if (m->e) {
-		m->e->backend->unwatch(m->e, g->set);
+		if (m->enrolled)
+			m->e->backend->leave(m->e, g->file);
+		else
+			m->e->backend->unwatch(m->e, g->set);
 		wait_disarm(m->e, BOTH, 0);
 		return;
 	}
@@ -882,6 +1154,7 @@ static void free_member(struct member *m)
 	struct member **at = &g->owing;
 
 	make_told(m);
+	g->in_set -= !m->enrolled;
 	if (m->place) {
 		g->events[m->place - 1].what = 0;
 		g->events[m->place - 1].ev = NULL;
@@ -910,6 +1183,9 @@ void group_forget(struct member *m)
 	if (is_own(m->group)) {
 		if (m->owes)
 			evering_flush(&m->e->ev);
+		/* Its descriptor may be on the list, and another's soon. */
+		if (m->group->rings)
+			enter(m->group, 0);
 		if (!m->told)
 			stop_watching(m);
 	}
@@ -933,6 +1209,52 @@ static int check_old(const struct evering_group *g, const struct member *m)
 	return m && m->group == g ? 0 : -ENOENT;
 }
 
+/* The group file, if it is to be had.  From then on nobody rings the eventfd. */
+static int open_file(struct evering_group *g)
+{
+	struct evering_group_page *page;
+	int file, ret;
+
+	if (g->page)
+		return 0;
+	file = group_file_open(&page);
+	if (file < 0)
+		return file;
+	ret = g->polled ? watch_file(g, file) : 0;
+	if (ret) {
+		munmap(page, sizeof(*page));
+		close(file);
+		return ret;
+	}
+	g->page = page;
+	__atomic_store_n(&g->file, file, __ATOMIC_SEQ_CST);
+	epoll_ctl(g->set, EPOLL_CTL_DEL, g->bell, NULL);
+	return 0;
+}
+
+/* @m of an endpoint: the group file, or the set, tells of it from now on. */
+static int watch_endpoint(struct member *m)
+{
+	struct evering_group *g = m->group;
+	struct endpoint *e = m->e;
+	int ret;
+
+	if (e->backend->enrol &&
+	    m->index < EVERING_GROUP_MEMBERS - AT_MEMBERS && !open_file(g) &&
+	    !e->backend->enrol(e, g->file, m->index + AT_MEMBERS)) {
+		m->enrolled = true;
+		g->in_set--;
+		g->watched--;
+		return 0;
+	}
+	ret = make_polled(g);
+	if (!ret)
+		ret = e->backend->watch(e, g->set, data_of(m));
+	if (ret)
+		e->backend->unwatch(e, g->set);
+	return ret;
+}
+
 int evering_group_add(struct evering_group *g, struct evering *ev,
 		      unsigned int what, void *context)
 {
@@ -949,13 +1271,14 @@ int evering_group_add(struct evering_group *g, struct evering *ev,
 	m->e = e;
 	m->want = what;
 	m->seen = ev->rx.next;
-	ret = e->backend->watch(e, g->set, data_of(m));
+	ret = watch_endpoint(m);
 	if (ret) {
-		e->backend->unwatch(e, g->set);
 		free_member(m);
 		return ret;
 	}
 	e->member = m;
+	/* A ring of what evering_arm() has armed is not to be forgotten. */
+	wait_disarm(e, BOTH, 0);
 	/* What is owed from now on is noted. */
 	if (e->lazy)
 		evering_flush(ev);
@@ -1002,7 +1325,7 @@ static int watch_fd(struct member *m, int fd, uint32_t events)
 	struct epoll_event event = { .events = events, .data.u64 = data_of(m) };
 	int ret;
 
-	ret = fd < 0 ? fd : 0;
+	ret = fd < 0 ? fd : make_polled(m->group);
 	if (!ret && epoll_ctl(m->group->set, EPOLL_CTL_ADD, fd, &event))
 		ret = -errno;
 	if (ret)
@@ -1051,7 +1374,7 @@ int evering_group_add_fd(struct evering_group *g, int fd, short events,
 		return ret;
 	if (fd < 0)
 		return -EBADF;
-	if (fd == g->bell)
+	if (fd == g->bell || fd == g->file)
 		return -EINVAL;
 	m = new_member(g, context);
 	if (!m)
@@ -1119,7 +1442,7 @@ int evering_group_open(const struct evering_group_params *from,
 	g->spin_ns = params.spin_ns;
 	g->spin = (struct spin){ .budget = params.spin_ns, .next_hold = 8 };
 	g->due = INT64_MAX;
-	g->bell = -1;
+	g->bell = g->file = -1;
 	g->set = epoll_create1(EPOLL_CLOEXEC);
 	if (g->set >= 0)
 		g->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -1140,6 +1463,10 @@ void evering_group_close(struct evering_group *g)
 		return;
 	for (i = 0; i < g->used; i++)
 		group_forget(g->members[i]);
+	/* A child does not have the page, and perhaps something else in its place. */
+	if (g->page && is_own(g))
+		munmap(g->page, sizeof(*g->page));
+	close_fds(&g->file, 1);
 	close_fds(&g->bell, 1);
 	close_fds(&g->set, 1);
 	free(g->members);

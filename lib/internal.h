@@ -90,6 +90,9 @@ struct ucred;
  *	peer's death, edge-triggered: as @data, with those of EVERING_RX and EVERING_TX that
  *	are rung and whose ring this consumes.  0; -EMFILE, -ENOMEM, -ENOSPC
  * @unwatch: take out of it whatever of that is in it
+ * @enrol: make it a member of the group file @file, which tells of the same at @index;
+ *	NULL: there are none for this backend.  0; an errno: see EVERING_IOC_ADD
+ * @leave: it is none any more
  * @grow: give the own arena memory, from where it has none, and tell the peer.  0;
  *	-ENOMEM, -EDQUOT: there is none for it
  * @grown: how far the peer says that its arena has memory, in bytes; nothing is checked
@@ -123,6 +126,8 @@ struct backend {
 	short (*events)(unsigned int what);
 	int (*watch)(struct endpoint *e, int set, uint64_t data);
 	void (*unwatch)(struct endpoint *e, int set);
+	int (*enrol)(struct endpoint *e, int file, uint32_t index);
+	void (*leave)(struct endpoint *e, int file);
 	int (*grow)(struct endpoint *e, uint64_t from, uint64_t to);
 	uint64_t (*grown)(const struct endpoint *e);
 	int (*see)(struct endpoint *e, uint64_t from, uint64_t to);
@@ -481,9 +486,18 @@ static inline int peer_arena_see(struct endpoint *e, uint64_t need)
 		       peer_arena_grown(e, need);
 }
 
+/* device.c */
+int group_file_open(struct evering_group_page **page);
+int group_file_enter(int file, const struct evering_group_ring *rings,
+		     unsigned int *count, bool stay, int64_t deadline);
+void group_file_tell(int file, uint32_t index);
+
 /* group.c */
 void group_touched(struct endpoint *e);
+bool group_collects(const struct endpoint *e);
 void group_owes(struct endpoint *e);
+void group_flush(struct endpoint *e);
+bool group_rings(struct endpoint *e, unsigned int what);
 void group_due(struct endpoint *e, int64_t deadline);
 void group_forget(struct member *member);
 

@@ -610,7 +610,10 @@ static int arm_table(struct ops *ops, unsigned int *armed,
 		/* Nor is it to wake anybody any more. */
 		evering_disarm(&e->ev, EVERING_TX);
 	}
-	ops_flush(ops);
+	if (e->member)
+		group_flush(e);
+	else
+		ops_flush(ops);
 	ret = arm(e, what);
 	e->room = 0;
 	return ret;

@@ -212,7 +212,7 @@ int evering__ring_owed(struct evering *ev, uint32_t armed)
 {
 	struct endpoint *e = to_endpoint(ev);
 
-	if (!e->lazy)
+	if (!e->lazy && !(e->member && group_collects(e)))
 		return evering__ring(ev, armed);
 	if (e->member)
 		group_owes(e);
@@ -904,8 +904,9 @@ bool wait_woken(struct endpoint *e)
 }
 
 /*
- * Before a sleep of the group: 0: it is armed, and has been rung for what it owes; those of
- * @what that are ready, or why the channel has ended: then it is not armed.
+ * Before a sleep of the group: 0: it is armed; those of @what that are ready, or why the
+ * channel has ended: then it is not armed.  The ring that it owes for space is on the
+ * group's list, or was rung.
  */
 int wait_arm(struct endpoint *e, unsigned int what)
 {
@@ -920,7 +921,16 @@ int wait_arm(struct endpoint *e, unsigned int what)
 	/* Nor is what is not wanted any more to wake anybody. */
 	wait_disarm(e, heard, 0);
 	is = evering__arm(e, what, &owed);
-	ring_owed(e, what, &owed);
+	/*
+	 * One on the list is not remembered: whether the kernel finds the bell armed is
+	 * not known, and if it does it is armed no more.
+	 */
+	if (owed.ring && group_rings(e, owed.ring))
+		counter_add(what & EVERING_RX ? &e->half->counters.rx_rings :
+						&e->half->counters.tx_rings,
+			    1);
+	else
+		ring_owed(e, what, &owed);
 	if (is || channel_error(e)) {
 		disarm(e, what, 0);
 		return is ? (int)is : peer_gone(e, what);
