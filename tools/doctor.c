@@ -176,9 +176,12 @@ static void check_info(struct doctor *d, int fd)
 		return;
 	}
 	d->device = true;
-	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI%s",
+	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI%s%s",
 	       info.abi,
-	       info.features & EVERING_FEATURE_GROW ? ", arenas grow" : "");
+	       info.features & EVERING_FEATURE_GROW ? ", arenas grow" : "",
+	       info.features & EVERING_FEATURE_GROUP ?
+		       ", groups sleep in one file" :
+		       "");
 	report(d, info.max_channel_bytes >> 22 ? OK : WARN, "quota",
 	       info.max_channel_bytes >> 22 ?
 		       NULL :
