@@ -15,7 +15,8 @@
 #define DOTTED(major, minor, patch) DOTTED_(major, minor, patch)
 #define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
-#define ARENA_MAP_ALIGN ((size_t)2 << 20)
+/* So that the allocator's alignments hold for pointers too, and pages can be huge. */
+#define ARENA_MAP_ALIGN ((size_t)EVERING_MEMFD_ALIGN)
 #if defined(__x86_64__) || defined(__i386__)
 #define LARGEST_PAGE 4096
 #else
@@ -244,10 +245,10 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 		e->begin = (params->arena_begin + page_size() - 1) &
 			   ~(uint64_t)(page_size() - 1);
 	e->sock = -1;
-	for (i = 0; i < EVERING_REGIONS; i++)
-		e->memfd.region[i] = -1;
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
+		e->memfd.memory[i] = e->memfd.shared[i] = -1;
 		e->memfd.bell[i][0] = e->memfd.bell[i][1] = -1;
+	}
 	e->memfd.both = e->memfd.role[0] = e->memfd.role[1] = -1;
 	e->device.fd = e->device.peers = -1;
 	*ret = e;
@@ -261,25 +262,79 @@ bool endpoint_shares(const struct endpoint *e, unsigned int region)
 	       region >= EVERING_REGION_ARENA_A;
 }
 
-/*
- * An address for @size bytes that is a multiple of ARENA_MAP_ALIGN, so that the
- * allocator's alignments hold for pointers too.  NULL: no such room.
- */
-static void *reserve_aligned(size_t size)
+/* Below it there may be room for the next arena; 0: nothing is known. */
+static uintptr_t room_below;
+
+/* An arena ended there.  The highest: what is made anew stays where it was. */
+static void leave_room(uintptr_t end)
+{
+	if (end > __atomic_load_n(&room_below, __ATOMIC_RELAXED))
+		__atomic_store_n(&room_below, end, __ATOMIC_RELAXED);
+}
+
+/* The last address up to @end that is aligned @before bytes later. */
+static uintptr_t align_down(uintptr_t end, size_t before, size_t align)
+{
+	return ((end + before) & ~(uintptr_t)(align - 1)) - before;
+}
+
+/* An address for @size bytes that is aligned @before bytes later.  NULL: no such room. */
+static void *reserve_aligned(size_t size, size_t before)
 {
 	unsigned char *all, *start;
-	size_t before;
+	size_t skip;
 
 	all = mmap(NULL, size + ARENA_MAP_ALIGN, PROT_NONE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (all == MAP_FAILED)
 		return NULL;
-	before = -(uintptr_t)all & (ARENA_MAP_ALIGN - 1);
-	start = all + before;
-	if (before)
-		munmap(all, before);
-	munmap(start + size, ARENA_MAP_ALIGN - before);
+	start = (unsigned char *)align_down((uintptr_t)all + ARENA_MAP_ALIGN,
+					    before, ARENA_MAP_ALIGN);
+	skip = (size_t)(start - all);
+	if (skip)
+		munmap(all, skip);
+	if (skip < ARENA_MAP_ALIGN)
+		munmap(start + size, ARENA_MAP_ALIGN - skip);
 	return start;
+}
+
+/*
+ * mmap(2) of an arena, and of the @before bytes that lie before it.  First below the last
+ * one, which takes one call where it is free; to reserve the room takes three more.  The
+ * own one @must be aligned; the peer's is if that costs nothing.
+ */
+static void *map_arena(size_t size, size_t before, bool must, int prot,
+		       int flags, int fd, off_t offset)
+{
+	uintptr_t below = __atomic_load_n(&room_below, __ATOMIC_RELAXED);
+	size_t align = must || size - before >= ARENA_MAP_ALIGN ?
+			       ARENA_MAP_ALIGN :
+			       page_size();
+	void *map, *at = NULL;
+
+	if (below > size + align)
+		at = (void *)align_down(below - size, before, align);
+	if (at || !must) {
+		map = mmap(at, size, prot, flags, fd, offset);
+		if (map == MAP_FAILED || !must ||
+		    align_down((uintptr_t)map, before, align) == (uintptr_t)map)
+			goto out;
+		munmap(map, size);
+	}
+	at = reserve_aligned(size, before);
+	if (!at)
+		return MAP_FAILED;
+	map = mmap(at, size, prot, flags | MAP_FIXED, fd, offset);
+	if (map == MAP_FAILED) {
+		int error = errno;
+
+		munmap(at, size);
+		errno = error;
+	}
+out:
+	if (map != MAP_FAILED)
+		__atomic_store_n(&room_below, (uintptr_t)map, __ATOMIC_RELAXED);
+	return map;
 }
 
 /*
@@ -292,39 +347,103 @@ static int map_error(void)
 }
 
 /* A child has no use for the mapping, and no right to be a second writer. */
-int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
-		 int prot)
+static int keep_private(void *map, size_t size)
 {
-	size_t size = region_size(&e->geometry, region);
-	void *map, *at = NULL;
-	int flags = MAP_SHARED;
-
-	if (!size)
-		return 0;
-	if (region == EVERING_REGION_ARENA(e->end)) {
-		at = reserve_aligned(size);
-		if (!at)
-			return -ENOMEM;
-		flags |= MAP_FIXED;
-	}
-	/* The rings are small and wanted at once; arenas can be huge, or still grow. */
-	if (region < EVERING_REGION_ARENA_A ||
-	    (e->populate && !e->partial[region - EVERING_REGION_ARENA_A]))
-		flags |= MAP_POPULATE;
-	map = mmap(at, size, prot, flags, fd, offset);
-	if (map == MAP_FAILED) {
-		int error = map_error();
-
-		if (at)
-			munmap(at, size);
-		return error;
-	}
-	e->map[region] = map;
-	e->map_size[region] = size;
 	if (madvise(map, size, MADV_DONTFORK) ||
 	    madvise(map, size, MADV_DONTDUMP))
 		return map_error();
 	return 0;
+}
+
+int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
+		 int prot)
+{
+	size_t size = region_size(&e->geometry, region);
+	int flags = MAP_SHARED;
+	void *map;
+
+	if (!size)
+		return 0;
+	/* The rings are small and wanted at once; arenas can be huge, or still grow. */
+	if (region < EVERING_REGION_ARENA_A ||
+	    (e->populate && !e->partial[region - EVERING_REGION_ARENA_A]))
+		flags |= MAP_POPULATE;
+	if (region == EVERING_REGION_ARENA(e->end))
+		map = map_arena(size, 0, true, prot, flags, fd, offset);
+	else
+		map = mmap(NULL, size, prot, flags, fd, offset);
+	if (map == MAP_FAILED)
+		return map_error();
+	e->map[region] = map;
+	e->map_size[region] = size;
+	return keep_private(map, size);
+}
+
+/*
+ * endpoint_map_file - map a memfd: @region, and what lies behind it up to the region @last
+ * @all: all its pages are there, and it may be mapped with them
+ *
+ * Otherwise nothing is populated, for who has called mlockall(2) neither: what nobody may
+ * access the kernel leaves alone, and later it does not ask again.
+ */
+int endpoint_map_file(struct endpoint *e, unsigned int region,
+		      unsigned int last, int fd, off_t offset, int prot,
+		      bool all)
+{
+	size_t size = region_size(&e->geometry, region);
+	size_t behind = last == region ? 0 : region_size(&e->geometry, last);
+	int flags = MAP_SHARED | (all ? MAP_POPULATE : 0);
+	int first = all ? prot : PROT_NONE, error;
+	unsigned char *map;
+
+	if (last < EVERING_REGION_ARENA_A)
+		map = mmap(NULL, size, first, flags, fd, offset);
+	else
+		map = map_arena(size + behind, behind ? size : 0,
+				last == EVERING_REGION_ARENA(e->end), first,
+				flags, fd, offset);
+	if (map == MAP_FAILED)
+		return map_error();
+	e->map[region] = map;
+	e->map_size[region] = size;
+	if (behind) {
+		e->map[last] = map + size;
+		e->map_size[last] = behind;
+	}
+	error = keep_private(map, size + behind);
+	if (!error && !all && mprotect(map, size + behind, prot))
+		error = map_error();
+	return error;
+}
+
+/* A half and the arena that lies behind it, as in a memfd, at once. */
+static void unmap_end(struct endpoint *e, unsigned int end)
+{
+	unsigned int half = EVERING_REGION_HALF(end);
+	unsigned int arena = EVERING_REGION_ARENA(end);
+	unsigned char *at = e->map[half];
+	size_t size = e->map_size[half];
+
+	if (at && e->map[arena] == at + size) {
+		size += e->map_size[arena];
+		leave_room((uintptr_t)at + size);
+	} else if (e->map[arena]) {
+		munmap(e->map[arena], e->map_size[arena]);
+		leave_room((uintptr_t)e->map[arena] + e->map_size[arena]);
+	}
+	if (at)
+		munmap(at, size);
+}
+
+static void unmap_regions(struct endpoint *e)
+{
+	unsigned int end;
+
+	for (end = 0; end < 2; end++)
+		unmap_end(e, end);
+	if (e->map[EVERING_REGION_STATUS])
+		munmap(e->map[EVERING_REGION_STATUS],
+		       e->map_size[EVERING_REGION_STATUS]);
 }
 
 /* Is the channel what its maker said? */
@@ -382,15 +501,12 @@ int endpoint_ready(struct endpoint *e)
 
 void endpoint_destroy(struct endpoint *e)
 {
-	unsigned int i;
-
 	bool own = e->owner == fork_id();
 
 	arena_destroy(&e->arena);
 	/* A child has none of these mappings, and perhaps its own in their place. */
-	for (i = 0; i < EVERING_REGIONS && own; i++)
-		if (e->map[i])
-			munmap(e->map[i], e->map_size[i]);
+	if (own)
+		unmap_regions(e);
 	e->backend->destroy(e);
 	socket_close_sealed(e->sock, e->sealed);
 	if (e->ledger && own)

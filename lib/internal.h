@@ -216,7 +216,8 @@ struct arena {
 };
 
 struct memfd_state {
-	int region[EVERING_REGIONS]; /* until met */
+	int memory[2]; /* memfds by endpoint: half, and arena; until met */
+	int shared[2]; /* arenas of EVERING_SHARED_ARENA; until met */
 	int bell[2][2]; /* eventfds by endpoint, then 0 for RX and 1 for TX */
 	int role[2]; /* epoll sets of the connection and a bell, as bell[] */
 	int both; /* an epoll set of these two; evering_fd() */
@@ -340,6 +341,9 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 bool endpoint_shares(const struct endpoint *e, unsigned int region);
 int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 		 int prot);
+int endpoint_map_file(struct endpoint *e, unsigned int region,
+		      unsigned int last, int fd, off_t offset, int prot,
+		      bool all);
 int endpoint_check_status(const struct endpoint *e);
 int endpoint_ready(struct endpoint *e);
 void endpoint_destroy(struct endpoint *e);

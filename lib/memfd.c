@@ -2,8 +2,8 @@
 /*
  * memfd.c: channels without the kernel module.
  *
- * Each region is a memfd of its own.  Its owner allocates it whole, maps it for
- * writing and then seals it: nobody can shrink or grow it or punch holes into it,
+ * Each side has one memfd, for its half and its arena.  Its owner maps it for writing,
+ * allocates it and then seals it: nobody can shrink or grow it or punch holes into it,
  * and nobody, the peer least of all, can map it for writing again
  * (F_SEAL_FUTURE_WRITE).  The peer checks the seals and the size, maps it and populates
  * the half for reading, so no access can end in SIGBUS.  Of a stranger's memfd it makes no
@@ -11,7 +11,7 @@
  * the stranger's that reads from a file system of its own holds it for as long as that
  * likes.
  *
- * But an arena may have holes, which its owner fills as it needs to (grow.c), by
+ * But the arena may have holes, which its owner fills as it needs to (grow.c), by
  * MADV_POPULATE_WRITE of its own mapping: that goes on under all seals, and takes no
  * descriptor.  Whoever reads a hole fills it as well, at its own expense, and dies of
  * SIGBUS or the OOM killer where it cannot.  So the peer populates a part for reading,
@@ -19,7 +19,7 @@
  * and asks before whether that could be had, as the owner may lie: this side can be made
  * to pay for the peer's arena, as large as was agreed, and for no more.
  *
- * Before Linux 5.14, which knows neither, all of an arena is allocated at once, and whether
+ * Before Linux 5.14, which knows neither, all of a memfd is allocated at once, and whether
  * all pages are there is asked with ftruncate(2).
  *
  * Each endpoint has two doorbells, eventfds: one for the thread that receives and one
@@ -58,7 +58,6 @@
 
 #define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 #define SEALS_OWN (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
-#define SEALS_STATUS (SEALS_SIZE | F_SEAL_WRITE)
 
 /* What is allocated at once, at the most and where signals come again and again. */
 #define MAX_PIECE ((uint64_t)4 << 20)
@@ -69,28 +68,47 @@
 #define BELL_RX 0
 #define BELL_TX 1
 
-static unsigned int own_half(const struct endpoint *e)
-{
-	return EVERING_REGION_HALF(e->end);
-}
-
 static unsigned int own_arena(const struct endpoint *e)
 {
 	return EVERING_REGION_ARENA(e->end);
 }
 
-static int new_memfd(unsigned int region)
+/* Is the arena of @end a memfd of its own? */
+static bool is_apart(const struct endpoint *e, unsigned int end)
 {
-	static const char *const names[EVERING_REGIONS] = {
-		"evering-status",  "evering-half-a",  "evering-half-b",
-		"evering-arena-a", "evering-arena-b",
-	};
+	return (e->geometry.flags & EVERING_SHARED_ARENA) &&
+	       e->geometry.arena_size[end];
+}
+
+/**
+ * struct layout - where things are in the memfd of a side, in bytes
+ * @half: the half, up to the arena
+ * @end: of all
+ */
+struct layout {
+	uint64_t half;
+	uint64_t end;
+};
+
+static struct layout layout_of(const struct endpoint *e, unsigned int end)
+{
+	uint64_t half = half_size(&e->geometry), at = half;
+	uint64_t arena = is_apart(e, end) ? 0 : e->geometry.arena_size[end];
+
+	if (arena >= EVERING_MEMFD_ALIGN)
+		at = (half + EVERING_MEMFD_ALIGN - 1) &
+		     ~(uint64_t)(EVERING_MEMFD_ALIGN - 1);
+	return (struct layout){ .half = at - half, .end = at + arena };
+}
+
+static int new_memfd(const char *name)
+{
 	const unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
 	int fd;
 
-	fd = memfd_create(names[region], flags | MFD_NOEXEC_SEAL);
+	fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
 	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-		fd = memfd_create(names[region], flags);
+		fd = memfd_create(name, flags);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -143,131 +161,119 @@ static int populate(unsigned char *at, unsigned char *end, int advice,
 	return 0;
 }
 
-/* Does it know MADV_POPULATE_READ?  It says so of no pages as well.  1, 0; -ENOMEM. */
+/*
+ * Does it know MADV_POPULATE_READ?  It says so of no pages as well, and is asked once.
+ * 1, 0; -ENOMEM.
+ */
 static int kernel_populates(void)
 {
 	static unsigned char nowhere[1];
+	static int known; /* 0: not asked yet; 1: it does; -1: it does not */
 	uintptr_t page = (uintptr_t)nowhere & ~(uintptr_t)(page_size() - 1);
+	int is = __atomic_load_n(&known, __ATOMIC_RELAXED);
 
+	if (is)
+		return is > 0;
 	if (!madvise((void *)page, 0, MADV_POPULATE_READ))
-		return 1;
-	return errno == EINVAL ? 0 : -ENOMEM;
-}
-
-/*
- * Has this process called mlockall(2) for what it will map?  Then the kernel populates it
- * all, holes too.  @region is one that is mapped already.
- */
-static bool maps_locked(struct endpoint *e, unsigned int region)
-{
-	return msync(e->map[region], page_size(), MS_INVALIDATE) &&
-	       errno == EBUSY;
+		is = 1;
+	else if (errno == EINVAL)
+		is = -1;
+	else
+		return -ENOMEM;
+	__atomic_store_n(&known, is, __ATOMIC_RELAXED);
+	return is > 0;
 }
 
 /* How far the own arena has memory, for the peer to know. */
 static void publish_grown(struct endpoint *e, uint64_t there)
 {
-	struct evering_half *half = e->map[own_half(e)];
+	struct evering_half *half = e->map[EVERING_REGION_HALF(e->end)];
 
 	evering_store_release(&half->grown,
 			      (uint32_t)(there / EVERING_ARENA_ALIGN));
 }
 
-/* The own arena, with memory for its beginning, where that can be. */
-static int begin_arena(struct endpoint *e, int fd, int64_t deadline)
+/* A new memfd of @size bytes, which can be mapped; the caller closes *@fd. */
+static int size_memfd(int *fd, const char *name, uint64_t size)
 {
-	unsigned int region = own_arena(e);
-	size_t size = region_size(&e->geometry, region);
-	unsigned char *map;
-	int ret;
-
-	e->partial[e->end] = true;
-	ret = endpoint_map(e, region, fd, 0, PROT_READ | PROT_WRITE);
-	if (ret)
-		return ret;
-	map = e->map[region];
-	ret = populate(map, map + e->begin, MADV_POPULATE_WRITE, deadline);
-	if (ret == -EINVAL) {
-		e->begin = size;
-		ret = memory_there(size) ? allocate(fd, size, deadline) :
-					   -ENOMEM;
-	}
-	return ret;
-}
-
-/* Makes, maps and seals a region that this side writes. */
-static int make_region(struct endpoint *e, unsigned int region,
-		       int64_t deadline)
-{
-	size_t size = region_size(&e->geometry, region), there = size;
-	int fd, ret;
-
-	if (!size)
-		return 0;
 	if (!file_may_be(size))
 		return -EFBIG;
-	if (region == own_arena(e) && e->begin < size &&
-	    !maps_locked(e, own_half(e)))
-		there = e->begin;
-	if (!memory_there(there))
-		return -ENOMEM;
-	fd = new_memfd(region);
-	if (fd < 0)
-		return fd;
-	e->memfd.region[region] = fd;
-	if (ftruncate(fd, (off_t)size))
-		return -errno;
-	if (there < size) {
-		ret = begin_arena(e, fd, deadline);
-	} else {
-		/* Every page now, or an error now: never a SIGBUS later. */
-		ret = allocate(fd, size, deadline);
-		if (!ret)
-			ret = endpoint_map(e, region, fd, 0,
-					   PROT_READ | PROT_WRITE);
-		if (region == own_arena(e))
-			e->begin = size;
-	}
-	if (ret)
-		return ret;
-	if (region == own_arena(e))
-		publish_grown(e, e->begin);
-	if (fcntl(fd, F_ADD_SEALS,
-		  endpoint_shares(e, region) ? SEALS_SIZE : SEALS_OWN))
-		return -errno;
-	return 0;
+	*fd = new_memfd(name);
+	if (*fd < 0)
+		return *fd;
+	return ftruncate(*fd, (off_t)size) ? -errno : 0;
 }
 
-static int make_status(struct endpoint *e)
+/*
+ * Maps @region, and what is behind it up to @last, of an own memfd, with memory for its
+ * first @there bytes.  Every page now, or an error now: never a SIGBUS later.
+ */
+static int fill_memfd(struct endpoint *e, unsigned int region,
+		      unsigned int last, int fd, struct layout at,
+		      uint64_t there, int64_t deadline)
 {
-	const struct evering_status status = {
-		.magic = EVERING_MAGIC,
-		.abi = EVERING_ABI_VERSION,
-		.size = sizeof(status),
-		.geometry = e->geometry,
-		.half_size = half_size(&e->geometry),
-		.end = {
-			{ .state = EVERING_STATE_ATTACHED, .epoch = 1 },
-			{ .state = EVERING_STATE_ATTACHED, .epoch = 1 },
-		},
-	};
-	size_t size = region_size(&e->geometry, EVERING_REGION_STATUS);
-	ssize_t written;
-	int fd;
+	const int prot = PROT_READ | PROT_WRITE;
+	int populates = kernel_populates(), ret;
+	unsigned char *map;
 
-	/* The half is larger, so a file may be as large as this. */
-	fd = new_memfd(EVERING_REGION_STATUS);
-	if (fd < 0)
-		return fd;
-	e->memfd.region[EVERING_REGION_STATUS] = fd;
-	if (ftruncate(fd, (off_t)size))
-		return -errno;
-	written = pwrite(fd, &status, sizeof(status), 0);
-	if (written != sizeof(status))
-		return written < 0 && errno != ENOSPC ? -errno : -ENOMEM;
-	if (fcntl(fd, F_ADD_SEALS, SEALS_STATUS))
-		return -errno;
-	return endpoint_map(e, EVERING_REGION_STATUS, fd, 0, PROT_READ);
+	if (populates < 0)
+		return populates;
+	if (!populates)
+		there = at.end;
+	if (!memory_there(there))
+		return -ENOMEM;
+	ret = populates ? 0 : allocate(fd, at.end, deadline);
+	if (!ret)
+		ret = endpoint_map_file(e, region, last, fd, (off_t)at.half,
+					prot, !populates);
+	if (ret || !populates || !there)
+		return ret;
+	map = e->map[region];
+	return populate(map, map + there, MADV_POPULATE_WRITE, deadline);
+}
+
+/* The own memory; it is sealed when this side has mapped it. */
+static int make_memory(struct endpoint *e, int64_t deadline)
+{
+	static const char *const names[] = { "evering-a", "evering-b" };
+	unsigned int region = EVERING_REGION_HALF(e->end), last = own_arena(e);
+	struct layout at = layout_of(e, e->end);
+	int *fd = &e->memfd.memory[e->end], ret;
+	uint64_t there = half_size(&e->geometry) + e->begin;
+	struct evering_half *half;
+
+	if (is_apart(e, e->end) || !e->geometry.arena_size[e->end]) {
+		last = region;
+		there = half_size(&e->geometry);
+	}
+	ret = size_memfd(fd, names[e->end], at.end);
+	if (!ret)
+		ret = fill_memfd(e, region, last, *fd, at, there, deadline);
+	if (ret)
+		return ret;
+	half = e->map[region];
+	half->abi = EVERING_ABI_VERSION;
+	half->geometry = e->geometry;
+	return fcntl(*fd, F_ADD_SEALS, SEALS_OWN) ? -errno : 0;
+}
+
+/* The own arena, if both sides write it. */
+static int make_shared(struct endpoint *e, int64_t deadline)
+{
+	static const char *const names[] = { "evering-arena-a",
+					     "evering-arena-b" };
+	const struct layout at = { 0, e->geometry.arena_size[e->end] };
+	int *fd = &e->memfd.shared[e->end], ret;
+
+	if (!is_apart(e, e->end))
+		return 0;
+	ret = size_memfd(fd, names[e->end], at.end);
+	if (!ret)
+		ret = fill_memfd(e, own_arena(e), own_arena(e), *fd, at,
+				 e->begin, deadline);
+	if (ret)
+		return ret;
+	return fcntl(*fd, F_ADD_SEALS, SEALS_SIZE) ? -errno : 0;
 }
 
 static int make_bells(struct endpoint *e)
@@ -285,41 +291,39 @@ static int make_bells(struct endpoint *e)
 
 static int make_own(struct endpoint *e, int64_t deadline)
 {
-	int ret = make_region(e, own_half(e), deadline);
+	int ret;
 
-	return ret ? ret : make_region(e, own_arena(e), deadline);
+	if (!kernel_populates())
+		e->begin = e->geometry.arena_size[e->end];
+	e->partial[e->end] = e->begin < e->geometry.arena_size[e->end];
+	ret = make_memory(e, deadline);
+	if (!ret)
+		ret = make_shared(e, deadline);
+	if (!ret)
+		publish_grown(e, e->begin);
+	return ret;
 }
 
 static int memfd_make(struct endpoint *e, int64_t deadline)
 {
 	int ret = make_bells(e);
 
-	if (!ret)
-		ret = make_own(e, deadline);
-	return ret ? ret : make_status(e);
+	return ret ? ret : make_own(e, deadline);
 }
 
-/* The regions that @end makes, in the order in which they are offered. */
-static unsigned int offered_regions(const struct endpoint *e, unsigned int end,
-				    unsigned int regions[3])
+/* How many memfds @end has. */
+static unsigned int count_memfds(const struct endpoint *e, unsigned int end)
 {
-	unsigned int count = 0;
-
-	if (end == EVERING_A)
-		regions[count++] = EVERING_REGION_STATUS;
-	regions[count++] = EVERING_REGION_HALF(end);
-	if (e->geometry.arena_size[end])
-		regions[count++] = EVERING_REGION_ARENA(end);
-	return count;
+	return is_apart(e, end) ? 2 : 1;
 }
 
 static unsigned int memfd_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 {
-	unsigned int regions[3], count, i;
+	unsigned int count = 0;
 
-	count = offered_regions(e, e->end, regions);
-	for (i = 0; i < count; i++)
-		fds[i] = e->memfd.region[regions[i]];
+	fds[count++] = e->memfd.memory[e->end];
+	if (is_apart(e, e->end))
+		fds[count++] = e->memfd.shared[e->end];
 	fds[count++] = e->memfd.bell[e->end][BELL_RX];
 	fds[count++] = e->memfd.bell[e->end][BELL_TX];
 	return count;
@@ -338,7 +342,7 @@ static int check_file_system(const struct stat *st)
 	int fd;
 
 	if (!dev) {
-		fd = new_memfd(EVERING_REGION_STATUS);
+		fd = new_memfd("evering");
 		if (fd < 0)
 			return fd;
 		if (!fstat(fd, &own))
@@ -347,19 +351,6 @@ static int check_file_system(const struct stat *st)
 		__atomic_store_n(&known, dev, __ATOMIC_RELAXED);
 	}
 	return st->st_dev == dev ? 0 : -EPROTO;
-}
-
-/*
- * Pages of the peer's arena are still to come: there will be memory for them when it says
- * that they are there.  But if mapping it is to have them all, this side pays for them.
- */
-static int accept_holes(struct endpoint *e, unsigned int region)
-{
-	e->partial[!e->end] = true;
-	if (maps_locked(e, EVERING_REGION_HALF(!e->end)) &&
-	    !memory_there(region_size(&e->geometry, region)))
-		return -ENOMEM;
-	return 0;
 }
 
 /*
@@ -381,18 +372,10 @@ static int check_pages(int fd, size_t size)
  * A memfd of the peer's: is it sealed against everything that could hurt, and is it as
  * large as it should be?
  */
-static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
+static int check_memfd(int fd, int need, uint64_t size)
 {
-	size_t size = region_size(&e->geometry, region);
-	int need, seals;
 	struct stat st;
-
-	if (region == EVERING_REGION_STATUS)
-		need = SEALS_STATUS;
-	else if (endpoint_shares(e, region))
-		need = SEALS_SIZE;
-	else
-		need = SEALS_OWN;
+	int seals;
 
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & need) != need)
@@ -402,60 +385,81 @@ static int check_memfd(const struct endpoint *e, unsigned int region, int fd)
 	return check_file_system(&st);
 }
 
-/*
- * Checks one of the peer's regions and maps it, with all its pages but for an arena's.
- * Those that are not there are this side's.
- */
-static int take_region(struct endpoint *e, unsigned int region, int fd,
-		       bool populates)
+/* Maps what was checked.  It cannot be: not what belongs to a channel. */
+static int map_peers(struct endpoint *e, unsigned int region, unsigned int last,
+		     int fd, off_t offset, int prot, bool all)
 {
-	size_t size = region_size(&e->geometry, region);
-	bool arena = region >= EVERING_REGION_ARENA_A;
+	int ret = endpoint_map_file(e, region, last, fd, offset, prot, all);
+
+	return ret == -EACCES || ret == -EPERM ? -EPROTO : ret;
+}
+
+/*
+ * Checks the peer's half, and the arena behind it, and maps them, with all pages of the
+ * half.  Those that are not there are this side's.
+ */
+static int take_memory(struct endpoint *e, int fd, bool populates)
+{
+	unsigned int region = EVERING_REGION_HALF(!e->end), last = region;
+	struct layout at = layout_of(e, !e->end);
+	size_t half = half_size(&e->geometry);
 	unsigned char *map;
 	int ret;
 
-	ret = check_memfd(e, region, fd);
+	if (!is_apart(e, !e->end) && e->geometry.arena_size[!e->end])
+		last = EVERING_REGION_ARENA(!e->end);
+	ret = check_memfd(fd, SEALS_OWN, at.end);
 	if (!ret && !populates)
-		ret = check_pages(fd, size);
-	else if (!ret && arena)
-		ret = accept_holes(e, region);
-	else if (!ret && !memory_there(size))
+		ret = check_pages(fd, at.end);
+	else if (!ret && !memory_there(half))
 		ret = -ENOMEM;
 	if (!ret)
-		ret = endpoint_map(e, region, fd, 0,
-				   endpoint_shares(e, region) ?
-					   PROT_READ | PROT_WRITE :
-					   PROT_READ);
-	/* It cannot be mapped so: not what belongs to a channel. */
-	if (ret == -EACCES || ret == -EPERM)
-		ret = -EPROTO;
-	if (ret || arena || !populates)
+		ret = map_peers(e, region, last, fd, (off_t)at.half, PROT_READ,
+				!populates);
+	if (ret || !populates)
 		return ret;
 	map = e->map[region];
-	return populate(map, map + size, MADV_POPULATE_READ, INT64_MAX);
+	return populate(map, map + half, MADV_POPULATE_READ, INT64_MAX);
+}
+
+/* The same of an arena that both sides write. */
+static int take_shared(struct endpoint *e, int fd, bool populates)
+{
+	unsigned int region = EVERING_REGION_ARENA(!e->end);
+	uint64_t size = e->geometry.arena_size[!e->end];
+	int ret = check_memfd(fd, SEALS_SIZE, size);
+
+	if (!ret && !populates)
+		ret = check_pages(fd, size);
+	return ret ? ret :
+		     map_peers(e, region, region, fd, 0, PROT_READ | PROT_WRITE,
+			       !populates);
 }
 
 /* Takes what the peer offers; owns @fds. */
 static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 {
-	unsigned int peer = !e->end;
-	unsigned int regions[3], wanted, i;
+	unsigned int peer = !e->end, memfds = count_memfds(e, peer), i;
 	int populates, ret;
 
-	wanted = offered_regions(e, peer, regions);
-	if (count != wanted + 2) {
+	if (count != memfds + 2) {
 		close_fds(fds, count);
 		return -EPROTO;
 	}
-	for (i = 0; i < wanted; i++)
-		e->memfd.region[regions[i]] = fds[i];
+	e->memfd.memory[peer] = fds[0];
+	if (memfds > 1)
+		e->memfd.shared[peer] = fds[1];
 	for (i = 0; i < 2; i++)
-		e->memfd.bell[peer][i] = fds[wanted + i];
+		e->memfd.bell[peer][i] = fds[memfds + i];
 
 	populates = kernel_populates();
 	ret = populates < 0 ? populates : 0;
-	for (i = 0; i < wanted && !ret; i++)
-		ret = take_region(e, regions[i], fds[i], populates);
+	/* Pages of its arena are still to come; there will be memory when they do. */
+	e->partial[peer] = populates && e->geometry.arena_size[peer];
+	if (!ret)
+		ret = take_memory(e, fds[0], populates);
+	if (!ret && memfds > 1)
+		ret = take_shared(e, fds[1], populates);
 	/*
 	 * The rings are written to it with this process's credentials, so it must not
 	 * be a file for which these matter; those that packet_take_fds() lets in and
@@ -465,8 +469,6 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 	for (i = 0; i < 2 && !ret; i++)
 		if (fcntl(e->memfd.bell[peer][i], F_GET_SEALS) >= 0)
 			ret = -EPROTO;
-	if (!ret && peer == EVERING_A)
-		ret = endpoint_check_status(e);
 	return ret;
 }
 
@@ -489,11 +491,10 @@ static void memfd_met(struct endpoint *e)
 {
 	unsigned int i;
 
-	for (i = 0; i < EVERING_REGIONS; i++) {
-		if (e->memfd.region[i] >= 0)
-			close(e->memfd.region[i]);
-		e->memfd.region[i] = -1;
-	}
+	close_fds(e->memfd.memory, 2);
+	close_fds(e->memfd.shared, 2);
+	for (i = 0; i < 2; i++)
+		e->memfd.memory[i] = e->memfd.shared[i] = -1;
 }
 
 static void memfd_destroy(struct endpoint *e)

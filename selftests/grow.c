@@ -518,8 +518,28 @@ TEST_F(grow, before_linux_5_14_all_is_there_at_once)
 	ASSERT_NE(NULL, p);
 	memset(p, 3, ARENA);
 	EXPECT_NE(NULL, evering_peer_buffer(self->ev[1], 0, ARENA));
-	/* Each side was told so of its own arena, and of what the other one has. */
-	EXPECT_EQ(4, kernel.refused);
+	/* A process is told so once. */
+	EXPECT_EQ(1, kernel.refused);
+}
+
+/* What is mapped after mlockall(2) has all the pages that may be accessed then. */
+TEST_F(grow, what_will_be_locked_is_not_there_at_once_either)
+{
+	unsigned char *p;
+
+	MEMFD_ONLY("the device's mappings have no pages before they grow");
+	if (SANITIZED)
+		SKIP(return, "a sanitizer's memory is too much to lock");
+	if (mlockall(MCL_FUTURE))
+		SKIP(return, "not as much may be locked");
+	kernel.keep = true;
+	MAKE(0);
+	EXPECT_GT(ARENA, file_bytes());
+	p = evering_alloc(self->ev[0], ARENA, 0);
+	ASSERT_NE(NULL, p);
+	memset(p, 3, ARENA);
+	EXPECT_NE(NULL, evering_peer_buffer(self->ev[1], 0, ARENA));
+	munlockall();
 }
 
 static int fills(void *arg)

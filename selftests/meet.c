@@ -954,17 +954,20 @@ TEST_F(meet, who_said_hello_in_time_waits_for_a_slow_server)
 struct forged {
 	struct hello hello;
 	size_t size;		/* bytes to send */
-	int fd[16];		/* status, half, arena, bells */
+	int fd[16];		/* memory, bells */
 	int n;
 };
 
 enum {
-	STATUS,
-	HALF,
-	ARENA_FD,
+	MEMORY,
 	BELL_RX,
-	BELL_TX
+	BELL_TX,
+	PARTS
 };
+
+/* Of a side: the half, and the arena behind it. */
+#define HALF_SIZE 4096u
+#define MEMORY_SIZE (HALF_SIZE + ARENA)
 
 static int sealed_memfd(size_t size, bool allocate, int seals)
 {
@@ -980,31 +983,6 @@ static int sealed_memfd(size_t size, bool allocate, int seals)
 	return fd;
 }
 
-static int forged_status(const struct hello *hello, const void *patch,
-			 size_t offset, size_t len)
-{
-	struct evering_status s = {
-		.magic = EVERING_MAGIC,
-		.abi = EVERING_ABI_VERSION,
-		.size = sizeof(s),
-		.geometry = hello->geometry,
-		.half_size = 4096,
-		.end = { { .state = EVERING_STATE_ATTACHED, .epoch = 1 },
-			 { .state = EVERING_STATE_ATTACHED, .epoch = 1 } },
-	};
-	int fd =
-		memfd_create("evering-forged", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-	if (patch)
-		memcpy((char *)&s + offset, patch, len);
-	if (ftruncate(fd, 4096) || pwrite(fd, &s, sizeof(s), 0) != sizeof(s) ||
-	    fcntl(fd, F_ADD_SEALS, SEALS_STATUS)) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
 static void forge(struct forged *f)
 {
 	f->hello = (struct hello){
@@ -1012,18 +990,16 @@ static void forge(struct forged *f)
 		.size = sizeof(f->hello),
 		.abi = EVERING_ABI_VERSION,
 		.backend = EVERING_BACKEND_MEMFD,
-		.fds = 5,
+		.fds = PARTS,
 		.geometry = { .slot_size = 64,
 			      .entries = 16,
 			      .arena_size = { ARENA, ARENA } },
 	};
 	f->size = sizeof(f->hello);
-	f->fd[STATUS] = forged_status(&f->hello, NULL, 0, 0);
-	f->fd[HALF] = sealed_memfd(4096, true, SEALS_OWN);
-	f->fd[ARENA_FD] = sealed_memfd(ARENA, true, SEALS_OWN);
+	f->fd[MEMORY] = sealed_memfd(MEMORY_SIZE, true, SEALS_OWN);
 	f->fd[BELL_RX] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	f->fd[BELL_TX] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	f->n = 5;
+	f->n = PARTS;
 }
 
 static void swap_fd(struct forged *f, int which, int fd)
@@ -1032,11 +1008,28 @@ static void swap_fd(struct forged *f, int which, int fd)
 	f->fd[which] = fd;
 }
 
+/* The same with an arena that both write, of @arena bytes, behind the memory. */
+static void share_arena(struct forged *f, size_t arena)
+{
+	memmove(&f->fd[MEMORY + 2], &f->fd[MEMORY + 1],
+		(size_t)(f->n - 1) * sizeof(f->fd[0]));
+	f->fd[MEMORY + 1] = sealed_memfd(arena, true, SEALS_SIZE);
+	f->hello.geometry.flags = EVERING_SHARED_ARENA;
+	f->hello.fds = (uint32_t)++f->n;
+}
+
+static void forge_shared(struct forged *f)
+{
+	forge(f);
+	share_arena(f, ARENA);
+	swap_fd(f, MEMORY, sealed_memfd(HALF_SIZE, true, SEALS_OWN));
+}
+
 /*
  * Says the forged hello to evering_accept_fd() and lets go of it.  Returns what that
  * returned; -EBADFD if something was left open.
  */
-static int outcome(struct forged *f)
+static int outcome_within(struct forged *f, const struct evering_params *limits)
 {
 	char packet[sizeof(f->hello) + 64] = "";
 	struct evering *ev = NULL;
@@ -1051,7 +1044,7 @@ static int outcome(struct forged *f)
 	if (ret)
 		return 2;
 	fds = count_fds();
-	ret = evering_accept_fd(sv[1], NULL, PLENTY, &ev);
+	ret = evering_accept_fd(sv[1], limits, PLENTY, &ev);
 	if (!ret) {
 		evering_close(ev); /* and sv[1] with it */
 		fds--;
@@ -1062,6 +1055,11 @@ static int outcome(struct forged *f)
 	if (fcntl(sv[1], F_GETFD) >= 0)
 		close(sv[1]);
 	return ret;
+}
+
+static int outcome(struct forged *f)
+{
+	return outcome_within(f, NULL);
 }
 
 #define NEEDS_MEMFD()                                                          \
@@ -1081,13 +1079,54 @@ TEST_F(meet, a_right_hello_of_anybodys_is_accepted)
 	EXPECT_EQ(0, outcome(&f));
 	forge(&f);
 	f.hello.geometry.arena_size[0] = 0;
-	swap_fd(&f, STATUS, forged_status(&f.hello, NULL, 0, 0));
-	close(f.fd[ARENA_FD]);
-	f.fd[ARENA_FD] = f.fd[BELL_RX];
-	f.fd[BELL_RX] = f.fd[BELL_TX];
-	f.hello.fds = 4;
-	f.n = 4;
+	swap_fd(&f, MEMORY, sealed_memfd(HALF_SIZE, true, SEALS_OWN));
 	EXPECT_EQ(0, outcome(&f));
+}
+
+/* What is in a memfd, and where: both sides have to find the same. */
+TEST_F(meet, memory_is_as_large_as_its_layout_says)
+{
+	const uint64_t mib = 1 << 20;
+	const struct {
+		uint64_t arena;
+		uint32_t entries;
+		uint32_t flags;
+		uint64_t size;
+	} right[] = {
+		{ 0, 16, 0, 4096 },
+		{ 4096, 16, 0, 8192 },
+		{ 2 * mib - 4096, 16, 0, 2 * mib },
+		{ 2 * mib, 16, 0, 4 * mib },
+		{ 2 * mib + 4096, 16, 0, 4 * mib + 4096 },
+		/* 4 MiB of slots, and a page of control lines */
+		{ mib, 16384, 0, 5 * mib + 4096 },
+		{ 4 * mib, 16384, 0, 10 * mib },
+		{ 4 * mib, 16, EVERING_SHARED_ARENA, 4096 },
+	};
+	struct evering_params limits = EVERING_LIMITS_INIT;
+	struct forged f;
+	size_t i;
+	int k;
+
+	NEEDS_MEMFD();
+	limits.entries = 65536;
+	for (i = 0; i < ARRAY_SIZE(right); i++)
+		for (k = -1; k <= 1; k++) {
+			forge(&f);
+			f.hello.geometry.slot_size =
+				right[i].entries > 16 ? 256 : 64;
+			f.hello.geometry.entries = right[i].entries;
+			f.hello.geometry.arena_size[0] = right[i].arena;
+			swap_fd(&f, MEMORY,
+				sealed_memfd(right[i].size + (size_t)(k * 4096),
+					     false, SEALS_OWN));
+			if (right[i].flags)
+				share_arena(&f, right[i].arena);
+			EXPECT_EQ(k ? -EPROTO : 0, outcome_within(&f, &limits))
+			{
+				TH_LOG("case %zu, %d pages", i, k);
+			}
+		}
 }
 
 TEST_F(meet, a_hello_wrong_in_one_word_is_refused)
@@ -1115,7 +1154,7 @@ TEST_F(meet, a_hello_wrong_in_one_word_is_refused)
 	f.hello.size = 8;
 	EXPECT_EQ(-EPROTO, outcome(&f));
 	forge(&f);
-	f.hello.fds = 4;
+	f.hello.fds = PARTS - 1;
 	EXPECT_EQ(-EPROTO, outcome(&f));
 	forge(&f);
 	f.hello.fds = UINT32_MAX;
@@ -1205,9 +1244,6 @@ TEST_F(meet, a_hello_with_an_impossible_geometry_is_refused)
 	forge(&f);
 	f.hello.geometry.arena_size[0] = 2 * ARENA;
 	EXPECT_EQ(-EPROTO, outcome(&f));
-	forge(&f);
-	f.hello.geometry.arena_size[1] = 2 * ARENA; /* STATUS says otherwise */
-	EXPECT_EQ(-EPROTO, outcome(&f));
 }
 
 TEST_F(meet, wrong_numbers_of_descriptors_are_refused)
@@ -1217,24 +1253,24 @@ TEST_F(meet, wrong_numbers_of_descriptors_are_refused)
 
 	NEEDS_MEMFD();
 	forge(&f);
-	for (i = 0; i < 5; i++)
+	for (i = 0; i < PARTS; i++)
 		close(f.fd[i]);
 	f.n = 0;
 	EXPECT_EQ(-EPROTO, outcome(&f));
 	forge(&f);
-	for (i = 0; i < 5; i++)
+	for (i = 0; i < PARTS; i++)
 		close(f.fd[i]);
 	f.n = 0;
 	f.hello.fds = 0;
 	EXPECT_EQ(-EPROTO, outcome(&f));
-	for (i = 1; i < 5; i++) {
+	for (i = 1; i < PARTS; i++) {
 		forge(&f);
 		while (f.n > i)
 			close(f.fd[--f.n]);
 		f.hello.fds = (uint32_t)i;
 		EXPECT_EQ(-EPROTO, outcome(&f));
 	}
-	for (i = 6; i < 16; i++) {
+	for (i = PARTS + 1; i < 16; i++) {
 		forge(&f);
 		while (f.n < i)
 			f.fd[f.n++] = eventfd(0, EFD_CLOEXEC);
@@ -1273,12 +1309,12 @@ TEST_F(meet, as_many_descriptors_as_a_packet_takes_are_refused)
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
 	forge(&f);
 	for (i = 0; i < 253; i++)
-		fd[i] = f.fd[i % 5];
+		fd[i] = f.fd[i % PARTS];
 	ASSERT_EQ(0, raw_send(sv[0], &f.hello, sizeof(f.hello), fd, 253));
 	before = count_fds();
 	EXPECT_EQ(-EPROTO, evering_accept_fd(sv[1], NULL, SEC, &ev));
 	EXPECT_EQ(before, count_fds());
-	for (i = 0; i < 5; i++)
+	for (i = 0; i < PARTS; i++)
 		close(f.fd[i]);
 	close(sv[0]);
 	close(sv[1]);
@@ -1359,39 +1395,44 @@ static int wrong_memory(int kind, size_t size, int seals)
 
 TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 {
-	static const int seals[] = { SEALS_STATUS, SEALS_OWN, SEALS_OWN };
-	static const size_t size[] = { 4096, 4096, ARENA };
+	int kind, fd, shared, n = 0;
 	struct forged f;
-	int which, kind, fd, n = 0;
 
 	NEEDS_MEMFD();
-	for (which = STATUS; which <= ARENA_FD; which++)
-		for (kind = 0; kind < 17; kind++) {
-			/* Pages that are not there are had when it is mapped. */
-			if (which != STATUS && kind == 8)
-				continue;
-			fd = wrong_memory(kind, size[which], seals[which]);
-			if (fd < 0)
-				continue;
+	for (kind = 0; kind < 17 * 2; kind++) {
+		/* Pages that are not there are had when it is mapped. */
+		if (kind % 17 == 8)
+			continue;
+		/* What both may write is another memfd, with other seals. */
+		shared = kind >= 17;
+		if (shared && kind % 17 == 4)
+			continue;
+		fd = wrong_memory(kind % 17, shared ? ARENA : MEMORY_SIZE,
+				  shared ? SEALS_SIZE : SEALS_OWN);
+		if (fd < 0)
+			continue;
+		if (shared)
+			forge_shared(&f);
+		else
 			forge(&f);
-			swap_fd(&f, which, fd);
-			EXPECT_EQ(-EPROTO, outcome(&f))
-			{
-				TH_LOG("region %d, kind %d", which, kind);
-			}
-			n++;
+		swap_fd(&f, shared ? MEMORY + 1 : MEMORY, fd);
+		EXPECT_EQ(-EPROTO, outcome(&f))
+		{
+			TH_LOG("shared %d, kind %d", shared, kind % 17);
 		}
-	EXPECT_GE(n, 40);
+		n++;
+	}
+	EXPECT_GE(n, 27);
 	/* The right ones in the wrong order. */
-	forge(&f);
-	fd = f.fd[HALF];
-	f.fd[HALF] = f.fd[ARENA_FD];
-	f.fd[ARENA_FD] = fd;
+	forge_shared(&f);
+	fd = f.fd[MEMORY];
+	f.fd[MEMORY] = f.fd[MEMORY + 1];
+	f.fd[MEMORY + 1] = fd;
 	EXPECT_EQ(-EPROTO, outcome(&f));
 	forge(&f);
-	fd = f.fd[STATUS];
-	f.fd[STATUS] = f.fd[HALF];
-	f.fd[HALF] = fd;
+	fd = f.fd[MEMORY];
+	f.fd[MEMORY] = f.fd[PARTS - 1];
+	f.fd[PARTS - 1] = fd;
 	EXPECT_EQ(-EPROTO, outcome(&f));
 }
 
@@ -1408,15 +1449,14 @@ TEST_F(meet, a_half_with_holes_is_filled)
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
 	forge(&f);
 	f.hello.geometry.entries = 1024;
-	swap_fd(&f, STATUS, forged_status(&f.hello, &size, 48, sizeof(size)));
-	swap_fd(&f, HALF, sealed_memfd(size, false, SEALS_OWN));
-	kept = fcntl(f.fd[HALF], F_DUPFD_CLOEXEC, 0);
+	swap_fd(&f, MEMORY, sealed_memfd(size + ARENA, false, SEALS_OWN));
+	kept = fcntl(f.fd[MEMORY], F_DUPFD_CLOEXEC, 0);
 	ASSERT_EQ(0, raw_send(sv[0], &f.hello, sizeof(f.hello), f.fd, f.n));
 	for (i = 0; i < f.n; i++)
 		close(f.fd[i]);
 	ASSERT_EQ(0, evering_accept_fd(sv[1], NULL, PLENTY, &ev));
 	EXPECT_EQ(0, fstat(kept, &st));
-	EXPECT_LE(size, (uint64_t)st.st_blocks * 512);
+	EXPECT_EQ(size, (uint64_t)st.st_blocks * 512);
 	evering_close(ev);
 	close(sv[0]);
 	close(kept);
@@ -1438,8 +1478,7 @@ static int no_room_for_a_half(void *group)
 	forge(&f);
 	f.hello.geometry.slot_size = 256;
 	f.hello.geometry.entries = 65536;
-	swap_fd(&f, STATUS, forged_status(&f.hello, &size, 48, sizeof(size)));
-	swap_fd(&f, HALF, sealed_memfd(size, false, SEALS_OWN));
+	swap_fd(&f, MEMORY, sealed_memfd(size + ARENA, false, SEALS_OWN));
 	if (raw_send(sv[0], &f.hello, sizeof(f.hello), f.fd, f.n))
 		return 91;
 	return -evering_accept_fd(sv[1], &limits, PLENTY, &ev);
@@ -1466,10 +1505,8 @@ TEST_F(meet, a_shared_arena_that_cannot_be_written_is_refused)
 
 	NEEDS_MEMFD();
 	for (sealed = 0; sealed < 2; sealed++) {
-		forge(&f);
-		f.hello.geometry.flags = EVERING_SHARED_ARENA;
-		swap_fd(&f, STATUS, forged_status(&f.hello, NULL, 0, 0));
-		swap_fd(&f, ARENA_FD,
+		forge_shared(&f);
+		swap_fd(&f, MEMORY + 1,
 			sealed_memfd(ARENA, true,
 				     SEALS_SIZE | (sealed ? F_SEAL_WRITE : 0)));
 		EXPECT_EQ(sealed ? -EPROTO : 0, outcome(&f));
@@ -1589,31 +1626,6 @@ TEST_F(meet, endpoints_that_are_not_what_they_should_be_are_refused)
 		}
 		close(near);
 	}
-}
-
-TEST_F(meet, a_status_that_says_something_else_is_refused)
-{
-	uint64_t word = 0x1122334455667788ull;
-	uint32_t size = sizeof(struct evering_status) - 8;
-	uint32_t abi = EVERING_ABI_VERSION + 1;
-	struct forged f;
-
-	NEEDS_MEMFD();
-	forge(&f);
-	swap_fd(&f, STATUS, forged_status(&f.hello, &word, 0, 8));
-	EXPECT_EQ(-EPROTO, outcome(&f));
-	forge(&f);
-	swap_fd(&f, STATUS, forged_status(&f.hello, &abi, 8, 4));
-	EXPECT_EQ(-EPROTONOSUPPORT, outcome(&f));
-	forge(&f);
-	swap_fd(&f, STATUS, forged_status(&f.hello, &size, 12, 4));
-	EXPECT_EQ(-EPROTO, outcome(&f));
-	forge(&f);
-	swap_fd(&f, STATUS, forged_status(&f.hello, &word, 16, 8));
-	EXPECT_EQ(-EPROTO, outcome(&f));
-	forge(&f);
-	swap_fd(&f, STATUS, forged_status(&f.hello, &word, 48, 8));
-	EXPECT_EQ(-EPROTO, outcome(&f));
 }
 
 TEST_F(meet, who_has_gone_after_a_right_hello_does_no_harm)
@@ -1755,16 +1767,14 @@ static void *server_main(void *arg)
 		w.error = 1;
 		break;
 	case FEW_FDS:
-		n = 2;
+		n = PARTS - 1;
 		break;
 	case NULL_FDS:
-		n = 4;
-		break;
 	case RIGHT:
 	case WRONG_SIZE:
 	case WRONG_COUNT:
 	case ERROR_AND_FDS:
-		n = 4;
+		n = PARTS;
 		break;
 	case MANY_FDS:
 		n = 16;
@@ -1778,8 +1788,7 @@ static void *server_main(void *arg)
 	if (s->kind >= RIGHT && n) {
 		/* What the other side makes is of the same kind. */
 		forge(&f);
-		close(f.fd[STATUS]);
-		memcpy(fds, &f.fd[HALF], 4 * sizeof(int));
+		memcpy(fds, f.fd, PARTS * sizeof(int));
 		w.size -= s->kind == WRONG_SIZE;
 		w.fds -= s->kind == WRONG_COUNT;
 		w.error = s->kind == ERROR_AND_FDS ? -E2BIG : 0;

@@ -475,17 +475,21 @@ top_hostile() {
 	need python3
 	python3 -c 'import os' -c 'os.memfd_create' 2>/dev/null || skip 'no python3'
 	python3 - >ready <<-'END' &
-		import mmap, os, time
+		import mmap, os, struct, time
 		keep = []
-		for shrink in True, False:
-		    for name in "status", "half-a", "half-b":
-		        fd = os.memfd_create("evering-" + name)
-		        os.ftruncate(fd, 8192)
-		        os.pwrite(fd, b"\1evering" + b"\xff" * 4000, 0)
-		        keep.append(mmap.mmap(fd, 8192))
-		        keep.append(mmap.mmap(fd, 8192, prot=mmap.PROT_READ))
-		        if shrink:
-		            os.ftruncate(fd, 0)
+		# More slots than there is memory, and as many as there is.
+		for slots in 65536, 64:
+		    said = struct.pack("<IIIQQ", 4, 64, slots, 1 << 40, 0)
+		    for shrink in True, False:
+		        for name in "a", "b":
+		            fd = os.memfd_create("evering-" + name)
+		            os.ftruncate(fd, 8192)
+		            os.pwrite(fd, b"\xff" * 8192, 0)
+		            os.pwrite(fd, said, 396)
+		            keep.append(mmap.mmap(fd, 8192))
+		            keep.append(mmap.mmap(fd, 8192, prot=mmap.PROT_READ))
+		            if shrink:
+		                os.ftruncate(fd, 0)
 		print("ready", flush=True)
 		time.sleep(300)
 	END

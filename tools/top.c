@@ -3,11 +3,11 @@
  * evering top: the channels of this machine at work.
  *
  * A channel of the device is found by its descriptors, and fdinfo tells of it.  One
- * of memfds is found in /proc/PID/maps: each half is a memfd that one process maps for
- * writing and the other for reading, so which process writes which half says which
- * two talk to each other.  The processes have closed the descriptors by then, so what is in the halves is read
- * with process_vm_readv(2), which takes the rights of a debugger: one's own
- * processes', or with root's rights all.
+ * of memfds is found in /proc/PID/maps: each side's memory is a memfd that one process
+ * maps for writing and the other for reading, so which process writes which memory says
+ * which two talk to each other.  The processes have closed the descriptors by then, so
+ * the half that such a mapping begins with is read with process_vm_readv(2), which takes
+ * the rights of a debugger: one's own processes', or with root's rights all.
  *
  * Nothing that is read is trusted: it is copied, and checked as a copy; what is
  * wrong shows as unknown, or as a wrong number.  Nothing is mapped, so that nobody can
@@ -49,12 +49,14 @@ static const char *const state_names[END_STATES] = {
 	"?", "awake", "asleep", "new", "detached", "closed", "gone",
 };
 
-/* A mapping of a memfd of evering's. */
+/* A mapping of the memfd of a side: its half, and what is behind that. */
 struct map {
 	pid_t pid;
-	unsigned int region;
+	unsigned int end;
 	bool writable;
 	bool taken; /* by a channel */
+	bool measured; /* the geometry is known */
+	struct evering_geometry geometry;
 	uint64_t inode;
 	uint64_t start;
 	uint64_t len;
@@ -332,48 +334,97 @@ static int scan_fds(struct look *look, pid_t pid)
 
 /* Memfds ----------------------------------------------------------------- */
 
-static int region_of(const char *name)
+static bool power_of_two(uint32_t n, uint32_t min, uint32_t max)
 {
-	static const char *const names[EVERING_REGIONS] = {
-		"status", "half-a", "half-b", "arena-a", "arena-b",
-	};
-	size_t len = strcspn(name, " \n");
-	unsigned int i;
+	return n >= min && n <= max && !(n & (n - 1));
+}
 
-	for (i = 0; i < EVERING_REGIONS; i++)
-		if (len == strlen(names[i]) && !strncmp(name, names[i], len))
-			return (int)i;
-	return -1;
+/* @len bytes at @at of the mapping; false: not all of them, or not allowed. */
+static bool read_map(const struct map *map, uint64_t at, void *to, size_t len)
+{
+	struct iovec local = { to, len };
+	struct iovec remote = { (void *)(uintptr_t)(map->start + at), len };
+
+	if (!map->len || at > map->len || len > map->len - at)
+		return false;
+	return process_vm_readv(map->pid, &local, 1, &remote, 1, 0) ==
+	       (ssize_t)len;
+}
+
+/* What the half at the start of a mapping says of the channel, if that can be. */
+static void read_geometry(struct map *map)
+{
+	struct evering_half half = { 0 };
+	const struct evering_geometry *g = &half.geometry;
+
+	map->measured = read_map(map, 0, &half, sizeof(half)) &&
+			half.abi == EVERING_ABI_VERSION &&
+			power_of_two(g->slot_size, EVERING_MIN_SLOT,
+				     EVERING_MAX_SLOT) &&
+			power_of_two(g->entries, EVERING_MIN_ENTRIES,
+				     EVERING_MAX_ENTRIES) &&
+			map->len >= EVERING_SLOTS_OFFSET +
+					    (uint64_t)g->slot_size * g->entries;
+	map->geometry = *g;
+}
+
+/* EVERING_A or EVERING_B; -1: not the memory of an endpoint. */
+static int end_of(const char *name)
+{
+	size_t len = strcspn(name, " \n");
+
+	if (len != 1 || (*name != 'a' && *name != 'b'))
+		return -1;
+	return *name == 'a' ? EVERING_A : EVERING_B;
+}
+
+/* The last mapping that was found goes on there, as mlock(2) and others divide it. */
+static bool goes_on(const struct look *look, const struct map *map)
+{
+	struct map *last = look->maps.items;
+
+	if (!look->maps.count)
+		return false;
+	last += look->maps.count - 1;
+	if (last->pid != map->pid || last->inode != map->inode ||
+	    last->writable != map->writable ||
+	    last->start + last->len != map->start)
+		return false;
+	last->len += map->len;
+	return true;
 }
 
 /* Takes one line of maps; 1 if it is of interest. */
 static int take_map(struct look *look, pid_t pid, const char *line)
 {
 	static const char prefix[] = "/memfd:evering-";
-	unsigned long long start, end, offset, inode;
+	unsigned long long start, last, inode;
+	struct map found = { .pid = pid }, *map;
 	const char *name;
-	struct map *map;
 	char perms[8];
-	int region;
+	int end;
 
 	name = strstr(line, prefix);
 	if (!name)
 		return 0;
-	region = region_of(name + strlen(prefix));
-	if (region < 0 || region > EVERING_REGION_HALF_B ||
-	    sscanf(line, "%llx-%llx %7s %llx %*s %llu", &start, &end, perms,
-		   &offset, &inode) != 5 ||
-	    offset || end <= start)
+	end = end_of(name + strlen(prefix));
+	if (end < 0 ||
+	    sscanf(line, "%llx-%llx %7s %*x %*s %llu", &start, &last, perms,
+		   &inode) != 4 ||
+	    perms[0] != 'r' || last <= start)
 		return 0;
+	found.end = (unsigned int)end;
+	found.writable = perms[1] == 'w';
+	found.inode = inode;
+	found.start = start;
+	found.len = last - start;
+	if (goes_on(look, &found))
+		return 0;
+	read_geometry(&found);
 	map = add(&look->maps, sizeof(*map));
 	if (!map)
 		return 0;
-	map->pid = pid;
-	map->region = (unsigned int)region;
-	map->writable = perms[1] == 'w';
-	map->inode = inode;
-	map->start = start;
-	map->len = end - start;
+	*map = found;
 	return 1;
 }
 
@@ -393,42 +444,6 @@ static int scan_maps(struct look *look, pid_t pid)
 	free(line);
 	fclose(file);
 	return found;
-}
-
-/* @len bytes at @at of the mapping; false: not all of them, or not allowed. */
-static bool read_map(const struct map *map, uint64_t at, void *to, size_t len)
-{
-	struct iovec local = { to, len };
-	struct iovec remote = { (void *)(uintptr_t)(map->start + at), len };
-
-	if (!map->len || at > map->len || len > map->len - at)
-		return false;
-	return process_vm_readv(map->pid, &local, 1, &remote, 1, 0) ==
-	       (ssize_t)len;
-}
-
-static bool power_of_two(uint32_t n, uint32_t min, uint32_t max)
-{
-	return n >= min && n <= max && !(n & (n - 1));
-}
-
-/* The geometry that a STATUS tells, if it goes with halves of @half_len bytes. */
-static bool read_geometry(const struct map *map, uint64_t half_len,
-			  struct evering_geometry *geometry)
-{
-	struct evering_status s;
-
-	if (!read_map(map, 0, &s, sizeof(s)) || s.magic != EVERING_MAGIC ||
-	    s.half_size != half_len)
-		return false;
-	*geometry = s.geometry;
-	return power_of_two(s.geometry.slot_size, EVERING_MIN_SLOT,
-			    EVERING_MAX_SLOT) &&
-	       power_of_two(s.geometry.entries, EVERING_MIN_ENTRIES,
-			    EVERING_MAX_ENTRIES) &&
-	       half_len >=
-		       EVERING_SLOTS_OFFSET + (uint64_t)s.geometry.slot_size *
-						      s.geometry.entries;
 }
 
 /*
@@ -464,9 +479,9 @@ static uint64_t distance(uint64_t a, uint64_t b)
 	return a > b ? a - b : b - a;
 }
 
-/* Of memfds, before anything is read: which process maps which half how. */
+/* Which process maps whose memory how. */
 struct duo {
-	const struct map *writer[2]; /* of HALF_A, of HALF_B */
+	const struct map *writer[2]; /* of A's, of B's */
 	const struct map *reader[2];
 };
 
@@ -481,7 +496,10 @@ static bool fits(const struct map *wa, const struct map *ra,
 {
 	const struct map *a = wa ? wa : ra, *b = wb ? wb : rb;
 
-	if (!a || !b || a->len != b->len)
+	if (!a || !b)
+		return false;
+	if (a->measured && b->measured &&
+	    memcmp(&a->geometry, &b->geometry, sizeof(a->geometry)) != 0)
 		return false;
 	/* A process that cannot be seen may be any. */
 	if (wa && rb && pid_of(wa) != pid_of(rb))
@@ -508,14 +526,14 @@ static size_t first_of(const struct look *look, uint64_t inode)
 }
 
 static const struct map *mapping(const struct look *look, uint64_t inode,
-				 unsigned int region, bool writable)
+				 unsigned int end, bool writable)
 {
 	const struct map *map = look->maps.items;
 	size_t i;
 
 	for (i = first_of(look, inode);
 	     i < look->maps.count && map[i].inode == inode; i++)
-		if (map[i].region == region && map[i].writable == writable)
+		if (map[i].end == end && map[i].writable == writable)
 			return &map[i];
 	return NULL;
 }
@@ -530,7 +548,7 @@ static void take(struct look *look, uint64_t inode)
 		map[i].taken = true;
 }
 
-/* The inode of the HALF_B that goes with this HALF_A, or 0. */
+/* The inode of B's memory that goes with this one of A's, or 0. */
 static uint64_t find_other(const struct look *look, struct duo *duo)
 {
 	const struct map *wa = duo->writer[0], *ra = duo->reader[0], *wb, *rb;
@@ -539,10 +557,10 @@ static uint64_t find_other(const struct look *look, struct duo *duo)
 	size_t i;
 
 	for (i = 0; i < look->maps.count; i++) {
-		if (map[i].region != EVERING_REGION_HALF_B || map[i].taken)
+		if (map[i].end != EVERING_B || map[i].taken)
 			continue;
-		wb = mapping(look, map[i].inode, EVERING_REGION_HALF_B, true);
-		rb = mapping(look, map[i].inode, EVERING_REGION_HALF_B, false);
+		wb = mapping(look, map[i].inode, EVERING_B, true);
+		rb = mapping(look, map[i].inode, EVERING_B, false);
 		/*
 		 * Where two processes have several channels they were most
 		 * likely made one after another.
@@ -556,29 +574,6 @@ static uint64_t find_other(const struct look *look, struct duo *duo)
 		}
 	}
 	return best;
-}
-
-/* The nearest STATUS that @pid maps and that goes with the halves. */
-static void find_geometry(const struct look *look, struct channel *c,
-			  const struct map *half)
-{
-	const struct map *map = look->maps.items;
-	struct evering_geometry geometry;
-	uint64_t best = UINT64_MAX, away;
-	size_t i;
-
-	for (i = 0; i < look->maps.count; i++) {
-		if (map[i].region != EVERING_REGION_STATUS ||
-		    map[i].pid != half->pid)
-			continue;
-		away = distance(map[i].inode, half->inode);
-		if (away < best &&
-		    read_geometry(&map[i], half->len, &geometry)) {
-			best = away;
-			c->geometry = geometry;
-			c->measured = true;
-		}
-	}
 }
 
 static enum end_state memfd_state(const struct look *look,
@@ -636,9 +631,8 @@ static void read_halves(struct look *look, struct channel *c,
 			return;
 		}
 	}
-	find_geometry(look, c, from[0]);
-	if (!c->measured)
-		find_geometry(look, c, from[1]);
+	c->measured = from[0]->measured && from[1]->measured;
+	c->geometry = from[0]->geometry;
 	if (!c->measured)
 		return;
 	for (i = 0; i < 2; i++)
@@ -653,10 +647,10 @@ static void add_memfd_channel(struct look *look, const struct map *a)
 	unsigned int i;
 	pid_t pid;
 
-	duo.writer[0] = mapping(look, a->inode, EVERING_REGION_HALF_A, true);
-	duo.reader[0] = mapping(look, a->inode, EVERING_REGION_HALF_A, false);
+	duo.writer[0] = mapping(look, a->inode, EVERING_A, true);
+	duo.reader[0] = mapping(look, a->inode, EVERING_A, false);
 	inode = find_other(look, &duo);
-	/* While two processes are meeting there is one half only. */
+	/* While two processes are meeting there is one memory only. */
 	if (!inode)
 		return;
 	take(look, inode);
@@ -693,8 +687,7 @@ static void pair_memfds(struct look *look)
 	if (look->maps.count)
 		qsort(map, look->maps.count, sizeof(*map), by_inode);
 	for (i = 0; i < look->maps.count; i++) {
-		if (map[i].region != EVERING_REGION_HALF_A ||
-		    map[i].inode == last)
+		if (map[i].end != EVERING_A || map[i].inode == last)
 			continue;
 		last = map[i].inode;
 		add_memfd_channel(look, &map[i]);

@@ -74,30 +74,6 @@ static int memory(size_t size, bool allocated, int seals)
 	return fd;
 }
 
-static int status(const struct evering_geometry *g, struct input *in,
-		  bool honest)
-{
-	struct evering_status s = {
-		.magic = EVERING_MAGIC,
-		.abi = EVERING_ABI_VERSION,
-		.size = sizeof(s),
-		.geometry = *g,
-		.half_size = half_bytes(g),
-		.end = { { .state = EVERING_STATE_ATTACHED, .epoch = 1 },
-			 { .state = EVERING_STATE_ATTACHED, .epoch = 1 } },
-	};
-	int fd = memory(PAGE, false, 0);
-
-	if (!honest)
-		((unsigned char *)&s)[in8(in) % 64] ^= in8(in);
-	if (fd >= 0 && (pwrite(fd, &s, sizeof(s), 0) != sizeof(s) ||
-			fcntl(fd, F_ADD_SEALS, SEALS_STATUS))) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
 /* As many pages as it has bytes, but behind its end instead of where they belong. */
 static int memory_elsewhere(size_t size, int seals)
 {
@@ -203,20 +179,24 @@ static void make_offer(struct stranger *s, struct input *in, unsigned int end)
 	bool shared = s->geometry.flags & EVERING_SHARED_ARENA;
 	size_t half = half_bytes(&s->geometry);
 	size_t arena = arena_bytes(s->geometry.arena_size[end]);
-	int arena_seals = shared ? SEALS_SIZE : SEALS_OWN;
+	size_t behind = shared ? 0 : arena;
 	uint8_t wrong = in8(in);
 	unsigned int i;
 
 	if (wrong & 0x1f)
 		s->honest = false;
-	if (end == EVERING_A)
-		add(s, wrong & 1 ? odd(s, in, PAGE, SEALS_STATUS) :
-				   status(&s->geometry, in, !(wrong & 2)));
-	add(s, wrong & 4 ? odd(s, in, half, SEALS_OWN) :
-			   memory(half, true, SEALS_OWN));
-	if (arena)
-		add(s, wrong & 8 ? odd(s, in, arena, arena_seals) :
-				   memory(arena, true, arena_seals));
+	if (wrong & 1)
+		add(s, odd(s, in, half + behind, SEALS_OWN));
+	else if (wrong & 2)
+		add(s, memory(half + in8(in) % 4 * PAGE, true, SEALS_OWN));
+	else if (wrong & 4)
+		add(s, memory(half + arena, true, in8(in) & 31));
+	else
+		add(s, memory(half + behind, true, SEALS_OWN));
+	if (wrong & 8)
+		add(s, odd(s, in, arena, SEALS_SIZE));
+	else if (shared && arena)
+		add(s, memory(arena, true, SEALS_SIZE));
 	add(s, wrong & 16 ? odd(s, in, PAGE, 0) :
 			    eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	add(s, wrong & 32 ? odd(s, in, PAGE, 0) :
@@ -413,13 +393,12 @@ static void check_channel(const struct evering *ev)
 {
 	const struct endpoint *e = to_const_endpoint(ev);
 	const struct evering_geometry *g = &e->geometry;
-	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
 	struct stat own, st;
 	unsigned int i;
 
 	MUST(g->slot_size && !(g->slot_size & (g->slot_size - 1)));
 	MUST(g->entries && !(g->entries & (g->entries - 1)));
-	MUST(!memcmp(g, &status->geometry, sizeof(*g)));
+	MUST(!memcmp(g, &e->half->geometry, sizeof(*g)));
 	for (i = 0; i < 2; i++) {
 		if (e->end == EVERING_B)
 			MUST(g->arena_size[i] <= MOST_MEMORY);

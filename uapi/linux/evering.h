@@ -24,6 +24,17 @@
  * consumer writes into no slot: it publishes in its own half how many entries
  * it is done with (evering_half.released).
  *
+ * On the device each region is mapped on its own.  Without it (memfd) there is no
+ * STATUS, and each endpoint makes one memfd for its half and, behind that, its arena:
+ *
+ *	arena at	the half's size in whole pages; if the arena has
+ *			EVERING_MEMFD_ALIGN bytes or more, up to a multiple of that
+ *	half at		where it ends at the arena; nobody maps what lies before
+ *	size		up to the end of the arena
+ *
+ * So one mapping has both.  With EVERING_SHARED_ARENA, which asks for other seals, the
+ * arena is a memfd of its own, and starts at 0.
+ *
  * Change log
  *	1	first version
  *	2	an endpoint that was detached stays so, and belongs to the process that
@@ -34,7 +45,9 @@
  *		operations are in <linux/evering_op.h>
  *	3	EVERING_ENTER_NO_HANDOVER; EVERING_IOC_GROW, EVERING_CREATE_GROW,
  *		evering_half.grown; posts, messages and credit: EVERING_OPS_VERSION 2
- *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group
+ *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group;
+ *		memfd: one file for half and arena, and no STATUS;
+ *		evering_half.abi and .geometry
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -108,6 +121,7 @@
 #define EVERING_MAX_ARENA	(1ull << 36)	/* bytes */
 #define EVERING_ARENA_ALIGN	4096u	/* arenas are multiples of it */
 #define EVERING_STAMP_SIZE	4u	/* bytes at the end of each slot */
+#define EVERING_MEMFD_ALIGN	(2u << 20) /* bytes; of large arenas in a memfd */
 
 /* evering_geometry.flags */
 #define EVERING_SHARED_ARENA	(1u << 0) /* both endpoints write both arenas */
@@ -143,9 +157,6 @@ struct evering_geometry {
  * @epoch: how often it was attached: by one process after the other, each of which
  *	mapped the half while it was not detached; wraps
  * @pad: a line of its own, so that a spinning peer is not disturbed
- *
- * With memfd nobody can write STATUS and both read ATTACHED for ever; the socket
- * tells instead.
  */
 struct evering_endpoint_status {
 	__u32 state;
@@ -162,14 +173,13 @@ struct evering_endpoint_status {
  * @size: bytes of this struct that mean something
  * @geometry: as created
  * @half_size: bytes to map for HALF_A and for HALF_B
- * @arena_there: bytes of each arena that have memory, from its start.  memfd: 0; the
- *	owner of an arena says it, in evering_half.grown
+ * @arena_there: bytes of each arena that have memory, from its start
  * @token: 0; for what a process shows that takes the place of one that died
  * @reserved: 0
  * @end: the endpoints, by EVERING_A and EVERING_B
  *
- * Written by the kernel alone (memfd: by A before it is sealed).  An endpoint
- * copies the geometry when it maps the channel and never looks at it again.
+ * Written by the kernel alone.  An endpoint copies the geometry when it maps the
+ * channel and never looks at it again.
  */
 struct evering_status {
 	__aligned_u64 magic;
@@ -234,6 +244,8 @@ struct evering_counters {
  *	EVERING_ARENA_ALIGN; never goes back.  Stored with release order by the thread that
  *	allocates there, after that memory was had and before an entry names a place in it;
  *	read by the peer when an entry does that it has not seen before
+ * @abi, @geometry: memfd: version of this header, and what the two have agreed on.  For
+ *	tools to show and for nobody to trust; the device has them in STATUS
  *
  * Lines are 128 bytes apart because the adjacent-line prefetcher pairs them.
  *
@@ -252,7 +264,9 @@ struct evering_half {
 	__u32 closed;
 	__u32 begun;
 	__u32 grown;
-	__u32 pad2[29];
+	__u32 abi;
+	struct evering_geometry geometry;
+	__u32 pad2[20];
 };
 
 /* Slots begin here in a half. */
@@ -680,6 +694,8 @@ EVERING_AT(evering_half, counters, 256);
 EVERING_AT(evering_half, closed, 384);
 EVERING_AT(evering_half, begun, 388);
 EVERING_AT(evering_half, grown, 392);
+EVERING_AT(evering_half, abi, 396);
+EVERING_AT(evering_half, geometry, 400);
 EVERING_AT(evering_status, arena_there, 56);
 EVERING_AT(evering_status, token, 72);
 EVERING_ASSERT(sizeof(struct evering_info) == 56);
