@@ -6,6 +6,9 @@
  * that is written there.  Pages that nobody has touched would cost nothing either, but
  * for processes that have called mlockall(2): those get all that they may access, a
  * third of the arena for the allocator alone.
+ *
+ * A small book is opened whole: it is one mapping then, of which a process may have 65,530,
+ * where one that is opened in parts is three.
  */
 #include <sys/mman.h>
 #include <unistd.h>
@@ -13,11 +16,13 @@
 #include "internal.h"
 
 #define MAX_CHUNKS 1024u
+#define SMALL_BOOK ((size_t)512 << 10)
 
-/* Nothing of it is open.  0; -ENOMEM. */
+/* Nothing of it is open, unless it is small.  0; -ENOMEM. */
 int book_init(struct book *b, uint32_t count, size_t record)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+	int prot = PROT_NONE;
 	void *base;
 
 	/* A chunk of so many records is pages, whatever their size. */
@@ -27,11 +32,15 @@ int book_init(struct book *b, uint32_t count, size_t record)
 	b->record = record;
 	b->count = count;
 	b->size = ((size_t)(count >> b->shift) + 1) * (record << b->shift);
-	base = mmap(NULL, b->size, PROT_NONE,
+	if (b->size <= SMALL_BOOK)
+		prot = PROT_READ | PROT_WRITE;
+	base = mmap(NULL, b->size, prot,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (base == MAP_FAILED)
 		return -ENOMEM;
 	b->base = base;
+	if (prot != PROT_NONE)
+		memset(b->open, 0xff, sizeof(b->open));
 	return 0;
 }
 
