@@ -589,6 +589,21 @@ doctor_finds() {
 		says '-> unset EVERING_BACKEND' out
 }
 
+# clients_with FDS RESULT: what so many descriptors are enough for, on memfd or the device.
+clients_with() {
+	(
+		ulimit -Sn "$1"
+		exec "$evering" doctor
+	) >out 2>err
+	has "^$2: RLIMIT_NOFILE lets it have " out && says 'vm.max_map_count 1' out
+}
+
+doctor_clients() {
+	clients_with 1064 'ok +clients +a process may have (200|1000)' &&
+		clients_with 164 'warn +clients +a process may have 20' ||
+		clients_with 164 'ok +clients +a process may have 100'
+}
+
 # limited_by FOLDER FILE: a cgroup below a limited one, at FOLDER, and doctor in it.
 limited_by() {
 	local parent=$1/evering-$$ status

@@ -250,6 +250,52 @@ static void check_descriptors(struct doctor *d)
 	       (unsigned long long)limit.rlim_cur, d->device ? 1u : 6u);
 }
 
+/* The only number in a file of /proc/sys; 0: not to be had. */
+static unsigned long long read_number(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	unsigned long long n = 0;
+
+	if (!file)
+		return 0;
+	if (fscanf(file, "%llu", &n) != 1)
+		n = 0;
+	fclose(file);
+	return n;
+}
+
+/* What a process has open and mapped beside its clients. */
+#define BESIDE 64u
+
+/*
+ * How many clients a server may have in one process: what each takes of a group's process
+ * is what selftests/clients.c finds, of mappings the most.
+ */
+static void check_clients(struct doctor *d)
+{
+	unsigned int fds = d->device ? 1 : 5, mappings = d->device ? 6 : 4;
+	unsigned long long maps = read_number("/proc/sys/vm/max_map_count");
+	unsigned long long by_fds = 0, by_maps = 0, most;
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur > BESIDE)
+		by_fds = (limit.rlim_cur - BESIDE) / fds;
+	if (!maps)
+		by_maps = by_fds;
+	else if (maps > BESIDE)
+		by_maps = (maps - BESIDE) / mappings;
+	most = by_fds < by_maps ? by_fds : by_maps;
+	report(d, most < 100 ? WARN : OK, "clients",
+	       most >= 100	 ? NULL :
+	       by_fds <= by_maps ? "raise RLIMIT_NOFILE: ulimit -n, or "
+				   "LimitNOFILE= of the service" :
+				   "sysctl vm.max_map_count=65530",
+	       "a process may have %llu: RLIMIT_NOFILE lets it have %llu, with %u "
+	       "descriptors each; vm.max_map_count %llu, with at most %u mappings",
+	       most, by_fds, fds, by_maps, mappings);
+}
+
 static void check_file_size(struct doctor *d)
 {
 	char size[FORMAT_LEN];
@@ -535,6 +581,7 @@ int cmd_doctor(int argc, char **argv)
 	check_device(&d);
 	check_memfd(&d);
 	check_descriptors(&d);
+	check_clients(&d);
 	check_file_size(&d);
 	check_address_space(&d);
 	check_locking(&d);
