@@ -15,6 +15,8 @@
 #define DOTTED(major, minor, patch) DOTTED_(major, minor, patch)
 #define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
+/* Of so little nobody asks whether there is memory for it (memory.c). */
+#define LITTLE ((size_t)256 << 10)
 /* So that the allocator's alignments hold for pointers too, and pages can be huge. */
 #define ARENA_MAP_ALIGN ((size_t)EVERING_MEMFD_ALIGN)
 #if defined(__x86_64__) || defined(__i386__)
@@ -383,8 +385,9 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
  * endpoint_map_file - map a memfd: @region, and what lies behind it up to the region @last
  * @all: all its pages are there, and it may be mapped with them
  *
- * Otherwise nothing is populated, for who has called mlockall(2) neither: what nobody may
- * access the kernel leaves alone, and later it does not ask again.
+ * Otherwise nothing is populated, for a process that has called mlockall(2) neither, unless
+ * it is little: what nobody may access the kernel leaves alone, and later it does not ask
+ * again.
  */
 int endpoint_map_file(struct endpoint *e, unsigned int region,
 		      unsigned int last, int fd, off_t offset, int prot,
@@ -392,8 +395,9 @@ int endpoint_map_file(struct endpoint *e, unsigned int region,
 {
 	size_t size = region_size(&e->geometry, region);
 	size_t behind = last == region ? 0 : region_size(&e->geometry, last);
+	bool at_once = all || size + behind <= LITTLE;
+	int first = at_once ? prot : PROT_NONE, error;
 	int flags = MAP_SHARED | (all ? MAP_POPULATE : 0);
-	int first = all ? prot : PROT_NONE, error;
 	unsigned char *map;
 
 	if (last < EVERING_REGION_ARENA_A)
@@ -411,39 +415,60 @@ int endpoint_map_file(struct endpoint *e, unsigned int region,
 		e->map_size[last] = behind;
 	}
 	error = keep_private(map, size + behind);
-	if (!error && !all && mprotect(map, size + behind, prot))
+	if (!error && !at_once && mprotect(map, size + behind, prot))
 		error = map_error();
 	return error;
 }
 
-/* A half and the arena that lies behind it, as in a memfd, at once. */
-static void unmap_end(struct endpoint *e, unsigned int end)
+/**
+ * struct range - addresses that are mapped
+ * @at: where they begin
+ * @size: bytes; 0: none
+ */
+struct range {
+	unsigned char *at;
+	size_t size;
+};
+
+static void unmap(struct range r)
+{
+	if (r.size)
+		munmap(r.at, r.size);
+}
+
+/* The half of @end, with its arena if that lies behind it; else that is unmapped. */
+static struct range range_of(struct endpoint *e, unsigned int end)
 {
 	unsigned int half = EVERING_REGION_HALF(end);
 	unsigned int arena = EVERING_REGION_ARENA(end);
-	unsigned char *at = e->map[half];
-	size_t size = e->map_size[half];
+	struct range r = { e->map[half], e->map_size[half] };
+	struct range behind = { e->map[arena], e->map_size[arena] };
 
-	if (at && e->map[arena] == at + size) {
-		size += e->map_size[arena];
-		leave_room((uintptr_t)at + size);
-	} else if (e->map[arena]) {
-		munmap(e->map[arena], e->map_size[arena]);
-		leave_room((uintptr_t)e->map[arena] + e->map_size[arena]);
-	}
-	if (at)
-		munmap(at, size);
+	if (behind.size)
+		leave_room((uintptr_t)behind.at + behind.size);
+	if (r.size && r.at + r.size == behind.at)
+		r.size += behind.size;
+	else
+		unmap(behind);
+	return r;
 }
 
+/* In as few calls as there are gaps. */
 static void unmap_regions(struct endpoint *e)
 {
-	unsigned int end;
+	const unsigned int status = EVERING_REGION_STATUS;
+	struct range a = range_of(e, EVERING_A), b = range_of(e, EVERING_B);
 
-	for (end = 0; end < 2; end++)
-		unmap_end(e, end);
-	if (e->map[EVERING_REGION_STATUS])
-		munmap(e->map[EVERING_REGION_STATUS],
-		       e->map_size[EVERING_REGION_STATUS]);
+	unmap((struct range){ e->map[status], e->map_size[status] });
+	if (a.size && a.at + a.size == b.at) {
+		a.size += b.size;
+	} else if (b.size && b.at + b.size == a.at) {
+		b.size += a.size;
+		a = b;
+	} else {
+		unmap(b);
+	}
+	unmap(a);
 }
 
 /* Is the channel what its maker said? */

@@ -696,20 +696,8 @@ static void close_by_child(const int *fds, unsigned int count, int instead)
 	errno = saved;
 }
 
-/* socket_close - close a socket that a stranger may have put something into */
-void socket_close(int sock)
-{
-	if (sock < 0)
-		return;
-	socket_seal(sock, false);
-	if (socket_is_empty(sock))
-		close(sock);
-	else
-		close_by_child(&sock, 1, -1);
-}
-
 /*
- * socket_close_sealed - the same, of a socket that two have met over
+ * socket_close_sealed - close a socket that a stranger may have put something into
  * @sealed: socket_seal() has said so
  *
  * A packet of no bytes looks like the end of the connection, and others may be behind
@@ -718,11 +706,22 @@ void socket_close(int sock)
  */
 void socket_close_sealed(int sock, bool sealed)
 {
-	if (sealed && recv(sock, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
-	    errno == EAGAIN)
+	if (sock < 0)
+		return;
+	if (!sealed)
+		socket_seal(sock, false);
+	if ((sealed && recv(sock, NULL, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	     errno == EAGAIN) ||
+	    socket_is_empty(sock))
 		close(sock);
 	else
-		socket_close(sock);
+		close_by_child(&sock, 1, -1);
+}
+
+/* socket_close - the same, of one that nobody has sealed */
+void socket_close(int sock)
+{
+	socket_close_sealed(sock, false);
 }
 
 /*
