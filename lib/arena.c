@@ -425,7 +425,7 @@ int arena_init(struct arena *a, void *base, uint64_t size, uint64_t there)
 	a->base = base;
 	if (!granules)
 		return 0;
-	if (book_init(&a->book, granules + 1, sizeof(struct block)) ||
+	if (book_init(&a->book, granules + 1, sizeof(struct block), NULL) ||
 	    book_open(&a->book, 0) || book_open(&a->book, granules))
 		return -ENOMEM;
 	a->granules = granules;

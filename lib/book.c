@@ -18,12 +18,10 @@
 #define MAX_CHUNKS 1024u
 #define SMALL_BOOK ((size_t)512 << 10)
 
-/* Nothing of it is open, unless it is small.  0; -ENOMEM. */
-int book_init(struct book *b, uint32_t count, size_t record)
+/* What is known of it from its size. */
+static void measure(struct book *b, uint32_t count, size_t record)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
-	int prot = PROT_NONE;
-	void *base;
 
 	/* A chunk of so many records is pages, whatever their size. */
 	b->shift = (uint32_t)__builtin_ctz(page);
@@ -32,21 +30,51 @@ int book_init(struct book *b, uint32_t count, size_t record)
 	b->record = record;
 	b->count = count;
 	b->size = ((size_t)(count >> b->shift) + 1) * (record << b->shift);
-	if (b->size <= SMALL_BOOK)
+}
+
+/* How much memory a book of @count records may be given; 0: it has its own, or none. */
+size_t book_place(uint32_t count, size_t record)
+{
+	struct book b;
+
+	if (!count)
+		return 0;
+	measure(&b, count, record);
+	return b.size <= SMALL_BOOK ? b.size : 0;
+}
+
+/*
+ * Nothing of it is open, unless it is small.
+ * @place: zeroed memory, of book_place() bytes, which outlives it; NULL: it has its own
+ *
+ * 0; -ENOMEM.
+ */
+int book_init(struct book *b, uint32_t count, size_t record, void *place)
+{
+	int prot = PROT_NONE;
+	void *base = place;
+
+	if (!count)
+		return 0;
+	measure(b, count, record);
+	if (b->size <= SMALL_BOOK) {
 		prot = PROT_READ | PROT_WRITE;
-	base = mmap(NULL, b->size, prot,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (base == MAP_FAILED)
-		return -ENOMEM;
-	b->base = base;
-	if (prot != PROT_NONE)
 		memset(b->open, 0xff, sizeof(b->open));
+	}
+	if (!place) {
+		base = mmap(NULL, b->size, prot,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (base == MAP_FAILED)
+			return -ENOMEM;
+		b->own = true;
+	}
+	b->base = base;
 	return 0;
 }
 
 void book_destroy(struct book *b)
 {
-	if (b->base)
+	if (b->own)
 		munmap(b->base, b->size);
 }
 

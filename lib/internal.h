@@ -188,6 +188,7 @@ struct role {
  * @count: how many there are
  * @shift: log2 of the records of a chunk
  * @open: a bit for each chunk
+ * @own: the memory is mapped for it alone
  */
 struct book {
 	unsigned char *base;
@@ -196,6 +197,7 @@ struct book {
 	uint32_t count;
 	uint32_t shift;
 	uint64_t open[16];
+	bool own;
 };
 
 #define ARENA_GRANULE 64u
@@ -433,7 +435,8 @@ int64_t deadline_after(int64_t timeout_ns);
 const struct timespec *time_left(int64_t deadline, struct timespec *left);
 
 /* book.c */
-int book_init(struct book *book, uint32_t count, size_t record);
+size_t book_place(uint32_t count, size_t record);
+int book_init(struct book *book, uint32_t count, size_t record, void *place);
 void book_destroy(struct book *book);
 int book__open(struct book *book, uint32_t n);
 

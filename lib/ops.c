@@ -731,6 +731,7 @@ struct layout {
 	uint32_t place_count;
 	uint32_t held_count;
 	uint32_t stored_count;
+	uint32_t loan_count;
 	size_t places;
 	size_t held;
 	size_t place_data;
@@ -739,6 +740,7 @@ struct layout {
 	size_t stored_data;
 	size_t heap;
 	size_t tell;
+	size_t loans;
 	size_t all;
 };
 
@@ -763,7 +765,7 @@ static void lay_out(const struct endpoint *e,
 		    const struct evering_ops_params *params,
 		    struct layout *layout)
 {
-	size_t slot = e->geometry.slot_size, end = 0;
+	size_t slot = e->geometry.slot_size, end = 0, loans;
 
 	layout->place_count = power_above(1 + params->depth + EVERING_OP_SPARE);
 	layout->held_count = power_above(1 + params->serve + EVERING_OP_SPARE);
@@ -780,6 +782,12 @@ static void lay_out(const struct endpoint *e,
 	layout->stored_data = add_part(&end, (params->store + 1) * slot);
 	layout->heap = add_part(&end, params->depth * sizeof(uint32_t));
 	layout->tell = add_part(&end, params->depth * sizeof(uint64_t));
+	layout->loan_count = (uint32_t)(e->geometry.arena_size[!e->end] /
+					EVERING_OP_GRANULE);
+	layout->loans = 0;
+	loans = book_place(layout->loan_count, sizeof(struct loan));
+	if (loans)
+		layout->loans = add_part(&end, loans);
 	layout->all = end;
 }
 
@@ -811,8 +819,7 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	ops->stride = e->ev.tx.shift;
 	ops->heap = (uint32_t *)(memory + layout->heap);
 	ops->tell = (uint64_t *)(memory + layout->tell);
-	ops->loan_count = (uint32_t)(e->geometry.arena_size[!e->end] /
-				     EVERING_OP_GRANULE);
+	ops->loan_count = layout->loan_count;
 	ops->size = params->depth;
 	ops->serve_size = params->serve;
 	ops->keep = NO_ROOM;
@@ -856,7 +863,9 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 	if (ops == MAP_FAILED)
 		return -ENOMEM;
 	set_up(ops, e, &params, &layout);
-	if (book_init(&ops->loans, ops->loan_count, sizeof(struct loan))) {
+	if (book_init(&ops->loans, ops->loan_count, sizeof(struct loan),
+		      layout.loans ? (unsigned char *)ops + layout.loans :
+				     NULL)) {
 		e->ops = NULL;
 		munmap(ops, layout.all);
 		return -ENOMEM;

@@ -65,7 +65,7 @@ static int compare(const char *who, const struct weight *before,
 	printf("# %s: %d channels: %d descriptors, %d mappings, %d of them shared\n",
 	       who, n, fds, mappings, shared);
 	fflush(stdout);
-	return fds != cost->fds * n	      ? 1 :
+	return fds != cost->fds * n	     ? 1 :
 	       shared != cost->shared * n    ? 2 :
 	       mappings > cost->mappings * n ? 3 :
 					       0;
@@ -180,7 +180,7 @@ static int be_clients(void *arg)
 
 /* What a server does for one event.  *@open: its channels. */
 static int serve(const struct evering_group_event *event,
-		 FIXTURE_DATA(clients) *self, unsigned int *open)
+		 FIXTURE_DATA(clients) * self, unsigned int *open)
 {
 	struct evering *ev = event->ev;
 	uint32_t v;
@@ -205,7 +205,8 @@ static int serve(const struct evering_group_event *event,
 	return ret == -EAGAIN || ret == -EPIPE ? 0 : ret;
 }
 
-TEST_F_TIMEOUT(clients, cost_what_they_should_and_nothing_when_they_have_gone, 3600)
+TEST_F_TIMEOUT(clients, cost_what_they_should_and_nothing_when_they_have_gone,
+	       3600)
 {
 	const struct evering_group_event *events;
 	struct weight before, now;
@@ -216,7 +217,7 @@ TEST_F_TIMEOUT(clients, cost_what_they_should_and_nothing_when_they_have_gone, 3
 
 	if (!make_room((rlim_t)self->cost->fds * self->n + BESIDE))
 		SKIP(return, "%u clients are more than the limits let have",
-			     self->n);
+			   self->n);
 	ASSERT_EQ(0, evering_listen(self->path, 0, &self->listener));
 	ASSERT_EQ(0, evering_group_add_listener(self->group, self->listener,
 						NULL));
