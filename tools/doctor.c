@@ -306,7 +306,7 @@ static void check_file_size(struct doctor *d)
 		return;
 	report(d, limit.rlim_cur < (1u << 20) ? BAD : WARN, "file size",
 	       "raise it: ulimit -f unlimited",
-	       "RLIMIT_FSIZE lets no arena of a memfd be larger than %s",
+	       "RLIMIT_FSIZE lets no half and arena in a memfd be larger than %s",
 	       format_bytes(size, limit.rlim_cur));
 }
 
