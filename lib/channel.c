@@ -148,9 +148,12 @@ int params_read(const struct evering_params *from, bool limits,
 	ret = read_sized(params, sizeof(*params), from);
 	if (ret)
 		return ret;
-	if (params->reserved || !policy_is(params->policy, params->spin_ns) ||
+	if ((params->lanes && !limits) ||
+	    !policy_is(params->policy, params->spin_ns) ||
 	    params->backend > EVERING_BACKEND_MEMFD)
 		return -EINVAL;
+	if (params->lanes > EVERING_MAX_LANES)
+		return -E2BIG;
 	if (params->flags & ~(EVERING_SHARED_ARENA | EVERING_POPULATE |
 			      (limits ? 0 : EVERING_AWAIT)))
 		return -EINVAL;
@@ -533,7 +536,10 @@ void endpoint_destroy(struct endpoint *e)
 	if (own)
 		unmap_regions(e);
 	e->backend->destroy(e);
-	socket_close_sealed(e->sock, e->sealed);
+	if (e->theirs)
+		sockets_leave(&e->sock, 1);
+	else
+		socket_close_sealed(e->sock, e->sealed);
 	if (e->ledger && own)
 		ledger_uncharge(e->ledger, e->charged_uid, e->charged);
 	free(e->block);
@@ -587,6 +593,13 @@ int evering_peer_cred(const struct evering *ev, pid_t *pid, uid_t *uid,
 	*uid = e->uid;
 	*gid = e->gid;
 	return 0;
+}
+
+void evering_get_lane(const struct evering *ev, struct evering_lane *lane)
+{
+	const struct endpoint *e = to_const_endpoint(ev);
+
+	*lane = (struct evering_lane){ e->set, e->lane, e->lanes };
 }
 
 void evering_get_counters(const struct evering *ev, int whose,

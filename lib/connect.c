@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * connect.c: to connect, in steps none of which waits.
+ * connect.c: to connect, in steps none of which waits: for one channel, or for lanes.
  *
  * A step tries to reach the listener, says hello, and takes the welcome.  If the welcome
  * says to connect again (see listen.c), the next step begins anew.  A caller that waits
@@ -37,7 +37,8 @@
 
 /**
  * struct evering_connecting
- * @e: this side's part of the channel; NULL: no longer
+ * @lanes: this side's part of the channels, if it still has them
+ * @many: for evering_connecting_step_many()
  * @maker: fork_id() of the process that has begun it
  * @error: what the last step returned; -EAGAIN: there is one more to take
  * @address, @len: whom to connect to
@@ -57,7 +58,8 @@
  * @watched: the one descriptor in @loop beside @timer, or -1
  */
 struct evering_connecting {
-	struct endpoint *e;
+	struct lanes lanes;
+	bool many;
 	uint64_t maker;
 	int error;
 	struct sockaddr_un address;
@@ -196,7 +198,7 @@ static int reach(struct evering_connecting *c)
 
 static int greet_listener(struct evering_connecting *c)
 {
-	int ret = say_hello(c->e, c->sock);
+	int ret = say_hello(&c->lanes, c->sock);
 
 	c->said = !ret;
 	if (c->said)
@@ -220,7 +222,7 @@ static void start_over(struct evering_connecting *c)
 	c->again = now_ns();
 }
 
-/* 0: the endpoint is complete; -EAGAIN: not yet; or why it will not be. */
+/* 0: the endpoints are complete; -EAGAIN: not yet; or why it will not be. */
 static int step(struct evering_connecting *c)
 {
 	int ret = 0;
@@ -230,7 +232,7 @@ static int step(struct evering_connecting *c)
 	if (!ret && !c->said)
 		ret = greet_listener(c);
 	if (!ret)
-		ret = take_welcome(c->e, c->sock, true);
+		ret = take_welcome(&c->lanes, c->sock, true);
 	if (c->said && (ret == -ERESTART || ret == -ETIMEDOUT)) {
 		start_over(c);
 		ret = -EAGAIN;
@@ -256,9 +258,10 @@ static int next_fd(const struct evering_connecting *c)
 
 /* ------------------------------------------------------- from begin to the end */
 
-/* @c, with this side's part of the channel made. */
+/* @c, with this side's part of @count channels made. */
 static int begin(const char *path, const struct evering_params *from,
-		 int64_t timeout_ns, struct evering_connecting *c)
+		 unsigned int count, int64_t timeout_ns,
+		 struct evering_connecting *c)
 {
 	struct evering_params params;
 	const char *slash;
@@ -274,8 +277,10 @@ static int begin(const char *path, const struct evering_params *from,
 		.timer = -1,
 		.watched = -1,
 	};
-	if (timeout_ns < EVERING_WAIT_FOREVER)
+	if (timeout_ns < EVERING_WAIT_FOREVER || !count)
 		return -EINVAL;
+	if (count > EVERING_MAX_LANES)
+		return -E2BIG;
 	ret = params_read(from, false, &params);
 	if (!ret)
 		ret = make_address(path, &c->address, &c->len);
@@ -285,11 +290,11 @@ static int begin(const char *path, const struct evering_params *from,
 	slash = strrchr(c->address.sun_path, '/');
 	c->name = slash ? slash + 1 : c->address.sun_path;
 	/*
-	 * The channel first: making a large one takes its time, and the listener
+	 * The channels first: making large ones takes its time, and the listener
 	 * waits for a hello from the moment that somebody connects.
 	 */
-	return make_channel(&params, timeout_ns ? c->deadline : INT64_MAX,
-			    &c->e);
+	return lanes_make(&c->lanes, count, &params,
+			  timeout_ns ? c->deadline : INT64_MAX);
 }
 
 /*
@@ -298,34 +303,35 @@ static int begin(const char *path, const struct evering_params *from,
  */
 static void end(struct evering_connecting *c)
 {
-	if (c->sock >= 0 && c->e->owner != fork_id())
+	if (c->sock >= 0 && c->maker != fork_id())
 		sockets_leave(&c->sock, 1);
 	else
 		socket_close(c->sock);
-	if (c->e)
-		endpoint_destroy(c->e);
+	lanes_destroy(&c->lanes);
 	/* First: in a process that fork(2) has made the set is its parent's. */
 	close_fds(&c->loop, 1);
 	close_fds(&c->timer, 1);
-	c->e = NULL;
 	c->sock = c->loop = c->timer = -1;
 	stop_watch(c);
 }
 
-/* The endpoint, which has the socket. */
-static struct evering *take_endpoint(struct evering_connecting *c)
+/* The endpoints, the first of which has the socket; how many. */
+static int take_endpoints(struct evering_connecting *c, struct evering **ev)
 {
-	struct evering *ev = &c->e->ev;
+	unsigned int count = c->lanes.count, i;
 
-	c->e = NULL;
+	for (i = 0; i < count; i++)
+		ev[i] = &c->lanes.e[i]->ev;
+	c->lanes.count = 0;
 	c->sock = -1;
-	return ev;
+	return (int)count;
 }
 
 /* -------------------------------------------------------------- in event loops */
 
-int evering_connect_begin(const char *path, const struct evering_params *params,
-			  int64_t timeout_ns, struct evering_connecting **ret)
+static int new_connecting(const char *path, const struct evering_params *params,
+			  unsigned int count, bool many, int64_t timeout_ns,
+			  struct evering_connecting **ret)
 {
 	struct evering_connecting *c;
 	int error;
@@ -336,13 +342,28 @@ int evering_connect_begin(const char *path, const struct evering_params *params,
 	c = malloc(sizeof(*c));
 	if (!c)
 		return -ENOMEM;
-	error = begin(path, params, timeout_ns, c);
+	error = begin(path, params, count, timeout_ns, c);
 	if (error) {
 		free(c);
 		return error;
 	}
+	c->many = many;
 	*ret = c;
 	return 0;
+}
+
+int evering_connect_begin(const char *path, const struct evering_params *params,
+			  int64_t timeout_ns, struct evering_connecting **ret)
+{
+	return new_connecting(path, params, 1, false, timeout_ns, ret);
+}
+
+int evering_connect_begin_many(const char *path,
+			       const struct evering_params *params,
+			       unsigned int count, int64_t timeout_ns,
+			       struct evering_connecting **ret)
+{
+	return new_connecting(path, params, count, true, timeout_ns, ret);
 }
 
 static int set_timer(const struct evering_connecting *c)
@@ -402,11 +423,12 @@ int evering_connecting_fd(struct evering_connecting *c)
 	return ret;
 }
 
-int evering_connecting_step(struct evering_connecting *c, struct evering **ev)
+static int take_step(struct evering_connecting *c, bool many,
+		     struct evering **ev)
 {
 	int ret;
 
-	if (c->maker != fork_id() || c->error != -EAGAIN)
+	if (c->maker != fork_id() || c->error != -EAGAIN || c->many != many)
 		return -EINVAL;
 	c->error = step(c);
 	if (c->error == -EAGAIN) {
@@ -414,9 +436,20 @@ int evering_connecting_step(struct evering_connecting *c, struct evering **ev)
 		if (ret)
 			c->error = ret;
 	}
-	if (!c->error)
-		*ev = take_endpoint(c);
-	return c->error;
+	return c->error ? c->error : take_endpoints(c, ev);
+}
+
+int evering_connecting_step(struct evering_connecting *c, struct evering **ev)
+{
+	int ret = take_step(c, false, ev);
+
+	return ret < 0 ? ret : 0;
+}
+
+int evering_connecting_step_many(struct evering_connecting *c,
+				 struct evering **ev)
+{
+	return take_step(c, true, ev);
 }
 
 void evering_connecting_close(struct evering_connecting *c)
@@ -476,13 +509,14 @@ static int wait_for_step(struct evering_connecting *c)
 		       0;
 }
 
-int evering_connect(const char *path, const struct evering_params *params,
-		    int64_t timeout_ns, struct evering **ev)
+int evering_connect_many(const char *path, const struct evering_params *params,
+			 unsigned int count, int64_t timeout_ns,
+			 struct evering **ev)
 {
 	struct evering_connecting c;
 	int ret;
 
-	ret = begin(path, params, timeout_ns, &c);
+	ret = begin(path, params, count, timeout_ns, &c);
 	if (ret)
 		return ret;
 	for (;;) {
@@ -494,8 +528,16 @@ int evering_connect(const char *path, const struct evering_params *params,
 			break;
 	}
 	if (!ret)
-		*ev = take_endpoint(&c);
+		ret = take_endpoints(&c, ev);
 	end(&c);
 	/* A caller that would not wait is not told that it took too long. */
 	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
+}
+
+int evering_connect(const char *path, const struct evering_params *params,
+		    int64_t timeout_ns, struct evering **ev)
+{
+	int ret = evering_connect_many(path, params, 1, timeout_ns, ev);
+
+	return ret < 0 ? ret : 0;
 }

@@ -22,6 +22,19 @@
 
 #define DEVICE "/dev/evering"
 
+/*
+ * Nobody has attached this end yet.  A descriptor that a stranger offers a second time would
+ * be a second channel with the same memory of this side's, which the two would spoil for
+ * one another.
+ */
+static bool is_new(const struct endpoint *e)
+{
+	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
+
+	return evering_load_acquire(&status->end[e->end].state) ==
+	       EVERING_STATE_NEW;
+}
+
 static int map_all(struct endpoint *e)
 {
 	unsigned int region, own = e->end;
@@ -35,6 +48,8 @@ static int map_all(struct endpoint *e)
 			prot |= PROT_WRITE;
 		ret = endpoint_map(e, region, e->device.fd,
 				   (off_t)EVERING_MMAP_OFFSET(region), prot);
+		if (!ret && region == EVERING_REGION_STATUS && !is_new(e))
+			ret = -EPROTO;
 	}
 	return ret;
 }

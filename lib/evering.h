@@ -37,7 +37,7 @@
  *	arena		evering_alloc, _free: one thread at a time, any
  *	listener	evering_accept, evering_listener_admit, _fd, _refused, _share: one
  *			thread at a time
- *	connecting	evering_connecting_fd, _step: one thread at a time
+ *	connecting	evering_connecting_fd, _step, _step_many: one thread at a time
  *	alone		evering_close, evering_listener_close, evering_connecting_close; evering_set_policy
  *			takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
@@ -173,7 +173,9 @@ enum evering_policy {
  * @policy: enum evering_policy, of this side, with EVERING_LAZY_RING and
  *	EVERING_NO_HANDOVER or without
  * @spin_ns: the longest that EVERING_ADAPTIVE spins; 0..1,000,000
- * @reserved: 0
+ * @lanes: of evering_accept(): the most lanes that a client gets in one meeting,
+ *	0..EVERING_MAX_LANES, 0 being as good as 1; without a meaning for evering_accept_fd(),
+ *	which takes one; elsewhere 0
  * @arena_begin: bytes of this side's arena that have memory when the channel is made,
  *	rounded up to pages; the rest gets it when evering_alloc() needs it, never gives it
  *	back, and may be refused it.  EVERING_WHOLE or anything beyond @arena_size: all of
@@ -192,12 +194,14 @@ struct evering_params {
 	uint32_t backend;
 	uint32_t policy;
 	uint32_t spin_ns;
-	uint32_t reserved;
+	uint32_t lanes;
 	uint64_t arena_begin;
 };
 
 #define EVERING_SPIN_NS 50000u
 #define EVERING_ARENA_BEGIN 0u
+#define EVERING_LANES 16u
+#define EVERING_MAX_LANES 32u
 #define EVERING_WHOLE UINT64_MAX
 
 #define EVERING_PARAMS_INIT                                                    \
@@ -214,7 +218,7 @@ struct evering_params {
 		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
 			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 },         \
 			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
-			EVERING_SPIN_NS, 0, EVERING_ARENA_BEGIN                \
+			EVERING_SPIN_NS, EVERING_LANES, EVERING_ARENA_BEGIN    \
 	}
 
 /* ------------------------------------------------------------------ meeting */
@@ -291,7 +295,8 @@ EVERING_API int evering_listener_share(struct evering_listener *listener,
  * struct evering_admission - who may meet a listener, and how much a user may have
  * @size: sizeof(struct evering_admission)
  * @flags: 0
- * @user_channels: channels that one user may have open with this listener
+ * @user_channels: channels that one user may have open with this listener, each lane
+ *	counting as one
  * @user_waiting: connections of one user that have not said hello yet
  * @user_bytes: bytes that one user's channels may come to cost this side: of each both
  *	halves and both arenas, as large as they can grow; on the device, where the
@@ -305,7 +310,7 @@ EVERING_API int evering_listener_share(struct evering_listener *listener,
  *
  * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user but root and the one
  * that this process runs as.  A user that would have more channels or bytes is turned away
- * with -EDQUOT; one connection more than @user_waiting takes the place of its oldest.
+ * with -EDQUOT, or gets as many lanes as it may still have; one connection more than @user_waiting takes the place of its oldest.
  */
 struct evering_admission {
 	uint32_t size;
@@ -353,6 +358,11 @@ evering_listener_admit(struct evering_listener *listener,
  * In a process made by fork() the listener works as well: each connection goes to one
  * of the processes, and each has its own evering_listener_fd() and its own books.
  *
+ * The lanes of evering_connect_many() are channels like others: this call returns the first
+ * one, and the next calls, whatever their @limits, the others, in their order and at once;
+ * evering_listener_fd() polls readable meanwhile.  evering_get_lane() tells which are of
+ * one client.
+ *
  * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
  * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE: this side has no descriptors left;
  * -ENOMEM, -ENOSPC: no memory, or watches of epoll, to look after connections.  A client
@@ -394,7 +404,8 @@ evering_listener_refused(const struct evering_listener *listener, int *error);
  * @listener: from evering_listen(), or NULL
  *
  * Removes the socket file if it is still this listener's, and this is the process that
- * made it.  Channels that were accepted live on.  Thread: alone.
+ * made it.  Channels that were accepted live on; lanes that evering_accept() has not
+ * returned yet are closed.  Thread: alone.
  */
 EVERING_API void evering_listener_close(struct evering_listener *listener);
 
@@ -432,6 +443,31 @@ EVERING_API int evering_connect(const char *path,
 				int64_t timeout_ns, struct evering **ev);
 
 /**
+ * evering_connect_many - meet a listener for a channel a thread
+ * @path: as for evering_listen()
+ * @params: each of the channels wished for; NULL: EVERING_PARAMS_INIT
+ * @count: how many, 1..EVERING_MAX_LANES
+ * @timeout_ns: for all of it
+ * @ev: out: this side's endpoints, each for evering_close(); room for @count
+ *
+ * As evering_connect(), for several channels in one meeting: lanes.  All of them have the
+ * same geometry and the same peer, and from then on each is a channel like others, with
+ * threads, an end and a death of its own: evering_close() ends that lane only, and a thread
+ * that stops or ends, in whatever way, delays none but its own, which stays open until it
+ * is closed or the process ends.
+ *
+ * The listener grants as many as its limits and the user's allow, which may be fewer than
+ * @count and are at least one.  This side makes, and pays for, all of them until it knows.
+ *
+ * Returns how many there are now in @ev, 1..@count; -EINVAL: @count is 0; -E2BIG: it is
+ * beyond EVERING_MAX_LANES; else as evering_connect(), and there are none.  Any thread.
+ */
+EVERING_API int evering_connect_many(const char *path,
+				     const struct evering_params *params,
+				     unsigned int count, int64_t timeout_ns,
+				     struct evering **ev);
+
+/**
  * evering_connect_begin - begin to meet the listener at a Unix socket
  * @path: as for evering_listen()
  * @params: as for evering_connect()
@@ -455,8 +491,27 @@ EVERING_API int evering_connect_begin(const char *path,
 				      struct evering_connecting **c);
 
 /**
+ * evering_connect_begin_many - begin to meet a listener for a channel a thread
+ * @path: as for evering_listen()
+ * @params: as for evering_connect_many()
+ * @count: as for evering_connect_many()
+ * @timeout_ns: for all of it from now on, not EVERING_NOWAIT
+ * @c: out: for evering_connecting_close()
+ *
+ * As evering_connect_begin(), but the steps are those of evering_connecting_step_many().
+ *
+ * Returns 0; or as evering_connect_many(), without what the other side has to do with.
+ * Any thread.
+ */
+EVERING_API int evering_connect_begin_many(const char *path,
+					   const struct evering_params *params,
+					   unsigned int count,
+					   int64_t timeout_ns,
+					   struct evering_connecting **c);
+
+/**
  * evering_connecting_fd - a descriptor for an event loop
- * @c: from evering_connect_begin()
+ * @c: from evering_connect_begin() or evering_connect_begin_many()
  *
  * Returns a descriptor that polls readable when evering_connecting_step() has something to
  * do, be it that the time is up; or -EMFILE, -ENFILE, -ENOMEM, -ENOSPC; -EINVAL: in a
@@ -479,10 +534,22 @@ EVERING_API int evering_connecting_step(struct evering_connecting *c,
 					struct evering **ev);
 
 /**
- * evering_connecting_close - end it, however far it is
- * @c: from evering_connect_begin(), or NULL
+ * evering_connecting_step_many - the same for several channels
+ * @c: from evering_connect_begin_many()
+ * @ev: out: this side's endpoints, each for evering_close(); room for as many as were
+ *	wished for
  *
- * An endpoint that a step has returned lives on.  Thread: alone.
+ * Returns how many there are now in @ev, at least 1; else as evering_connecting_step().
+ * Each of the two steps is -EINVAL for the other's @c.  Thread: one at a time for each @c.
+ */
+EVERING_API int evering_connecting_step_many(struct evering_connecting *c,
+					     struct evering **ev);
+
+/**
+ * evering_connecting_close - end it, however far it is
+ * @c: from evering_connect_begin() or evering_connect_begin_many(), or NULL
+ *
+ * Endpoints that a step has returned live on.  Thread: alone.
  */
 EVERING_API void evering_connecting_close(struct evering_connecting *c);
 
@@ -497,7 +564,7 @@ EVERING_API void evering_connecting_close(struct evering_connecting *c);
  * @ev: out: this side's endpoint, for evering_close()
  *
  * For a parent and its child, or where somebody else knows how to connect.  One
- * side calls the one, the other side the other.
+ * side calls the one, the other side the other.  Whoever wishes for lanes gets one here.
  *
  * Returns as evering_connect(); evering_accept_fd() also the reasons of
  * evering_listener_refused().  -ENOTSOCK, -EPROTOTYPE: wrong @fd.  Any thread.
@@ -859,6 +926,29 @@ EVERING_API int evering_peer(struct evering *ev);
  */
 EVERING_API int evering_peer_cred(const struct evering *ev, pid_t *pid,
 				  uid_t *uid, gid_t *gid);
+
+/**
+ * struct evering_lane - which channels were made in one meeting
+ * @set: the same for all of them on this side, and for no other channel that this process
+ *	has, or had; the peer has a number of its own
+ * @lane: this one's place among them, from 0, the same on both sides
+ * @lanes: how many they were; 1: a channel that was made alone
+ */
+struct evering_lane {
+	uint64_t set;
+	uint32_t lane;
+	uint32_t lanes;
+};
+
+/**
+ * evering_get_lane - which channels are of the same client, or to the same server
+ * @ev: endpoint
+ * @lane: out
+ *
+ * evering_peer_cred() says the same of all lanes of a set.  Any thread.
+ */
+EVERING_API void evering_get_lane(const struct evering *ev,
+				  struct evering_lane *lane);
 
 /**
  * evering_get_geometry - what the channel measures

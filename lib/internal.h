@@ -48,8 +48,13 @@ _Static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-/* The most descriptors that a hello or a welcome carries. */
-#define MAX_HELLO_FDS 8
+/* The most descriptors that a channel has in a hello or a welcome. */
+#define MAX_HELLO_FDS 7
+/* The most that a packet carries: SCM_MAX_FD of the kernel. */
+#define MAX_PACKET_FDS 253
+
+_Static_assert(EVERING_MAX_LANES *MAX_HELLO_FDS <= MAX_PACKET_FDS,
+	       "all lanes in one packet");
 
 struct endpoint;
 struct ledger;
@@ -79,6 +84,7 @@ struct ucred;
  *	@what is rung (returns which, and forgets it), the peer goes (-EPIPE), the
  *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR), of those that @mask
  *	lets in, unless it is NULL.  Which of @ring were rung is added to *@rang.
+ * @socket: a death is noticed by a connection, which each channel has
  * @masks: a sleep with a mask costs no more than one without
  * @joint: a sleep rings at no cost of its own
  * @wake: ring the own doorbells; async-signal-safe
@@ -117,6 +123,7 @@ struct backend {
 	int (*sleep)(struct endpoint *e, unsigned int what, unsigned int ring,
 		     int64_t deadline, const sigset_t *mask,
 		     unsigned int *rang);
+	bool socket;
 	bool masks;
 	bool joint;
 	void (*wake)(struct endpoint *e, unsigned int what);
@@ -251,6 +258,8 @@ struct device_state {
  * @space_rung: what of the peer's armed_tx the sending thread rang last
  * @sock: the connection; memfd: how the peer's death is noticed
  * @sealed: nothing more comes into @sock
+ * @theirs: the peer has made @sock, and may have it, too
+ * @set, @lane, @lanes: evering_get_lane()
  * @pid, @uid, @gid: the peer
  * @owner: fork_id() of the process that has made it
  * @ledger, @charged, @charged_uid: where it is entered, with how many bytes of whom;
@@ -286,6 +295,10 @@ struct endpoint {
 	uint32_t space_rung;
 	int sock;
 	bool sealed;
+	bool theirs;
+	uint64_t set;
+	uint32_t lane;
+	uint32_t lanes;
 	pid_t pid;
 	uid_t uid;
 	gid_t gid;
@@ -303,6 +316,16 @@ struct endpoint {
 	struct member *member;
 	struct memfd_state memfd;
 	struct device_state device;
+};
+
+/**
+ * struct lanes - one side's endpoints of the channels that are made in one meeting
+ * @count: how many there are
+ * @e: the endpoints
+ */
+struct lanes {
+	unsigned int count;
+	struct endpoint *e[EVERING_MAX_LANES];
 };
 
 static inline struct endpoint *to_endpoint(struct evering *ev)
@@ -357,7 +380,8 @@ uint64_t fork_id(void);
 int packet_send(int sock, const void *packet, size_t size, const int *fds,
 		unsigned int count);
 int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds);
-int packet_take_fds(int sock, int fds[MAX_HELLO_FDS]);
+int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int sockets);
+void fds_leave(const int *fds, unsigned int count, unsigned int sockets);
 bool socket_seal(int sock, bool own);
 void socket_close(int sock);
 void socket_close_sealed(int sock, bool sealed);
@@ -387,13 +411,14 @@ int listener_charge(struct evering_listener *listener, const struct ucred *who,
 int make_address(const char *path, struct sockaddr_un *address, socklen_t *len);
 int greet(int sock, const struct evering_params *limits,
 	  struct evering_listener *listener, const struct ucred *who,
-	  int64_t deadline, struct evering **ev, bool *own);
+	  int64_t deadline, struct lanes *lanes, bool *own);
 void refuse(int sock, int error);
 int check_socket(int fd);
-int make_channel(const struct evering_params *params, int64_t deadline,
-		 struct endpoint **e);
-int say_hello(struct endpoint *e, int sock);
-int take_welcome(struct endpoint *e, int sock, bool own);
+int lanes_make(struct lanes *lanes, unsigned int count,
+	       const struct evering_params *params, int64_t deadline);
+void lanes_destroy(struct lanes *lanes);
+int say_hello(const struct lanes *lanes, int sock);
+int take_welcome(struct lanes *lanes, int sock, bool own);
 
 /* wait.c */
 

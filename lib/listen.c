@@ -36,6 +36,8 @@
 #define HELLO_MS 5
 /* Connections taken in one pass, and passes of a call that does not wait. */
 #define TAKE_AT_ONCE 4u
+/* When lanes wait for evering_accept(): a time that has passed. */
+#define AT_ONCE 1ll
 #define PASSES_NOWAIT 8u
 /* What the kernel makes of it is no more than net.core.somaxconn. */
 #define BACKLOG 4096
@@ -66,7 +68,7 @@ struct pending {
  * @epoll: watches @sock, @timer and all pending connections;
  *	evering_listener_fd()
  * @timer: rings when the oldest pending connection has had its time, so that who
- *	polls @epoll comes and turns it away
+ *	polls @epoll comes and turns it away; and as long as there are lanes to take
  * @timer_at: when that is, INT64_MAX for never
  * @maker, @user: fork_id() of the process that bound @sock, and of the one that has
  *	made @epoll and @timer
@@ -75,6 +77,8 @@ struct pending {
  * @pending: connections that have not said hello yet
  * @order: of the next of them
  * @admission, @ledger: who may come, and who has
+ * @lanes, @next: of the last that was welcomed; the next one that evering_accept() hands
+ *	out
  * @refused, @last_error: evering_listener_refused()
  * @member: what it is of a group, or NULL
  */
@@ -94,6 +98,8 @@ struct evering_listener {
 	uint64_t order;
 	struct evering_admission admission;
 	struct ledger *ledger;
+	struct lanes lanes;
+	unsigned int next;
 	uint64_t refused;
 	int last_error;
 	struct member *member;
@@ -225,6 +231,9 @@ static void stop_watching(struct evering_listener *l)
 	}
 	if (n)
 		sockets_leave(left, n);
+	/* Their clients are told, unless they are the parent's still. */
+	while (l->next < l->lanes.count)
+		evering_close(&l->lanes.e[l->next++]->ev);
 	if (own)
 		ledger_put(l->ledger);
 	else
@@ -591,15 +600,15 @@ static struct pending *pending_place(struct evering_listener *l, uid_t uid)
 	return victim;
 }
 
-/* 1: @ev is there; 0: not that one; negative errno: this side lacks something. */
+/* 1: l->lanes are there; 0: not that one; negative errno: this side lacks something. */
 static int greet_one(struct evering_listener *l, struct pending *p,
-		     const struct evering_params *limits, int64_t deadline,
-		     struct evering **ev)
+		     const struct evering_params *limits, int64_t deadline)
 {
 	bool own = false;
 	int ret;
 
-	ret = greet(p->fd, limits, l, &p->who, deadline, ev, &own);
+	l->next = l->lanes.count = 0;
+	ret = greet(p->fd, limits, l, &p->who, deadline, &l->lanes, &own);
 	if (ret == -EAGAIN)
 		return 0;
 	if (ret) {
@@ -676,11 +685,11 @@ static void wait_for_hello(const struct evering_listener *l,
 
 /*
  * Takes the next connection, whose hello is most of the time there already.  1: and
- * with it @ev; 0: another may wait; -EAGAIN: none does; or as greet_one().
+ * with it l->lanes; 0: another may wait; -EAGAIN: none does; or as greet_one().
  */
 static int take_one(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
-		    bool *patient, struct evering **ev)
+		    bool *patient)
 {
 	struct pending new = { 0 }, *p;
 	socklen_t len = sizeof(new.who);
@@ -698,7 +707,7 @@ static int take_one(struct evering_listener *l,
 		return 0;
 	}
 	wait_for_hello(l, &new, deadline, patient);
-	ret = greet_one(l, &new, limits, deadline, ev);
+	ret = greet_one(l, &new, limits, deadline);
 	if (ret || new.fd < 0)
 		return ret;
 	p = pending_place(l, new.who.uid);
@@ -721,19 +730,18 @@ static int take_one(struct evering_listener *l,
 
 static int take_some(struct evering_listener *l,
 		     const struct evering_params *limits, int64_t deadline,
-		     bool patient, struct evering **ev)
+		     bool patient)
 {
 	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; !ret && i < TAKE_AT_ONCE; i++)
-		ret = take_one(l, limits, deadline, &patient, ev);
+		ret = take_one(l, limits, deadline, &patient);
 	return ret == -EAGAIN ? 0 : ret;
 }
 
 static int pending_greet(struct evering_listener *l, unsigned int i,
-			 const struct evering_params *limits, int64_t deadline,
-			 struct evering **ev)
+			 const struct evering_params *limits, int64_t deadline)
 {
 	struct pending *p = &l->pending[i];
 	int fd = p->fd, ret;
@@ -741,7 +749,7 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	/* An event may be older than what became of its connection. */
 	if (fd < 0)
 		return 0;
-	ret = greet_one(l, p, limits, deadline, ev);
+	ret = greet_one(l, p, limits, deadline);
 	/* The descriptor lives on, in the channel. */
 	if (ret == 1)
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
@@ -751,7 +759,7 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 /* One look, after @wait milliseconds at the most.  As take_one(). */
 static int one_pass(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
-		    int wait, struct evering **ev)
+		    int wait)
 {
 	struct epoll_event event;
 	int ret;
@@ -764,10 +772,22 @@ static int one_pass(struct evering_listener *l,
 	if (ret == 0)
 		return -EAGAIN;
 	if (event.data.u32 == SOCK_INDEX)
-		return take_some(l, limits, deadline, wait != 0, ev);
+		return take_some(l, limits, deadline, wait != 0);
 	if (event.data.u32 == TIMER_INDEX)
 		return 0;
-	return pending_greet(l, event.data.u32, limits, deadline, ev);
+	return pending_greet(l, event.data.u32, limits, deadline);
+}
+
+/* The next lane.  While there are more, whoever polls for them is to come again. */
+static struct evering *next_lane(struct evering_listener *l)
+{
+	struct evering *ev = &l->lanes.e[l->next++]->ev;
+
+	if (l->next < l->lanes.count)
+		set_timer(l, AT_ONCE);
+	else
+		pending_expire(l);
+	return ev;
 }
 
 int evering_accept(struct evering_listener *l,
@@ -787,12 +807,17 @@ int evering_accept(struct evering_listener *l,
 		ret = after_fork(l);
 	if (ret)
 		return ret;
+	if (l->next < l->lanes.count) {
+		*ev = next_lane(l);
+		return 0;
+	}
 	for (;;) {
 		ret = one_pass(l, &limits, deadline,
-			       wait ? wait_ms(deadline) : 0, ev);
+			       wait ? wait_ms(deadline) : 0);
 		if (ret == 1) {
 			if (is_shared(l))
 				pending_give_up(l);
+			*ev = next_lane(l);
 			return 0;
 		}
 		if (ret < 0 && ret != -EAGAIN)

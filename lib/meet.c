@@ -8,6 +8,21 @@
  * descriptors, or says why not.  Neither believes anything: a packet is taken only
  * if it is exactly as long, and carries exactly as many descriptors, as it should, and
  * after it the socket takes no other.
+ *
+ * Lanes, the channels of one meeting, have the same geometry and come in the same two
+ * packets: the descriptors of lane 0, then those of lane 1, and so on.  So there is no
+ * meeting that has come half way: it is a packet that is there, or it is not.  The
+ * connecting side makes as many as it wishes for; the accepting side makes its part of the
+ * first so many as it grants, and the others end on the connecting side alone.
+ *
+ * Where a death is noticed by a connection (memfd), each lane has one of its own, so that
+ * it is a channel like others: lane 0 the one that the two met over, and for each other
+ * the accepting side makes a pair of sockets, and sends one of the two behind the
+ * descriptors of all lanes.  One connection for all would tell of the end of a process
+ * alone: evering_close() of a lane would have to be told in another way, which a peer that
+ * does not listen could make wait.  The pair is the accepting side's, since a socket that a
+ * stranger has sent has its risks (stranger.c): so it is the connecting side that has them,
+ * which has chosen its server, and not the other that meets everybody.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -29,8 +44,10 @@
  * @size: bytes of this struct; another version's may be longer or shorter
  * @abi: version that the channel was made with
  * @backend: enum evering_backend_id
- * @fds: how many descriptors come with it
- * @geometry: of the channel
+ * @fds: how many descriptors come with it, as many of each lane
+ * @geometry: of each channel
+ * @lanes: how many channels are wished for, 1..EVERING_MAX_LANES
+ * @reserved: 0
  *
  * What comes before @backend is the same in every version, and is judged first: so that
  * another version is told what it is, whatever else has changed.
@@ -42,6 +59,8 @@ struct hello {
 	uint32_t backend;
 	uint32_t fds;
 	struct evering_geometry geometry;
+	uint32_t lanes;
+	uint32_t reserved;
 };
 
 /**
@@ -52,7 +71,7 @@ struct hello {
  *	to connect again
  * @abi_min, @abi_max: versions that it speaks
  * @fds: how many descriptors come with it
- * @reserved: 0
+ * @lanes: how many channels there are, 1..hello.lanes; 0 with an @error
  *
  * What comes before @abi_min is the same in every version.
  */
@@ -63,7 +82,7 @@ struct welcome {
 	uint32_t abi_min;
 	uint32_t abi_max;
 	uint32_t fds;
-	uint32_t reserved;
+	uint32_t lanes;
 };
 
 /* Of both: what is judged first. */
@@ -96,19 +115,72 @@ static int check_silence(int sock)
 	return ret == -EAGAIN || ret == -ECONNRESET ? 0 : -EPROTO;
 }
 
-/* @who: what SO_PEERCRED says; NULL: it is still to be asked. */
-static void peer_credentials(struct endpoint *e, const struct ucred *who)
+/* @who: what SO_PEERCRED says of @sock; NULL: it is still to be asked. */
+static void peer_credentials(struct endpoint *e, int sock,
+			     const struct ucred *who)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
-	if (!who && getsockopt(e->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+	if (!who && getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
 		return;
 	if (!who)
 		who = &cred;
 	e->pid = who->pid;
 	e->uid = who->uid;
 	e->gid = who->gid;
+}
+
+/* ----------------------------------------------------------------------- lanes */
+
+void lanes_destroy(struct lanes *lanes)
+{
+	while (lanes->count)
+		endpoint_destroy(lanes->e[--lanes->count]);
+}
+
+/* The descriptors that the other side needs, of all lanes; their number. */
+static unsigned int lanes_offer(const struct lanes *lanes,
+				int fds[MAX_PACKET_FDS])
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < lanes->count; i++)
+		n += lanes->e[i]->backend->offer(lanes->e[i], fds + n);
+	return n;
+}
+
+/* A number that no other set of this process has. */
+static uint64_t next_set(void)
+{
+	static uint64_t last;
+
+	return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
+/*
+ * Both sides have all that they need of @lanes, which met over @sock, and lane 0 has that
+ * from now on.
+ */
+static void lanes_met(struct lanes *lanes, int sock, bool sealed,
+		      const struct ucred *who)
+{
+	uint64_t set = next_set();
+	struct endpoint *e;
+	unsigned int i;
+
+	for (i = lanes->count; i--;) {
+		e = lanes->e[i];
+		e->set = set;
+		e->lane = i;
+		e->lanes = lanes->count;
+		peer_credentials(e, sock, who);
+		if (!i) {
+			e->sock = sock;
+			e->sealed = sealed;
+		}
+		e->backend->met(e);
+	}
 }
 
 /* -------------------------------------------------------------- accepting side */
@@ -139,14 +211,18 @@ static int judge_hello(const struct hello *hello, size_t len, bool fds)
 	if (hello->abi != EVERING_ABI_VERSION)
 		return -EPROTONOSUPPORT;
 	if (len != sizeof(*hello) || hello->size != len ||
-	    !backend_by_id(hello->backend) || hello->fds > MAX_HELLO_FDS ||
-	    (hello->fds && !fds))
+	    !backend_by_id(hello->backend) || hello->reserved || !hello->lanes)
+		return -EPROTO;
+	if (hello->lanes > EVERING_MAX_LANES)
+		return -E2BIG;
+	if (hello->fds > MAX_HELLO_FDS * hello->lanes ||
+	    hello->fds % hello->lanes || (hello->fds && !fds))
 		return -EPROTO;
 	return 0;
 }
 
-/* Makes this side's part of what @hello offers; owns @fds. */
-static int join(const struct hello *hello, const int *fds,
+/* Makes this side's part of a lane that @hello offers; owns @fds. */
+static int join(const struct hello *hello, const int *fds, unsigned int count,
 		const struct evering_params *limits, int64_t deadline,
 		struct endpoint **ret)
 {
@@ -156,10 +232,10 @@ static int join(const struct hello *hello, const int *fds,
 
 	error = endpoint_new(backend, EVERING_B, &hello->geometry, limits, &e);
 	if (error) {
-		close_fds(fds, hello->fds);
+		close_fds(fds, count);
 		return error;
 	}
-	error = backend->join(e, fds, hello->fds, deadline);
+	error = backend->join(e, fds, count, deadline);
 	if (!error)
 		error = endpoint_ready(e);
 	if (error) {
@@ -170,21 +246,47 @@ static int join(const struct hello *hello, const int *fds,
 	return 0;
 }
 
-/* The descriptors of a packet that was peeked at, which are to be @count. */
-static int take_fds(int sock, unsigned int count, int fds[MAX_HELLO_FDS])
+/* The same of the first @granted lanes, all or none; owns the descriptors of all. */
+static int join_all(const struct hello *hello, const int *fds,
+		    unsigned int granted, const struct evering_params *limits,
+		    int64_t deadline, struct lanes *lanes)
 {
-	int n = packet_take_fds(sock, fds);
+	unsigned int each = hello->fds / hello->lanes, used = 0;
+	int ret = 0;
+
+	lanes->count = 0;
+	while (lanes->count < granted && !ret) {
+		ret = join(hello, fds + used, each, limits, deadline,
+			   &lanes->e[lanes->count]);
+		used += each;
+		lanes->count += !ret;
+	}
+	close_fds(fds + used, hello->fds - used);
+	if (ret)
+		lanes_destroy(lanes);
+	return ret;
+}
+
+/*
+ * The descriptors of a packet that was peeked at, which are to be @count, the last
+ * @sockets of them sockets.
+ */
+static int take_fds(int sock, unsigned int count, int fds[MAX_PACKET_FDS],
+		    unsigned int sockets)
+{
+	unsigned int first = sockets ? count - sockets : MAX_PACKET_FDS;
+	int n = packet_take_fds(sock, fds, first);
 
 	if (n < 0)
 		return n;
 	if ((unsigned int)n == count && !check_silence(sock))
 		return 0;
-	close_fds(fds, (unsigned int)n);
+	fds_leave(fds, (unsigned int)n, first);
 	return -EPROTO;
 }
 
 /*
- * The most that this side can come to pay for it, not what it begins with: so no channel
+ * The most that this side can come to pay for a lane, not what it begins with: so no channel
  * that was admitted is refused memory because of another one, and nobody has to be asked
  * when an arena grows.  On memfd with the other side's half and arena, whose pages are
  * this side's if that says that they are there and they are not (memfd.c); on the device,
@@ -200,37 +302,60 @@ static uint64_t cost_of(const struct hello *hello)
 		       g->arena_size[EVERING_B];
 }
 
+/*
+ * How many lanes @who gets: as many as it wishes for, and the limits, and what its user
+ * has left, allow.  Each is in the ledger, if there is one.  Or why it gets none.
+ */
+static int grant(const struct hello *hello, const struct evering_params *limits,
+		 struct evering_listener *listener, const struct ucred *who,
+		 struct ledger **ledger)
+{
+	unsigned int granted = 0, most = limits->lanes ? limits->lanes : 1;
+	int ret;
+
+	/* evering_accept_fd() has nobody to ask for the second one. */
+	if (!listener)
+		return 1;
+	if (most > hello->lanes)
+		most = hello->lanes;
+	do
+		ret = listener_charge(listener, who, cost_of(hello), ledger);
+	while (!ret && ++granted < most);
+	return granted ? (int)granted : ret;
+}
+
 /* As greet(), of a hello whose bytes are right, if @who may have what it asks for. */
 static int admit(int sock, const struct hello *hello,
 		 const struct evering_params *limits,
 		 struct evering_listener *listener, const struct ucred *who,
-		 int64_t deadline, struct endpoint **e, bool *own)
+		 int64_t deadline, struct lanes *lanes, bool *own)
 {
 	struct ledger *ledger = NULL;
-	int fds[MAX_HELLO_FDS];
-	int ret;
+	int fds[MAX_PACKET_FDS];
+	int ret, granted, i;
 
 	ret = check_limits(&hello->geometry, limits);
-	if (!ret && listener)
-		ret = listener_charge(listener, who, cost_of(hello), &ledger);
 	if (ret)
 		return ret;
-	ret = take_fds(sock, hello->fds, fds);
+	granted = grant(hello, limits, listener, who, &ledger);
+	if (granted < 0)
+		return granted;
+	ret = take_fds(sock, hello->fds, fds, 0);
 	if (!ret)
-		ret = join(hello, fds, limits, deadline, e);
+		ret = join_all(hello, fds, (unsigned int)granted, limits,
+			       deadline, lanes);
 	/* What it asks for may be too much for this side, and its own fault. */
 	*own = ret == -EMFILE || ret == -ENFILE;
-	if (ret) {
-		if (ledger)
+	for (i = 0; ledger && i < granted; i++) {
+		if (ret) {
 			ledger_uncharge(ledger, who->uid, cost_of(hello));
-		return ret;
+			continue;
+		}
+		lanes->e[i]->ledger = ledger;
+		lanes->e[i]->charged = cost_of(hello);
+		lanes->e[i]->charged_uid = who->uid;
 	}
-	if (ledger) {
-		(*e)->ledger = ledger;
-		(*e)->charged = cost_of(hello);
-		(*e)->charged_uid = who->uid;
-	}
-	return 0;
+	return ret;
 }
 
 /* Tells who said hello, or has not, why not.  Who is gone does not hear it. */
@@ -247,18 +372,51 @@ void refuse(int sock, int error)
 	packet_send(sock, &welcome, sizeof(welcome), NULL, 0);
 }
 
-static int say_welcome(int sock, struct endpoint *e)
+/*
+ * A connection for each lane but lane 0, whose other ends are in @theirs.  From the start
+ * nothing can be sent to this side.  How many, or a negative errno.
+ */
+static int connect_lanes(struct lanes *lanes, int theirs[EVERING_MAX_LANES])
+{
+	int socks[2], error, n = 0;
+	unsigned int i;
+
+	for (i = 1; i < lanes->count && lanes->e[i]->backend->socket; i++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
+			       socks)) {
+			error = -errno;
+			close_fds(theirs, (unsigned int)n);
+			return error;
+		}
+		lanes->e[i]->sock = socks[0];
+		lanes->e[i]->sealed = socket_seal(socks[0], true);
+		theirs[n++] = socks[1];
+	}
+	return n;
+}
+
+/* Sets *@own as greet() does. */
+static int say_welcome(int sock, struct lanes *lanes, bool *own)
 {
 	struct welcome welcome = {
 		.magic = WELCOME_MAGIC,
 		.size = sizeof(welcome),
 		.abi_min = EVERING_ABI_VERSION,
 		.abi_max = EVERING_ABI_VERSION,
+		.lanes = lanes->count,
 	};
-	int fds[MAX_HELLO_FDS];
+	int fds[MAX_PACKET_FDS], ret, n;
+	unsigned int offered;
 
-	welcome.fds = e->backend->offer(e, fds);
-	return packet_send(sock, &welcome, sizeof(welcome), fds, welcome.fds);
+	offered = lanes_offer(lanes, fds);
+	n = connect_lanes(lanes, fds + offered);
+	*own = n == -EMFILE || n == -ENFILE;
+	if (n < 0)
+		return n;
+	welcome.fds = offered + (unsigned int)n;
+	ret = packet_send(sock, &welcome, sizeof(welcome), fds, welcome.fds);
+	close_fds(fds + offered, (unsigned int)n);
+	return ret;
 }
 
 /*
@@ -267,14 +425,16 @@ static int say_welcome(int sock, struct endpoint *e)
  * @listener: whose admission @who is held to; NULL: nobody's
  * @deadline: until when this side's part may be made
  *
- * @sock becomes the endpoint's on success only.  Returns 0; -EAGAIN: no hello yet; or
- * why @who was refused.  Sets *@own if the reason is this side's want of descriptors.
+ * @lanes: out
+ * @own: out: the reason for an error is this side's want of descriptors
+ *
+ * @sock becomes the first endpoint's on success only.  Returns 0; -EAGAIN: no hello yet; or
+ * why @who was refused.
  */
 int greet(int sock, const struct evering_params *limits,
 	  struct evering_listener *listener, const struct ucred *who,
-	  int64_t deadline, struct evering **ev, bool *own)
+	  int64_t deadline, struct lanes *lanes, bool *own)
 {
-	struct endpoint *e = NULL;
 	struct hello hello;
 	bool fds = false, sealed;
 	size_t len;
@@ -287,22 +447,20 @@ int greet(int sock, const struct evering_params *limits,
 			     listener && listener_made_its_socket(listener));
 	ret = judge_hello(&hello, len, fds);
 	if (!ret)
-		ret = admit(sock, &hello, limits, listener, who, deadline, &e,
-			    own);
+		ret = admit(sock, &hello, limits, listener, who, deadline,
+			    lanes, own);
 	if (ret) {
 		refuse(sock, ret);
 		return ret;
 	}
-	ret = say_welcome(sock, e);
+	ret = say_welcome(sock, lanes, own);
 	if (ret) {
-		endpoint_destroy(e);
+		lanes_destroy(lanes);
+		if (*own)
+			refuse(sock, ret);
 		return ret;
 	}
-	e->sock = sock;
-	e->sealed = sealed;
-	peer_credentials(e, who);
-	e->backend->met(e);
-	*ev = &e->ev;
+	lanes_met(lanes, sock, sealed, who);
 	return 0;
 }
 
@@ -335,8 +493,8 @@ static void geometry_of(const struct evering_params *params,
 }
 
 /* An endpoint A with its part made, and nobody at the other end yet. */
-int make_channel(const struct evering_params *params, int64_t deadline,
-		 struct endpoint **ret)
+static int make_channel(const struct evering_params *params, int64_t deadline,
+			struct endpoint **ret)
 {
 	struct evering_geometry geometry;
 	const struct backend *backend;
@@ -369,6 +527,25 @@ int make_channel(const struct evering_params *params, int64_t deadline,
 	return error;
 }
 
+/* So many of them, all of the same backend, or none: why not. */
+int lanes_make(struct lanes *lanes, unsigned int count,
+	       const struct evering_params *from, int64_t deadline)
+{
+	struct evering_params params = *from;
+	int ret = 0;
+
+	lanes->count = 0;
+	while (lanes->count < count && !ret) {
+		ret = make_channel(&params, deadline, &lanes->e[lanes->count]);
+		lanes->count += !ret;
+		if (!ret)
+			params.backend = lanes->e[0]->backend->id;
+	}
+	if (ret)
+		lanes_destroy(lanes);
+	return ret;
+}
+
 /* The welcome's own errno values; a stranger may say anything. */
 static int welcome_error(int32_t error)
 {
@@ -392,36 +569,73 @@ static int welcome_error(int32_t error)
 	}
 }
 
-/* Is it a welcome that this version understands?  0, or why not. */
-static int judge_welcome(const struct welcome *welcome, size_t len, bool fds)
+/* How many sockets come with so many @lanes. */
+static unsigned int sockets_of(const struct lanes *lanes, uint32_t count)
 {
+	return lanes->e[0]->backend->socket ? count - 1 : 0;
+}
+
+/* Is it a welcome that this version understands?  0, or why not. */
+static int judge_welcome(const struct lanes *lanes,
+			 const struct welcome *welcome, size_t len, bool fds)
+{
+	uint32_t count = welcome->lanes;
+
 	if (len < FROZEN_SIZE || welcome->magic != WELCOME_MAGIC)
 		return -EPROTO;
 	if (welcome->error)
 		return len == sizeof(*welcome) && welcome->fds ?
 			       -EPROTO :
 			       welcome_error(welcome->error);
-	if (len != sizeof(*welcome) || welcome->size != len ||
-	    welcome->fds > MAX_HELLO_FDS || (welcome->fds && !fds))
+	if (len != sizeof(*welcome) || welcome->size != len || !count ||
+	    count > lanes->count || welcome->fds > MAX_HELLO_FDS * count ||
+	    welcome->fds < sockets_of(lanes, count) ||
+	    (welcome->fds - sockets_of(lanes, count)) % count ||
+	    (welcome->fds && !fds))
 		return -EPROTO;
 	return 0;
 }
 
-int say_hello(struct endpoint *e, int sock)
+int say_hello(const struct lanes *lanes, int sock)
 {
 	struct hello hello = {
 		.magic = HELLO_MAGIC,
 		.size = sizeof(hello),
 		.abi = EVERING_ABI_VERSION,
-		.backend = e->backend->id,
-		.geometry = e->geometry,
+		.backend = lanes->e[0]->backend->id,
+		.geometry = lanes->e[0]->geometry,
+		.lanes = lanes->count,
 	};
-	int fds[MAX_HELLO_FDS], ret;
+	int fds[MAX_PACKET_FDS], ret;
 
-	hello.fds = e->backend->offer(e, fds);
+	hello.fds = lanes_offer(lanes, fds);
 	ret = packet_send(sock, &hello, sizeof(hello), fds, hello.fds);
 	/* A listener may have turned this side away before, and said why. */
 	return ret == -ECONNRESET ? 0 : ret;
+}
+
+/* Takes what the accepting side offers of the first @granted lanes; owns @fds. */
+static int complete_all(struct lanes *lanes, unsigned int granted,
+			const int *fds, unsigned int count)
+{
+	unsigned int sockets = sockets_of(lanes, granted), i;
+	unsigned int used = 0, each = (count - sockets) / granted;
+	struct endpoint *e;
+	int ret = 0;
+
+	for (i = 0; i < sockets; i++) {
+		lanes->e[1 + i]->sock = fds[count - sockets + i];
+		lanes->e[1 + i]->theirs = true;
+	}
+	for (i = 0; i < granted && !ret; i++) {
+		e = lanes->e[i];
+		ret = e->backend->complete(e, fds + used, each);
+		used += each;
+		if (!ret)
+			ret = endpoint_ready(e);
+	}
+	close_fds(fds + used, count - sockets - used);
+	return ret;
 }
 
 /*
@@ -429,33 +643,32 @@ int say_hello(struct endpoint *e, int sock)
  *
  * @own: @sock is a socket that this library has made
  *
- * Returns 0: @e is complete, and has @sock; -EAGAIN: no answer yet; -ERESTART: who has
- * accepted serves another, so this side is to connect again; or why there will be no
- * channel.
+ * Returns 0: @lanes are those that were granted, and complete, and the first of them has
+ * @sock; -EAGAIN: no answer yet; -ERESTART: who has accepted serves another, so this side
+ * is to connect again; or why there will be no channel.
  */
-int take_welcome(struct endpoint *e, int sock, bool own)
+int take_welcome(struct lanes *lanes, int sock, bool own)
 {
-	int fds[MAX_HELLO_FDS], ret;
+	int fds[MAX_PACKET_FDS], ret;
 	struct welcome welcome;
-	bool brings = false;
+	bool brings = false, sealed;
 	size_t len;
 
 	ret = packet_peek(sock, &welcome, sizeof(welcome), &len, &brings);
 	if (ret)
 		return ret;
-	e->sealed = socket_seal(sock, own);
-	ret = judge_welcome(&welcome, len, brings);
+	sealed = socket_seal(sock, own);
+	ret = judge_welcome(lanes, &welcome, len, brings);
 	if (!ret)
-		ret = take_fds(sock, welcome.fds, fds);
+		ret = take_fds(sock, welcome.fds, fds,
+			       sockets_of(lanes, welcome.lanes));
 	if (!ret)
-		ret = e->backend->complete(e, fds, welcome.fds);
-	if (!ret)
-		ret = endpoint_ready(e);
+		ret = complete_all(lanes, welcome.lanes, fds, welcome.fds);
 	if (ret)
 		return ret;
-	e->sock = sock;
-	peer_credentials(e, NULL);
-	e->backend->met(e);
+	while (lanes->count > welcome.lanes)
+		endpoint_destroy(lanes->e[--lanes->count]);
+	lanes_met(lanes, sock, sealed, NULL);
 	return 0;
 }
 
@@ -479,7 +692,7 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 {
 	int64_t deadline = deadline_after(timeout_ns);
 	struct evering_params params;
-	struct endpoint *e;
+	struct lanes lanes;
 	int ret;
 
 	if (timeout_ns < EVERING_WAIT_FOREVER)
@@ -488,16 +701,16 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 	if (!ret)
 		ret = check_socket(fd);
 	if (!ret)
-		ret = make_channel(&params, timeout_ns ? deadline : INT64_MAX,
-				   &e);
+		ret = lanes_make(&lanes, 1, &params,
+				 timeout_ns ? deadline : INT64_MAX);
 	if (ret)
 		return ret;
 	own_socket(fd);
-	ret = say_hello(e, fd);
+	ret = say_hello(&lanes, fd);
 	while (!ret) {
 		ret = wait_readable(fd, deadline);
 		if (!ret)
-			ret = take_welcome(e, fd, false);
+			ret = take_welcome(&lanes, fd, false);
 		if (ret != -EAGAIN)
 			break;
 		ret = 0;
@@ -506,11 +719,11 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 	if (ret == -ERESTART)
 		ret = -EPROTO;
 	if (ret) {
-		endpoint_destroy(e);
+		lanes_destroy(&lanes);
 		socket_empty(fd);
 		return too_late(ret, timeout_ns);
 	}
-	*ev = &e->ev;
+	*ev = &lanes.e[0]->ev;
 	return 0;
 }
 
@@ -519,6 +732,7 @@ int evering_accept_fd(int fd, const struct evering_params *from,
 {
 	int64_t deadline = deadline_after(timeout_ns);
 	struct evering_params limits;
+	struct lanes lanes;
 	bool own = false;
 	int ret;
 
@@ -534,13 +748,15 @@ int evering_accept_fd(int fd, const struct evering_params *from,
 		if (ret)
 			return too_late(ret, timeout_ns);
 		ret = greet(fd, &limits, NULL, NULL,
-			    timeout_ns ? deadline : INT64_MAX, ev, &own);
+			    timeout_ns ? deadline : INT64_MAX, &lanes, &own);
 	} while (ret == -EAGAIN);
-	if (ret)
+	if (ret) {
 		socket_empty(fd);
-	else
-		own_socket(fd);
-	return ret;
+		return ret;
+	}
+	own_socket(fd);
+	*ev = &lanes.e[0]->ev;
+	return 0;
 }
 
 /* ------------------------------------------------------------------ addresses */
@@ -596,8 +812,11 @@ static int pair_up(struct endpoint *a, struct endpoint *b)
 		return -errno;
 	a->sock = socks[0];
 	b->sock = socks[1];
-	peer_credentials(a, NULL);
-	peer_credentials(b, NULL);
+	peer_credentials(a, a->sock, NULL);
+	peer_credentials(b, b->sock, NULL);
+	a->set = next_set();
+	b->set = next_set();
+	a->lanes = b->lanes = 1;
 	ret = offer_copies(a, fds, &count);
 	if (!ret)
 		ret = b->backend->join(b, fds, count, INT64_MAX);

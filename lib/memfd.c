@@ -919,6 +919,7 @@ const struct backend memfd_backend = {
 	.ring = memfd_ring,
 	.bell = memfd_bell,
 	.sleep = memfd_sleep,
+	.socket = true,
 	.masks = true,
 	.wake = memfd_wake,
 	.drain = memfd_drain,

@@ -12,7 +12,8 @@
  *   brings none, and tells whether there are some.
  * - A child with a descriptor table of its own peeks at the descriptors and finds out
  *   what they are, by questions that no file system and no driver is asked.  Only
- *   memfds, eventfds and endpoints of /dev/evering are then received.
+ *   memfds, eventfds and endpoints of /dev/evering are then received; and, where a
+ *   welcome is to bring them, Unix sockets (see sockets_leave() for their end).
  * - A socket that may have descriptors in it is closed by a child that exits: a task
  *   that exits does not linger (PF_EXITING in inet_release() and the like).
  *
@@ -67,7 +68,7 @@ int __clone(int (*run)(void *arg), void *stack, int flags, void *arg, ...);
 
 union control {
 	struct cmsghdr align;
-	char bytes[CMSG_SPACE(MAX_HELLO_FDS * sizeof(int))];
+	char bytes[CMSG_SPACE(MAX_PACKET_FDS * sizeof(int))];
 };
 
 #ifndef SO_PASSPIDFD
@@ -330,32 +331,55 @@ static CHILD bool has_harmless_name(int fd)
 		!__builtin_memcmp(name, endpoint, sizeof(endpoint) - 1));
 }
 
+/* An option of a socket, which takes no lock to read; -1: it is no socket. */
+static CHILD int option_of(int fd, int option)
+{
+	socklen_t len = sizeof(int);
+	int value;
+
+	if (syscall(SYS_getsockopt, fd, SOL_SOCKET, option, &value, &len))
+		return -1;
+	return value;
+}
+
+/* Does it keep packets apart, linger never, and hold no connections of others? */
+static CHILD bool is_unix_socket(int fd)
+{
+	return option_of(fd, SO_DOMAIN) == AF_UNIX &&
+	       option_of(fd, SO_TYPE) == SOCK_SEQPACKET &&
+	       option_of(fd, SO_ACCEPTCONN) == 0;
+}
+
 /*
  * How many of @count are, one after the other, of a kind that a channel is made of, and
  * that closes at once?  The answer comes from the descriptor table and the names that
  * the kernel gives: of the files nothing is asked that they could take their time to
  * answer.  Memfds come first in a hello, so after the first of another kind that is
- * asked first.
+ * asked first.  From the place @sockets on they are to be Unix sockets, and before it
+ * none is: those are written to.
  */
-static CHILD unsigned int count_harmless(const int *fds, unsigned int count)
+static CHILD unsigned int count_harmless(const int *fds, unsigned int count,
+					 unsigned int sockets)
 {
 	bool memfds = true;
 	unsigned int i;
 
-	for (i = 0; i < count; i++) {
+	for (i = 0; i < count && i < sockets; i++) {
 		if (memfds && syscall(SYS_fcntl, fds[i], F_GET_SEALS) >= 0)
 			continue;
 		if (!has_harmless_name(fds[i]) &&
 		    (memfds || syscall(SYS_fcntl, fds[i], F_GET_SEALS) < 0))
-			break;
+			return i;
 		memfds = false;
 	}
+	while (i < count && is_unix_socket(fds[i]))
+		i++;
 	return i;
 }
 
 /* The descriptors of a control message; their number. */
 static CHILD unsigned int control_fds(struct msghdr *msg,
-				      int fds[MAX_HELLO_FDS])
+				      int fds[MAX_PACKET_FDS])
 {
 	struct cmsghdr *cmsg;
 	unsigned int n = 0, i, more;
@@ -366,7 +390,7 @@ static CHILD unsigned int control_fds(struct msghdr *msg,
 			continue;
 		more = (unsigned int)((cmsg->cmsg_len - CMSG_LEN(0)) /
 				      sizeof(int));
-		for (i = 0; i < more && n < MAX_HELLO_FDS; i++)
+		for (i = 0; i < more && n < MAX_PACKET_FDS; i++)
 			fds[n++] = ((int *)CMSG_DATA(cmsg))[i];
 	}
 	return n;
@@ -375,11 +399,13 @@ static CHILD unsigned int control_fds(struct msghdr *msg,
 struct look {
 	pid_t parent;
 	int sock;
+	unsigned int sockets;
 	int verdict;
 };
 
 /* Peeks at the next packet's descriptors.  *@all: there were no more. */
-static CHILD unsigned int look_once(int sock, int fds[MAX_HELLO_FDS], bool *all)
+static CHILD unsigned int look_once(int sock, int fds[MAX_PACKET_FDS],
+				    bool *all)
 {
 	union control control;
 	char byte;
@@ -401,12 +427,12 @@ static CHILD unsigned int look_once(int sock, int fds[MAX_HELLO_FDS], bool *all)
 static CHILD int look_child(void *arg)
 {
 	struct look *look = arg;
-	int fds[MAX_HELLO_FDS + 1];
+	int fds[MAX_PACKET_FDS + 1];
 	bool all = false, room = true;
 	unsigned int n, i;
 
 	n = look_once(look->sock, fds, &all);
-	i = count_harmless(fds, n);
+	i = count_harmless(fds, n, look->sockets);
 	/* To close takes its time, which is not to be longer than its parent's. */
 	if ((!all || i < n) && !outlived_by(look->parent))
 		syscall(SYS_exit, LOOK_NONE);
@@ -415,7 +441,7 @@ static CHILD int look_child(void *arg)
 		room = false;
 		make_room(look->sock);
 		n = look_once(look->sock, fds, &all);
-		i = count_harmless(fds, n);
+		i = count_harmless(fds, n, look->sockets);
 	}
 	if (i < n) {
 		/* What the exit may have to wait for, it waits for alone. */
@@ -430,10 +456,12 @@ static CHILD int look_child(void *arg)
 }
 
 /* Of the descriptors of the next packet.  Returns LOOK_*; LOOK_NONE: no child. */
-static int look_at_next(int sock)
+static int look_at_next(int sock, unsigned int sockets)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
-	struct look look = { .parent = own_pid(), .sock = sock };
+	struct look look = { .parent = own_pid(),
+			     .sock = sock,
+			     .sockets = sockets };
 	int saved = errno, status;
 	pid_t pid;
 
@@ -460,7 +488,7 @@ static int look_at_next(int sock)
 /* ------------------------------------------------------------------- packets */
 
 /*
- * packet_send - send a packet with @count descriptors, @count <= MAX_HELLO_FDS
+ * packet_send - send a packet with @count descriptors, @count <= MAX_PACKET_FDS
  *
  * Never waits: a packet is far smaller than the socket's buffer, and sent whole.
  * 0; -ECONNRESET: the other side is gone; -EAGAIN, -ENOBUFS, -ENOMEM,
@@ -525,13 +553,27 @@ int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
 }
 
 /*
- * packet_take_fds - receive the packet that was peeked at, for its descriptors
- *
- * Returns how many, all harmless; -EPROTO: they are not, or more than MAX_HELLO_FDS,
- * or a security module took them away: the packet may still be there; -EMFILE: this
- * process has no room for them.
+ * fds_leave - close what packet_take_fds() has returned
+ * @sockets: as there; there is whatever in them
  */
-int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
+void fds_leave(const int *fds, unsigned int count, unsigned int sockets)
+{
+	if (count > sockets) {
+		sockets_leave(fds + sockets, count - sockets);
+		count = sockets;
+	}
+	close_fds(fds, count);
+}
+
+/*
+ * packet_take_fds - receive the packet that was peeked at, for its descriptors
+ * @sockets: from this place on they are Unix sockets, and only there; MAX_PACKET_FDS:
+ *	none is
+ *
+ * Returns how many, all harmless; -EPROTO: they are not, or a security module took them
+ * away: the packet may still be there; -EMFILE: this process has no room for them.
+ */
+int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int sockets)
 {
 	union control control;
 	char byte;
@@ -546,7 +588,7 @@ int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
 	unsigned int n;
 	ssize_t ret;
 
-	switch (look_at_next(sock)) {
+	switch (look_at_next(sock, sockets)) {
 	case LOOK_NONE:
 		looked = false;
 		break;
@@ -561,10 +603,10 @@ int packet_take_fds(int sock, int fds[MAX_HELLO_FDS])
 	if (ret < 0)
 		return -EPROTO;
 	n = control_fds(&msg, fds);
-	harmless = looked || count_harmless(fds, n) == n;
+	harmless = looked || count_harmless(fds, n, sockets) == n;
 	if (harmless && !(msg.msg_flags & MSG_CTRUNC))
 		return (int)n;
-	close_fds(fds, n);
+	fds_leave(fds, n, sockets);
 	/* Another thread may have been faster to the last place in the table. */
 	return looked ? -EMFILE : -EPROTO;
 }
@@ -728,7 +770,9 @@ void socket_close(int sock)
  * sockets_leave - close sockets that other processes may have, too
  *
  * So nothing is done to what they share, and where they have not, what is in the sockets
- * goes with a child.
+ * goes with a child.  A socket that a stranger has sent can be closed only so: who has it
+ * as well can hold the locks that recvmsg(2) and setsockopt(2) take for as long as it
+ * likes.  To poll and to close it takes none of these.
  */
 void sockets_leave(const int *socks, unsigned int count)
 {

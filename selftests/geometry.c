@@ -161,7 +161,7 @@ TEST_F(geometry, unknown_flags_and_values_are_refused)
 		EXPECT_EQ(-EINVAL, outcome(&self->p));
 	}
 	self->p = good;
-	self->p.reserved = 1;
+	self->p.lanes = 1;
 	EXPECT_EQ(-EINVAL, outcome(&self->p));
 	self->p = good;
 	self->p.backend = 3;
@@ -406,7 +406,7 @@ TEST_F(geometry, limits_of_the_accepting_side_are_kept)
 		else if (i == 1)
 			bad.size = 4;
 		else if (i == 2)
-			bad.reserved = 1;
+			bad.flags = EVERING_AWAIT;
 		else if (i == 3)
 			bad.policy = 9;
 		else

@@ -21,6 +21,8 @@ struct hello {
 	uint32_t backend;
 	uint32_t fds;
 	struct evering_geometry geometry;
+	uint32_t lanes;
+	uint32_t reserved;
 };
 
 struct welcome {
@@ -30,7 +32,7 @@ struct welcome {
 	uint32_t abi_min;
 	uint32_t abi_max;
 	uint32_t fds;
-	uint32_t reserved;
+	uint32_t lanes;
 };
 
 #define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)

@@ -232,10 +232,10 @@ TEST_F(meet, on_error_the_socket_is_still_the_callers)
 	EXPECT_EQ(-EINVAL,
 		  evering_connect_fd(sv[0], &self->p, SEC, &self->ev[0]));
 	self->p.entries = 16;
-	self->p.reserved = 1;
+	self->p.lanes = 1;
 	EXPECT_EQ(-EINVAL,
 		  evering_connect_fd(sv[0], &self->p, SEC, &self->ev[0]));
-	self->p.reserved = 0;
+	self->p.lanes = 0;
 	EXPECT_LE(0, fcntl(sv[0], F_GETFD));
 	EXPECT_LE(0, fcntl(sv[1], F_GETFD));
 	close(sv[1]);
@@ -994,6 +994,7 @@ static void forge(struct forged *f)
 		.geometry = { .slot_size = 64,
 			      .entries = 16,
 			      .arena_size = { ARENA, ARENA } },
+		.lanes = 1,
 	};
 	f->size = sizeof(f->hello);
 	f->fd[MEMORY] = sealed_memfd(MEMORY_SIZE, true, SEALS_OWN);
@@ -1551,6 +1552,7 @@ static int forge_device(struct forged *f, int *near)
 		.geometry = { .slot_size = 64,
 			      .entries = 16,
 			      .arena_size = { ARENA, ARENA } },
+		.lanes = 1,
 	};
 	f->size = sizeof(f->hello);
 	create.geometry = f->hello.geometry;
@@ -1727,7 +1729,8 @@ static void *server_main(void *arg)
 	struct welcome w = { .magic = WELCOME_MAGIC,
 			     .size = sizeof(w),
 			     .abi_min = EVERING_ABI_VERSION,
-			     .abi_max = EVERING_ABI_VERSION };
+			     .abi_max = EVERING_ABI_VERSION,
+			     .lanes = 1 };
 	size_t size = sizeof(w);
 	int fds[16], n = 0, i;
 	char buf[512] = "";

@@ -47,7 +47,7 @@
  *		evering_half.grown; posts, messages and credit: EVERING_OPS_VERSION 2
  *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group;
  *		memfd: one file for half and arena, and no STATUS;
- *		evering_half.abi and .geometry
+ *		evering_half.abi and .geometry; the library's hello asks for lanes
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
