@@ -314,6 +314,31 @@ class channel
 
 		return made(ret, ev);
 	}
+	/* A channel a thread, 1 to @count of them, in one meeting. */
+	static result<std::vector<channel>>
+	connect_many(const char *path, unsigned int count,
+		     const ::evering_params &wish = params(),
+		     wait_time timeout = forever)
+	{
+		std::array<::evering *, EVERING_MAX_LANES> ev;
+		std::vector<channel> lanes(std::min(count, EVERING_MAX_LANES));
+		int ret = evering_connect_many(path, &wish, count,
+					       timeout.count(), ev.data());
+
+		if (ret < 0)
+			return failure{ ret };
+		own(lanes, ev.data(), static_cast<std::size_t>(ret));
+		return lanes;
+	}
+	/* The first @count of @ev are @lanes' from now on, which has room for them. */
+	static void own(std::vector<channel> &lanes, ::evering *const *ev,
+			std::size_t count) noexcept
+	{
+		for (std::size_t i = 0; i < count; i++)
+			lanes[i] = channel(ev[i]);
+		lanes.erase(lanes.begin() + static_cast<std::ptrdiff_t>(count),
+			    lanes.end());
+	}
 	/* @fd is the channel's if this succeeds. */
 	static result<channel>
 	connect_fd(int fd, const ::evering_params &wish = params(),
@@ -361,6 +386,14 @@ class channel
 		ev_.reset();
 	}
 
+	/* Of a channel that was made alone lanes is 1. */
+	evering_lane lane() const noexcept
+	{
+		evering_lane one;
+
+		evering_get_lane(get(), &one);
+		return one;
+	}
 	/* Bytes of an entry. */
 	std::size_t payload() const noexcept
 	{
@@ -1239,6 +1272,17 @@ class acceptor
 	descriptor fd_;
 };
 
+namespace detail
+{
+struct end_connecting {
+	void operator()(::evering_connecting *c) const noexcept
+	{
+		evering_connecting_close(c);
+	}
+};
+using connecting = std::unique_ptr<::evering_connecting, end_connecting>;
+} // namespace detail
+
 /*
  * channel::connect() in a loop: co_await evr::connect(loop, path).  With EVERING_AWAIT in
  * @wish it waits for a listener that is not there yet.
@@ -1247,19 +1291,13 @@ inline task<result<channel>> connect(loop &l, const char *path,
 				     ::evering_params wish = params(),
 				     wait_time timeout = forever)
 {
-	struct closer {
-		void operator()(::evering_connecting *c) const noexcept
-		{
-			evering_connecting_close(c);
-		}
-	};
 	::evering_connecting *begun;
 	::evering *ev;
 	int ret = evering_connect_begin(path, &wish, timeout.count(), &begun);
 
 	if (ret)
 		co_return failure{ ret };
-	std::unique_ptr<::evering_connecting, closer> c(begun);
+	detail::connecting c(begun);
 	ret = evering_connecting_fd(begun);
 	if (ret < 0)
 		co_return failure{ ret };
@@ -1272,6 +1310,37 @@ inline task<result<channel>> connect(loop &l, const char *path,
 	if (ret)
 		co_return failure{ ret };
 	co_return channel(ev);
+}
+
+/* channel::connect_many() in a loop. */
+inline task<result<std::vector<channel>>>
+connect_many(loop &l, const char *path, unsigned int count,
+	     ::evering_params wish = params(), wait_time timeout = forever)
+{
+	std::array<::evering *, EVERING_MAX_LANES> ev;
+	std::vector<channel> lanes(std::min(count, EVERING_MAX_LANES));
+	::evering_connecting *begun;
+	int ret = evering_connect_begin_many(path, &wish, count,
+					     timeout.count(), &begun);
+
+	if (ret)
+		co_return failure{ ret };
+	detail::connecting c(begun);
+	ret = evering_connecting_fd(begun);
+	if (ret < 0)
+		co_return failure{ ret };
+	descriptor fd(l, ret);
+	while ((ret = evering_connecting_step_many(begun, ev.data())) ==
+	       -EAGAIN) {
+		int error = co_await fd.readable();
+
+		if (error)
+			co_return failure{ error };
+	}
+	if (ret < 0)
+		co_return failure{ ret };
+	channel::own(lanes, ev.data(), static_cast<std::size_t>(ret));
+	co_return lanes;
 }
 
 /* A channel in a loop.  One coroutine may receive while another sends. */

@@ -651,6 +651,56 @@ void admits()
 	CHECK(listener->admit(rules) == -EINVAL);
 }
 
+/* A channel a thread, of which the listener grants fewer than are wished for. */
+void lanes()
+{
+	char name[64];
+
+	std::snprintf(name, sizeof(name), "@cxx-lanes-%d", getpid());
+	auto listener = evr::listener::listen(name);
+	CHECK(listener);
+	CHECK(evr::channel::connect_many(name, 0).error() == -EINVAL);
+	CHECK(evr::channel::connect_many(name, ~0u).error() == -E2BIG);
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(60);
+		auto mine = evr::channel::connect_many(name, 4);
+		if (!mine || mine->size() != 3)
+			_exit(1);
+		for (auto &c : *mine)
+			if (c.send_value(c.lane().lane) ||
+			    c.lane().lanes != 3)
+				_exit(2);
+		evr::loop loop;
+		std::size_t got = 0;
+		loop.spawn([](evr::loop &l, const char *at,
+			      std::size_t &n) -> evr::task<> {
+			auto more = co_await evr::connect_many(l, at, 5);
+			n = more ? more->size() : 0;
+			auto none = co_await evr::connect_many(l, at, 0);
+			n = none ? 0 : n;
+		}(loop, name, got));
+		if (loop.run() || got != 3)
+			_exit(3);
+		_exit(0);
+	}
+	auto most = evr::limits();
+	most.lanes = 3;
+	std::vector<evr::channel> theirs;
+	for (unsigned int i = 0; i < 6; i++) {
+		auto c = listener->accept(most);
+		CHECK(c && c->lane().lane == i % 3 && c->lane().lanes == 3);
+		std::uint32_t lane = 9;
+		if (i < 3)
+			CHECK(c->receive_value(lane) == 0 && lane == i);
+		theirs.push_back(std::move(*c));
+	}
+	CHECK(theirs[0].lane().set == theirs[2].lane().set &&
+	      theirs[0].lane().set != theirs[3].lane().set);
+	int status = -1;
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
 /* Over a ring of four, so that both wait for each other all the time. */
 void receive()
 {
@@ -2215,6 +2265,7 @@ const struct {
 	{ "publishes", publishes },
 	{ "wakes", wakes },
 	{ "admits", admits },
+	{ "lanes", lanes },
 	{ "receive", receive },
 	{ "both-ways", both_ways },
 	{ "turns", turns },
