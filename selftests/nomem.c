@@ -673,6 +673,137 @@ TEST_F(nomem, connecting)
 	evering_listener_close(l);
 }
 
+#define LANES 3
+
+/* A client that wishes for lanes, which is refused something at @at; or nothing: -1. */
+struct many {
+	const struct evering_params *p;
+	const char *path;
+	int at, variety;
+	bool missed, over;
+	int failed;
+	struct evering *ev[LANES];
+};
+
+static int connects_many(struct many *m)
+{
+	int tries, ret;
+
+	inject(m->at, m->variety);
+	ret = UNDER(evering_connect_many(m->path, m->p, LANES, PLENTY, m->ev));
+	m->missed = !injection.name;
+	if (ret < 0 && m->at >= 0)
+		NEED(tells_it(ret));
+	if (m->at >= 0)
+		NEED(!m->missed == (ret < 0));
+	spare();
+	for (tries = 0; ret < 0 && tries < 100; tries++) {
+		NEED(m->at >= 0 || excusable(ret));
+		ret = evering_connect_many(m->path, m->p, LANES, PLENTY, m->ev);
+	}
+	NEED(ret == LANES);
+	return 0;
+}
+
+static void *many_main(void *arg)
+{
+	struct many *m = arg;
+
+	m->failed = connects_many(m);
+	__atomic_store_n(&m->over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* All lanes of one meeting or none; closes what it had before. */
+static int accept_many(struct evering_listener *l, struct evering *ev[LANES],
+		       int64_t timeout)
+{
+	struct evering *next[LANES] = { NULL };
+	int i, ret;
+
+	ret = UNDER(evering_accept(l, NULL, timeout, &next[0]));
+	if (ret)
+		return ret;
+	for (i = 1; i < LANES; i++)
+		NEED(!UNDER(evering_accept(l, NULL, EVERING_NOWAIT, &next[i])));
+	for (i = 0; i < LANES; i++) {
+		evering_close(ev[i]);
+		ev[i] = next[i];
+	}
+	return 0;
+}
+
+/* As meet_at(). */
+static int meet_many(struct evering_listener *l, struct many *m, int at,
+		     int variety, bool *missed)
+{
+	struct evering *ev[LANES] = { NULL };
+	pthread_t t;
+	int ret, i;
+
+	m->over = false;
+	NEED(!pthread_create(&t, NULL, many_main, m));
+	inject(at, variety);
+	ret = accept_many(l, ev, PLENTY);
+	*missed = !injection.name;
+	NEED(ret <= 0 && (!ret || tells_it(ret)));
+	spare();
+	/* It waits still, or comes again. */
+	while (!__atomic_load_n(&m->over, __ATOMIC_ACQUIRE)) {
+		ret = accept_many(l, ev, MSEC);
+		NEED(ret <= 0);
+	}
+	while (!accept_many(l, ev, EVERING_NOWAIT))
+		;
+	pthread_join(t, NULL);
+	if (at < 0)
+		*missed = m->missed;
+	NEED(!m->failed);
+	for (i = 0; i < LANES; i++) {
+		NEED(!exchange(ev[i], m->ev[i]));
+		evering_close(ev[i]);
+		evering_close(m->ev[i]);
+	}
+	return 0;
+}
+
+TEST_F(nomem, connecting_lanes)
+{
+	struct many m = { .p = &self->p, .path = self->path, .at = -1 };
+	struct evering_listener *l;
+	struct weight before = { 0 };
+	int at, variety;
+	bool missed;
+
+	ASSERT_EQ(0, evering_listen(self->path, 0600, &l));
+	ASSERT_EQ(0, meet_many(l, &m, -1, 0, &missed));
+	SWEEP(at, variety, missed, {
+		m.at = at;
+		m.variety = variety;
+		ASSERT_EQ(0, meet_many(l, &m, -1, 0, &missed));
+	});
+	EXPECT_SAME_WEIGHT(before);
+	evering_listener_close(l);
+}
+
+TEST_F(nomem, accepting_lanes)
+{
+	struct many m = { .p = &self->p, .path = self->path, .at = -1 };
+	struct evering_listener *l;
+	struct weight before = { 0 };
+	int at, variety;
+	bool missed;
+
+	ASSERT_EQ(0, evering_listen(self->path, 0600, &l));
+	ASSERT_EQ(0, meet_many(l, &m, -1, 0, &missed));
+	SWEEP(at, variety, missed, {
+		ASSERT_EQ(0, meet_many(l, &m, at, variety, &missed));
+		missed = !injection.name;
+	});
+	EXPECT_SAME_WEIGHT(before);
+	evering_listener_close(l);
+}
+
 TEST_F(nomem, accepting)
 {
 	struct client c = { .p = &self->p, .path = self->path, .at = -1 };
