@@ -21,7 +21,9 @@
 #include "../../selftests/hello.h"
 
 #define PAGE 4096u
-#define MAX_FDS 12u
+#define MAX_FDS 60u
+/* Of more there is nothing new to be seen. */
+#define MAX_LANES 4u
 #define MOST_MEMORY (1u << 18)
 
 /**
@@ -29,6 +31,7 @@
  * @sock: its own end
  * @others: the end that the library has
  * @geometry: which the descriptors are made for
+ * @lanes: how many channels they are for
  * @fd, @count: the descriptors
  * @honest: each is what it should be
  * @whole: what was said is as long as it should be
@@ -37,6 +40,7 @@ struct stranger {
 	int sock;
 	int others;
 	struct evering_geometry geometry;
+	uint32_t lanes;
 	int fd[MAX_FDS];
 	unsigned int count;
 	bool honest;
@@ -208,11 +212,34 @@ static void make_offer(struct stranger *s, struct input *in, unsigned int end)
 		s->honest = false;
 	}
 	/* More than anybody can want, all of them good for something. */
-	for (i = 0; (wrong & 0xc0) == 0xc0 && s->count && i < MAX_FDS; i++)
+	for (i = 0; (wrong & 0xc0) == 0xc0 && s->count && i < 12; i++)
 		add(s, fcntl(s->fd[0], F_DUPFD_CLOEXEC, 0));
 	if ((wrong & 0xc0) == 0x80 && s->count) {
 		close(s->fd[--s->count]);
 		s->honest = false;
+	}
+}
+
+/* Of as many lanes as there are to be, and with the sockets of a welcome, @end being B. */
+static void make_offers(struct stranger *s, struct input *in, unsigned int end)
+{
+	unsigned int i;
+	int pair[2];
+
+	for (i = 0; i < s->lanes; i++)
+		make_offer(s, in, end);
+	for (i = 1; i < s->lanes && end == EVERING_B; i++) {
+		if (in8(in) & 1) {
+			add(s, odd(s, in, PAGE, SEALS_OWN));
+			s->honest = false;
+			continue;
+		}
+		MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
+				 pair));
+		/* With something in it, which nobody looks at. */
+		if (in8(in) & 1)
+			send(pair[1], s, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+		add(s, half_of(pair));
 	}
 }
 
@@ -309,9 +336,10 @@ static bool send_hello(struct stranger *s, struct input *in)
 	bool right;
 
 	make_geometry(s, in);
-	make_offer(s, in, EVERING_A);
+	make_offers(s, in, EVERING_A);
 	hello.geometry = s->geometry;
 	hello.fds = s->count;
+	hello.lanes = s->lanes;
 	memcpy(packet, &hello, sizeof(hello));
 	right = garble(in, packet, &size, sizeof(packet));
 	s->whole = size == sizeof(hello);
@@ -331,8 +359,9 @@ static bool say_welcome(struct stranger *s, struct input *in)
 	};
 	bool right;
 
-	make_offer(s, in, EVERING_B);
+	make_offers(s, in, EVERING_B);
 	welcome.fds = s->count;
+	welcome.lanes = s->lanes;
 	if (in8(in) & 1) {
 		welcome.error = -in8(in);
 		s->honest = false;
@@ -480,6 +509,16 @@ static void limits_of(struct evering_params *limits)
 	limits->arena_size[EVERING_PEERS] = MOST_MEMORY;
 }
 
+/* Each is a channel, and all but the first are closed at once. */
+static struct evering *first_of(struct lanes *lanes)
+{
+	while (lanes->count > 1) {
+		check_channel(&lanes->e[--lanes->count]->ev);
+		evering_close(&lanes->e[lanes->count]->ev);
+	}
+	return &lanes->e[0]->ev;
+}
+
 static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 {
 	struct evering_params limits;
@@ -492,6 +531,26 @@ static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 		shutdown(s->sock, SHUT_WR);
 	ret = evering_accept_fd(s->others, &limits, EVERING_NOWAIT, ev);
 	MUST(!right || !ret);
+	return ret;
+}
+
+/* As evering_connect_many() once it is connected; @sock is the first one's on success. */
+static int connect_many(int sock, const struct evering_params *params,
+			struct evering **ev)
+{
+	struct lanes lanes;
+	int ret;
+
+	ret = lanes_make(&lanes, MAX_LANES, params, INT64_MAX);
+	if (!ret) {
+		ret = say_hello(&lanes, sock);
+		if (!ret)
+			ret = take_welcome(&lanes, sock, true);
+		if (ret)
+			lanes_destroy(&lanes);
+	}
+	if (!ret)
+		*ev = first_of(&lanes);
 	return ret;
 }
 
@@ -509,7 +568,11 @@ static int by_connect(struct stranger *s, struct input *in, struct evering **ev)
 	params.arena_size[EVERING_MINE] = s->geometry.arena_size[EVERING_A];
 	params.arena_size[EVERING_PEERS] = s->geometry.arena_size[EVERING_B];
 	right = say_welcome(s, in);
-	ret = evering_connect_fd(s->others, &params, EVERING_NOWAIT, ev);
+	if (s->lanes == 1)
+		ret = evering_connect_fd(s->others, &params, EVERING_NOWAIT,
+					 ev);
+	else
+		ret = connect_many(s->others, &params, ev);
 	MUST(!right || !ret);
 	return ret;
 }
@@ -521,6 +584,7 @@ static int by_listener(struct stranger *s, struct input *in,
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct evering_listener *listener;
 	struct evering_params limits;
+	struct evering *lane;
 	unsigned int n = in8(in) & 3, i;
 	int crowd[3], error, ret;
 	bool right;
@@ -548,6 +612,11 @@ static int by_listener(struct stranger *s, struct input *in,
 	limits_of(&limits);
 	ret = evering_accept(listener, &limits, EVERING_NOWAIT, ev);
 	MUST(!ret || ret == -EAGAIN);
+	for (i = 1; !ret && i < to_endpoint(*ev)->lanes; i++) {
+		MUST(!evering_accept(listener, &limits, EVERING_NOWAIT, &lane));
+		check_channel(lane);
+		evering_close(lane);
+	}
 	MUST(!right || !ret);
 	MUST(evering_listener_refused(listener, &error) <= n + 1);
 	MUST(!error || is_refusal(error));
@@ -566,13 +635,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	int socks[2], ret;
 	unsigned int i;
 	uint64_t blocks;
+	uint8_t way;
 	bool shared;
 
 	fuzz_begin(&run);
 	MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks));
 	s.sock = socks[0];
 	s.others = socks[1];
-	switch (in8(&in) % 3) {
+	way = in8(&in);
+	s.lanes = way >> 5 == 3 ? 2 + (way >> 2) % (MAX_LANES - 1) : 1;
+	switch (way % 3) {
 	case 0:
 		ret = by_accept(&s, &in, &ev);
 		break;
