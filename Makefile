@@ -70,7 +70,7 @@ alone := tools/speed.c tools/alloc.c
 # Without liburing's headers the bench does without; the library is linked in, so
 # that who runs evering need not have it.
 have_uring := $(wildcard /usr/include/liburing.h)
-alone += $(if $(have_uring),,tools/bench/uring.c)
+alone += $(if $(have_uring),,tools/bench/uring.c tools/bench/many_uring.c)
 tool_objs := $(patsubst %.c,$(obj)/%.o, \
 	$(filter-out $(alone),$(wildcard tools/*.c tools/bench/*.c)))
 programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
@@ -238,7 +238,8 @@ message_sources := messages $(foreach arm,$(message_have),$(firstword \
 message_libs := $(subst $(comma), ,$(foreach arm,$(message_have),$(lastword \
 	$(subst :, ,$(arm)))))
 message_objs := $(patsubst %,$(obj)/$(peers)/%.o,$(message_sources)) \
-	$(addprefix $(obj)/tools/,bench/run.o bench/sum.o bench/peer.o process.o util.o)
+	$(addprefix $(obj)/tools/,bench/run.o bench/sum.o bench/crowd.o bench/peer.o \
+	process.o util.o)
 
 $(obj)/$(peers)/%.o: $(peers)/%.c Makefile
 	@mkdir -p $(@D)
@@ -247,7 +248,7 @@ $(obj)/$(peers)/%.o: $(peers)/%.c Makefile
 
 $(BUILD)/bench/messages: $(message_objs) $(BUILD)/bench/headers
 	$(call say,LD $@)
-	$(Q)$(link) -o $@ $(message_objs) $(message_libs)
+	$(Q)$(link) -o $@ $(message_objs) $(message_libs) -lm
 
 # Those headers that are there, so that one that comes later is noticed.
 $(BUILD)/bench/headers: .FORCE
@@ -363,7 +364,7 @@ bench: ## time evering beside other systems, under 10 minutes (ARGS= for `everin
 	@tools/setup run bench
 	@$(MAKE) $(jobs) $(BUILD)/evering
 	@$(MAKE) $(jobs) bench-programs
-	@$(BUILD)/evering bench --rounds=3,15 --budget=480 --output=$(bench_out)/results.jsonl \
+	@$(BUILD)/evering bench --rounds=3,15 --budget=480 --channels=1,16 --output=$(bench_out)/results.jsonl \
 		--plot=$(bench_out)/plots $(ARGS) >$(bench_out)/results.txt; \
 		status=$$?; cat $(bench_out)/results.txt; exit $$status
 

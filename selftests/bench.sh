@@ -68,6 +68,78 @@ lengths() {
 		--arms=evering,two-copies,copy-and-read,uds --json && valid out
 }
 
+# More channels than are active at a time; every answer is right.
+crowd() {
+	local arms=evering,scan,uds,tokio,shmipc,zeromq mode
+	[[ $short ]] && arms=evering,scan,uds
+	bench 0 --list || return
+	# Those that are built.
+	arms=$(awk -v wanted=",$arms" '!/\(/ && / many-one/ { split(wanted, list, ",")
+		for (i in list) if (list[i] && index($1, list[i]) == 1) print $1 }' out | paste -sd,)
+	bench 0 "${quick[@]}" --modes=many --channels=70 --arms="$arms" --json &&
+		valid out && cp out crowd || return
+	for mode in one 64 all zipf flood; do
+		grep -q "\"mode\":\"many-$mode\",\"size\":70,\"arm\":\"evering-memfd\"" crowd && continue
+		echo "no many-$mode"
+		return 1
+	done
+	# Turns are counted there, and nowhere else.
+	grep '"max_turns"' crowd | grep -v '"mode":"many-flood"' && return 1
+	grep '"mode":"many-flood"' crowd | grep -v '"max_turns"' && return 1
+	bench 0 --from=crowd --json && cp out again && bench 0 --from=again --json && cmp out again
+}
+
+# One channel, and fewer than are active at a time.
+few() {
+	local arms=evering-memfd,no-group,uds
+	bench 0 --list || return
+	[[ ! $short ]] && grep -q '^iceoryx2 .* many-one' out && arms+=,iceoryx2
+	bench 0 "${quick[@]}" --modes=many --channels=1,3 --arms="$arms" --json &&
+		valid out && grep -q '"size":1,"arm":"no-group"' out && ! grep -q '"size":3,"arm":"no-group"' out
+}
+
+# Of two numbers of channels each is compared with the one it is to be; asleep by CPU time.
+crowd_targets() {
+	need_crowd || return
+	{
+		head -n 1 crowd
+		of_crowd many-one 1 block 9 1000
+		of_crowd many-one 1000 block 1 1500
+		of_crowd many-64 64 busy 100 1
+		of_crowd many-64 1000 busy 130 1
+	} >crowds
+	bench 0 --from=crowds && grep -qE '^  evering-memfd +many-one .* itself, 1 channel, CPU .* met$' out &&
+		grep -qE '^  evering-memfd +many-64 .* itself, 64 channels .* MISSED$' out && return
+	cat out
+	return 1
+}
+
+need_crowd() {
+	[[ -s crowd ]] || bench 0 "${quick[@]}" --modes=many-all --channels=3 --arms=evering-memfd \
+		--output=crowd
+}
+
+# of_crowd MODE CHANNELS POLICY NS CPU: a row that says so.
+of_crowd() {
+	grep -m1 '"arm":"evering-memfd"' crowd |
+		sed -E "s/\"mode\":\"[^\"]*\"/\"mode\":\"$1\"/; s/\"size\":[0-9]+/\"size\":$2/
+			s/\"policy\":\"[^\"]*\"/\"policy\":\"$3\"/; s/\"ns\":\[[^]]*\]/\"ns\":[$4]/
+			s/\"cpu_ns\":\[[^]]*\]/\"cpu_ns\":[$5]/"
+}
+
+# What the limits do not allow is said, with the remedy, and the others are measured.
+crowd_limits() {
+	(
+		ulimit -n 300
+		bench 1 "${quick[@]}" --modes=many-all --channels=100 --wait=busy \
+			--arms=evering-memfd,uds-epoll-good --output=limited
+	) && says 'needs 564 descriptors, may have 300: raise the hard limit' err || return
+	grep '"arm":"evering-memfd"' limited | grep -q '"ops":0,"void":1,"error":"needs 564 descriptors' &&
+		grep '"arm":"uds-epoll-good"' limited | grep -q '"void":0,' && return
+	cat limited
+	return 1
+}
+
 # What each of them needs is said where it is not there.
 libraries() {
 	local name
@@ -210,7 +282,12 @@ compares() {
 draws() {
 	need gnuplot
 	bench 0 "${quick[@]}" --modes=fair,rtt,message,unpinned,connect --sizes=8,16,32,64,128 \
-		--depth=3 --arms=evering-memfd,eventfd,two-copies,uds-stream --plot=plots || return
+		--depth=3 --arms=evering-memfd,eventfd,two-copies,uds-stream --plot=plots &&
+		bench 0 "${quick[@]}" --modes=many-all --channels=2,20 --arms=evering-memfd,scan,uds-epoll \
+			--plot=crowds || return
+	for name in crowds/many-all_all crowds/many-all_cpu; do
+		[[ -s $name.svg && -s $name.png ]] || return
+	done
 	local name
 	for name in fair_all fair_first_5 fair_mid_5 fair_last_5 fair_ratio rtt_64 \
 		message_all message_ratio unpinned_64 connect_64; do
@@ -325,6 +402,8 @@ check 'requests larger than a socket buffer' large
 check 'messages of any length' lengths
 check 'sleepers on any CPU' unpinned
 check 'meetings' meetings
+check 'many channels' crowd
+check 'few channels' few
 if [[ $guest ]]; then
 	check 'what no backend has a part in' skip EVERING_GUEST
 	plan
@@ -336,10 +415,13 @@ check 'the JSON is JSON' json_parses
 check 'the JSON of any bytes' json_of_bytes
 check 'results are read as they were written' reads_again
 check 'two results are compared' compares
+check 'two numbers of channels are compared' crowd_targets
+check 'more channels than the limits allow' crowd_limits
 check 'diagrams are drawn' draws
 [[ $short ]] || check 'diagrams of many arms' draws_many
 check 'bad modes are named' bad --modes=rtt,nothing '--modes=rtt,nothing'
 check 'bad sizes are named' bad --sizes=4,5 '--sizes=4,5'
+check 'bad numbers of channels are named' bad --channels=0 '--channels=0'
 check 'bad policies are named' bad --wait=lazy '--wait=lazy'
 check 'bad depths are named' bad --depth=201 '--depth=201'
 check 'bad rounds are named' bad --rounds=9,5 '--rounds=9,5'

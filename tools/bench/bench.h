@@ -10,6 +10,10 @@
  *	message.c	arms: the floors of messages of any length
  *	connect.c	arms: meetings, of evering and of Unix sockets
  *	sum.c		reading every byte of a message
+ *	crowd.c		many channels: which is asked next
+ *	many.c		arms: many channels of evering under one server thread
+ *	many_uds.c	arms: many Unix sockets, with epoll
+ *	many_uring.c	arms: many Unix sockets, with io_uring; as uring.c
  *	channel.c	arms: memory and doorbells of a channel, without the library
  *	enter.c		arms: the module's doorbell, without the library
  *	uds.c		Unix sockets, what is to be read and written next
@@ -64,6 +68,11 @@
  *	chooses
  * MODE_CONNECT: the client connects, sends a message of exactly @size bytes, has an
  *	answer of the same length, and closes; the next time anew
+ * MODE_MANY_*: @size channels between one client and one server thread, requests of 60
+ *	bytes and answers of the same length; many.h.  ONE: one request in flight, on a
+ *	channel drawn at random; SOME: one on each of the same 64; ALL: one on each; ZIPF: 8,
+ *	of which few channels get most; FLOOD: one of one quiet channel, while the others send
+ *	as much as they can
  */
 enum mode {
 	MODE_ORIGINAL,
@@ -76,8 +85,19 @@ enum mode {
 	MODE_REQUEST,
 	MODE_UNPINNED,
 	MODE_CONNECT,
+	MODE_MANY_ONE,
+	MODE_MANY_SOME,
+	MODE_MANY_ALL,
+	MODE_MANY_ZIPF,
+	MODE_MANY_FLOOD,
 	MODES
 };
+#define MANY_MODES                                                             \
+	(1u << MODE_MANY_ONE | 1u << MODE_MANY_SOME | 1u << MODE_MANY_ALL |    \
+	 1u << MODE_MANY_ZIPF | 1u << MODE_MANY_FLOOD)
+#define MAX_CHANNELS 10000u
+#define MANY_ACTIVE 64u /* MODE_MANY_SOME */
+#define MANY_DEALT  8u /* MODE_MANY_ZIPF */
 extern const char *const mode_names[MODES];
 
 #define LATE_NS 200000
@@ -102,10 +122,11 @@ extern const char *const mode_names[MODES];
 /**
  * struct job - what one run of an arm is to do
  * @mode, @policy, @size: the cell
- * @depth: logical clients, each with one request in flight
+ * @depth: logical clients, each with one request in flight; of MODE_MANY_*: requests in
+ *	flight
  * @ops: how many operations
  * @warm: operations before the clock starts; not in MODE_ORIGINAL
- * @probes: MODE_RTT, MODE_UNPINNED, MODE_CONNECT: operations after that, each timed alone
+ * @probes: each_timed(): operations after that, each timed alone
  * @seed: for the bytes that are checked
  * @cpu: of the client (or producer) and of the server (or consumer)
  * @icount: the clock is the time stamp counter, see bench_options
@@ -130,6 +151,7 @@ struct job {
  * @done: operations that the client, and the server, did and found right
  * @syscalls: of both sides; negative: not counted
  * @hist: of the probes
+ * @waited: MODE_MANY_FLOOD: turns of others that the quiet channel waited
  * @error: why it failed, or empty
  */
 struct outcome {
@@ -138,6 +160,7 @@ struct outcome {
 	uint64_t done[2];
 	int64_t syscalls;
 	struct hist hist;
+	struct hist waited;
 	char error[160];
 };
 
@@ -155,11 +178,16 @@ struct shared {
 	atomic_uint met; /* sides that came to meet(), in all */
 	struct figures side[2];
 	struct hist hist;
-	atomic_bool failed;
+	struct hist waited;
+	/* MODE_MANY_FLOOD, the server's: turns of others, and how many it was then */
+	atomic_ullong turns __attribute__((aligned(128)));
+	atomic_ullong turn_of_quiet;
+	atomic_bool failed __attribute__((aligned(128)));
 	char error[160];
 };
 
 struct arm;
+#define NAME_LEN 32u
 
 /**
  * struct side - one side of a run
@@ -200,6 +228,7 @@ struct side {
  * @most: the largest size, 0: any
  * @variant: for arms that share functions
  * @uncounted: mask of modes whose system calls it cannot count
+ * @descriptors, @mappings: MODE_MANY_*: of each channel, in one process; 0: one, and none
  * @opens_early: in MODE_ORIGINAL @open comes before the clock
  * @one_cpu: only where both sides share a CPU
  * @missing: why it cannot run here, or NULL; may be NULL itself
@@ -217,6 +246,8 @@ struct arm {
 	uint64_t most;
 	int variant;
 	uint32_t uncounted;
+	uint32_t descriptors;
+	uint32_t mappings;
 	bool opens_early;
 	bool one_cpu;
 	const char *(*missing)(void);
@@ -238,10 +269,17 @@ extern const struct arm device_bare_arm, memfd_bare_arm, memfd_whole_arm;
 extern const struct arm evering_device_ring_arm, evering_memfd_ring_arm;
 extern const struct arm uds_stream_arm, uds_seqpacket_arm;
 extern const struct arm epoll_original_arm, epoll_good_arm;
+/* Of the same names as those that have the other modes. */
+extern const struct arm many_device_arm, many_memfd_arm, many_loop_arm;
+extern const struct arm many_alone_arm, many_scan_arm, many_epoll_arm;
 /* connect.c: MODE_CONNECT of the arms that have other modes in evering.c. */
 void meet_open(struct side *s);
 void meet_work(struct side *s, uint64_t ops);
 void meet_close(struct side *s);
+/* An abstract name that nobody else has; returns @name. */
+const char *own_name(const struct side *s, char name[NAME_LEN]);
+/* The client goes on when the server listens. */
+void wait_for_server(struct side *s);
 /* The client has made @count descriptors, up to four, and the server gets them. */
 void share_fds(struct side *s, int *fds, unsigned int count);
 /* NULL, or why nobody can use the device here. */
@@ -249,12 +287,13 @@ const char *device_missing(void);
 /* Not linked where there is no liburing. */
 extern const struct arm uring_original_arm __attribute__((weak));
 extern const struct arm uring_good_arm __attribute__((weak));
+extern const struct arm many_uring_arm __attribute__((weak));
 
 /* What is measured ------------------------------------------------------- */
 
-#define NAME_LEN 32u
+#define MAX_ARMS 64u
 #define MAX_CELLS 48u /* of a group */
-#define MAX_GROUPS 64u
+#define MAX_GROUPS 96u
 #define MAX_ROUNDS 501u
 
 /**
@@ -264,6 +303,7 @@ extern const struct arm uring_good_arm __attribute__((weak));
  * @ns, @cpu, @calls: of an operation, by round: nanoseconds, nanoseconds of CPU
  *	time, system calls; NAN: void
  * @hist: of all probes
+ * @waited: as of struct outcome
  * @voids: runs that failed, or whose operations were not all found right
  * @error: what the last of them said, or why there were none
  */
@@ -276,12 +316,13 @@ struct cell {
 	double cpu[MAX_ROUNDS];
 	double calls[MAX_ROUNDS];
 	struct hist hist;
+	struct hist waited;
 	uint32_t voids;
 	char error[160];
 };
 
 /**
- * struct group - the cells of a mode and a size
+ * struct group - the cells of a mode and a size, or a number of channels
  * @floor: ns of a raw cache-line round trip, by round
  * @spent_ns: how long all that took, setting up included
  */
@@ -417,6 +458,21 @@ int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
 /* The CPUs this process may use; how many there are. */
 unsigned int allowed_cpus(int *cpus, unsigned int most);
 
+/* many.c ----------------------------------------------------------------- */
+
+/* What a process may have. */
+struct many_limits {
+	uint64_t descriptors;
+	uint64_t mappings;
+};
+void many_limits(struct many_limits *limits);
+/* As many descriptors as the hard limit allows, for this process and its children. */
+void many_raise_limits(void);
+
+/* What a side needs beside its channels. */
+#define OTHER_DESCRIPTORS 64u
+#define OTHER_MAPPINGS	  256u
+
 /* peer.c ----------------------------------------------------------------- */
 
 /*
@@ -449,11 +505,17 @@ static inline bool whole_messages(const struct job *job)
 	return job->mode == MODE_MESSAGE || job->mode == MODE_REQUEST;
 }
 
+/* MODE_MANY_*: many.h */
+static inline bool many_channels(enum mode mode)
+{
+	return MANY_MODES >> mode & 1;
+}
+
 /* Each operation is timed alone as well, but not where instructions are counted. */
 static inline bool each_timed(enum mode mode)
 {
-	return mode == MODE_RTT || mode == MODE_UNPINNED ||
-	       mode == MODE_CONNECT;
+	return many_channels(mode) || mode == MODE_RTT ||
+	       mode == MODE_UNPINNED || mode == MODE_CONNECT;
 }
 
 /* Bytes that a message has; not of original, fair and connect. */

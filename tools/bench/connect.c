@@ -35,16 +35,14 @@
 /* Well below what a socket sends as one packet by default. */
 #define PACKET_MOST (64u << 10)
 
-/* A name that nobody else has; returns @name. */
-static const char *own_name(const struct side *s, char name[NAME_LEN])
+const char *own_name(const struct side *s, char name[NAME_LEN])
 {
 	snprintf(name, NAME_LEN, "@evering-bench-%.8s",
 		 s->address.sun_path + 1);
 	return name;
 }
 
-/* The client goes on when the server listens. */
-static void wait_for_server(struct side *s)
+void wait_for_server(struct side *s)
 {
 	char byte = 0;
 

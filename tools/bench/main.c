@@ -30,6 +30,9 @@
 #define FLOOR_TRIPS 2000u
 #define PROBES 1000u
 #define PILOTS 4u
+/* Where setting up takes longer than what is timed: fewer, of operations of so long. */
+#define MANY_PILOTS 2u
+#define MANY_PILOT_NS 80000
 
 /* Where setting up counts, a run is longer, as the original's were. */
 #define ORIGINAL_FACTOR 5
@@ -38,13 +41,26 @@
 /* Bytes of an operation of which 64 take longer than a round. */
 #define LARGE (1u << 20)
 
-static struct arm arms[MAX_CELLS];
+static struct arm arms[MAX_ARMS];
 static unsigned int arm_count;
 static struct absent absent[MAX_PEER_ARMS + 8];
 static unsigned int absents;
 static uint64_t seed;
 
 /* Arms ------------------------------------------------------------------- */
+
+/* Once, though an arm may be twice in the table. */
+static void note_absent(const char *name, const char *why)
+{
+	unsigned int i;
+
+	for (i = 0; i < absents; i++)
+		if (!strcmp(absent[i].name, name))
+			return;
+	snprintf(absent[absents].name, NAME_LEN, "%s", name);
+	snprintf(absent[absents].why, sizeof(absent[absents].why), "%s", why);
+	absents++;
+}
 
 static void take_arm(const struct arm *arm)
 {
@@ -54,26 +70,16 @@ static void take_arm(const struct arm *arm)
 		memcpy(&arms[arm_count++], arm, sizeof(*arm));
 		return;
 	}
-	snprintf(absent[absents].name, NAME_LEN, "%s", arm->name);
-	snprintf(absent[absents].why, sizeof(absent[absents].why), "%s", why);
-	absents++;
+	note_absent(arm->name, why);
 }
 
 static void take_uring(const struct arm *arm, const char *name)
 {
-	static const struct arm none = { 0 };
-	struct arm missing = none;
-
 	/* A weak symbol that nobody has defined. */
-	if (arm) {
+	if (arm)
 		take_arm(arm);
-		return;
-	}
-	missing.name = name;
-	snprintf(absent[absents].name, NAME_LEN, "%s", missing.name);
-	snprintf(absent[absents].why, sizeof(absent[absents].why),
-		 "not built: needs liburing's headers");
-	absents++;
+	else
+		note_absent(name, "not built: needs liburing's headers");
 }
 
 static void find_arms(const struct bench_options *o)
@@ -110,6 +116,13 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&epoll_good_arm);
 	take_uring(&uring_original_arm, "uds-uring");
 	take_uring(&uring_good_arm, "uds-uring-good");
+	take_arm(&many_device_arm);
+	take_arm(&many_memfd_arm);
+	take_arm(&many_loop_arm);
+	take_arm(&many_alone_arm);
+	take_arm(&many_scan_arm);
+	take_arm(&many_epoll_arm);
+	take_uring(&many_uring_arm, "uds-uring-good");
 
 	len = readlink("/proc/self/exe", dir, sizeof(dir) - sizeof(PEERS_DIR));
 	if (len <= 0)
@@ -118,9 +131,30 @@ static void find_arms(const struct bench_options *o)
 	*(strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir) = '\0';
 	strcat(dir, PEERS_DIR);
 	arm_count += peers_start(o->peers ? o->peers : dir, arms + arm_count,
-				 MAX_CELLS - arm_count, absent + absents,
+				 MAX_ARMS - arm_count, absent + absents,
 				 &missing);
 	absents += missing;
+}
+
+/* Some are twice in the table, with different modes. */
+static bool has_mode(const char *name, unsigned int mode)
+{
+	unsigned int i;
+
+	for (i = 0; i < arm_count; i++)
+		if (arms[i].modes[mode] && !strcmp(arms[i].name, name))
+			return true;
+	return false;
+}
+
+static bool is_again(unsigned int which)
+{
+	unsigned int i;
+
+	for (i = 0; i < which; i++)
+		if (!strcmp(arms[i].name, arms[which].name))
+			return true;
+	return false;
 }
 
 static int list_arms(void)
@@ -128,9 +162,11 @@ static int list_arms(void)
 	unsigned int i, mode;
 
 	for (i = 0; i < arm_count; i++) {
+		if (is_again(i))
+			continue;
 		fprintf(output, "%-16s", arms[i].name);
 		for (mode = 0; mode < MODES; mode++)
-			if (arms[i].modes[mode])
+			if (has_mode(arms[i].name, mode))
 				fprintf(output, " %s", mode_names[mode]);
 		fputc('\n', output);
 	}
@@ -222,6 +258,25 @@ static void plan(struct results *r, const struct bench_options *o)
 
 /* Rounds ----------------------------------------------------------------- */
 
+static uint32_t in_flight(const struct bench_options *o, const struct group *g)
+{
+	uint32_t channels = (uint32_t)g->size;
+
+	switch (g->mode) {
+	case MODE_ORIGINAL:
+	case MODE_FAIR:
+		return o->depth;
+	case MODE_MANY_SOME:
+		return channels < MANY_ACTIVE ? channels : MANY_ACTIVE;
+	case MODE_MANY_ALL:
+		return channels;
+	case MODE_MANY_ZIPF:
+		return MANY_DEALT;
+	default:
+		return 1;
+	}
+}
+
 static struct job make_job(const struct bench_options *o, const struct group *g,
 			   const struct cell *c, uint64_t ops)
 {
@@ -229,7 +284,7 @@ static struct job make_job(const struct bench_options *o, const struct group *g,
 		.mode = g->mode,
 		.policy = c->policy,
 		.size = g->size,
-		.depth = g->mode < MODE_RTT ? o->depth : 1,
+		.depth = in_flight(o, g),
 		.ops = ops,
 		.seed = wyrand(&seed) >> 1,
 		.cpu = { o->cpu[0], o->cpu[1] },
@@ -243,6 +298,13 @@ static struct job make_job(const struct bench_options *o, const struct group *g,
 		job.warm = ops / 8 > job.depth ? ops / 8 : job.depth;
 	if (each_timed(job.mode) && !o->icount)
 		job.probes = ops / 4 > PROBES ? PROBES : ops / 4 + 1;
+	/* Each channel has been used, more or less, and each request had company. */
+	if (many_channels(job.mode)) {
+		if (job.warm < g->size && job.mode != MODE_MANY_FLOOD)
+			job.warm = g->size;
+		if (job.probes < 2 * job.depth)
+			job.probes = 2 * job.depth;
+	}
 	return job;
 }
 
@@ -255,12 +317,55 @@ static uint64_t clamp_ops(const struct bench_options *o, const struct group *g,
 		least = o->depth * ORIGINAL_TRIPS;
 	else if (g->mode == MODE_FAIR)
 		least = o->depth;
+	else if (many_channels(g->mode))
+		least = in_flight(o, g) > least ? in_flight(o, g) : least;
 	else if (g->mode == MODE_CHANNEL || g->mode == MODE_CONNECT ||
 		 g->size >= LARGE)
 		least = 4;
 	if (!(ops > least))
 		return (uint64_t)least;
 	return ops > 1e9 ? 1000000000u : (uint64_t)ops;
+}
+
+/* What the channels of an arm need, and are not let have: *@why; and once aloud. */
+static bool limits_forbid(const struct group *g, const struct cell *c,
+			  char why[160])
+{
+	static bool told[2];
+	struct many_limits limits;
+	uint64_t need[2];
+
+	if (!many_channels(g->mode))
+		return false;
+	many_limits(&limits);
+	need[0] = g->size * (c->how->descriptors ? c->how->descriptors : 1) +
+		  OTHER_DESCRIPTORS;
+	need[1] = g->size * c->how->mappings + OTHER_MAPPINGS;
+	if (need[0] > limits.descriptors) {
+		snprintf(why, 160, "needs %llu descriptors, may have %llu",
+			 (unsigned long long)need[0],
+			 (unsigned long long)limits.descriptors);
+		if (!told[0])
+			complain("%s with %llu channels %s: raise the hard "
+				 "limit, with 'ulimit -Hn %llu' as root or "
+				 "LimitNOFILE= of systemd",
+				 c->arm, (unsigned long long)g->size, why,
+				 (unsigned long long)need[0]);
+		told[0] = true;
+		return true;
+	}
+	if (need[1] <= limits.mappings)
+		return false;
+	snprintf(why, 160, "needs %llu mappings, may have %llu",
+		 (unsigned long long)need[1],
+		 (unsigned long long)limits.mappings);
+	if (!told[1])
+		complain("%s with %llu channels %s: raise it with "
+			 "'sysctl vm.max_map_count=%llu' as root",
+			 c->arm, (unsigned long long)g->size, why,
+			 (unsigned long long)need[1]);
+	told[1] = true;
+	return true;
 }
 
 /* How many operations take about --round. */
@@ -270,13 +375,17 @@ static int calibrate(const struct bench_options *o, const struct group *g,
 	static struct outcome out;
 	int64_t want =
 		o->round_ns * (g->mode == MODE_ORIGINAL ? ORIGINAL_FACTOR : 1);
-	uint64_t ops = clamp_ops(o, g, 0);
+	bool many = many_channels(g->mode) && g->mode != MODE_MANY_FLOOD;
+	uint64_t ops =
+		clamp_ops(o, g, many ? (double)o->round_ns / MANY_PILOT_NS : 0);
+	unsigned int pilots = many ? MANY_PILOTS : PILOTS, i;
 	double factor;
-	unsigned int i;
 	struct job job;
 	int ret;
 
-	for (i = 0; i < PILOTS; i++) {
+	if (limits_forbid(g, c, c->error))
+		return -1;
+	for (i = 0; i < pilots; i++) {
 		job = make_job(o, g, c, ops);
 		ret = run_job(c->how, &job, o->timeout_ns, &out);
 		if (ret) {
@@ -325,6 +434,7 @@ static double measure_floor(const struct bench_options *o,
 
 	if (o->cpu[0] == o->cpu[1] || g->mode == MODE_CHANNEL ||
 	    g->mode == MODE_UNPINNED || g->mode == MODE_CONNECT ||
+	    many_channels(g->mode) ||
 	    run_job(&raw_arm, &job, o->timeout_ns, &out))
 		return NAN;
 	return (double)out.ns / FLOOR_TRIPS;
@@ -362,6 +472,7 @@ static int run_cell(const struct bench_options *o, const struct group *g,
 	if (out.syscalls >= 0)
 		c->calls[at] = (double)out.syscalls / (double)job.ops;
 	hist_merge(&c->hist, &out.hist);
+	hist_merge(&c->waited, &out.waited);
 	return 0;
 }
 
@@ -577,6 +688,8 @@ static int bench(const struct bench_options *o, int argc, char **argv)
 		if (read_results(&results, o->from))
 			return EXIT_FAILURE;
 	} else {
+		if (o->modes & MANY_MODES)
+			many_raise_limits();
 		find_arms(o);
 		if (o->list)
 			return list_arms();

@@ -20,10 +20,12 @@ static const char help[] =
 	"\n"
 	"What:\n"
 	"  --modes=LIST      of original, fair, rtt, stream, late, channel, message,\n"
-	"                    request, unpinned, connect                         [all]\n"
+	"                    request, unpinned, connect, many-one, many-64, many-all,\n"
+	"                    many-zipf, many-flood; many: the last five         [all]\n"
 	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
 	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
 	"                                                           [the mode's own]\n"
+	"  --channels=LIST   of many: 1..10000                   [1,10,64,100,1000]\n"
 	"  --wait=LIST       of busy, adaptive, block, for arms with a choice\n"
 	"                                                           [the mode's own]\n"
 	"  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
@@ -60,7 +62,9 @@ static const char help[] =
 	"than anybody spins; channel: one made and closed; message: of any length, one\n"
 	"way, a call for each, every byte read; request: such a message there and one\n"
 	"back; unpinned: rtt of two sleepers on whatever CPUs the scheduler chooses;\n"
-	"connect: connect, one such message there and one back, close.\n"
+	"connect: connect, one such message there and one back, close; many: requests\n"
+	"over that many channels into one server thread, one at random, 64 of them or\n"
+	"all active, or a few more than others; or one quiet among flooders.\n"
 	"\n"
 	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	"run failed or an operation was not found right; 2 if the command line makes\n"
@@ -79,19 +83,30 @@ static bool next_word(const char **list, char word[NAME_LEN])
 	return true;
 }
 
+/* Is it @word, or one of those that @word and a '-' begin? */
+static bool goes_by(const char *name, const char *word)
+{
+	size_t len = strlen(word);
+
+	return len && !strncmp(name, word, len) &&
+	       (!name[len] || name[len] == '-');
+}
+
 /* A mask of the positions in @names; 0: something else is there. */
 static uint32_t parse_mask(const char *text, const char *const *names,
 			   uint32_t count)
 {
 	char word[NAME_LEN];
-	uint32_t mask = 0, i;
+	uint32_t mask = 0, own, i;
 
 	while (next_word(&text, word)) {
-		for (i = 0; i < count && strcmp(word, names[i]); i++)
-			;
-		if (i == count)
+		own = 0;
+		for (i = 0; i < count; i++)
+			if (goes_by(names[i], word))
+				own |= 1u << i;
+		if (!own)
 			return 0;
-		mask |= 1u << i;
+		mask |= own;
 	}
 	return *text ? 0 : mask;
 }
@@ -107,11 +122,42 @@ static bool parse_sizes(struct bench_options *o, const char *text)
 		    size % 4)
 			return false;
 		for (mode = 0; mode < MODES; mode++)
-			o->sizes[mode][count] = size;
+			if (!many_channels(mode))
+				o->sizes[mode][count] = size;
 		count++;
 	}
 	for (mode = 0; mode < MODES; mode++)
+		if (!many_channels(mode))
+			o->size_count[mode] = count;
+	return count && !*text;
+}
+
+static void set_channels(struct bench_options *o, const uint64_t *channels,
+			 uint32_t count)
+{
+	uint32_t mode;
+
+	for (mode = 0; mode < MODES; mode++) {
+		if (!many_channels(mode))
+			continue;
+		memcpy(o->sizes[mode], channels, count * sizeof(*channels));
 		o->size_count[mode] = count;
+	}
+}
+
+static bool parse_channels(struct bench_options *o, const char *text)
+{
+	uint64_t channels[MAX_NAMES];
+	char word[NAME_LEN];
+	uint32_t count = 0;
+
+	while (count < MAX_NAMES && next_word(&text, word)) {
+		if (!parse_number(word, &channels[count]) || !channels[count] ||
+		    channels[count] > MAX_CHANNELS)
+			return false;
+		count++;
+	}
+	set_channels(o, channels, count);
 	return count && !*text;
 }
 
@@ -187,7 +233,8 @@ static const char *take_modes(void *options, char *text)
 	o->modes = parse_mask(text, mode_names, MODES);
 	return o->modes ? NULL :
 			  "of original, fair, rtt, stream, late, channel, "
-			  "message, request, unpinned, connect";
+			  "message, request, unpinned, connect, many, "
+			  "many-one, many-64, many-all, many-zipf, many-flood";
 }
 
 static const char *take_policies(void *options, char *text)
@@ -208,6 +255,11 @@ static const char *take_arms(void *options, char *text)
 static const char *take_sizes(void *options, char *text)
 {
 	return parse_sizes(options, text) ? NULL : "multiples of 4 in 4..64M";
+}
+
+static const char *take_channels(void *options, char *text)
+{
+	return parse_channels(options, text) ? NULL : "numbers in 1..10000";
 }
 
 static const char *take_rounds(void *options, char *text)
@@ -244,6 +296,7 @@ static const struct option_spec specs[] = {
 	{ "modes", 0, OPTION_CALL, .take = take_modes },
 	{ "arms", 0, OPTION_CALL, .take = take_arms },
 	{ "sizes", 0, OPTION_CALL, .take = take_sizes },
+	{ "channels", 0, OPTION_CALL, .take = take_channels },
 	{ "wait", 0, OPTION_CALL, .take = take_policies },
 	{ "depth", 0, OPTION_NUMBER, BENCH(depth), 1, 200 },
 	{ "full", 0, OPTION_FLAG, .take = take_full },
@@ -273,6 +326,7 @@ static void set_defaults(struct bench_options *o)
 		32 << 10, 64 << 10, 256 << 10, 512 << 10, 1024 << 10, 4096 << 10
 	};
 	static const uint64_t slots[] = { 16, 64 };
+	static const uint64_t channels[] = { 1, 10, 64, 100, 1000 };
 	static const uint64_t messages[] = { 4,		64,	 1 << 10,
 					     4 << 10,	10000,	 64 << 10,
 					     256 << 10, 1 << 20, 4 << 20,
@@ -295,6 +349,11 @@ static void set_defaults(struct bench_options *o)
 			[MODE_UNPINNED] = ONLY(EVERING_BLOCK),
 			[MODE_CONNECT] = ONLY(EVERING_BLOCK) |
 					 ONLY(EVERING_ADAPTIVE),
+			[MODE_MANY_ONE] = ANY_POLICY,
+			[MODE_MANY_SOME] = ANY_POLICY,
+			[MODE_MANY_ALL] = ANY_POLICY,
+			[MODE_MANY_ZIPF] = ANY_POLICY,
+			[MODE_MANY_FLOOD] = ANY_POLICY,
 		},
 		.depth = 200,
 		.min_rounds = 7,
@@ -318,6 +377,7 @@ static void set_defaults(struct bench_options *o)
 	/* What an entry of the default slot has room for. */
 	o->sizes[MODE_CONNECT][0] = 32;
 	o->size_count[MODE_CONNECT] = 1;
+	set_channels(o, channels, sizeof(channels) / sizeof(*channels));
 	o->sizes[MODE_CHANNEL][0] = 1 << 20;
 	o->size_count[MODE_CHANNEL] = 1;
 	memcpy(o->sizes[MODE_STREAM], slots, sizeof(slots));

@@ -4,6 +4,8 @@
  *
  *	MODE_all, MODE_first_5, MODE_mid_5, MODE_last_5
  *		time of an operation by size, as the original draws it
+ *	many-*_all, many-*_cpu
+ *		time of an operation, and CPU time of both sides, by the number of channels
  *	MODE_ratio
  *		how many times evering's time the others take, by size
  *	rtt_SIZE, unpinned_SIZE, connect_SIZE
@@ -68,11 +70,12 @@ static const struct family {
 	{ "ZeroMQ, nng, UCX, libfabric", "zeromq nng ucx libfabric", ANY,
 	  NULL },
 	{ "copies, no library", "two-copies copy-and-read", ANY, NULL },
+	{ "scan", "scan", ANY, NULL },
 	/* What evering is made of, and what it is no use to compare with. */
 	{ NULL,
 	  "evering-device evering-memfd evering-device-loop "
 	  "evering-memfd-loop evering-device-call evering-memfd-call "
-	  "evering-device-ring evering-memfd-ring enter "
+	  "evering-device-ring evering-memfd-ring no-group enter "
 	  "ring-poll device memfd memfd-whole "
 	  "cache-line",
 	  ANY, NULL },
@@ -160,9 +163,16 @@ static const struct cell *reference(const struct group *g)
 	return ref ? ref : find_cell(g, "evering-memfd", EVERING_BUSY);
 }
 
-/* The fastest member, NULL if there is none; its time in ns, or ratio, in *@value. */
+/* What a diagram is of. */
+enum measure {
+	TIME,
+	RATIO,
+	CPU
+};
+
+/* The fastest member, NULL if there is none; its @measure in *@value. */
 static const struct cell *fastest(const struct family *f, const struct group *g,
-				  bool ratio, double *value)
+				  enum measure measure, double *value)
 {
 	const struct cell *ref = reference(g), *best = NULL, *c;
 	double one = NAN;
@@ -174,8 +184,10 @@ static const struct cell *fastest(const struct family *f, const struct group *g,
 		if (!belongs(f, c) ||
 		    (f->unless && find_cell(g, f->unless, c->policy)))
 			continue;
-		if (!ratio)
+		if (measure == TIME)
 			one = summarize(c->ns, g->rounds).median;
+		else if (measure == CPU)
+			one = summarize(c->cpu, g->rounds).median;
 		else if (ref)
 			one = summarize_ratio(c->ns, ref->ns, g->rounds).median;
 		if (!(one > 0) || one >= *value)
@@ -217,7 +229,7 @@ static void choose_curves(const struct group *const *groups, uint32_t count,
 		if (!families[f].title)
 			continue;
 		for (i = 0; i < count; i++)
-			if (fastest(&families[f], groups[i], false, &value))
+			if (fastest(&families[f], groups[i], TIME, &value))
 				break;
 		if (i < count)
 			curves->family[curves->count++] = &families[f];
@@ -354,7 +366,9 @@ static void draw_sizes(FILE *out, const struct column *col, enum mode mode,
 {
 	const struct group *const *groups = col->group + first;
 	double value, least = INFINITY, most = 0;
-	bool ratio = !strcmp(part, "ratio");
+	enum measure measure = !strcmp(part, "ratio") ? RATIO :
+			       !strcmp(part, "cpu")   ? CPU :
+							TIME;
 	struct curves curves;
 	uint32_t i, j;
 	char name[64];
@@ -368,7 +382,7 @@ static void draw_sizes(FILE *out, const struct column *col, enum mode mode,
 	for (i = 0; i < count; i++) {
 		fprintf(out, "%llu", (unsigned long long)groups[i]->size);
 		for (j = 0; j < curves.count; j++) {
-			if (!fastest(curves.family[j], groups[i], ratio,
+			if (!fastest(curves.family[j], groups[i], measure,
 				     &value)) {
 				fputs(" NaN", out);
 				continue;
@@ -383,10 +397,13 @@ static void draw_sizes(FILE *out, const struct column *col, enum mode mode,
 	if (!most)
 		return;
 	put_x_axis(out, groups, count);
-	put_y_axis(out, least, most, ratio);
-	fprintf(out, "set title '%s: %s, by bytes'\nplot ", mode_names[mode],
-		ratio ? "time of an operation beside that of evering, busy" :
-			"time of an operation");
+	put_y_axis(out, least, most, measure == RATIO);
+	fprintf(out, "set title '%s: %s, by %s'\nplot ", mode_names[mode],
+		measure == RATIO ?
+			"time of an operation beside that of evering, busy" :
+		measure == CPU ? "CPU time of an operation, both sides" :
+				 "time of an operation",
+		many_channels(mode) ? "channels" : "bytes");
 	for (j = curves.count; j--;)
 		fprintf(out, "$data using 1:%u with linespoints %s notitle%s",
 			j + 2, style(&curves, j), j ? ", \\\n\t" : "");
@@ -404,6 +421,10 @@ static void draw_mode(FILE *out, const struct results *r, enum mode mode,
 	if (!n)
 		return;
 	draw_sizes(out, &col, mode, "all", 0, n, format);
+	if (many_channels(mode)) {
+		draw_sizes(out, &col, mode, "cpu", 0, n, format);
+		return;
+	}
 	draw_sizes(out, &col, mode, "ratio", 0, n, format);
 	if (n < 5)
 		return;
@@ -447,7 +468,7 @@ static void draw_rtt(FILE *out, const struct group *g, const char *format)
 		 format_plain(size, g->size));
 	begin(out, name, format);
 	for (i = 0; i < curves.count; i++) {
-		cell[i] = fastest(curves.family[i], g, false, &value);
+		cell[i] = fastest(curves.family[i], g, TIME, &value);
 		put_distribution(out, &cell[i]->hist, i, &least, &most);
 	}
 	if (!most)
@@ -478,7 +499,7 @@ static bool has_rtts(const struct group *g)
 static void write_script(FILE *out, const struct results *r)
 {
 	static const char *const formats[] = { "svg", "png" };
-	uint32_t i, j;
+	uint32_t i, j, mode;
 
 	fprintf(out, "# evering bench --plot: %s, %s\n", r->commit, r->date);
 	for (i = 0; i < 2; i++) {
@@ -487,8 +508,12 @@ static void write_script(FILE *out, const struct results *r)
 		draw_mode(out, r, MODE_STREAM, formats[i]);
 		draw_mode(out, r, MODE_MESSAGE, formats[i]);
 		draw_mode(out, r, MODE_REQUEST, formats[i]);
+		for (mode = 0; mode < MODES; mode++)
+			if (many_channels(mode))
+				draw_mode(out, r, (enum mode)mode, formats[i]);
 		for (j = 0; j < r->count; j++)
-			if (has_rtts(r->group[j]))
+			if (has_rtts(r->group[j]) &&
+			    !many_channels(r->group[j]->mode))
 				draw_rtt(out, r->group[j], formats[i]);
 	}
 	fputs("set output\n", out);

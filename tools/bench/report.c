@@ -67,6 +67,11 @@ static const char *title(enum mode mode)
 		"such a message there and one back",
 		"one message there and one back, asleep, on any CPU",
 		"connect, one message there and one back, close",
+		"channels, a request and its answer at a time, on one at random",
+		"channels, a request and its answer, in flight on the same 64",
+		"channels, a request and its answer, in flight on each",
+		"channels, a request and its answer, 8 in flight, few channels have most",
+		"channels, a request of a quiet one, while the others flood",
 	};
 
 	return titles[mode];
@@ -93,6 +98,8 @@ static void print_head(const struct results *r, const struct group *g)
 	if (each_timed(g->mode) && !r->icount)
 		fprintf(output, " %9s %9s %9s %9s", "p50", "p99", "p99.9",
 			"max");
+	if (g->mode == MODE_MANY_FLOOD)
+		fprintf(output, " %9s %9s %9s", "turns p50", "p99", "max");
 	fputc('\n', output);
 }
 
@@ -135,6 +142,11 @@ static void print_row(const struct results *r, const struct group *g,
 		format_value(a, summarize(c->calls, g->rounds).median));
 	if (c->hist.count)
 		print_percentiles(&c->hist);
+	if (c->waited.count)
+		fprintf(output, " %9llu %9llu %9llu",
+			(unsigned long long)hist_percentile(&c->waited, 50),
+			(unsigned long long)hist_percentile(&c->waited, 99),
+			(unsigned long long)c->waited.max);
 	if (c->voids)
 		fprintf(output, "  (%u void: %s)", c->voids, c->error);
 	fputc('\n', output);
@@ -181,8 +193,10 @@ void print_table(const struct results *r)
  * struct target - a ratio that evering is to reach, at each size from @least to
  *	@most
  * @against: names, of which the fastest counts; "": the floor; NULL: itself
+ * @beside: the size at which those are; 0: the same
  * @own, @other: policies; @other may be ANY_WAIT
- * @of: what is compared; of instructions, the device's
+ * @of: what is compared; of instructions, the device's; of turns, those that a quiet
+ *	channel waited, with one of each other channel
  */
 static const struct target {
 	const char *what;
@@ -196,51 +210,69 @@ static const struct target {
 	enum {
 		TIME,
 		CPU,
-		INSTRUCTIONS
+		INSTRUCTIONS,
+		TURNS
 	} of;
+	uint64_t beside;
 } targets[] = {
 	{ "raw cache-line round trip", MODE_RTT, 64, 64, "", EVERING_BUSY,
-	  EVERING_BUSY, 1.15, TIME },
+	  EVERING_BUSY, 1.15, TIME, 0 },
 	{ "best queue", MODE_RTT, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.75, TIME },
+	  0.75, TIME, 0 },
 	{ "bare eventfds", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, TIME },
+	  EVERING_BLOCK, 1.05, TIME, 0 },
 	{ "itself, busy", MODE_RTT, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BUSY, 1.2, TIME },
+	  EVERING_BUSY, 1.2, TIME, 0 },
 	{ "itself, block, CPU", MODE_LATE, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BLOCK, 1.2, CPU },
+	  EVERING_BLOCK, 1.2, CPU, 0 },
 	{ "eventfd, instructions", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 0.85, INSTRUCTIONS },
+	  EVERING_BLOCK, 0.85, INSTRUCTIONS, 0 },
 	{ "best queue", MODE_STREAM, 16, 16, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.6, TIME },
+	  0.6, TIME, 0 },
 	{ "best queue", MODE_STREAM, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.5, TIME },
+	  0.5, TIME, 0 },
 	{ "shmipc", MODE_ORIGINAL, 4, 16 << 10, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.33, TIME },
+	  EVERING_BLOCK, 0.33, TIME, 0 },
 	{ "tokio", MODE_ORIGINAL, 4, 16 << 10, "tokio", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 30, TIME },
+	  EVERING_BLOCK, 1.0 / 30, TIME, 0 },
 	{ "uds-epoll", MODE_ORIGINAL, 4, 16 << 10, "uds-epoll", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 20, TIME },
+	  EVERING_BLOCK, 1.0 / 20, TIME, 0 },
 	{ "best Unix socket", MODE_ORIGINAL, 4, 16 << 10, SOCKETS, EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 10, TIME },
+	  EVERING_BLOCK, 1.0 / 10, TIME, 0 },
 	{ "shmipc", MODE_ORIGINAL, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5, TIME },
+	  EVERING_BLOCK, 0.5, TIME, 0 },
 	{ "shmipc", MODE_FAIR, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5, TIME },
+	  EVERING_BLOCK, 0.5, TIME, 0 },
 	{ "best Unix socket", MODE_FAIR, 64 << 10, 4 << 20, SOCKETS,
-	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME },
+	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME, 0 },
 	{ "two bare memcpys", MODE_MESSAGE, 10000, 10000, "two-copies",
-	  EVERING_BUSY, EVERING_BUSY, 2, TIME },
+	  EVERING_BUSY, EVERING_BUSY, 2, TIME, 0 },
 	{ "best peer", MODE_MESSAGE, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
-	  0.5, TIME },
+	  0.5, TIME, 0 },
 	{ "best peer", MODE_REQUEST, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
-	  0.5, TIME },
+	  0.5, TIME, 0 },
 	{ "one copy and one read", MODE_MESSAGE, 256 << 10, 16 << 20,
-	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME },
+	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME, 0 },
 	{ "bare eventfds", MODE_UNPINNED, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, TIME },
+	  EVERING_BLOCK, 1.05, TIME, 0 },
 	{ "best Unix socket", MODE_CONNECT, 4, 128, DOORS, EVERING_BLOCK,
-	  EVERING_BLOCK, 5, TIME },
+	  EVERING_BLOCK, 5, TIME, 0 },
+	{ "itself, 1 channel, CPU", MODE_MANY_ONE, 1000, 1000, NULL,
+	  EVERING_BLOCK, EVERING_BLOCK, 1.6, CPU, 1 },
+	{ "itself, 64 channels", MODE_MANY_SOME, 1000, 1000, NULL, EVERING_BUSY,
+	  EVERING_BUSY, 1.2, TIME, 64 },
+	{ "a scan of all", MODE_MANY_ONE, 1000, MAX_CHANNELS, "scan",
+	  EVERING_BUSY, EVERING_BUSY, 0.5, TIME, 0 },
+	{ "itself, 1000 channels", MODE_MANY_ONE, 2000, MAX_CHANNELS, NULL,
+	  EVERING_BUSY, EVERING_BUSY, 1.2, TIME, 1000 },
+	{ "uds-epoll-good", MODE_MANY_ALL, 1000, 1000, "uds-epoll-good",
+	  EVERING_BUSY, ANY_WAIT, 0.2, TIME, 0 },
+	{ "a turn of each other", MODE_MANY_FLOOD, 1000, 1000, NULL,
+	  EVERING_BLOCK, EVERING_BLOCK, 1, TURNS, 0 },
+	{ "evering_recv, CPU", MODE_MANY_ONE, 1, 1, "no-group", EVERING_BLOCK,
+	  EVERING_BLOCK, 1.05, CPU, 0 },
+	{ "evering_recv", MODE_MANY_ONE, 1, 1, "no-group", EVERING_BUSY,
+	  EVERING_BUSY, 1.05, TIME, 0 },
 };
 
 bool listed(const char *name, const char *list)
@@ -275,23 +307,42 @@ static const struct cell *rival(const struct group *g, const struct target *t)
 	return best;
 }
 
-static struct summary reached(const struct group *g, const struct target *t,
-			      const char *arm)
+/* The most turns that were waited, of as many as there are other channels. */
+static struct summary turns_of_each(const struct group *g, const struct cell *c)
+{
+	double most = (double)c->waited.max / (double)(g->size - 1);
+
+	return (struct summary){ 1, most, most, most, most };
+}
+
+static struct summary reached(const struct results *r, const struct group *g,
+			      const struct target *t, const char *arm)
 {
 	static const struct summary none = { 0, NAN, NAN, NAN, NAN };
 	const struct cell *own = find_cell(g, arm, t->own);
+	const struct group *beside = g;
 	const struct cell *other;
+	uint32_t rounds = g->rounds;
 
 	if (!own)
 		return none;
+	if (t->of == TURNS)
+		return own->waited.count ? turns_of_each(g, own) : none;
+	if (t->beside)
+		beside = find_group(r, t->mode, t->beside);
+	if (!beside)
+		return none;
+	if (beside->rounds < rounds)
+		rounds = beside->rounds;
 	if (t->against && !*t->against)
 		return summarize_ratio(own->ns, g->floor, g->rounds);
-	other = t->against ? rival(g, t) : find_cell(g, arm, t->other);
+	other = t->against ? rival(beside, t) :
+			     find_cell(beside, arm, t->other);
 	if (!other)
 		return none;
 	if (t->of == CPU)
-		return summarize_ratio(own->cpu, other->cpu, g->rounds);
-	return summarize_ratio(own->ns, other->ns, g->rounds);
+		return summarize_ratio(own->cpu, other->cpu, rounds);
+	return summarize_ratio(own->ns, other->ns, rounds);
 }
 
 /* The worst of the sizes decides. */
@@ -311,7 +362,7 @@ static void print_target(const struct results *r, const struct target *t,
 		if (g->mode != t->mode || g->size < t->least ||
 		    g->size > t->most)
 			continue;
-		s = reached(g, t, arm);
+		s = reached(r, g, t, arm);
 		if (isnan(s.median))
 			continue;
 		all++;

@@ -83,15 +83,11 @@ static void put_array(struct json *j, const char *key, const double *values,
 	json_close(j, ']');
 }
 
-static void put_hist(struct json *j, const struct hist *h)
+static void put_buckets(struct json *j, const char *key, const struct hist *h)
 {
 	unsigned int i;
 
-	json_number(j, "p50_ns", hist_percentile(h, 50));
-	json_number(j, "p99_ns", hist_percentile(h, 99));
-	json_number(j, "p999_ns", hist_percentile(h, 99.9));
-	json_number(j, "max_ns", h->max);
-	json_open(j, "hist", '[');
+	json_open(j, key, '[');
 	for (i = 0; i < HIST_BUCKETS; i++) {
 		if (!h->bucket[i])
 			continue;
@@ -101,6 +97,24 @@ static void put_hist(struct json *j, const struct hist *h)
 		json_close(j, ']');
 	}
 	json_close(j, ']');
+}
+
+static void put_hist(struct json *j, const struct hist *h)
+{
+	json_number(j, "p50_ns", hist_percentile(h, 50));
+	json_number(j, "p99_ns", hist_percentile(h, 99));
+	json_number(j, "p999_ns", hist_percentile(h, 99.9));
+	json_number(j, "max_ns", h->max);
+	put_buckets(j, "hist", h);
+}
+
+/* Turns of others that a quiet channel waited. */
+static void put_waited(struct json *j, const struct hist *h)
+{
+	json_number(j, "p50_turns", hist_percentile(h, 50));
+	json_number(j, "p99_turns", hist_percentile(h, 99));
+	json_number(j, "max_turns", h->max);
+	put_buckets(j, "turns", h);
 }
 
 static void put_cell(struct json *j, const struct group *g,
@@ -127,6 +141,8 @@ static void put_cell(struct json *j, const struct group *g,
 	json_real(j, "syscalls_per_op", summarize(c->calls, g->rounds).median);
 	if (c->hist.count)
 		put_hist(j, &c->hist);
+	if (c->waited.count)
+		put_waited(j, &c->waited);
 	put_array(j, "ns", c->ns, g->rounds);
 	put_array(j, "cpu_ns", c->cpu, g->rounds);
 	put_array(j, "syscalls", c->calls, g->rounds);
@@ -226,13 +242,14 @@ static uint32_t get_array(const char *line, const char *key, double *values)
 	return count;
 }
 
-static void get_hist(const char *line, struct hist *h)
+static void get_hist(const char *line, const char *key, const char *max,
+		     struct hist *h)
 {
-	const char *at = value_of(line, "hist");
+	const char *at = value_of(line, key);
 	unsigned long long value, count;
 	int len;
 
-	h->max = get_number(line, "max_ns");
+	h->max = get_number(line, max);
 	for (at = at ? at + 1 : "";
 	     sscanf(at, "[%llu,%llu]%n", &value, &count, &len) == 2;
 	     at += at[len] == ',' ? len + 1 : len) {
@@ -279,7 +296,9 @@ static bool read_cell(struct results *r, const char *line)
 	c->voids = (uint32_t)get_number(line, "void");
 	get_text(line, "error", c->error, sizeof(c->error));
 	if (value_of(line, "hist"))
-		get_hist(line, &c->hist);
+		get_hist(line, "hist", "max_ns", &c->hist);
+	if (value_of(line, "turns"))
+		get_hist(line, "turns", "max_turns", &c->waited);
 	return true;
 }
 

@@ -36,10 +36,11 @@
 #include "../process.h"
 #include "bench.h"
 
-const char *const mode_names[MODES] = { "original", "fair",    "rtt",
-					"stream",   "late",    "channel",
-					"message",  "request", "unpinned",
-					"connect" };
+const char *const mode_names[MODES] = { "original", "fair",	 "rtt",
+					"stream",   "late",	 "channel",
+					"message",  "request",	 "unpinned",
+					"connect",  "many-one",	 "many-64",
+					"many-all", "many-zipf", "many-flood" };
 
 static struct shared *shared;
 
@@ -333,6 +334,7 @@ static void collect(const struct arm *arm, const struct job *job,
 	if (arm->uncounted & (1u << job->mode))
 		o->syscalls = -1;
 	o->hist = shared->hist;
+	o->waited = shared->waited;
 	memcpy(o->error, shared->error, sizeof(o->error));
 }
 
