@@ -5,9 +5,10 @@
  * its runs lie between those of the arms in here.  Lines, over a socket whose
  * number is its only argument:
  *
- *	program		arm NAME MOST ORIGINAL FAIR RTT STREAM MESSAGE REQUEST
+ *	program		arm NAME MOST ORIGINAL FAIR RTT STREAM MESSAGE REQUEST MANY
  *				an arm, its largest size (0: any), and for each
- *				mode the policies, as a mask of enum evering_policy
+ *				mode the policies, as a mask of enum evering_policy;
+ *				MANY: for MODE_MANY_*, but FLOOD
  *			absent NAME WHY
  *			ready
  *	harness		run NAME MODE SIZE POLICY DEPTH OPS WARM PROBES SEED CPU CPU
@@ -179,6 +180,7 @@ static int introduce(struct peer *p, struct arm *arms, unsigned int most,
 {
 	int64_t deadline = clock_ns() + START_NS;
 	unsigned long long top;
+	unsigned int many;
 	struct arm arm;
 	char name[NAME_LEN], *line;
 	int ret, why;
@@ -192,12 +194,16 @@ static int introduce(struct peer *p, struct arm *arms, unsigned int most,
 			free(line);
 			return 0;
 		}
-		if (sscanf(line, "arm %31s %llu %u %u %u %u %u %u", name, &top,
-			   &arm.modes[MODE_ORIGINAL], &arm.modes[MODE_FAIR],
-			   &arm.modes[MODE_RTT], &arm.modes[MODE_STREAM],
-			   &arm.modes[MODE_MESSAGE],
-			   &arm.modes[MODE_REQUEST]) == 8 &&
+		if (sscanf(line, "arm %31s %llu %u %u %u %u %u %u %u", name,
+			   &top, &arm.modes[MODE_ORIGINAL],
+			   &arm.modes[MODE_FAIR], &arm.modes[MODE_RTT],
+			   &arm.modes[MODE_STREAM], &arm.modes[MODE_MESSAGE],
+			   &arm.modes[MODE_REQUEST], &many) == 9 &&
 		    *count < most) {
+			arm.modes[MODE_MANY_ONE] = many;
+			arm.modes[MODE_MANY_SOME] = many;
+			arm.modes[MODE_MANY_ALL] = many;
+			arm.modes[MODE_MANY_ZIPF] = many;
 			arm.name = strdup(name);
 			arm.most = top;
 			arm.peer = p;

@@ -18,15 +18,17 @@
 /* The harness has a limit of its own, and ends this program then. */
 #define NEVER_NS 3600000000000ll
 
+/* @many: the arm that has the modes of many channels, or NULL. */
 static const struct library {
 	const struct arm *arm;
+	const struct arm *many;
 	const char *name;
 	const char *package;
 } libraries[] = {
-	{ &zeromq_arm, "zeromq", "libzmq3-dev" },
-	{ &nng_arm, "nng", "libnng-dev" },
-	{ &ucx_arm, "ucx", "libucx-dev" },
-	{ &libfabric_arm, "libfabric", "libfabric-dev" },
+	{ &zeromq_arm, &zeromq_router_arm, "zeromq", "libzmq3-dev" },
+	{ &nng_arm, NULL, "nng", "libnng-dev" },
+	{ &ucx_arm, NULL, "ucx", "libucx-dev" },
+	{ &libfabric_arm, NULL, "libfabric", "libfabric-dev" },
 };
 
 #define LIBRARIES (sizeof(libraries) / sizeof(*libraries))
@@ -36,9 +38,10 @@ static FILE *control;
 static void introduce(const struct library *l)
 {
 	if (l->arm)
-		fprintf(control, "arm %s 0 0 0 0 0 %u %u\n", l->name,
+		fprintf(control, "arm %s 0 0 0 0 0 %u %u %u\n", l->name,
 			l->arm->modes[MODE_MESSAGE],
-			l->arm->modes[MODE_REQUEST]);
+			l->arm->modes[MODE_REQUEST],
+			l->many ? l->many->modes[MODE_MANY_ONE] : 0);
 	else
 		fprintf(control, "absent %s not built: needs %s\n", l->name,
 			l->package);
@@ -59,18 +62,18 @@ static void print_outcome(const struct outcome *o)
 	fputc('\n', control);
 }
 
-/* "run NAME MODE ..."; false: this program has none such. */
-static bool parse_job(const char *line, struct job *job,
-		      const struct library **library)
+/* "run NAME MODE ..."; NULL: this program has none such. */
+static const struct arm *parse_job(const char *line, struct job *job)
 {
 	unsigned long long size, ops, warm, probes, seed;
 	char name[NAME_LEN], mode[NAME_LEN];
+	const struct arm *arm;
 	unsigned int i, m;
 
 	if (sscanf(line, "run %31s %31s %llu %u %u %llu %llu %llu %llu %d %d",
 		   name, mode, &size, &job->policy, &job->depth, &ops, &warm,
 		   &probes, &seed, &job->cpu[0], &job->cpu[1]) != 11)
-		return false;
+		return NULL;
 	job->size = size;
 	job->ops = ops;
 	job->warm = warm;
@@ -81,21 +84,24 @@ static bool parse_job(const char *line, struct job *job,
 	job->mode = (enum mode)m;
 	for (i = 0; i < LIBRARIES && strcmp(name, libraries[i].name); i++)
 		;
-	if (i == LIBRARIES || m == MODES || !libraries[i].arm)
-		return false;
-	*library = &libraries[i];
-	return libraries[i].arm->modes[m] && size >= 4 && size % 4 == 0;
+	if (i == LIBRARIES || m == MODES)
+		return NULL;
+	arm = many_channels(job->mode) ? libraries[i].many : libraries[i].arm;
+	if (!arm || !arm->modes[m] ||
+	    (!many_channels(job->mode) && (size < 4 || size % 4)))
+		return NULL;
+	return arm;
 }
 
 static void obey(const char *line)
 {
 	static struct outcome outcome;
-	const struct library *library;
 	struct job job = { 0 };
+	const struct arm *arm = parse_job(line, &job);
 
-	if (!parse_job(line, &job, &library))
+	if (!arm)
 		fprintf(control, "error not understood\n");
-	else if (run_job(library->arm, &job, NEVER_NS, &outcome))
+	else if (run_job(arm, &job, NEVER_NS, &outcome))
 		fprintf(control, "error %s\n", outcome.error);
 	else
 		print_outcome(&outcome);

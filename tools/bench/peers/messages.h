@@ -10,6 +10,7 @@
 
 /* Not linked where the library's headers are not there. */
 extern const struct arm zeromq_arm __attribute__((weak));
+extern const struct arm zeromq_router_arm __attribute__((weak));
 extern const struct arm nng_arm __attribute__((weak));
 extern const struct arm ucx_arm __attribute__((weak));
 extern const struct arm libfabric_arm __attribute__((weak));

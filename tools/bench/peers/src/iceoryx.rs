@@ -10,6 +10,7 @@ use iceoryx2::port::update_connections::UpdateConnections;
 use iceoryx2::prelude::*;
 use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
 
+use crate::many_iceoryx;
 use crate::side::{PING, PONG, RTT, Side, now_ns};
 
 /// The header: PING or PONG, and the logical client.
@@ -149,6 +150,10 @@ fn numbered(channel: &Channel, side: &Side, ops: u64, first: u32, probe: bool) {
 
 pub fn run(side: Side) {
     set_log_level(LogLevel::Fatal);
+    if side.job.many() {
+        many_iceoryx::run(side);
+        return;
+    }
     let node = NodeBuilder::new().create::<ipc::Service>().expect("a node");
     let channel = channel(&node, &side);
     let mut number = 0;

@@ -84,6 +84,101 @@ where
     side.meet().await;
 }
 
+/// Steps of the client of many channels: what is asked of which, and whose answer is
+/// waited for; as in ../../many.h.
+pub struct Steps {
+    order: Vec<usize>,
+    at: usize,
+    asked: Vec<(usize, i64)>,
+    number: Vec<(u32, u32)>,
+}
+
+impl Steps {
+    pub fn new(side: &Side) -> Steps {
+        Steps {
+            order: side.order(),
+            at: 0,
+            asked: vec![(0, 0); side.job.depth],
+            number: vec![(0, 0); side.job.size],
+        }
+    }
+
+    /// Asks each channel once, before all else: a stream of shmipc is not there before.
+    pub async fn greet<C: Conn>(&mut self, side: &Side, conns: &mut [C]) {
+        for (conn, number) in conns.iter_mut().zip(&mut self.number) {
+            number.0 += 1;
+            conn.send(PING, side.make_body(number.0)).await;
+        }
+        for (conn, number) in conns.iter_mut().zip(&mut self.number) {
+            number.1 += 1;
+            assert_eq!(conn.receive(side, number.1).await, Some(PONG), "a header that nobody sent");
+        }
+    }
+
+    /// The channel to ask, and the number of the request.
+    pub fn ask(&mut self, i: u64, probe: bool) -> (usize, u32) {
+        let place = i as usize % self.asked.len();
+        let which = self.order[self.at];
+
+        self.at = (self.at + 1) % self.order.len();
+        self.asked[place] = (which, if probe { now_ns() } else { 0 });
+        self.number[which].0 += 1;
+        (which, self.number[which].0)
+    }
+
+    /// The channel that was asked longest ago, the number of its answer, and since when.
+    pub fn oldest(&mut self, i: u64) -> (usize, u32, i64) {
+        let (which, since) = self.asked[i as usize % self.asked.len()];
+
+        self.number[which].1 += 1;
+        (which, self.number[which].1, since)
+    }
+}
+
+/// The client of many channels: one task, which has all the connections.
+pub async fn drive_many<C, F>(side: Side, mut connect: impl FnMut(usize) -> F)
+where
+    C: Conn + 'static,
+    F: Future<Output = C>,
+{
+    let mut conns = Vec::with_capacity(side.job.size);
+    let depth = side.job.depth as u64;
+    let mut steps = Steps::new(&side);
+
+    for i in 0..side.job.size {
+        conns.push(connect(i).await);
+    }
+    steps.greet(&side, &mut conns).await;
+    for (phase, ops) in side.job.phases().into_iter().enumerate() {
+        if phase == side.job.timed() {
+            side.begin();
+        }
+        for i in 0..ops + depth {
+            if i >= depth {
+                let (which, number, since) = steps.oldest(i);
+                let word = conns[which].receive(&side, number).await;
+
+                assert_eq!(word, Some(PONG), "a header that nobody sent");
+                if phase == 2 {
+                    side.probe(since);
+                }
+            }
+            if i < ops {
+                let (which, number) = steps.ask(i, phase == 2);
+
+                conns[which].send(PING, side.make_body(number)).await;
+            }
+        }
+        if phase == side.job.timed() {
+            side.end();
+        }
+        side.meet().await;
+    }
+    for conn in &mut conns {
+        conn.finish().await;
+    }
+}
+
 /// How many operations the server has answered, and up to where somebody waits.
 struct Served {
     count: Cell<u64>,
@@ -117,13 +212,14 @@ where
 {
     let side = Rc::new(side);
     let phases = side.job.phases();
+    let greetings = if side.job.many() { side.job.size as u64 } else { 0 };
     let served = Rc::new(Served {
         count: Cell::new(0),
-        target: Cell::new(phases[0]),
+        target: Cell::new(phases[0] + greetings),
         reached: Notify::new(),
     });
 
-    for _ in 0..side.job.depth {
+    for _ in 0..side.job.connections() {
         let conn = accept().await;
 
         spawn(Box::pin(server_task(conn, side.clone(), served.clone())));

@@ -10,6 +10,7 @@
 mod calls;
 mod iceoryx;
 mod load;
+mod many_iceoryx;
 mod monoio_uring;
 mod shm;
 mod side;
@@ -21,43 +22,52 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::FromRawFd;
 use std::process::exit;
 
-use side::{FAIR, Job, MESSAGE, MODES, ORIGINAL, REQUEST, RTT, STREAM, Shared, Side};
+use side::{FAIR, Job, MANY_ONE, MESSAGE, MODES, ORIGINAL, REQUEST, RTT, STREAM, Shared, Side};
 
 /// One way from one side to the other.
 struct Arm {
     name: &'static str,
-    /// By mode.
-    modes: [bool; MODES],
+    /// By mode, but those of many.
+    modes: [bool; MANY_ONE],
+    many: bool,
     /// Spins; else it sleeps.
     busy: bool,
     run: fn(Side),
 }
 
 /// A request and its answer, in all the modes that have them.
-const TRIPS: [bool; MODES] = [true, true, true, false, false, true];
+const TRIPS: [bool; MANY_ONE] = [true, true, true, false, false, true];
 
 const ARMS: [Arm; 5] = [
-    Arm { name: "shmipc", modes: TRIPS, busy: false, run: shm::run },
-    Arm { name: "tokio", modes: TRIPS, busy: false, run: tokio_epoll::run },
-    Arm { name: "tokio-uring", modes: TRIPS, busy: false, run: tokio_uring_::run },
-    Arm { name: "monoio", modes: TRIPS, busy: false, run: monoio_uring::run },
-    Arm { name: "iceoryx2", modes: [true; MODES], busy: true, run: iceoryx::run },
+    Arm { name: "shmipc", modes: TRIPS, many: true, busy: false, run: shm::run },
+    Arm { name: "tokio", modes: TRIPS, many: true, busy: false, run: tokio_epoll::run },
+    Arm { name: "tokio-uring", modes: TRIPS, many: false, busy: false, run: tokio_uring_::run },
+    Arm { name: "monoio", modes: TRIPS, many: false, busy: false, run: monoio_uring::run },
+    Arm { name: "iceoryx2", modes: [true; MANY_ONE], many: true, busy: true, run: iceoryx::run },
 ];
+
+impl Arm {
+    fn has(&self, mode: usize) -> bool {
+        if mode < MANY_ONE { self.modes[mode] } else { self.many && mode < MODES }
+    }
+}
 
 fn introduce(arm: &Arm, out: &mut impl Write) -> std::io::Result<()> {
     let policy = if arm.busy { 1 << 2 } else { 1 << 1 };
-    let mask = |mode: usize| if arm.modes[mode] { policy } else { 0 };
+    let mask = |mode: usize| if arm.has(mode) { policy } else { 0 };
 
     writeln!(
         out,
-        "arm {} 0 {} {} {} {} {} {}",
+        "arm {} 0 {} {} {} {} {} {} {}",
         arm.name,
         mask(ORIGINAL),
         mask(FAIR),
         mask(RTT),
         mask(STREAM),
         mask(MESSAGE),
-        mask(REQUEST)
+        mask(REQUEST),
+        // Whoever spins elsewhere sleeps there.
+        if arm.many { 1 << 1 } else { 0 }
     )
 }
 
@@ -136,7 +146,7 @@ fn obey(line: &str, number: u64, shared: &'static Shared, out: &mut impl Write) 
     let order: Option<(&str, Job)> = Job::parse(line, number);
     let found = order
         .as_ref()
-        .and_then(|(name, job)| ARMS.iter().find(|a| a.name == *name && a.modes[job.mode]));
+        .and_then(|(name, job)| ARMS.iter().find(|a| a.name == *name && a.has(job.mode)));
 
     match (found, &order) {
         (Some(arm), Some((_, job))) => run(arm, job, shared, out),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-//! shmipc: one session, a stream for each task, configured as the original did.
+//! shmipc: one session, a stream for each task, configured as the original did; of many
+//! channels a session for each, as clients of their own have it, with little memory.
 
 use std::os::unix::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use shmipc::stream::Stream;
 use shmipc::transport::{DefaultUnixConnect, DefaultUnixListen};
 use shmipc::{Error, Listener};
 
-use crate::load::{Conn, drive, serve};
+use crate::load::{Conn, drive, drive_many, serve};
 use crate::side::{Job, Side};
 use crate::tokio_epoll::{block_on, spawn};
 
@@ -70,6 +71,12 @@ fn config(job: &Job) -> Config {
         .to_vec();
     config.queue_cap = 65536;
     config.connection_write_timeout = Duration::from_secs(1);
+    if job.many() {
+        // The least that it takes.
+        config.share_memory_buffer_cap = 1 << 20;
+        config.buffer_slice_sizes = vec![SizePercentPair { size: 128, percent: 100 }];
+        config.queue_cap = 64;
+    }
     config
 }
 
@@ -82,6 +89,14 @@ async fn session(config: SessionManagerConfig, address: SocketAddr) -> SessionMa
         }
     }
     SessionManager::new(config, DefaultUnixConnect, address).await.expect("a session")
+}
+
+fn config_of_many(job: &Job, which: usize) -> SessionManagerConfig {
+    let mut config = config(job);
+
+    config.share_memory_path_prefix = format!("{}-memory-{which}", job.address);
+    config.queue_path = format!("{}-queue-{which}", job.address);
+    SessionManagerConfig::new().with_config(config)
 }
 
 pub fn run(side: Side) {
@@ -99,6 +114,18 @@ pub fn run(side: Side) {
         let config = SessionManagerConfig::new().with_config(config).with_session_num(1);
 
         side.meet().await;
+        if side.job.many() {
+            let mut managers = Vec::new();
+
+            // Each has its memory under a name of its own.
+            for i in 0..side.job.size {
+                let own = config_of_many(&side.job, i).with_session_num(1);
+
+                managers.push(session(own, address.clone()).await);
+            }
+            drive_many(side, |i| std::future::ready(managers[i].get_stream().expect("a stream"))).await;
+            return;
+        }
         let manager = session(config, address).await;
         let connect = || {
             let manager = manager.clone();

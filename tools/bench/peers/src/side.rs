@@ -19,8 +19,19 @@ pub const RTT: usize = 2;
 pub const STREAM: usize = 3;
 pub const MESSAGE: usize = 4;
 pub const REQUEST: usize = 5;
-pub const MODES: usize = 6;
-const NAMES: [&str; MODES] = ["original", "fair", "rtt", "stream", "message", "request"];
+pub const MANY_ONE: usize = 6;
+pub const MANY_SOME: usize = 7;
+pub const MANY_ALL: usize = 8;
+pub const MANY_ZIPF: usize = 9;
+pub const MODES: usize = 10;
+const NAMES: [&str; MODES] = [
+    "original", "fair", "rtt", "stream", "message", "request", "many-one", "many-64", "many-all", "many-zipf",
+];
+
+/// As ../../many.h and many.c have them.
+const MANY_MESSAGE: usize = 60;
+const DRAWS: usize = 65536;
+const ZIPF_POWER: f64 = 0.99;
 
 pub const PING: u32 = 1;
 pub const PONG: u32 = 2;
@@ -66,12 +77,22 @@ impl Job {
             cpu: [n(10)? as usize, n(11)? as usize],
             address: address.to_str()?.to_string(),
         };
-        (job.depth > 0 && job.size >= 4).then_some((words[1], job))
+        (job.depth > 0 && (job.size >= 4 || job.many())).then_some((words[1], job))
     }
 
     /// Messages of exactly the size, every byte of which is read.
     pub fn whole(&self) -> bool {
-        self.mode >= MESSAGE
+        self.mode == MESSAGE || self.mode == REQUEST
+    }
+
+    /// Many channels: as many as the size.
+    pub fn many(&self) -> bool {
+        self.mode >= MANY_ONE
+    }
+
+    /// Connections of original's kind of load.
+    pub fn connections(&self) -> usize {
+        if self.many() { self.size } else { self.depth }
     }
 
     /// One way.
@@ -81,6 +102,9 @@ impl Job {
 
     /// Bytes of a body.
     pub fn body(&self) -> usize {
+        if self.many() {
+            return MANY_MESSAGE;
+        }
         if self.mode >= RTT && self.size <= SLOT_MAX && !self.whole() { self.size - 4 } else { self.size }
     }
 
@@ -363,12 +387,47 @@ impl Side {
         (product as u64) ^ ((product >> 64) as u64)
     }
 
-    fn draw_below(&self, n: u64) -> usize {
+    pub fn draw_below(&self, n: u64) -> usize {
         loop {
             let product = u128::from(self.draw()) * u128::from(n);
 
             if product as u64 >= n || product as u64 >= n.wrapping_neg() % n {
                 return (product >> 64) as usize;
+            }
+        }
+    }
+
+    /// The client's order of channels, of the modes of many.
+    pub fn order(&self) -> Vec<usize> {
+        let n = self.job.size;
+        let mut all: Vec<usize> = Vec::with_capacity(n);
+
+        for i in 0..n {
+            let at = self.draw_below(i as u64 + 1);
+
+            all.push(i);
+            all.swap(i, at);
+        }
+        match self.job.mode {
+            MANY_ONE => (0..DRAWS).map(|_| self.draw_below(n as u64)).collect(),
+            MANY_SOME => all[..self.job.depth].to_vec(),
+            MANY_ALL => all,
+            _ => {
+                let mut sum = 0.0;
+                let sums: Vec<f64> = (1..=n)
+                    .map(|k| {
+                        sum += (k as f64).powf(-ZIPF_POWER);
+                        sum
+                    })
+                    .collect();
+
+                (0..DRAWS)
+                    .map(|_| {
+                        let at = (self.draw() >> 11) as f64 / (1u64 << 53) as f64 * sum;
+
+                        all[sums.partition_point(|&s| s < at).min(n - 1)]
+                    })
+                    .collect()
             }
         }
     }

@@ -7,22 +7,39 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::load::{Conn, Task, drive, serve};
+use crate::load::{Conn, Task, drive, drive_many, serve};
 use crate::side::Side;
 
 struct Stream {
     stream: UnixStream,
     body: Vec<u8>,
+    /// Of many channels: header and body in one call.
+    whole: bool,
 }
 
 impl Conn for Stream {
     async fn send(&mut self, word: u32, body: Bytes) {
+        if self.whole {
+            let mut frame = [0; 64];
+
+            frame[..4].copy_from_slice(&word.to_be_bytes());
+            frame[4..].copy_from_slice(&body);
+            self.stream.write_all(&frame).await.expect("write");
+            return;
+        }
         self.stream.write_u32(word).await.expect("write");
         self.stream.write_all(&body).await.expect("write");
         self.stream.flush().await.expect("flush");
     }
 
     async fn receive(&mut self, side: &Side, number: u32) -> Option<u32> {
+        if self.whole {
+            let mut frame = [0; 64];
+
+            self.stream.read_exact(&mut frame).await.ok()?;
+            side.check_body(&frame[4..], number);
+            return Some(u32::from_be_bytes(frame[..4].try_into().expect("four bytes")));
+        }
         let word = self.stream.read_u32().await.ok()?;
 
         self.stream.read_exact(&mut self.body).await.expect("read");
@@ -46,19 +63,28 @@ pub fn spawn(task: Task) {
     spawn_local(task);
 }
 
-async fn connect(address: String, size: usize) -> Stream {
-    let stream = UnixStream::connect(&address).await.expect("connect");
-
-    Stream { stream, body: vec![0; size] }
+async fn connect(address: String, size: usize, whole: bool) -> Stream {
+    loop {
+        match UnixStream::connect(&address).await {
+            Ok(stream) => return Stream { stream, body: vec![0; size], whole },
+            // More at once than the server has accepted.
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => tokio::task::yield_now().await,
+            Err(e) => panic!("connect: {e}"),
+        }
+    }
 }
 
 pub fn run(side: Side) {
-    let (address, size) = (side.job.address.clone(), side.job.body());
+    let (address, size, many) = (side.job.address.clone(), side.job.body(), side.job.many());
 
     block_on(async move {
         if !side.server {
             side.meet().await;
-            drive(side, || connect(address.clone(), size), spawn).await;
+            if many {
+                drive_many(side, |_| connect(address.clone(), size, true)).await;
+            } else {
+                drive(side, || connect(address.clone(), size, false), spawn).await;
+            }
             return;
         }
         let listener = UnixListener::bind(&address).expect("bind");
@@ -66,6 +92,7 @@ pub fn run(side: Side) {
         let accept = async || Stream {
             stream: listener.accept().await.expect("accept").0,
             body: vec![0; size],
+            whole: many,
         };
         serve(side, accept, spawn, ()).await;
     });
