@@ -42,10 +42,15 @@
 
 /*
  * A member that was looked at so often in vain becomes cold, if more than so many are hot:
- * these few cost less than the rings of their peers.
+ * these few cost less than the rings of their peers.  A ring costs what SOON looks do: one
+ * that was rung sooner than that after it had become cold is worth more looks from then on,
+ * another one fewer.
  */
 #define EMPTY_LOOKS 64u
 #define FEW_HOT 4u
+#define SOON 256u
+#define MORE_LOOKS 512u
+#define FEWER_LOOKS 16u
 /*
  * Entries taken after which the set is looked at, so that a member that is rung waits for
  * a turn of others, not for their end.  Where none is cold nobody but the dead is in it, and
@@ -84,6 +89,8 @@
  * @want: what is of interest of @e
  * @heard: what the set says of @listener or @fd
  * @empty: looks in vain since there was something
+ * @patience: after so many it becomes cold
+ * @cooled: @sweeps of the group when that last happened; 0: it became cold otherwise
  * @seen: entries of @e received when it was last returned
  * @published: and when the peer was last told of that after a look in vain
  * @place: among the events that were returned last, plus 1; 0: it is not
@@ -106,6 +113,8 @@ struct member {
 	unsigned int want;
 	uint32_t heard;
 	uint32_t empty;
+	uint32_t patience;
+	uint32_t cooled;
 	uint32_t seen;
 	uint32_t published;
 	uint32_t last;
@@ -143,6 +152,7 @@ struct member {
  * @rings: how many of @list the device is to ring before this call returns
  * @stay: one of these has EVERING_NO_HANDOVER
  * @work: entries taken since the set was last looked at
+ * @sweeps: how many there were; never 0
  * @due: when an operation runs out of time, perhaps; INT64_MAX: never
  * @ready: how many of @events were found in this call
  * @kept: the next call returns them
@@ -175,6 +185,7 @@ struct evering_group {
 	unsigned int rings;
 	bool stay;
 	uint32_t work;
+	uint32_t sweeps;
 	int64_t due;
 	unsigned int ready;
 	bool kept;
@@ -237,6 +248,23 @@ static void make_cold(struct member *m)
 		g->turn = m->next == m ? NULL : m->next;
 	m->next->prev = m->prev;
 	m->prev->next = m->next;
+}
+
+/*
+ * It was rung.  If it was cold it is the next one: it has waited for that, and others that
+ * are busy have not.  It gets there once in many rounds, as it has to become cold before.
+ */
+static void make_next(struct member *m)
+{
+	struct evering_group *g = m->group;
+
+	if (m->hot || m->told)
+		return;
+	if (m->cooled)
+		m->patience = g->sweeps - m->cooled < SOON ? MORE_LOOKS :
+							     FEWER_LOOKS;
+	make_hot(m);
+	g->turn = m;
 }
 
 /* Nothing more is to be said of it. */
@@ -501,6 +529,7 @@ static void cool(struct member *m)
 		report_gone(m);
 	else
 		make_cold(m);
+	m->cooled = 0;
 }
 
 static void look(struct member *m)
@@ -531,8 +560,10 @@ static void look(struct member *m)
 		return;
 	}
 	look_empty(m);
-	if (m->empty >= EMPTY_LOOKS && m->group->hot > FEW_HOT)
+	if (m->empty >= m->patience && m->group->hot > FEW_HOT) {
 		cool(m);
+		m->cooled = m->group->sweeps;
+	}
 }
 
 /* ------------------------------------------------------------------- hearing */
@@ -547,7 +578,7 @@ static void hear_endpoint(struct member *m, unsigned int rung, bool gone)
 	wait_disarm(m->e, BOTH, rung);
 	if (wait_woken(m->e))
 		__atomic_store_n(&m->group->woken, 1, __ATOMIC_RELAXED);
-	make_hot(m);
+	make_next(m);
 }
 
 /*
@@ -739,6 +770,8 @@ static unsigned int sweep(struct evering_group *g)
 	uint32_t left;
 	struct member *m;
 
+	if (!++g->sweeps)
+		g->sweeps = 1;
 	if (g->page)
 		hear_page(g);
 	left = g->hot;
@@ -1116,6 +1149,7 @@ static struct member *new_member(struct evering_group *g, void *context)
 		return NULL;
 	m->group = g;
 	m->fd = -1;
+	m->patience = EMPTY_LOOKS;
 	m->context = context;
 	m->index = take_index(g);
 	g->members[m->index] = m;
@@ -1442,6 +1476,7 @@ int evering_group_open(const struct evering_group_params *from,
 	g->spin_ns = params.spin_ns;
 	g->spin = (struct spin){ .budget = params.spin_ns, .next_hold = 8 };
 	g->due = INT64_MAX;
+	g->sweeps = 1;
 	g->bell = g->file = -1;
 	g->set = epoll_create1(EPOLL_CLOEXEC);
 	if (g->set >= 0)
