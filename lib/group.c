@@ -38,7 +38,8 @@
 
 #define BOTH ((unsigned int)(EVERING_RX | EVERING_TX))
 #define BATCH ((unsigned int)EVERING_GROUP_BATCH)
-#define HEAR_AT_ONCE 64
+/* More than a call returns: those that ring all the time are heard faster than served. */
+#define HEAR_AT_ONCE 128
 
 /*
  * A member that was looked at so often in vain becomes cold, if more than so many are hot:
@@ -56,7 +57,7 @@
  * a turn of others, not for their end.  Where none is cold nobody but the dead is in it, and
  * where no operation has a time limit nobody needs the clock.
  */
-#define WORK_PER_LOOK 64u
+#define WORK_PER_LOOK 128u
 #define WORK_WITHOUT_COLD 4096u
 /*
  * Sweeps of a spin between two looks at the clock, and at the set, for whose sake they are
