@@ -91,10 +91,9 @@ void crowd_leave(struct side *s)
 {
 	char byte = 0;
 
-	if (s->server)
-		(void)!read(s->sock, &byte, 1);
-	else
-		(void)!write(s->sock, &byte, 1);
+	/* Either may be the first, and looks at its channels until then. */
+	if (write(s->sock, &byte, 1) != 1 || read(s->sock, &byte, 1) != 1)
+		fail(s, "the other side is gone");
 }
 
 void crowd_close(struct crowd *c)

@@ -57,7 +57,7 @@ struct crowd {
 
 /* crowd.c */
 void crowd_open(struct side *s, struct crowd *c);
-/* Waits for the other side to be done. */
+/* Waits for the other side to be done, before any channel is closed. */
 void crowd_leave(struct side *s);
 void crowd_close(struct crowd *c);
 

@@ -307,10 +307,14 @@ static const struct cell *rival(const struct group *g, const struct target *t)
 	return best;
 }
 
-/* The most turns that were waited, of as many as there are other channels. */
+/*
+ * The most turns that were waited, of as many as there are other channels, and of what a call
+ * of evering_group_wait() had returned when the quiet one asked: these are in turn already.
+ */
 static struct summary turns_of_each(const struct group *g, const struct cell *c)
 {
-	double most = (double)c->waited.max / (double)(g->size - 1);
+	double most = (double)c->waited.max /
+		      (double)(g->size - 1 + EVERING_GROUP_BATCH - 1);
 
 	return (struct summary){ 1, most, most, most, most };
 }
