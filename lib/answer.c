@@ -152,6 +152,30 @@ void answer_cancelled(struct ops *ops, uint64_t id)
 		ops->cancelled(&ops->pub, id, ops->context);
 }
 
+/* Is it still to be answered?  If so, ops->ended will be called for it. */
+bool answer_keep(struct ops *ops, uint64_t id)
+{
+	struct evering__held *held = held_by_id(ops, id);
+
+	if (held)
+		unplain(ops, held);
+	return held;
+}
+
+/* The next one from index *@at on that is still to be answered; 0: there is none. */
+uint64_t answer_next_kept(const struct ops *ops, uint32_t *at)
+{
+	const struct evering__held *held;
+
+	while (*at <= ops->pub.held_mask) {
+		held = &ops->pub.held[(*at)++];
+		/* A place that no request may take has never had an id. */
+		if (held->plain && held->r.id)
+			return held->r.id;
+	}
+	return 0;
+}
+
 static bool has_request(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
@@ -204,6 +228,8 @@ static void held_end(struct ops *ops, struct evering__held *held)
 	held->r.flags = 0;
 	held->r.buf = NULL;
 	held->r.buf_len = 0;
+	if (ops->ended)
+		ops->ended(ops, held_index(ops, held));
 }
 
 /*

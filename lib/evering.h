@@ -41,7 +41,8 @@
  *	alone		evering_close, evering_listener_close, evering_connecting_close; evering_set_policy
  *			takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
- *			takes everything, and evering_group.h for groups
+ *			takes everything, and evering_group.h and evering_server.h for
+ *			groups and servers
  *
  * A process that was made by fork() has none of the memory of its parent's
  * channels: it must not use them, and may only exec, exit or close them, which the
@@ -988,6 +989,7 @@ EVERING_API const char *evering_version(void);
 #include "evering_ring.h"
 #include "evering_op.h"
 #include "evering_group.h"
+#include "evering_server.h"
 
 #ifdef __cplusplus
 }

@@ -306,13 +306,17 @@ static int take_until(struct ops *ops, uint32_t most,
 	return take_some(ops, (struct take){ 6, false, most, spare });
 }
 
-/* A lap at the most, so that the peer cannot keep this from returning. */
-static int take_lap(struct ops *ops, struct evering__place **spare)
+/* @most, and a lap at the most, so that the peer cannot keep this from returning. */
+static int take_lap(struct ops *ops, uint32_t most,
+		    struct evering__place **spare)
 {
 	const struct evering_rx *rx = &ops->pub.ev->rx;
-	uint32_t most = rx->mask + 1, taken = 0, until;
+	const uint32_t lap = rx->mask + 1;
+	uint32_t taken = 0, until;
 	int ret;
 
+	if (most > lap)
+		most = lap;
 	do {
 		/*
 		 * What was released is published each quarter ring, and so that it
@@ -320,12 +324,14 @@ static int take_lap(struct ops *ops, struct evering__place **spare)
 		 * it takes, keeps a quarter from the peer.
 		 */
 		until = rx->publish_at - rx->next;
-		if (until <= 1 || until > most) {
+		if (until <= 1 || until > lap) {
 			evering__publish(ops->pub.ev);
 			until = rx->publish_at - rx->next;
 		}
 		if (until > 1)
 			until--;
+		if (until > most - taken)
+			until = most - taken;
 		ret = take_until(ops, until, spare);
 		if (ret < 0)
 			return ret;
@@ -344,10 +350,10 @@ static uint32_t home_batch(const struct ops *ops)
 }
 
 /*
- * @sleeps: the caller sleeps if there is nothing, and rings the peer by the same call;
- * else what was sent is flushed here.
+ * Takes @most entries at the most.  @sleeps: the caller sleeps if there is nothing, and
+ * rings the peer by the same call; else what was sent is flushed here.
  */
-static int poll_once(struct ops *ops, bool sleeps)
+static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 {
 	struct evering__place *spare = ops->spare;
 	int n, ret;
@@ -358,7 +364,7 @@ static int poll_once(struct ops *ops, bool sleeps)
 	if (!spare)
 		return -EDEADLK;
 	ops->spare = spare->next;
-	n = take_lap(ops, &spare);
+	n = take_lap(ops, most, &spare);
 	spare->next = ops->spare;
 	ops->spare = spare;
 	if (n < 0)
@@ -389,7 +395,12 @@ static int poll_once(struct ops *ops, bool sleeps)
 
 int evering_ops_poll(struct evering_ops *ops)
 {
-	return poll_once(to_ops(ops), false);
+	return poll_once(to_ops(ops), false, UINT32_MAX);
+}
+
+int ops_poll_some(struct ops *ops, uint32_t most)
+{
+	return poll_once(ops, false, most);
 }
 
 /* Sends what has waited for room; true: some still does. */
@@ -457,7 +468,7 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 	int ret;
 
 	for (;;) {
-		ret = poll_once(ops, timeout_ns != EVERING_NOWAIT);
+		ret = poll_once(ops, timeout_ns != EVERING_NOWAIT, UINT32_MAX);
 		if (condition(ops, arg)) {
 			ops_flush(ops);
 			return 0;

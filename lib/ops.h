@@ -82,6 +82,8 @@ struct fifo {
  * @pub: what the fast path needs of it
  * @place_data, @held_data: data by index, @stride being log2 of the bytes for each
  * @request, @cancelled, @context: the parameters, @request being never NULL
+ * @ended: called when a request has got its answer, or can get none any more, and is not
+ *	one of the fast path's; NULL: there is no server
  * @keep: slots that an entry leaves free for answers, see above; NO_ROOM while
  *	nothing else can be sent
  * @homebound: loans to be sent home
@@ -127,6 +129,7 @@ struct ops {
 	struct fifo homebound;
 	evering_request_fn request;
 	evering_cancelled_fn cancelled;
+	void (*ended)(struct ops *ops, uint32_t index);
 	void *context;
 
 	int error;
@@ -280,6 +283,7 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer);
 int ops_end(struct ops *ops, int error);
 void ops_flush(struct ops *ops);
+int ops_poll_some(struct ops *ops, uint32_t most);
 bool ops_to_do(struct ops *ops);
 void ops_take(struct ops *ops, bool *takes);
 int ops_arm_member(struct ops *ops, unsigned int want);
@@ -304,6 +308,8 @@ void answer_open(struct ops *ops, uint32_t serve);
 void answer_later(struct evering_ops *table,
 		  const struct evering_request *request, void *context);
 bool answer_expects(const struct ops *ops, uint64_t id);
+bool answer_keep(struct ops *ops, uint64_t id);
+uint64_t answer_next_kept(const struct ops *ops, uint32_t *at);
 void answer_requested(struct ops *ops, const struct arrival *arrival);
 void answer_cancelled(struct ops *ops, uint64_t id);
 void answer_post_later(struct ops *ops, uint32_t at);

@@ -26,7 +26,8 @@ case $cc in
 *) cxx=${CXX:-c++} ;;
 esac
 man=lib/man
-headers=(lib/evering.h lib/evering_ring.h lib/evering_op.h lib/evering_group.h lib/evering_uring.h)
+headers=(lib/evering.h lib/evering_ring.h lib/evering_op.h lib/evering_group.h \
+	lib/evering_server.h lib/evering_uring.h)
 [[ -e ${headers[0]} && -d $man ]] || skip_all 'no headers and man pages here'
 
 # ------------------------------------------------------------------ machinery
