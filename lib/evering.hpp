@@ -12,6 +12,7 @@
  *	operations			co_await call(), next(), send() and receive()
  *	message				what receive() has received
  *	descriptor, acceptor		co_await any descriptor, and a peer
+ *	server				any number of clients, a coroutine a request
  *
  * and a worker that serves any number of channels is
  *
@@ -32,6 +33,18 @@
  *	}
  *
  *	loop.spawn(work(loop, listener));
+ *	loop.run();
+ *
+ * where each channel is a coroutine.  Where each request is one, the server has the
+ * channels, with what struct evering_server_params says of turns, limits and times:
+ *
+ *	evr::server server(loop, path, evr::server_params(),
+ *			   [&](evr::exchange x) -> evr::task<> {
+ *				   co_await loop.sleep_for(1s);
+ *				   x.reply(0, x.contents());
+ *			   });
+ *
+ *	loop.spawn(server.run());
  *	loop.run();
  *
  * Errors are C's, negative errno, as an int or in a result<T>; times are
@@ -70,6 +83,7 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -2512,6 +2526,350 @@ inline void operations::end(int why) noexcept
 	offer(requests_, true);
 	offer(messages_, true);
 }
+
+/* ------------------------------------------------------------------ servers */
+
+/* How to serve; see struct evering_server_params. */
+struct server_params : ::evering_server_params {
+	server_params() noexcept
+	    : ::evering_server_params EVERING_SERVER_PARAMS_INIT
+	{
+	}
+};
+
+/*
+ * A request of a client of a server's, which is answered once; move only.  One that is
+ * destroyed before has the answer -ECANCELED.
+ */
+class exchange
+{
+    public:
+	exchange(exchange &&) noexcept = default;
+	exchange &operator=(exchange &&other) noexcept
+	{
+		if (this != &other) {
+			end();
+			state_ = std::move(other.state_);
+		}
+		return *this;
+	}
+	~exchange()
+	{
+		end();
+	}
+
+	/*
+	 * It needs no answer any more, and can get none: its time is up, or its client has
+	 * gone.  Then what came with it is not there any more.
+	 */
+	bool gone() const noexcept
+	{
+		return !state_ || !state_->client;
+	}
+	/* The client has told that it does not need the answer, which it is still to get. */
+	bool cancelled() const noexcept
+	{
+		return gone() || state_->cancelled;
+	}
+	std::uint32_t opcode() const noexcept
+	{
+		return state_ ? state_->request.opcode : 0;
+	}
+	/* EVERING_LEND, EVERING_GIVE or 0. */
+	std::uint32_t flags() const noexcept
+	{
+		return state_ ? state_->request.flags : 0;
+	}
+	/* What came, of any length; empty if it is gone(). */
+	bytes contents() const noexcept
+	{
+		std::uint64_t len = 0;
+		const void *at;
+
+		if (gone())
+			return {};
+		at = evering_request_bytes(&state_->request, &len);
+		return { static_cast<const std::byte *>(at),
+			 static_cast<std::size_t>(len) };
+	}
+	template <plain T> std::optional<T> as() const noexcept
+	{
+		return value_of<T>(contents());
+	}
+	/* The client: ours, user, and whose; nullptr if it is gone(). */
+	::evering_client *client() const noexcept
+	{
+		return state_ ? state_->client : nullptr;
+	}
+	/*
+	 * As evering_op_answerv(), of any length; -EAGAIN: there is no room in the arena
+	 * for what does not fit an entry; -ESTALE: it is gone().
+	 */
+	int reply(std::int32_t code, bytes data = {}) noexcept
+	{
+		const struct iovec piece = detail::piece_of(data);
+		int ret;
+
+		if (gone())
+			return -ESTALE;
+		ret = evering_op_answerv(state_->client->ops,
+					 state_->request.id, code, &piece,
+					 data.empty() ? 0 : 1, EVERING_NOWAIT);
+		if (ret != -EAGAIN && ret != -EMSGSIZE && ret != -ENOMEM)
+			forget();
+		return ret;
+	}
+
+    private:
+	friend class server;
+	/* In the list of its client. */
+	struct state : detail::link {
+		::evering_client *client;
+		::evering_request request;
+		bool cancelled = false;
+	};
+	explicit exchange(std::unique_ptr<state> s) noexcept
+	    : state_(std::move(s))
+	{
+	}
+	/* What was given and not taken goes home. */
+	void forget() noexcept
+	{
+		if (state_->request.flags & EVERING_GIVE)
+			evering_free(state_->client->ev, state_->request.buf);
+		state_->client = nullptr;
+		state_->unlink();
+	}
+	void end() noexcept
+	{
+		if (!gone()) {
+			evering_op_answer(state_->client->ops,
+					  state_->request.id, -ECANCELED,
+					  nullptr, 0);
+			forget();
+		}
+		state_.reset();
+	}
+
+	std::unique_ptr<state> state_;
+};
+
+/*
+ * Many clients in a loop: for each request @handle makes a coroutine, which may take as
+ * long as it likes, while others run.  What of @how is a callback is the server's.
+ */
+class server : detail::source
+{
+    public:
+	template <std::invocable<exchange> Handle>
+	server(loop &l, const char *path, ::evering_server_params how,
+	       Handle handle)
+	    : loop_(l), alarm_(l.no_alarm()),
+	      handle_(std::make_shared<handler>(
+			  [handle = std::move(handle)](exchange x) mutable {
+				  return handle(std::move(x));
+			  }))
+	{
+		how.open = on_open;
+		how.request = on_request;
+		how.cancelled = on_cancelled;
+		how.close = on_close;
+		how.message = nullptr;
+		how.turn = nullptr;
+		how.event = nullptr;
+		how.context = this;
+		error_ = evering_server_open(path, &how, &server_);
+		if (error_)
+			return;
+		error_ = l.watch(EPOLL_CTL_ADD, evering_server_fd(server_),
+				 EPOLLIN | EPOLLET, this);
+		l.wake(*this);
+	}
+	server(const server &) = delete;
+	server &operator=(const server &) = delete;
+	/* Requests that are not answered yet are gone(). */
+	~server() override
+	{
+		loop_.unset_alarm(alarm_);
+		if (server_ && loop_.is_ours())
+			loop_.unwatch(evering_server_fd(server_));
+		else if (server_)
+			forget_all();
+		evering_server_close(server_);
+	}
+
+	/* 0; why it could not be opened; or -ESHUTDOWN: it was stopped, and has ended. */
+	int error() const noexcept
+	{
+		return error_;
+	}
+	::evering_server *get() const noexcept
+	{
+		return server_;
+	}
+	/* As evering_server_stop(); co_await ended() tells when that is done. */
+	int stop(wait_time time) noexcept
+	{
+		return evering_server_stop(server_, time.count());
+	}
+	/* co_await server.ended(): error(), when it is not 0 */
+	auto ended() noexcept
+	{
+		return awaiter(*this);
+	}
+	/* loop.spawn(server.run()): the loop goes on until it has ended */
+	task<> run()
+	{
+		co_await ended();
+	}
+
+    private:
+	class awaiter : public detail::waiter
+	{
+	    public:
+		explicit awaiter(server &s) noexcept : s_(s)
+		{
+		}
+		bool await_ready() const noexcept
+		{
+			return s_.error_;
+		}
+		void await_suspend(std::coroutine_handle<> h) noexcept
+		{
+			handle = h;
+			append_to(s_.waiting_);
+		}
+		int await_resume() const noexcept
+		{
+			return s_.error_;
+		}
+
+	    private:
+		server &s_;
+	};
+
+	using handler = std::function<task<>(exchange)>;
+
+	/* What @handle has captured lives as long as its coroutines. */
+	static task<> one(std::shared_ptr<handler> handle, exchange x)
+	{
+		co_await (*handle)(std::move(x));
+	}
+	static server &of(::evering_client *client) noexcept
+	{
+		return *static_cast<server *>(client->context);
+	}
+	static int on_open(::evering_client *client)
+	{
+		auto *requests = new (std::nothrow) detail::link;
+
+		client->user = requests;
+		return requests ? 0 : -ENOMEM;
+	}
+	static void on_request(::evering_client *client,
+			       const ::evering_request *request)
+	{
+		std::unique_ptr<exchange::state> state;
+
+		if (request->flags & EVERING_POST) {
+			if (request->flags & EVERING_GIVE)
+				evering_free(client->ev, request->buf);
+			return;
+		}
+		state.reset(new (std::nothrow) exchange::state);
+		if (!state) {
+			evering_op_answer(client->ops, request->id, -ENOMEM,
+					  nullptr, 0);
+			return;
+		}
+		state->client = client;
+		state->request = *request;
+		state->append_to(*static_cast<detail::link *>(client->user));
+		of(client).loop_.spawn(one(of(client).handle_,
+					   exchange(std::move(state))));
+	}
+	static void on_cancelled(::evering_client *client, std::uint64_t id,
+				 int why)
+	{
+		auto &requests = *static_cast<detail::link *>(client->user);
+
+		for (auto *at = requests.after; at != &requests;
+		     at = at->after) {
+			auto *state = static_cast<exchange::state *>(at);
+
+			if (state->request.id != id)
+				continue;
+			state->cancelled = true;
+			if (why == -ECANCELED)
+				return;
+			if (state->request.flags & EVERING_GIVE)
+				evering_free(client->ev, state->request.buf);
+			state->client = nullptr;
+			state->unlink();
+			return;
+		}
+	}
+	static void on_close(::evering_client *client, int)
+	{
+		delete static_cast<detail::link *>(client->user);
+	}
+	/* In a process that fork() has made no callback is called. */
+	void forget_all() noexcept
+	{
+		::evering_client *client = nullptr;
+
+		while ((client = evering_client_next(server_, client))) {
+			auto *requests =
+				static_cast<detail::link *>(client->user);
+
+			while (requests->linked()) {
+				auto *state = static_cast<exchange::state *>(
+					requests->after);
+
+				state->client = nullptr;
+				state->unlink();
+			}
+			delete requests;
+		}
+	}
+
+	bool turn() noexcept override
+	{
+		std::int64_t left;
+		int ret;
+
+		if (error_)
+			return false;
+		ret = evering_server_poll(server_);
+		loop_.unset_alarm(alarm_);
+		if (ret > 0)
+			return true;
+		if (ret < 0) {
+			error_ = ret;
+			while (waiting_.linked())
+				loop_.ready(static_cast<awaiter &>(
+					*waiting_.after));
+			return false;
+		}
+		left = evering_server_timeout(server_);
+		if (left != EVERING_WAIT_FOREVER)
+			alarm_ = loop_.set_alarm(detail::moment_after(left),
+						 { nullptr, this });
+		return false;
+	}
+	void rung() noexcept override
+	{
+		alarm_ = loop_.no_alarm();
+		loop_.wake(*this);
+	}
+
+	loop &loop_;
+	::evering_server *server_ = nullptr;
+	int error_ = 0;
+	loop::alarms::iterator alarm_;
+	detail::link waiting_;
+	std::shared_ptr<handler> handle_;
+};
 
 } /* namespace evr */
 

@@ -2012,6 +2012,144 @@ void worker()
 	CHECK(loop.run() == 0 && status == 0);
 }
 
+/* Asks what it is told, and waits for the answer: the child of the tests of servers. */
+pid_t ask_server(const char *name, u64 times, std::uint32_t opcode)
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	alarm(60);
+	evr::params wish;
+	evr::loop loop;
+
+	wish.flags = EVERING_AWAIT;
+	auto c = evr::channel::connect(name, wish);
+	CHECK(c);
+	loop.spawn([](evr::loop &l, evr::channel ch, u64 n,
+		      std::uint32_t code) -> evr::task<> {
+		evr::operations ops(l, std::move(ch));
+
+		for (u64 i = 0; i < n; i++) {
+			std::vector<std::byte> data(i * 700, std::byte(i));
+			auto got = co_await ops.call(code, data);
+			evr::bytes came = got.contents();
+
+			/* Those that get none are asked with other codes. */
+			CHECK(code != 1 ||
+			      (got && std::equal(came.begin(), came.end(),
+						 data.begin(), data.end())));
+		}
+	}(loop, std::move(*c), times, opcode));
+	CHECK(loop.run() == 0);
+	_exit(0);
+}
+
+/* A coroutine a request, of several clients at once; and the end, in order. */
+void server()
+{
+	char name[64];
+	evr::loop loop;
+	unsigned int asked = 0;
+	int status[3] = { -1, -1, -1 }, ended = 0;
+	pid_t pids[3];
+
+	std::snprintf(name, sizeof(name), "@cxx-server-%d", getpid());
+	for (pid_t &pid : pids)
+		pid = ask_server(name, 10, 1);
+	evr::server s(loop, name, evr::server_params(),
+		      [&](evr::exchange x) -> evr::task<> {
+			      CHECK(x.opcode() == 1 && !x.cancelled());
+			      co_await loop.sleep_for(1ms);
+			      CHECK(x.reply(0, x.contents()) == 0);
+			      CHECK(x.gone() && x.reply(0) == -ESTALE);
+			      asked++;
+		      });
+	CHECK(s.error() == 0);
+	loop.spawn([](evr::loop &l, evr::server &of, pid_t *p,
+		      int *st) -> evr::task<> {
+		for (int i = 0; i < 3; i++)
+			while (waitpid(p[i], &st[i], WNOHANG) == 0)
+				co_await l.sleep_for(1ms);
+		CHECK(of.stop(1s) == 0);
+	}(loop, s, pids, status));
+	loop.spawn([](evr::server &of, int &e) -> evr::task<> {
+		e = co_await of.ended();
+	}(s, ended));
+	CHECK(loop.run() == 0 && ended == -ESHUTDOWN);
+	CHECK(!status[0] && !status[1] && !status[2] && asked == 30);
+	/* What it was, it stays; and a name in use is an error. */
+	evr::server one(loop, name, evr::server_params(),
+			[](evr::exchange) -> evr::task<> { co_return; });
+	evr::server two(loop, name, evr::server_params(),
+			[](evr::exchange) -> evr::task<> { co_return; });
+	CHECK(!one.error() && two.error() == -EADDRINUSE);
+}
+
+/* The client dies, the time runs out, or the server goes, before it is answered. */
+void server_gone()
+{
+	char name[64];
+	evr::server_params how;
+	std::optional<evr::exchange> kept;
+	unsigned int late = 0;
+	pid_t pid;
+
+	std::snprintf(name, sizeof(name), "@cxx-gone-%d", getpid());
+	pid = ask_server(name, 1, 2);
+	{
+		evr::loop loop;
+		evr::server s(loop, name, how,
+			      [&](evr::exchange x) -> evr::task<> {
+				      CHECK(!x.gone());
+				      if (!kept)
+					      kill(pid, SIGKILL);
+				      kept = std::move(x);
+				      while (!kept->gone())
+					      co_await loop.sleep_for(1ms);
+				      CHECK(kept->reply(0) == -ESTALE);
+				      CHECK(kept->contents().empty());
+				      CHECK(!kept->client());
+				      loop.stop();
+			      });
+		loop.spawn(s.run());
+		CHECK(loop.run() == 0 && kept && kept->gone());
+		CHECK(waitpid(pid, nullptr, 0) == pid);
+	}
+	kept.reset();
+	how.request_ns = 10000000;
+	pid = ask_server(name, 2, 3);
+	{
+		evr::loop loop;
+		evr::server s(loop, name, how,
+			      [&](evr::exchange x) -> evr::task<> {
+				      while (!x.gone())
+					      co_await loop.sleep_for(1ms);
+				      late++;
+				      loop.stop();
+			      });
+		loop.spawn(s.run());
+		CHECK(loop.run() == 0 && late == 1);
+		kill(pid, SIGKILL);
+		CHECK(waitpid(pid, nullptr, 0) == pid);
+	}
+	pid = ask_server(name, 1, 4);
+	{
+		evr::loop loop;
+		evr::server s(loop, name, evr::server_params(),
+			      [&](evr::exchange x) -> evr::task<> {
+				      kept = std::move(x);
+				      loop.stop();
+				      co_return;
+			      });
+		loop.spawn(s.run());
+		CHECK(loop.run() == 0 && kept && !kept->gone());
+	}
+	CHECK(kept->gone());
+	kill(pid, SIGKILL);
+	CHECK(waitpid(pid, nullptr, 0) == pid);
+}
+
 /* A client that comes before its server, both in one loop. */
 void comes_later()
 {
@@ -2296,6 +2434,8 @@ const struct {
 	{ "death-while-waiting", death_while_waiting },
 	{ "nonsense", nonsense },
 	{ "worker", worker },
+	{ "server", server },
+	{ "server-gone", server_gone },
 	{ "comes_later", comes_later },
 	{ "fork-exits", fork_exits },
 };
