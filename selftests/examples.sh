@@ -527,7 +527,7 @@ readme() {
 	local readme=$top/README.md code=$top/tools/examples/echo.c line
 	[[ -r $readme && -r $code ]] || skip 'no sources'
 	awk '/^```c$/ { code = ""; inside = 1; next }
-		/^```$/ { if (code ~ /evering_op_next/ && code !~ /json_/) printf "%s", code; inside = 0 }
+		/^```$/ { if (code ~ /evering_server_wait/) printf "%s", code; inside = 0 }
 		inside { code = code $0 "\n" }' "$readme" >code.c
 	[[ -s code.c ]] || skip 'no such code'
 	while IFS= read -r line; do
@@ -538,7 +538,7 @@ readme() {
 	done <code.c
 	command -v "${CC:-cc}" >/dev/null || return 0
 	"${CC:-cc}" -std=c11 -Wall -Wextra -Wno-unused-function -Werror \
-		-fsyntax-only "-I$top/lib" "-I$top/uapi" code.c
+		-fsyntax-only "-I$top/lib" "-I$top/uapi" "-I$top/tools/examples" code.c
 }
 
 # The programs that send 10 kB are in it, whole, and short.

@@ -10,19 +10,13 @@
  * Run it, and read what it prints beside main().
  */
 #define _GNU_SOURCE
-#include <getopt.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <evering.h>
+#include "example.h"
 
-#define MS	((int64_t)1000000)
-#define SECOND	(1000 * MS)
+#define MS ((int64_t)1000000)
 
 /* What the server can be asked for: all three would take it a minute. */
 enum {
@@ -52,49 +46,52 @@ static void expect(bool holds, const char *what)
 
 /* -------------------------------------------------------------- the server */
 
-/*
- * A job in pieces: between two of them it takes what arrives, and asks whether
- * anybody still waits for the answer.  A server that works in an event loop would be
- * told by the callback evering_ops_params.cancelled instead.
- */
-static void work(struct evering_ops *ops, const struct evering_request *request)
+static void work(struct evering_client *client,
+		 const struct evering_request *request)
 {
-	static const struct timespec late = { 0, 200 * MS };
-	int32_t result = 0;
-	int piece, ret = 0;
-
+	/* One at a time, so that this is all there is to remember. */
+	client->user = (void *)(uintptr_t)request->opcode;
 	if (request->opcode == JOB_DEADLY)
 		_exit(EXIT_SUCCESS);
-	for (piece = 0; piece < 6000 && ret != -EPIPE; piece++) {
-		if (evering_op_cancelled(ops, request->id) == 1) {
-			if (request->opcode == JOB_STUBBORN)
-				nanosleep(&late, NULL);
-			result = -ECANCELED;
-			break;
-		}
-		ret = evering_ops_wait(ops, 10 * MS);
-	}
-	/* It has to be answered all the same: that is what ends the loan. */
-	ret = evering_op_answer(ops, request->id, result, NULL, 0);
-	if (ret != -EPIPE)
-		check(ret, "answer", "did the client break the rules?");
+}
+
+/* It has to be answered all the same: that is what ends the loan. */
+static void on_cancelled(struct evering_client *client, uint64_t id, int why)
+{
+	static const struct timespec late = { 0, 200 * MS };
+
+	if (client->user == (void *)JOB_STUBBORN)
+		nanosleep(&late, NULL);
+	evering_op_answer(client->ops, id, why, NULL, 0);
+}
+
+static void on_close(struct evering_client *client, int why)
+{
+	(void)why;
+	evering_server_stop(client->server, EVERING_NOWAIT);
 }
 
 static int serve(int fd)
 {
-	struct evering_request request;
-	struct evering_ops *ops;
+	struct evering_server_params params = EVERING_SERVER_PARAMS_INIT;
+	struct evering_server *server;
 	struct evering *ev;
 	int ret;
 
 	ret = evering_accept_fd(fd, NULL, 5 * SECOND, &ev);
 	check(ret, "server", "did the client fail?");
-	check(evering_ops_open(ev, NULL, &ops), "server", "is memory short?");
-	while (!(ret = evering_op_next(ops, &request, EVERING_WAIT_FOREVER)))
-		work(ops, &request);
-	evering_ops_close(ops);
-	evering_close(ev);
-	return ret == -EPIPE ? EXIT_SUCCESS : EXIT_FAILURE;
+	params.request = work;
+	params.cancelled = on_cancelled;
+	params.close = on_close;
+	check(evering_server_open(NULL, &params, &server), "server",
+	      "is memory short?");
+	check(evering_server_add(server, ev, NULL), "server",
+	      "is memory short?");
+	do
+		ret = evering_server_wait(server, EVERING_WAIT_FOREVER);
+	while (ret >= 0 || ret == -EINTR);
+	evering_server_close(server);
+	return ret == -ESHUTDOWN ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 /* -------------------------------------------------------------- the client */
@@ -243,28 +240,15 @@ static void never(struct client *c)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
 	static const char usage[] =
 		"Usage: cancel\n"
 		"\n"
 		"Shows three requests that get no answer, or too late, and where the\n"
 		"buffers lent with them are meanwhile.\n";
 	struct client client;
-	int option;
 
-	option = getopt_long(argc, argv, "h", options, NULL);
-	if (option == 'h') {
-		fputs(usage, stdout);
-		return EXIT_SUCCESS;
-	}
-	if (option != -1 || optind < argc) {
-		fputs(usage, stderr);
-		return 2;
-	}
-
+	if (*read_options(argc, argv, usage, (struct setting[]){ { 0 } }))
+		return bad_usage(usage);
 	setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
 	start(&client);
 	printf("over %s\n", evering_backend_name(client.ev));

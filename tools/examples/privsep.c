@@ -15,22 +15,15 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <getopt.h>
 #include <grp.h>
 #include <linux/openat2.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <evering.h>
-
-#define SECOND ((int64_t)1000000000)
+#include "example.h"
 
 /* ------------------------------------------------------------- the protocol */
 
@@ -61,19 +54,20 @@ static uint64_t sum_of(uint64_t sum, const unsigned char *bytes, uint64_t len)
 	return sum;
 }
 
-static void complain(const char *what, int error, const char *remedy)
+static void complain(const char *what, int error, const char *advice)
 {
 	fflush(stdout);
 	fprintf(stderr, "privsep: %s: %s%s%s\n", what, strerror(-error),
-		remedy ? "; " : "", remedy ? remedy : "");
+		advice ? "; " : "", advice ? advice : "");
 }
 
 /* --------------------------------------------- the helper, with privileges */
 
 struct helper {
-	struct evering *ev;
-	struct evering_ops *ops;
+	struct evering_client *worker;
 	int dir;
+	int error; /* that ended the channel with it */
+	bool met;
 	bool no_links;
 	struct {
 		bool open;
@@ -193,7 +187,7 @@ static int handle_read(struct helper *h, const struct evering_request *request)
 	if (!is_file(h, chunk.file) || chunk.offset > INT64_MAX - CHUNK)
 		return -EINVAL;
 	/* The worker has to free what it got before there is more. */
-	buf = evering_alloc(h->ev, CHUNK, 0);
+	buf = evering_alloc(h->worker->ev, CHUNK, 0);
 	if (!buf)
 		return -ENOBUFS;
 	n = pread(h->files[chunk.file].fd, buf, CHUNK, (off_t)chunk.offset);
@@ -202,12 +196,12 @@ static int handle_read(struct helper *h, const struct evering_request *request)
 		h->files[chunk.file].sum =
 			sum_of(h->files[chunk.file].sum, buf, (uint64_t)n);
 		/* Given: from here on it is the worker's, to free. */
-		if (!evering_op_answer_buffer(h->ops, request->id, ret, buf,
-					      (uint64_t)n))
+		if (!evering_op_answer_buffer(h->worker->ops, request->id, ret,
+					      buf, (uint64_t)n))
 			return 1;
 		ret = -EIO;
 	}
-	evering_free(h->ev, buf);
+	evering_free(h->worker->ev, buf);
 	return ret;
 }
 
@@ -219,22 +213,26 @@ static void handle_close(struct helper *h,
 	if (request->len == sizeof(file))
 		memcpy(&file, request->data, sizeof(file));
 	if (!is_file(h, file)) {
-		evering_op_answer(h->ops, request->id, -EINVAL, NULL, 0);
+		evering_op_answer(h->worker->ops, request->id, -EINVAL, NULL,
+				  0);
 		return;
 	}
-	evering_op_answer(h->ops, request->id, 0, &h->files[file].sum,
+	evering_op_answer(h->worker->ops, request->id, 0, &h->files[file].sum,
 			  sizeof(h->files[file].sum));
 	close(h->files[file].fd);
 	h->files[file].open = false;
 }
 
-static void handle(struct helper *h, const struct evering_request *request)
+static void handle(struct evering_client *client,
+		   const struct evering_request *request)
 {
+	struct helper *h = client->context;
 	int ret = -EINVAL;
 
+	h->worker = client;
 	/* Contents go one way only.  What was given has to be freed. */
 	if (request->buf) {
-		evering_free(h->ev, request->buf);
+		evering_free(h->worker->ev, request->buf);
 		goto answer;
 	}
 	switch (request->opcode) {
@@ -252,7 +250,7 @@ static void handle(struct helper *h, const struct evering_request *request)
 	}
 answer:
 	/* Fails only if the worker has gone, which shows elsewhere. */
-	evering_op_answer(h->ops, request->id, ret, NULL, 0);
+	evering_op_answer(h->worker->ops, request->id, ret, NULL, 0);
 }
 
 static const char *help_remedy(int error)
@@ -273,11 +271,21 @@ static const char *help_remedy(int error)
 	}
 }
 
+static void gone(struct evering_client *client, int why)
+{
+	struct helper *h = client->context;
+
+	h->error = why == -EPIPE ? 0 : why;
+	evering_server_stop(client->server, EVERING_NOWAIT);
+}
+
 /* Serves until the worker has gone.  0, or negative errno. */
 static int help(struct helper *h, int fd)
 {
+	struct evering_server_params server_params = EVERING_SERVER_PARAMS_INIT;
 	struct evering_params params = EVERING_PARAMS_INIT;
-	struct evering_request request;
+	struct evering_server *server = NULL;
+	struct evering *ev;
 	int ret;
 
 	/* The helper makes the channel, since it is to say what that may cost. */
@@ -285,20 +293,22 @@ static int help(struct helper *h, int fd)
 	params.entries = 64;
 	params.arena_size[EVERING_MINE] = ARENA;
 	params.arena_size[EVERING_PEERS] = 0;
-	ret = evering_connect_fd(fd, &params, 5 * SECOND, &h->ev);
+	ret = evering_connect_fd(fd, &params, 5 * SECOND, &ev);
 	if (ret)
 		return ret;
-	ret = evering_ops_open(h->ev, NULL, &h->ops);
-	while (!ret) {
-		ret = evering_op_next(h->ops, &request, EVERING_WAIT_FOREVER);
-		if (ret == -EINTR)
-			ret = 0;
-		else if (!ret)
-			handle(h, &request);
-	}
-	evering_ops_close(h->ops);
-	evering_close(h->ev);
-	return ret == -EPIPE ? 0 : ret;
+	h->met = true;
+	server_params.request = handle;
+	server_params.close = gone;
+	server_params.context = h;
+	ret = evering_server_open(NULL, &server_params, &server);
+	if (!ret)
+		ret = evering_server_add(server, ev, NULL);
+	if (ret)
+		evering_close(ev);
+	while (ret >= 0 || ret == -EINTR)
+		ret = evering_server_wait(server, EVERING_WAIT_FOREVER);
+	evering_server_close(server);
+	return ret == -ESHUTDOWN ? h->error : ret;
 }
 
 /* ------------------------------------------- the worker, with none of them */
@@ -468,45 +478,26 @@ static int work(int fd, char **files)
 
 /* -------------------------------------------------------------------- both */
 
-static void usage(FILE *to)
-{
-	fputs("Usage: privsep [--no-links] DIR FILE...\n"
-	      "\n"
-	      "Prints files below DIR.  A process without privileges asks for them,\n"
-	      "and one that has them opens them.  With --no-links, or without\n"
-	      "openat2(2), no symbolic links are followed; else those that stay\n"
-	      "below DIR.\n",
-	      to);
-}
+static const char usage[] =
+	"Usage: privsep [--no-links] DIR FILE...\n"
+	"\n"
+	"Prints files below DIR.  A process without privileges asks for them,\n"
+	"and one that has them opens them.  With --no-links, or without\n"
+	"openat2(2), no symbolic links are followed; else those that stay\n"
+	"below DIR.\n";
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "no-links", no_argument, NULL, 'n' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
 	struct helper helper = { .dir = -1 };
-	int option, fds[2], ret, status = 0;
+	const struct setting settings[] = {
+		{ "no-links", .flag = &helper.no_links }, { 0 }
+	};
+	int fds[2], ret, status = 0;
 	pid_t worker;
 
-	while ((option = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
-		switch (option) {
-		case 'n':
-			helper.no_links = true;
-			break;
-		case 'h':
-			usage(stdout);
-			return EXIT_SUCCESS;
-		default:
-			usage(stderr);
-			return 2;
-		}
-	}
-	if (argc - optind < 2) {
-		usage(stderr);
-		return 2;
-	}
+	argv = read_options(argc, argv, usage, settings);
+	if (!argv[0] || !argv[1])
+		return bad_usage(usage);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds)) {
 		complain("socketpair", -errno,
 			 "allow more descriptors with `ulimit -n`");
@@ -521,17 +512,17 @@ int main(int argc, char **argv)
 	}
 	if (!worker) {
 		close(fds[0]);
-		_exit(work(fds[1], argv + optind + 1));
+		_exit(work(fds[1], argv + 1));
 	}
 	close(fds[1]);
 	/* Only now, so that the worker does not have it. */
-	helper.dir = open(argv[optind], O_PATH | O_DIRECTORY | O_CLOEXEC);
+	helper.dir = open(argv[0], O_PATH | O_DIRECTORY | O_CLOEXEC);
 	ret = helper.dir < 0 ? -errno : help(&helper, fds[0]);
 	if (ret)
-		complain(helper.dir < 0 ? argv[optind] : "helper", ret,
+		complain(helper.dir < 0 ? argv[0] : "helper", ret,
 			 help_remedy(ret));
 	/* A worker that has no channel yet has nobody to wait for. */
-	if (!helper.ev)
+	if (!helper.met)
 		close(fds[0]);
 	if (waitpid(worker, &status, 0) < 0 || !WIFEXITED(status)) {
 		fprintf(stderr, "privsep: the worker was killed by signal %d\n",

@@ -28,9 +28,9 @@
 
 #include <evering.h>
 
-#define SECOND		((int64_t)1000000000)
-#define PATIENCE	(60 * SECOND) /* of the client with the server */
-#define TURN		4u /* requests of one channel before others are due */
+#define SECOND ((int64_t)1000000000)
+#define PATIENCE (60 * SECOND) /* of the client with the server */
+#define TURN 4u /* requests of one channel before others are due */
 
 enum {
 	REQUEST_SUM =
@@ -39,10 +39,10 @@ enum {
 		2, /* its number, uint64_t; answer: a buffer, or nothing */
 };
 
-#define NUMBERS		5u
-#define DEPTH		32u /* requests of a channel in flight */
-#define BLOCK		((uint64_t)4096)
-#define ARENA		((uint64_t)65536) /* of the server's side of a channel */
+#define NUMBERS 5u
+#define DEPTH 32u /* requests of a channel in flight */
+#define BLOCK ((uint64_t)4096)
+#define ARENA ((uint64_t)65536) /* of the server's side of a channel */
 
 static const char *loop_name;
 
@@ -64,6 +64,7 @@ static const char *loop_remedy(int error)
 	case -ETIMEDOUT:
 		return "is the server stopped?";
 	case -EPIPE:
+	case -ESHUTDOWN:
 	case -ECONNRESET:
 		return "the server is gone: start it again";
 	case -EPROTO:
@@ -114,28 +115,36 @@ static void more_descriptors(void)
 
 /*
  * What a server tells when it ends.  @longest is the most requests that one channel
- * had answered while others were waiting for their turn, and so what fairness is.
+ * had answered while others were waiting for their turn, and so what fairness is: in a
+ * round in which there is only one channel nobody waits.
  */
 static struct {
 	uint64_t requests;
 	unsigned int channels;
 	const void *last;
-	bool others; /* in the turn of @last */
+	unsigned int in_round; /* channels */
 	unsigned int row;
 	unsigned int longest;
 } tally;
 
-/* The turn of @who begins, while @others wait for theirs. */
-static void tally_turn(const void *who, bool others)
+/* A round of the server begins. */
+static void tally_round(void)
 {
-	if (who != tally.last || !others || !tally.others)
+	if (tally.in_round < 2)
 		tally.row = 0;
-	tally.last = who;
-	tally.others = others;
+	tally.in_round = 0;
+	tally.last = NULL;
 }
 
-static void tally_request(void)
+static void tally_request(const void *who)
 {
+	static const void *before;
+
+	tally.in_round += who != tally.last;
+	tally.last = who;
+	if (who != before)
+		tally.row = 0;
+	before = who;
 	tally.requests++;
 	if (++tally.row > tally.longest)
 		tally.longest = tally.row;
@@ -146,27 +155,6 @@ static void tally_print(void)
 	printf("%u channels, %llu requests, at most %u in a row\n",
 	       tally.channels, (unsigned long long)tally.requests,
 	       tally.longest);
-}
-
-/* How a server accepts, and how it opens the table of a channel. */
-static struct evering_params server_limits(void)
-{
-	struct evering_params limits = EVERING_LIMITS_INIT;
-
-	limits.flags = 0;
-	limits.entries = 256;
-	limits.arena_size[EVERING_MINE] = ARENA;
-	limits.arena_size[EVERING_PEERS] = 0;
-	return limits;
-}
-
-static int server_open(struct evering *ev, struct evering_ops **ops)
-{
-	struct evering_ops_params params = EVERING_OPS_PARAMS_INIT;
-
-	params.depth = 0;
-	params.serve = DEPTH;
-	return evering_ops_open(ev, &params, ops);
 }
 
 /* Answers whatever has come that is not a REQUEST_BLOCK. */
@@ -191,6 +179,76 @@ static void server_answer(struct evering_ops *ops,
 		*total += numbers[i];
 	/* It can fail only if the client is gone, which shows elsewhere. */
 	evering_op_answer(ops, request->id, 0, total, sizeof(*total));
+}
+
+static int server_opened(struct evering_client *client)
+{
+	client->user = calloc(1, sizeof(uint64_t));
+	if (!client->user)
+		return -ENOMEM;
+	tally.channels++;
+	return 0;
+}
+
+static void server_asked(struct evering_client *client,
+			 const struct evering_request *request)
+{
+	tally_request(client);
+	server_answer(client->ops, request, client->user);
+}
+
+/* Gone, whether it closed the channel or was killed; the rest is news. */
+static void server_lost(struct evering_client *client, int why)
+{
+	free(client->user);
+	if (why != -EPIPE && why != -ESHUTDOWN)
+		loop_fail("client", why);
+}
+
+/* What is missing comes back when a client goes. */
+static void server_full(struct evering_server *server, int error)
+{
+	(void)server;
+	if (error)
+		loop_fail("accept", error);
+}
+
+/* The server that all of them have; what is theirs is the loop that runs it. */
+static int server_open(const char *path, struct evering_server_params *params,
+		       struct evering_server **server)
+{
+	struct evering_ops_params ops = EVERING_OPS_PARAMS_INIT;
+	struct evering_params limits = EVERING_LIMITS_INIT;
+
+	limits.flags = 0;
+	limits.entries = 256;
+	limits.arena_size[EVERING_MINE] = ARENA;
+	limits.arena_size[EVERING_PEERS] = 0;
+	ops.depth = 0;
+	ops.serve = DEPTH;
+	params->limits = &limits;
+	params->ops = &ops;
+	params->budget = TURN;
+	params->waiting = server_full;
+	return evering_server_open(path, params, server);
+}
+
+static struct evering_server_params server_params(void)
+{
+	struct evering_server_params params = EVERING_SERVER_PARAMS_INIT;
+
+	params.open = server_opened;
+	params.request = server_asked;
+	params.close = server_lost;
+	return params;
+}
+
+/* What poll(2) and the like are to be given, rounded up. */
+static inline int milliseconds(int64_t ns)
+{
+	if (ns < 0 || ns > 1000 * SECOND)
+		return ns < 0 ? -1 : 1000000;
+	return (int)((ns + 999999) / 1000000);
 }
 
 /* -------------------------------------------------------------- the client */
@@ -530,11 +588,11 @@ static int loop_main(int argc, char **argv, bool takes_file,
 	return serve(drive.path, drive.file);
 }
 
-#define LOOP_EXAMPLE(name, takes_file)                                         \
-	int main(int argc, char **argv)                                        \
-	{                                                                      \
-		loop_name = name;                                              \
-		return loop_main(argc, argv, takes_file, serve);               \
+#define LOOP_EXAMPLE(name, takes_file)                           \
+	int main(int argc, char **argv)                          \
+	{                                                        \
+		loop_name = name;                                \
+		return loop_main(argc, argv, takes_file, serve); \
 	}
 
 #endif /* LOOPS_DRIVE_H */
