@@ -528,7 +528,7 @@ TEST_F(server, callbacks_may_be_left_out)
 		ASSERT_EQ(0, evering_op_submit(self->c[0].ops, &op, NULL,
 					       EVERING_NOWAIT));
 		EXPECT_EQ(0, pump(self->s, self->c, 1));
-		EXPECT_EQ(i + 1, self->c[0].answers);
+		EXPECT_EQ((unsigned int)i + 1, self->c[0].answers);
 		EXPECT_EQ(-EOPNOTSUPP, self->c[0].result);
 		EXPECT_EQ(0, post(&self->c[0]));
 		EXPECT_EQ(0, message(&self->c[0]));
@@ -1343,7 +1343,7 @@ TEST_F(server, no_more_clients_than_there_may_be)
 		ASSERT_EQ(0, pump(self->s, self->c, 1));
 		ASSERT_TRUE(begin_one(&asking));
 		EXPECT_EQ(-ETIMEDOUT, evering_server_wait(self->s, QUIET));
-		EXPECT_EQ(2 * lap + 1, n_tracks);
+		EXPECT_EQ(2 * (unsigned int)lap + 1, n_tracks);
 		drop(&self->c[0]);
 		EXPECT_EQ(0, serve_until_closed(self->s,
 						2 * (unsigned int)lap + 2));
@@ -1582,6 +1582,7 @@ static void *ask_thread(void *arg)
 TEST_F(server, a_server_a_thread_on_one_socket)
 {
 	struct evering_server_params p = EVERING_SERVER_PARAMS_INIT;
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct core cores[THREADS] = { 0 };
 	unsigned int opened = 0, requests = 0, i;
 	pthread_t clients[8];
@@ -1600,17 +1601,11 @@ TEST_F(server, a_server_a_thread_on_one_socket)
 	p.context = &cores[0];
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	ASSERT_LE(0, sock);
-	{
-		struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-		memcpy(address.sun_path + 1, asking.path + 1,
-		       strlen(asking.path) - 1);
-		ASSERT_EQ(0, bind(sock, (struct sockaddr *)&address,
-				  (socklen_t)(offsetof(struct sockaddr_un,
-						       sun_path) +
-					      strlen(asking.path))));
-		ASSERT_EQ(0, listen(sock, 64));
-	}
+	memcpy(address.sun_path + 1, asking.path + 1, strlen(asking.path) - 1);
+	ASSERT_EQ(0, bind(sock, (struct sockaddr *)&address,
+			  (socklen_t)(offsetof(struct sockaddr_un, sun_path) +
+				      strlen(asking.path))));
+	ASSERT_EQ(0, listen(sock, 64));
 	ASSERT_EQ(0, evering_server_open_fd(sock, &p, &cores[0].s));
 	for (i = 1; i < THREADS; i++)
 		ASSERT_EQ(0, evering_server_share(cores[0].s, &cores[i],
