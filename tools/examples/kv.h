@@ -107,7 +107,7 @@ static inline int kv_connect(struct kv *kv, const char *path,
 /* 0, or negative errno; kv_close() in either case. */
 static inline int kv_open(struct kv *kv, const char *path)
 {
-	struct evering_completion done;
+	struct evering_completion done = { 0 };
 	struct hello hello;
 	const struct iovec out = { &hello, sizeof(hello) };
 	int ret;

@@ -219,6 +219,7 @@ static int server_open(const char *path, struct evering_server_params *params,
 {
 	struct evering_ops_params ops = EVERING_OPS_PARAMS_INIT;
 	struct evering_params limits = EVERING_LIMITS_INIT;
+	int ret;
 
 	limits.flags = 0;
 	limits.entries = 256;
@@ -230,7 +231,10 @@ static int server_open(const char *path, struct evering_server_params *params,
 	params->ops = &ops;
 	params->budget = TURN;
 	params->waiting = server_full;
-	return evering_server_open(path, params, server);
+	ret = evering_server_open(path, params, server);
+	params->limits = NULL;
+	params->ops = NULL;
+	return ret;
 }
 
 static struct evering_server_params server_params(void)
