@@ -868,6 +868,9 @@ static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 			      sleep_in_set(g, deadline, mask);
 		if (sweep(g))
 			return (int)g->ready;
+		/* Nothing but what is ignored, and was kept while it was blocked. */
+		if (ret == -EINTR && mask && !signals_handled(mask))
+			ret = 0;
 		if (ret)
 			return ret;
 		/* A peer that rings for nothing, again and again, keeps nobody. */
@@ -899,11 +902,12 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 				ret = -ETIMEDOUT;
 		}
 	}
-	/* As a wait on one endpoint of the device, which takes no mask either. */
-	if (!ret && signals.blocked && file_tells_all(g)) {
+	if (!ret && signals.blocked) {
 		if (signals_came(&signals))
 			ret = -EINTR;
-		signals_restore(&signals);
+		/* As a wait on one endpoint of the device, which takes no mask either. */
+		if (file_tells_all(g))
+			signals_restore(&signals);
 	}
 	if (!ret) {
 		ret = sleep_until_ready(g, deadline, signals.mask);

@@ -727,7 +727,8 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 		if (ret == -EPIPE)
 			return peer_gone(e, what);
 		/* What is ignored was kept while it was blocked, and ends nothing. */
-		if (ret < 0 && (ret != -EINTR || !mask || signals_handled(mask)))
+		if (ret < 0 &&
+		    (ret != -EINTR || !mask || signals_handled(mask)))
 			return ret;
 		/* Neither it nor a peer that rings for nothing, time after time, keeps anybody. */
 		if (deadline != INT64_MAX && now_ns() >= deadline)

@@ -342,6 +342,43 @@ static inline void kill_and_reap(pid_t pid)
 	}
 }
 
+static inline int handle(int sig, void (*handler)(int))
+{
+	struct sigaction sa = { .sa_handler = handler, .sa_flags = SA_RESTART };
+
+	return sigaction(sig, &sa, NULL);
+}
+
+/* Of this process, but for what no handler can be taken away from. */
+static inline void handle_nothing(void)
+{
+	struct sigaction sa;
+	int i;
+
+	for (i = 1; i <= SIGRTMAX; i++)
+		if (!sigaction(i, NULL, &sa) && sa.sa_handler != SIG_IGN &&
+		    sa.sa_handler != SIG_DFL)
+			handle(i, SIG_DFL);
+}
+
+/*
+ * A child that sends @sig to this process all the time, until it is killed.  A timer does
+ * not do: some kernels keep back what is ignored.
+ */
+static inline pid_t send_signals(int sig)
+{
+	const pid_t to = getpid();
+	pid_t child = fork();
+
+	while (!child && getppid() == to) {
+		kill(to, sig);
+		usleep(20);
+	}
+	if (!child)
+		_exit(0);
+	return child;
+}
+
 /*
  * A channel with a child process.  The child is forked before the channel exists
  * and runs @fn with its endpoint; what @fn returns is its exit status.  It leaves

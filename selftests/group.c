@@ -1207,6 +1207,51 @@ TEST_F(group, a_signal_handler_ends_a_wait)
 	}
 }
 
+/* They come all the time: while it spins, on its way to sleep, and asleep. */
+TEST_F(group, a_signal_that_is_ignored_ends_nothing)
+{
+	static const struct {
+		int signal;
+		void (*action)(int);
+	} ignored[] = {
+		{ SIGALRM, SIG_IGN },
+		{ SIGCHLD, SIG_DFL },
+	};
+	int laps = short_run() ? 50 : 400, lap, silent = eventfd(0, 0);
+	size_t i;
+
+	ASSERT_LE(0, silent);
+	handle_nothing();
+	for (i = 0; i < ARRAY_SIZE(ignored); i++) {
+		pid_t child;
+
+		ASSERT_EQ(0, handle(ignored[i].signal, ignored[i].action));
+		child = send_signals(ignored[i].signal);
+		ASSERT_LT(0, child);
+		for (lap = 0; lap < laps; lap++) {
+			struct evering_group *g;
+
+			/* Another one: the spins of this get shorter. */
+			ASSERT_EQ(0, open_group(variant->policy, &g));
+			ASSERT_EQ(0, evering_group_add(g, self->a, EVERING_RX,
+						       NULL));
+			/* With it the device's sleeps in the set, too. */
+			if (lap % 2)
+				ASSERT_EQ(0, evering_group_add_fd(g, silent,
+								  POLLIN, NULL));
+			ASSERT_EQ(-ETIMEDOUT,
+				  evering_group_wait(g, &self->events,
+						     slow(MSEC)))
+			{
+				TH_LOG("lap %d", lap);
+			}
+			evering_group_close(g);
+		}
+		kill_and_reap(child);
+	}
+	close(silent);
+}
+
 TEST_F(group, evering_wake_of_a_cold_member_ends_it)
 {
 	ASSERT_EQ(0, add_all(self->g, self->ev));

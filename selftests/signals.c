@@ -45,13 +45,6 @@ static void on_signal(int sig)
 	handled++;
 }
 
-static int handle(int sig, void (*handler)(int))
-{
-	struct sigaction sa = { .sa_handler = handler, .sa_flags = SA_RESTART };
-
-	return sigaction(sig, &sa, NULL);
-}
-
 /* ------------------------------------------------------------ while it spins */
 
 /*
@@ -101,35 +94,6 @@ TEST_F(signals, a_handler_ends_a_wait_that_spins)
 						       laps) >= 20));
 }
 
-/* Of this process, but for what no handler can be taken away from. */
-static void handle_nothing(void)
-{
-	struct sigaction sa;
-	int i;
-
-	for (i = 1; i <= SIGRTMAX; i++)
-		if (!sigaction(i, NULL, &sa) && sa.sa_handler != SIG_IGN &&
-		    sa.sa_handler != SIG_DFL)
-			handle(i, SIG_DFL);
-}
-
-/*
- * A child that sends @signal to this process all the time.  Timers do not do: some
- * kernels keep what is ignored back.
- */
-static pid_t pester(int signal)
-{
-	pid_t target = getpid(), child = fork();
-
-	while (!child && getppid() == target) {
-		kill(target, signal);
-		usleep(20);
-	}
-	if (!child)
-		_exit(0);
-	return child;
-}
-
 /* They come all the time: while it spins, on its way to sleep, and asleep. */
 TEST_F(signals, one_that_is_ignored_ends_nothing)
 {
@@ -149,8 +113,8 @@ TEST_F(signals, one_that_is_ignored_ends_nothing)
 		pid_t child;
 
 		ASSERT_EQ(0, handle(ignored[i].signal, ignored[i].action));
-		child = pester(ignored[i].signal);
-		ASSERT_LE(0, child);
+		child = send_signals(ignored[i].signal);
+		ASSERT_LT(0, child);
 		for (k = 0; k < ARRAY_SIZE(policies); k++)
 			for (lap = 0; lap < laps; lap++) {
 				evering_set_policy(self->a, policies[k],
@@ -187,8 +151,8 @@ TEST_F(signals, one_that_is_ignored_ends_little_where_another_is_handled)
 
 	ASSERT_EQ(0, handle(SIGUSR1, on_signal));
 	ASSERT_EQ(0, handle(SIGALRM, SIG_IGN));
-	child = pester(SIGALRM);
-	ASSERT_LE(0, child);
+	child = send_signals(SIGALRM);
+	ASSERT_LT(0, child);
 	EXPECT_TRUE(EVENTUALLY(percent_ended(self->a, laps) <= 10));
 	kill_and_reap(child);
 }
