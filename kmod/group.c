@@ -154,36 +154,69 @@ static int evr_group_remove(struct evr_group *group, int fd)
 	return ret;
 }
 
-/* How many bells of the list of @enter were armed, or an errno. */
-static noinline int evr_group_ring(struct evr_group *group, bool nonblock,
-				   const struct evering_group_enter *enter)
+static bool evr_ring_bad(const struct evering_group_ring *ring)
+{
+	return !ring->bells || ring->bells > (EVERING_RX | EVERING_TX);
+}
+
+/* How many bells of one were armed, or an errno.  @sleeps: with a hand-over, if it @may. */
+static int evr_group_ring_one(const struct evering_group_ring *ring,
+			      bool sleeps, bool may)
+{
+	struct file *file = evr_member_get(ring->fd);
+	struct evr_endpoint *ep;
+	u32 rang;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ep = file->private_data;
+	rang = sleeps ? evr_hand_over(ep, ring->bells, may) :
+			evr_ring(ep->peer, ring->bells, 0);
+	fput(file);
+	return hweight32(rang);
+}
+
+/* Those of a list, which costs its place on the stack, cleared by most kernels. */
+static noinline int evr_group_ring_many(const struct evering_group_ring __user *rings,
+					u32 count)
 {
 	struct evering_group_ring list[EVERING_MAX_GROUP_RINGS];
-	const bool sleeps = enter->wait && !evr_group_look(&group->waiters, 0);
-	const bool may = !nonblock && !(enter->flags & EVERING_ENTER_NO_HANDOVER);
-	struct evr_endpoint *ep;
-	struct file *file;
-	u32 i, rang = 0;
+	int ret, rang = 0;
+	u32 i;
 
-	if (enter->ring > ARRAY_SIZE(list))
+	if (count > ARRAY_SIZE(list))
 		return -E2BIG;
-	if (copy_from_user(list, u64_to_user_ptr(enter->rings),
-			   enter->ring * sizeof(*list)))
+	if (copy_from_user(list, rings, count * sizeof(*list)))
 		return -EFAULT;
-	for (i = 0; i < enter->ring; i++)
-		if (!list[i].bells || list[i].bells > (EVERING_RX | EVERING_TX))
+	for (i = 0; i < count; i++)
+		if (evr_ring_bad(&list[i]))
 			return -EINVAL;
-	for (i = 0; i < enter->ring; i++) {
-		file = evr_member_get(list[i].fd);
-		if (IS_ERR(file))
-			return PTR_ERR(file);
-		ep = file->private_data;
-		rang += hweight32(enter->ring == 1 && sleeps ?
-				  evr_hand_over(ep, list[i].bells, may) :
-				  evr_ring(ep->peer, list[i].bells, 0));
-		fput(file);
+	for (i = 0; i < count; i++) {
+		ret = evr_group_ring_one(&list[i], false, false);
+		if (ret < 0)
+			return ret;
+		rang += ret;
 	}
 	return rang;
+}
+
+/* How many bells of the list of @enter were armed, or an errno. */
+static int evr_group_ring(struct evr_group *group, bool nonblock,
+			  const struct evering_group_enter *enter)
+{
+	const struct evering_group_ring __user *rings = u64_to_user_ptr(enter->rings);
+	struct evering_group_ring ring;
+
+	if (enter->ring != 1)
+		return evr_group_ring_many(rings, enter->ring);
+	if (get_user(ring.fd, &rings->fd) || get_user(ring.bells, &rings->bells))
+		return -EFAULT;
+	if (evr_ring_bad(&ring))
+		return -EINVAL;
+	return evr_group_ring_one(&ring,
+				  enter->wait && !evr_group_look(&group->waiters, 0),
+				  !nonblock &&
+				  !(enter->flags & EVERING_ENTER_NO_HANDOVER));
 }
 
 /* In one go, as evr_enter_fetch(), and for the same reason. */
