@@ -142,6 +142,7 @@ struct member {
  * @owner: fork_id() of the process that has made it
  * @policy, @spin_ns, @spin: as of an endpoint
  * @members, @size, @used: by index; NULL: free.  @used: none is in use from here on
+ * @summaries: words of the page's summary that can say something of these
  * @vacant: how many below @used are free, none of them below @first_vacant
  * @in_set: members of the set
  * @watched: those of them that may still be told of
@@ -174,6 +175,7 @@ struct evering_group {
 	struct member **members;
 	uint32_t size;
 	uint32_t used;
+	uint32_t summaries;
 	uint32_t vacant;
 	uint32_t first_vacant;
 	uint32_t in_set;
@@ -215,7 +217,7 @@ static bool file_tells_all(const struct evering_group *g)
 /* -------------------------------------------------------------- hot and cold */
 
 /* Its turn comes after all others'. */
-static void make_hot(struct member *m)
+FOLDED void make_hot(struct member *m)
 {
 	struct evering_group *g = m->group;
 
@@ -236,7 +238,7 @@ static void make_hot(struct member *m)
 	m->next->prev = m;
 }
 
-static void make_cold(struct member *m)
+FOLDED void make_cold(struct member *m)
 {
 	struct evering_group *g = m->group;
 
@@ -255,7 +257,7 @@ static void make_cold(struct member *m)
  * It was rung.  If it was cold it is the next one: it has waited for that, and others that
  * are busy have not.  It gets there once in many rounds, as it has to become cold before.
  */
-static void make_next(struct member *m)
+FOLDED void make_next(struct member *m)
 {
 	struct evering_group *g = m->group;
 
@@ -332,7 +334,7 @@ static void ring_each(const struct evering_group_ring *ring, unsigned int n)
  * Rings those on the list, and sleeps until @deadline, if that is not 0, in the same call.
  * As group_file_enter().
  */
-static int enter(struct evering_group *g, int64_t deadline)
+FOLDED int enter(struct evering_group *g, int64_t deadline)
 {
 	int ret;
 
@@ -362,7 +364,7 @@ bool group_rings(struct endpoint *e, unsigned int what)
 }
 
 /* What members owe comes to the list, or is rung where there is none. */
-static void collect_owed(struct evering_group *g)
+FOLDED void collect_owed(struct evering_group *g)
 {
 	struct evering_bell bell;
 	struct member *m;
@@ -382,7 +384,7 @@ static bool owes(const struct evering_group *g)
 	return g->owing || g->rings;
 }
 
-static void pay_owed(struct evering_group *g)
+static __attribute__((noinline)) void pay_owed(struct evering_group *g)
 {
 	collect_owed(g);
 	if (g->rings)
@@ -391,7 +393,7 @@ static void pay_owed(struct evering_group *g)
 
 /* ------------------------------------------------------------------ one member */
 
-static void report(struct member *m, uint32_t what, int result)
+FOLDED void report(struct member *m, uint32_t what, int result)
 {
 	struct evering_group *g = m->group;
 	struct evering_group_event *event = &g->events[g->ready];
@@ -405,7 +407,7 @@ static void report(struct member *m, uint32_t what, int result)
 	m->empty = 0;
 }
 
-static void report_ready(struct member *m, unsigned int what)
+FOLDED void report_ready(struct member *m, unsigned int what)
 {
 	struct endpoint *e = m->e;
 	uint32_t taken = e->ev.rx.next - m->seen;
@@ -436,7 +438,7 @@ static void report_gone(struct member *m)
  * What is behind the entry for which a table has ended nobody takes; nor what a peer sends
  * that said it was gone.
  */
-static inline bool has_entry(const struct member *m)
+FOLDED bool has_entry(const struct member *m)
 {
 	struct endpoint *e = m->e;
 
@@ -446,7 +448,7 @@ static inline bool has_entry(const struct member *m)
 	       (int32_t)(m->last - e->ev.rx.next) > 0;
 }
 
-static inline unsigned int ready_now(const struct member *m)
+FOLDED unsigned int ready_now(const struct member *m)
 {
 	struct endpoint *e = m->e;
 	unsigned int is = 0;
@@ -507,7 +509,7 @@ static void look_empty(struct member *m)
  * Arms it, so that it is cold.  If there is something after all it stays hot, and that is
  * returned.
  */
-static void cool(struct member *m)
+FOLDED void cool(struct member *m)
 {
 	struct endpoint *e = m->e;
 	unsigned int is;
@@ -533,7 +535,13 @@ static void cool(struct member *m)
 	m->cooled = 0;
 }
 
-static void look(struct member *m)
+static __attribute__((noinline)) void cool_idle(struct member *m)
+{
+	cool(m);
+	m->cooled = m->group->sweeps;
+}
+
+FOLDED void look(struct member *m)
 {
 	unsigned int is;
 
@@ -561,16 +569,14 @@ static void look(struct member *m)
 		return;
 	}
 	look_empty(m);
-	if (m->empty >= m->patience && m->group->hot > FEW_HOT) {
-		cool(m);
-		m->cooled = m->group->sweeps;
-	}
+	if (m->empty >= m->patience && m->group->hot > FEW_HOT)
+		cool_idle(m);
 }
 
 /* ------------------------------------------------------------------- hearing */
 
 /* Something has come for it: it was rung, those of @rung, or its peer has gone, perhaps. */
-static void hear_endpoint(struct member *m, unsigned int rung, bool gone)
+FOLDED void hear_endpoint(struct member *m, unsigned int rung, bool gone)
 {
 	if (gone && !m->gone && m->e->backend->gone(m->e)) {
 		m->gone = true;
@@ -582,6 +588,19 @@ static void hear_endpoint(struct member *m, unsigned int rung, bool gone)
 	make_next(m);
 }
 
+/* Does the module say anything in the page? */
+FOLDED bool page_tells(const struct evering_group *g)
+{
+	uint32_t i;
+
+	if (g->page)
+		for (i = 0; i < g->summaries; i++)
+			if (EVERING_UNLIKELY(__atomic_load_n(
+				    &g->page->summary[i], __ATOMIC_RELAXED)))
+				return true;
+	return false;
+}
+
 /*
  * Takes what the module says in the page; how much.  The order is that of
  * <linux/evering.h>: each exchange sees what was there before the bit that it takes, and a
@@ -590,16 +609,12 @@ static void hear_endpoint(struct member *m, unsigned int rung, bool gone)
 static int hear_page(struct evering_group *g)
 {
 	struct evering_group_page *page = g->page;
-	uint64_t any = 0, words, bits;
 	uint32_t i, word, index;
+	uint64_t words, bits;
 	struct member *m;
 	int n = 0;
 
-	for (i = 0; i < ARRAY_SIZE(page->summary); i++)
-		any |= __atomic_load_n(&page->summary[i], __ATOMIC_RELAXED);
-	if (EVERING_LIKELY(!any))
-		return 0;
-	for (i = 0; i < ARRAY_SIZE(page->summary); i++) {
+	for (i = 0; i < g->summaries; i++) {
 		if (!__atomic_load_n(&page->summary[i], __ATOMIC_RELAXED))
 			continue;
 		words = __atomic_exchange_n(&page->summary[i], 0,
@@ -647,7 +662,7 @@ static void hear_event(struct evering_group *g, const struct epoll_event *event)
 }
 
 /* Members whose operations have run out of time; and when the next ones do. */
-static bool hear_clock(struct evering_group *g)
+static bool hear_due(struct evering_group *g)
 {
 	int64_t now, next = INT64_MAX, deadline;
 	bool any = false;
@@ -655,8 +670,6 @@ static bool hear_clock(struct evering_group *g)
 	struct ops *ops;
 	uint32_t i;
 
-	if (EVERING_LIKELY(g->due == INT64_MAX))
-		return false;
 	now = now_ns();
 	if (now < g->due)
 		return false;
@@ -681,6 +694,11 @@ static bool hear_clock(struct evering_group *g)
 	return any;
 }
 
+FOLDED bool hear_clock(struct evering_group *g)
+{
+	return EVERING_UNLIKELY(g->due != INT64_MAX) && hear_due(g);
+}
+
 /* What there is to be heard, at once.  How much that was. */
 static int hear(struct evering_group *g)
 {
@@ -694,13 +712,13 @@ static int hear(struct evering_group *g)
 		hear_event(g, &events[i]);
 	if (n < 0)
 		n = 0;
-	if (g->page)
+	if (page_tells(g))
 		n += hear_page(g);
 	return n + hear_clock(g);
 }
 
 /* The end of a sleep, until @deadline at the most, that has heard something if @any. */
-static int end_sleep(struct evering_group *g, int64_t deadline, bool any)
+FOLDED int end_sleep(struct evering_group *g, int64_t deadline, bool any)
 {
 	if (hear_clock(g) || any)
 		return 0;
@@ -708,8 +726,8 @@ static int end_sleep(struct evering_group *g, int64_t deadline, bool any)
 }
 
 /* Rings those that are owed a ring, and sleeps in the set.  0; -EINTR; -ETIMEDOUT. */
-static int sleep_in_set(struct evering_group *g, int64_t deadline,
-			const sigset_t *mask)
+static __attribute__((noinline)) int
+sleep_in_set(struct evering_group *g, int64_t deadline, const sigset_t *mask)
 {
 	int64_t until = deadline < g->due ? deadline : g->due;
 	struct epoll_event events[HEAR_AT_ONCE];
@@ -732,7 +750,7 @@ static int sleep_in_set(struct evering_group *g, int64_t deadline,
 }
 
 /* The same in one call, in the group file, of a group that has nothing else. */
-static int sleep_in_file(struct evering_group *g, int64_t deadline)
+FOLDED int sleep_in_file(struct evering_group *g, int64_t deadline)
 {
 	int64_t until = deadline < g->due ? deadline : g->due;
 	struct pollfd fd = { .fd = g->file, .events = POLLIN };
@@ -766,14 +784,14 @@ static bool was_woken(struct evering_group *g)
  * What the page has to say; and a round: each of those that are hot has its turn, or as many
  * as there is room for.
  */
-static unsigned int sweep(struct evering_group *g)
+FOLDED unsigned int sweep_here(struct evering_group *g)
 {
 	uint32_t left;
 	struct member *m;
 
 	if (!++g->sweeps)
 		g->sweeps = 1;
-	if (g->page)
+	if (page_tells(g))
 		hear_page(g);
 	left = g->hot;
 	while (left-- && g->turn && g->ready < BATCH) {
@@ -784,8 +802,13 @@ static unsigned int sweep(struct evering_group *g)
 	return g->ready;
 }
 
+static __attribute__((noinline)) unsigned int sweep(struct evering_group *g)
+{
+	return sweep_here(g);
+}
+
 /* Arms all that are hot, but those that are ready after all. */
-static unsigned int arm_all(struct evering_group *g)
+FOLDED unsigned int arm_all(struct evering_group *g)
 {
 	uint32_t left = g->hot;
 	struct member *m;
@@ -866,7 +889,7 @@ static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 		ret = file_tells_all(g) && !mask ?
 			      sleep_in_file(g, deadline) :
 			      sleep_in_set(g, deadline, mask);
-		if (sweep(g))
+		if (sweep_here(g))
 			return (int)g->ready;
 		/* Nothing but what is ignored, and was kept while it was blocked. */
 		if (ret == -EINTR && mask && !signals_handled(mask))
@@ -926,7 +949,7 @@ static uint32_t work_per_look(const struct evering_group *g)
 }
 
 /* A new call: what the last one returned was dealt with, or is returned again. */
-static void begin(struct evering_group *g)
+FOLDED void begin(struct evering_group *g)
 {
 	unsigned int i;
 
@@ -957,7 +980,7 @@ static int wait_for(struct evering_group *g, int64_t timeout_ns)
 	int64_t deadline;
 
 	begin(g);
-	if (sweep(g))
+	if (sweep_here(g))
 		return (int)g->ready;
 	if (timeout_ns == EVERING_NOWAIT) {
 		hear(g);
@@ -1133,8 +1156,13 @@ static uint32_t take_index(struct evering_group *g)
 {
 	uint32_t i;
 
-	if (!g->vacant)
-		return g->used++;
+	if (!g->vacant) {
+		i = g->used++;
+		/* Never fewer: a bit may be of one that was here before. */
+		if (i + AT_MEMBERS < EVERING_GROUP_MEMBERS)
+			g->summaries = (i + AT_MEMBERS) / (64 * 64) + 1;
+		return i;
+	}
 	for (i = g->first_vacant; g->members[i]; i++)
 		;
 	g->vacant--;

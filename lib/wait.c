@@ -262,14 +262,6 @@ int evering__publish(struct evering *ev)
 	return 0;
 }
 
-/*
- * Inlined into callers to whom @what is a constant most of the time, so that most of it
- * is gone: who sleeps each time is to get there, and back, in few instructions.
- */
-#ifndef FOLDED /* make coverage wants each branch once */
-#define FOLDED static inline __attribute__((always_inline))
-#endif
-
 /* Those of @what that there is something for. */
 FOLDED unsigned int ready(struct endpoint *e, unsigned int what)
 {
@@ -909,7 +901,7 @@ bool wait_woken(struct endpoint *e)
  * channel has ended: then it is not armed.  The ring that it owes for space is on the
  * group's list, or was rung.
  */
-int wait_arm(struct endpoint *e, unsigned int what)
+FOLDED int arm_member(struct endpoint *e, unsigned int what)
 {
 	unsigned int heard = ~what & WAIT_MASK, is;
 	struct owed owed;
@@ -937,6 +929,12 @@ int wait_arm(struct endpoint *e, unsigned int what)
 		return is ? (int)is : peer_gone(e, what);
 	}
 	return 0;
+}
+
+int wait_arm(struct endpoint *e, unsigned int what)
+{
+	return what == EVERING_RX ? arm_member(e, EVERING_RX) :
+				    arm_member(e, what);
 }
 
 int evering_wait(struct evering *ev, unsigned int what, int64_t timeout_ns)

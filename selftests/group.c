@@ -1237,8 +1237,8 @@ TEST_F(group, a_signal_that_is_ignored_ends_nothing)
 						       NULL));
 			/* With it the device's sleeps in the set, too. */
 			if (lap % 2)
-				ASSERT_EQ(0, evering_group_add_fd(g, silent,
-								  POLLIN, NULL));
+				ASSERT_EQ(0, evering_group_add_fd(
+						     g, silent, POLLIN, NULL));
 			ASSERT_EQ(-ETIMEDOUT,
 				  evering_group_wait(g, &self->events,
 						     slow(MSEC)))
