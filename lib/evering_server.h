@@ -122,9 +122,10 @@ struct evering_client {
  * @cancelled: of a request that is kept.  @why is -ECANCELED: the client does not need the
  *	answer any more, but it has still to be given, whatever it says.  Any other @why:
  *	the request ends, and when this returns, neither its data nor a buffer that was lent
- *	with it is to be looked at any more: -ETIMEDOUT: @request_ns; or the @why of @close.
- *	It may be answered from here; if it is not, @why is the answer.  So answering with
- *	@why is right for each.  May be NULL
+ *	with it is to be looked at any more: -ETIMEDOUT: @request_ns; or the @why of @close,
+ *	for which -ESHUTDOWN stands if that is 0 or -ECANCELED.  It may be answered from
+ *	here; if it is not, @why is the answer.  So answering with @why is right for each.
+ *	May be NULL
  * @close: a client has ended, see above, which is told once.  client->ev is still there,
  *	for evering_peer(), client->ops is not.  May be NULL
  * @turn: the turn of a client ends in which something came, also if that was only that
@@ -398,7 +399,9 @@ EVERING_API void evering_server_get_info(const struct evering_server *server,
 /**
  * evering_client_close - end a client
  * @client: client
- * @why: 0 or a negative errno, for evering_server_params.close
+ * @why: 0 or a negative errno, for evering_server_params.close.  Requests that are kept end
+ *	with it, or with -ESHUTDOWN if it is 0 or -ECANCELED: they are never answered as if
+ *	they had been done
  *
  * From now on no request and no message of its is told of.  It ends when the callback
  * returns that this is called from, or else at the next evering_server_wait() or

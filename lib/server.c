@@ -341,6 +341,15 @@ static void accept_later(struct evering_server *s, int error)
 }
 
 /*
+ * What its requests end with.  They were not done, so it is an error; and it is not the one
+ * after which they would still have to be answered.
+ */
+static int reason_of(int why)
+{
+	return why < 0 && why != -ECANCELED ? why : -ESHUTDOWN;
+}
+
+/*
  * It is gone from here, and in no list any more; its endpoint is not closed.  @quiet: it
  * was never told of.
  */
@@ -351,7 +360,7 @@ static void end_client(struct client *c, bool quiet)
 	uint64_t id;
 
 	while ((id = answer_next_kept(to_ops(c->pub.ops), &at)))
-		end_request(c, id, c->why);
+		end_request(c, id, reason_of(c->why));
 	s->callbacks++;
 	evering_ops_close(c->pub.ops);
 	c->pub.ops = NULL;

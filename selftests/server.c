@@ -955,6 +955,25 @@ TEST_F(server, a_client_is_closed_from_outside)
 	EXPECT_EQ(-EPIPE, evering_ops_poll(self->c[0].ops));
 }
 
+/* What was not done is not answered as if it had been, nor as if it might go on. */
+TEST_F(server, a_client_is_closed_without_an_error)
+{
+	static const int whys[] = { 0, -ECANCELED };
+	unsigned int i;
+
+	START(2);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, submit(&self->c[i], KEEP, NULL));
+		ASSERT_EQ(0, pump(self->s, self->c, 2));
+		evering_client_close(tracks[i].client, whys[i]);
+		EXPECT_EQ(0, pump(self->s, self->c, 2));
+		EXPECT_EQ(whys[i], tracks[i].end);
+		EXPECT_EQ(-ESHUTDOWN, tracks[i].why);
+		EXPECT_EQ(1, self->c[i].answers);
+		EXPECT_EQ(-ESHUTDOWN, self->c[i].result);
+	}
+}
+
 /* ------------------------------------------------------------------------ turns */
 
 /* One that has much waiting delays another by its budget, and no more. */
