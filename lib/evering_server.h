@@ -103,7 +103,8 @@ struct evering_client {
  *	another server at the same socket
  * @reserved: 0
  * @idle_ns: how long a client may send nothing, while no request of its is kept, until it
- *	is closed with -ETIMEDOUT; EVERING_WAIT_FOREVER, or 0: as long as it likes
+ *	is closed with -ETIMEDOUT, after twice that time at the latest;
+ *	EVERING_WAIT_FOREVER, or 0: as long as it likes
  * @request_ns: how long a request may be kept; then @cancelled is called with -ETIMEDOUT;
  *	EVERING_WAIT_FOREVER, or 0: as long as it takes
  * @limits: as for evering_accept(); NULL: EVERING_LIMITS_INIT.  Slots are at least

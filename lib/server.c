@@ -18,7 +18,11 @@
  *
  * All requests may take equally long, so those that are kept are in a list by age, and
  * clients in one by when they last sent something: the first one is the next one due.
+ * One that had an answer since then is put off when it is due.
  * answer.c tells when a request ends (struct ops, @ended).
+ *
+ * A callback may take long.  So what a time limit begins with is read from the clock then,
+ * and not once for all that happens in a turn.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -57,7 +61,8 @@ struct kept {
  * @pub: the program's part, first so that one pointer serves
  * @links: in struct evering_server.clients
  * @dying: the next one that is to end
- * @active: when it last sent something
+ * @active: when it last sent something, or was put off, if there is a limit for that
+ * @answered: when it last had an answer out of its turn, likewise
  * @kept: by index in the table; NULL: none was kept yet, or there is no time limit
  * @holds: evering_client_hold(), and 1 until it has ended
  * @turn: its turn is on, and ends with a flush
@@ -69,6 +74,7 @@ struct client {
 	struct links links;
 	struct client *dying;
 	int64_t active;
+	int64_t answered;
 	struct kept *kept;
 	unsigned int holds;
 	bool turn;
@@ -96,7 +102,7 @@ struct client {
  * @stopping: a turn has seen that
  * @turning: in evering_server_wait() or the like
  * @callbacks: callbacks that are in each other
- * @now: as of this turn, if @timed
+ * @now: as of the last look at what is due, if @timed
  * @timed: there are time limits
  */
 struct evering_server {
@@ -169,12 +175,6 @@ static bool is_own(const struct evering_server *s)
 	return s->owner == fork_id();
 }
 
-/* The clock, once in a turn. */
-static int64_t server_now(const struct evering_server *s)
-{
-	return s->turning ? s->now : now_ns();
-}
-
 /* As of a time limit that is added to what may be as large. */
 static int64_t after(int64_t since, int64_t ns)
 {
@@ -198,6 +198,9 @@ static void request_ended(struct ops *ops, uint32_t index)
 	forget_kept(c, index);
 	if (c->turn)
 		return;
+	/* Not in the list: the program may be going through it. */
+	if (s->idle_ns != NEVER)
+		c->answered = now_ns();
 	/* It may sleep, and nobody will look at its table for long. */
 	if (s->turning)
 		ops_flush(ops);
@@ -226,7 +229,7 @@ static void keep(struct client *c, uint64_t id)
 	kept = &c->kept[index];
 	if (kept->links.next)
 		return;
-	*kept = (struct kept){ .client = c, .id = id, .since = server_now(s) };
+	*kept = (struct kept){ .client = c, .id = id, .since = now_ns() };
 	list_add(&s->kept, &kept->links);
 }
 
@@ -468,7 +471,7 @@ static int add_client(struct evering_server *s, struct evering *ev,
 		return -ENOMEM;
 	*c = (struct client){
 		.pub = { .server = s, .ev = ev, .context = s->params.context },
-		.active = s->timed ? server_now(s) : 0,
+		.active = s->idle_ns == NEVER ? 0 : now_ns(),
 		.holds = 1,
 	};
 	params.request = on_request;
@@ -589,9 +592,9 @@ static void serve(struct client *c, uint32_t most)
 		s->params.turn(&c->pub);
 		s->callbacks--;
 	}
-	if (s->idle_ns == NEVER || s->stopping)
+	if (ret <= 0 || s->idle_ns == NEVER || s->stopping)
 		return;
-	c->active = s->now;
+	c->active = now_ns();
 	list_remove(&c->links);
 	list_add(&s->clients, &c->links);
 }
@@ -648,8 +651,8 @@ static int take_turns(struct evering_server *s,
 /* -------------------------------------------------------------- what is due */
 
 /*
- * A client that is silent because it waits for an answer is not idle, nor is one that nobody
- * has listened to: this process may have been stopped.
+ * A client that is silent because it waits for an answer is not idle, nor is one that has
+ * just had it, or that nobody has listened to: this process may have been stopped.
  */
 static int end_idle(struct evering_server *s)
 {
@@ -664,6 +667,7 @@ static int end_idle(struct evering_server *s)
 		list_remove(&c->links);
 		list_add(&s->clients, &c->links);
 		if (c->closing || c->pub.ops->holding ||
+		    after(c->answered, s->idle_ns) > s->now ||
 		    evering_peek(c->pub.ev))
 			continue;
 		evering_client_close(&c->pub, -ETIMEDOUT);
@@ -807,8 +811,6 @@ static int wait_and_serve(struct evering_server *s, int64_t timeout_ns)
 						    NEVER;
 		ret = wait_for_events(s, &events, timeout_ns, deadline);
 		if (ret > 0) {
-			if (s->timed)
-				s->now = now_ns();
 			ret = take_turns(s, events, ret);
 			if (ret)
 				return ret;
@@ -850,8 +852,6 @@ static int poll_and_serve(struct evering_server *s)
 		return 1;
 	if (ret <= 0)
 		return ret;
-	if (s->timed)
-		s->now = now_ns();
 	done = take_turns(s, events, ret);
 	return done ? done : 1;
 }

@@ -1098,6 +1098,65 @@ TEST_F(server, an_idle_client_ends_and_one_that_waits_does_not)
 	EXPECT_EQ(-ETIMEDOUT, tracks[0].end);
 }
 
+/*
+ * In these two a limit of @LIMIT is not to end what began after @since.  On a machine that
+ * stands still for so long it may.
+ */
+#define LIMIT (200 * MSEC)
+#define NOT_YET(count, since) \
+	EXPECT_TRUE((count) == 0 || now_ns() - (since) >= LIMIT)
+
+/* One that waits for long for its answer is not idle when it has it. */
+TEST_F(server, a_client_that_was_answered_late_is_not_idle)
+{
+	int64_t since;
+
+	self->sp.idle_ns = LIMIT;
+	START(1);
+	ASSERT_EQ(0, submit(&self->c[0], KEEP, NULL));
+	while (!tracks[0].n_kept)
+		ASSERT_LT(0, evering_server_wait(self->s, PLENTY));
+	sleep_ns(LIMIT);
+	since = now_ns();
+	EXPECT_EQ(0, evering_op_answer(tracks[0].client->ops, tracks[0].kept[0],
+				       0, NULL, 0));
+	evering_server_poll(self->s);
+	NOT_YET(tracks[0].closed, since);
+}
+
+static int64_t dawdled;
+
+static void dawdle(struct evering_client *client)
+{
+	(void)client;
+	sleep_ns(LIMIT);
+	dawdled = now_ns();
+}
+
+/* Nobody else's time runs while a callback is busy. */
+TEST_F(server, a_slow_callback_makes_nobody_idle_or_late)
+{
+	self->sp.idle_ns = self->sp.request_ns = LIMIT;
+	plan.at = AT_REQUEST;
+	plan.act = dawdle;
+	START(1);
+	/* What is kept after it, in the same turn. */
+	ASSERT_EQ(0, submit(&self->c[0], ECHO, NULL));
+	ASSERT_EQ(0, submit(&self->c[0], KEEP, NULL));
+	while (!tracks[0].n_kept)
+		ASSERT_LE(0, evering_server_poll(self->s));
+	evering_server_poll(self->s);
+	NOT_YET(tracks[0].cancelled, dawdled);
+	evering_op_answer(tracks[0].client->ops, tracks[0].kept[0], 0, NULL, 0);
+	/* A client that had to wait for it. */
+	plan.done = false;
+	ASSERT_EQ(0, submit(&self->c[0], ECHO, NULL));
+	while (!plan.done)
+		ASSERT_LE(0, evering_server_poll(self->s));
+	evering_server_poll(self->s);
+	NOT_YET(tracks[0].closed, dawdled);
+}
+
 /* ------------------------------------------------------------------------- stop */
 
 TEST_F(server, a_stop_waits_for_what_is_kept)
