@@ -244,6 +244,8 @@ static int answerable(struct ops *ops, struct evering__held *held)
 		return -ESTALE;
 	if (!error && !evering_reserve(ops->pub.ev)) {
 		error = channel_error(ops_endpoint(ops));
+		if (!error && ops->no_room)
+			ops->no_room(ops);
 		if (!error)
 			return -EAGAIN;
 	}

@@ -31,7 +31,9 @@
  * What does not fit an entry, evering_op_answerv() answers with.  With EVERING_NOWAIT it
  * may return -EAGAIN: there is no room in the arena until the client has freed earlier
  * answers, and @turn tells when to try again.  With a time limit it waits for that, and
- * nobody else is served meanwhile.
+ * nobody else is served meanwhile.  What does fit has room, unless the client breaks the
+ * rules by asking again before it has taken its answers: then evering_op_answer() returns
+ * -EAGAIN, and the client is closed with -EPROTO.
  *
  * Life of a client
  *

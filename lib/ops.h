@@ -84,6 +84,8 @@ struct fifo {
  * @request, @cancelled, @context: the parameters, @request being never NULL
  * @ended: called when a request has got its answer, or can get none any more, and is not
  *	one of the fast path's; NULL: there is no server
+ * @no_room: called when an answer has no room in the ring, which only a peer can bring about
+ *	that asks again before it has taken its answers; may be NULL
  * @keep: slots that an entry leaves free for answers, see above; NO_ROOM while
  *	nothing else can be sent
  * @homebound: loans to be sent home
@@ -130,6 +132,7 @@ struct ops {
 	evering_request_fn request;
 	evering_cancelled_fn cancelled;
 	void (*ended)(struct ops *ops, uint32_t index);
+	void (*no_room)(struct ops *ops);
 	void *context;
 
 	int error;

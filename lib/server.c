@@ -245,10 +245,8 @@ static void end_request(struct client *c, uint64_t id, int why)
 		s->params.cancelled(&c->pub, id, why);
 		s->callbacks--;
 	}
-	/* Has it answered?  If it can have no answer, its peer has broken the rules. */
-	if (evering_op_cancelled(&ops->pub, id) >= 0 &&
-	    evering_op_answer(&ops->pub, id, why, NULL, 0) == -EAGAIN)
-		evering_client_close(&c->pub, -EPROTO);
+	/* If it has not answered it. */
+	evering_op_answer(&ops->pub, id, why, NULL, 0);
 }
 
 /* ------------------------------------------------- what the table of a client calls */
@@ -280,6 +278,17 @@ static void on_request(struct evering_ops *table,
 	s->callbacks--;
 	if (table->held[id & table->held_mask].plain)
 		keep(c, id);
+}
+
+/*
+ * It takes no answers, and asks all the same.  Its requests, which would be kept for ever,
+ * are not to keep a place from others, nor the server from stopping.
+ */
+static void on_no_room(struct ops *ops)
+{
+	struct client *c = ops->context;
+
+	evering_client_close(&c->pub, -EPROTO);
 }
 
 static void on_message(struct evering_ops *table, const struct evering_msg *msg,
@@ -488,6 +497,7 @@ static int add_client(struct evering_server *s, struct evering *ev,
 		return error;
 	}
 	to_ops(c->pub.ops)->ended = request_ended;
+	to_ops(c->pub.ops)->no_room = on_no_room;
 	s->spare = NULL;
 	list_add(&s->clients, &c->links);
 	s->count++;

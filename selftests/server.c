@@ -1568,6 +1568,69 @@ TEST_F(server, a_liar_ends_alone)
 	EXPECT_EQ(0, tracks[1].closed);
 }
 
+/* Sends an entry of its own making; what is in it is whole. */
+static int put(struct side *side, unsigned int type, uint64_t id, uint32_t code,
+	       const void *data, uint32_t len)
+{
+	struct {
+		struct evering_op_header h;
+		unsigned char rest[32];
+	} entry = { .h = { .id = id,
+			   .type = (uint8_t)type,
+			   .len = (uint16_t)len,
+			   .code = code } };
+
+	if (len)
+		memcpy(entry.rest, data, len);
+	return evering_send(side->ev, &entry, sizeof(entry), EVERING_NOWAIT);
+}
+
+/*
+ * It never takes an answer, and asks again under the same id.  When there is no room for an
+ * answer its requests, though nobody means to keep them, cannot end.
+ */
+static void ask_without_end(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(server) *self, bool stops)
+{
+	const struct evering_op_open open = { 8, 0, 0, 0 };
+	struct evering *ev[2];
+	unsigned int i;
+	int ret = 0;
+
+	START(1);
+	ASSERT_EQ(0, evering_pair(&self->p, ev));
+	ASSERT_EQ(0, evering_server_add(self->s, ev[1], NULL));
+	self->c[1].ev = ev[0];
+	ASSERT_EQ(0, put(&self->c[1], EVERING_OP_OPEN, 0, EVERING_OPS_VERSION,
+			 &open, sizeof(open)));
+	if (stops) {
+		put(&self->c[1], EVERING_OP_REQUEST, 2, KEEP, NULL, 0);
+		ASSERT_EQ(0, pump(self->s, self->c, 1));
+		evering_server_stop(self->s, EVERING_WAIT_FOREVER);
+	}
+	/* The server has said one thing already, so there is no room for the last answer. */
+	for (i = 0; i < self->p.entries && ret >= 0; i++) {
+		put(&self->c[1], EVERING_OP_REQUEST, 1, ECHO, NULL, 0);
+		ret = pump(self->s, self->c, 1);
+	}
+	EXPECT_EQ(stops ? -ESHUTDOWN : 0, ret);
+	EXPECT_EQ(1, tracks[1].closed);
+	EXPECT_EQ(-EPROTO, tracks[1].end);
+}
+
+TEST_F(server, one_that_takes_no_answers_ends)
+{
+	ask_without_end(_metadata, self, false);
+	ASSERT_EQ(0, submit(&self->c[0], ECHO, NULL));
+	EXPECT_EQ(0, pump(self->s, self->c, 1));
+	EXPECT_EQ(1, self->c[0].answers);
+}
+
+TEST_F(server, one_that_takes_no_answers_stops_no_stop)
+{
+	ask_without_end(_metadata, self, true);
+}
+
 /* ---------------------------------------------------------------- fork, threads */
 
 TEST_F(server, a_forked_child_may_only_close_it)
