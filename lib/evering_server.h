@@ -46,6 +46,10 @@
  * the server itself has asked of the client get their outcome, and then @close is called,
  * once, and nothing else is called for that client any more.
  *
+ * Lanes (evering_connect_many()) are clients like others, each with its @open and its
+ * @close; evering_get_lane(client->ev) says which belong together.  All lanes of a meeting
+ * are with the server that has accepted the first.
+ *
  * Rules
  *
  * - One thread at a time uses a server and its clients, but for evering_server_wake() and
@@ -102,7 +106,7 @@ struct evering_client {
  * @budget: entries (requests, messages, posts) of a client that are taken in one turn,
  *	1..65,536; then others have theirs
  * @clients: the most clients at a time, 1..; those beyond wait at the door, or go to
- *	another server at the same socket
+ *	another server at the same socket.  Each lane is one, and no more are granted
  * @reserved: 0
  * @idle_ns: how long a client may send nothing, while no request of its is kept, until it
  *	is closed with -ETIMEDOUT, after twice that time at the latest;

@@ -412,6 +412,7 @@ int admission_read(const struct evering_admission *from,
 /* listen.c */
 struct member **listener_member(struct evering_listener *listener);
 bool listener_made_its_socket(const struct evering_listener *listener);
+bool listener_has_lanes(const struct evering_listener *listener);
 int listener_charge(struct evering_listener *listener, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger);
 

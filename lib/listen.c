@@ -630,6 +630,12 @@ bool listener_made_its_socket(const struct evering_listener *l)
 	return !l->adopted;
 }
 
+/* Does the next evering_accept() return a lane of a meeting that has been? */
+bool listener_has_lanes(const struct evering_listener *l)
+{
+	return l->next < l->lanes.count;
+}
+
 int listener_charge(struct evering_listener *l, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger)
 {
@@ -783,7 +789,7 @@ static struct evering *next_lane(struct evering_listener *l)
 {
 	struct evering *ev = &l->lanes.e[l->next++]->ev;
 
-	if (l->next < l->lanes.count)
+	if (listener_has_lanes(l))
 		set_timer(l, AT_ONCE);
 	else
 		pending_expire(l);
@@ -807,7 +813,7 @@ int evering_accept(struct evering_listener *l,
 		ret = after_fork(l);
 	if (ret)
 		return ret;
-	if (l->next < l->lanes.count) {
+	if (listener_has_lanes(l)) {
 		*ev = next_lane(l);
 		return 0;
 	}

@@ -331,10 +331,19 @@ static void tell_waiting(struct evering_server *s, int error)
 	s->callbacks--;
 }
 
+/*
+ * One more may be let in.  Lanes that were welcomed are: their client uses them, and would
+ * wait for ever for one that no other client goes for.
+ */
+static bool has_room(const struct evering_server *s)
+{
+	return s->count < s->params.clients || listener_has_lanes(s->listener);
+}
+
 /* The listener is looked at again, if it was not. */
 static void accept_again(struct evering_server *s)
 {
-	if (!s->waiting || !s->listener || s->count >= s->params.clients)
+	if (!s->waiting || !s->listener || !has_room(s))
 		return;
 	if (evering_group_add_listener(s->group, s->listener, &s->listener))
 		s->retry_at = now_ns() + PAUSE_NS;
@@ -515,8 +524,6 @@ static int add_client(struct evering_server *s, struct evering *ev,
 		return error;
 	}
 	s->opened++;
-	if (s->listener && s->count >= s->params.clients)
-		accept_later(s, -EUSERS);
 	*ret = c;
 	return 0;
 }
@@ -532,14 +539,28 @@ int evering_server_add(struct evering_server *s, struct evering *ev,
 	if (s->stopping || to_endpoint(ev)->ops || to_endpoint(ev)->member)
 		return s->stopping ? -ESHUTDOWN : -EBUSY;
 	ret = add_client(s, ev, &c);
+	if (s->listener && !has_room(s))
+		accept_later(s, -EUSERS);
 	if (!ret && client)
 		*client = &c->pub;
 	return ret;
 }
 
+/* What there may still be, so that no lane is welcomed that there is no room for. */
+static struct evering_params limits_now(const struct evering_server *s)
+{
+	struct evering_params limits = s->limits;
+	uint64_t room = s->params.clients - s->count;
+
+	if (s->count < s->params.clients && room < limits.lanes)
+		limits.lanes = (uint32_t)room;
+	return limits;
+}
+
 /* One at a time: the others have their turn in between. */
 static void accept_one(struct evering_server *s)
 {
+	struct evering_params limits = limits_now(s);
 	struct evering *ev;
 	struct client *c;
 	int ret = 0;
@@ -549,8 +570,7 @@ static void accept_one(struct evering_server *s)
 	if (!s->spare)
 		ret = -ENOMEM;
 	if (!ret)
-		ret = evering_accept(s->listener, &s->limits, EVERING_NOWAIT,
-				     &ev);
+		ret = evering_accept(s->listener, &limits, EVERING_NOWAIT, &ev);
 	if (ret == -EAGAIN || ret == -EINTR)
 		return;
 	if (!ret) {
@@ -559,7 +579,9 @@ static void accept_one(struct evering_server *s)
 			evering_close(ev);
 			s->refused++;
 		}
-		if (ret != -ENOMEM && ret != -ENOSPC)
+		if (!has_room(s))
+			ret = -EUSERS;
+		else if (ret != -ENOMEM && ret != -ENOSPC)
 			return;
 	}
 	accept_later(s, ret);

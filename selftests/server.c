@@ -1434,6 +1434,87 @@ TEST_F(server, no_more_clients_than_there_may_be)
 	close(asking.gate[1]);
 }
 
+/* Connects with lanes, both sides taking steps in turns.  How many there are. */
+static int connect_lanes(struct evering_server *s, const char *path,
+			 const struct evering_params *p, unsigned int count,
+			 struct evering **ev)
+{
+	struct evering_connecting *c;
+	int64_t end = now_ns() + PLENTY;
+	int ret;
+
+	ret = evering_connect_begin_many(path, p, count, PLENTY, &c);
+	if (ret)
+		return ret;
+	do {
+		ret = evering_connecting_step_many(c, ev);
+		if (ret == -EAGAIN && evering_server_wait(s, MSEC) == -EINVAL)
+			ret = -EINVAL;
+	} while (ret == -EAGAIN && now_ns() < end);
+	evering_connecting_close(c);
+	return ret;
+}
+
+/* Asks over each of @count lanes.  How many are answered. */
+static unsigned int ask_lanes(struct evering_server *s, struct side *c,
+			      struct evering **ev, unsigned int count)
+{
+	unsigned int i, answered = 0;
+
+	for (i = 0; i < count; i++) {
+		c[i] = (struct side){ .ev = ev[i] };
+		evering_ops_open(ev[i], NULL, &c[i].ops);
+	}
+	/* What each side says first. */
+	pump(s, c, count);
+	for (i = 0; i < count; i++)
+		submit(&c[i], ECHO, NULL);
+	pump(s, c, count);
+	for (i = 0; i < count; i++)
+		answered += c[i].answers;
+	return answered;
+}
+
+/* As many lanes as there may still be clients, so that each is served. */
+TEST_F(server, no_more_lanes_than_there_may_be_clients)
+{
+	struct evering_server_info info;
+	struct evering *ev[CLIENTS];
+	struct asking asking;
+
+	self->sp.clients = 3;
+	LISTEN();
+	ASSERT_EQ(3, connect_lanes(self->s, asking.path, &self->p, 4, ev));
+	EXPECT_EQ(3, ask_lanes(self->s, self->c, ev, 3));
+	evering_server_get_info(self->s, &info);
+	EXPECT_EQ(3, info.clients);
+	EXPECT_EQ(-EUSERS, info.waiting);
+	drop(&self->c[2]);
+	drop(&self->c[1]);
+	EXPECT_EQ(0, pump(self->s, self->c, 1));
+	EXPECT_EQ(0, waits);
+	ASSERT_EQ(2, connect_lanes(self->s, asking.path, &self->p, 4, ev));
+	EXPECT_EQ(2, ask_lanes(self->s, self->c + 1, ev, 2));
+}
+
+/* Lanes that were welcomed are served, though others have come in between. */
+TEST_F(server, all_lanes_that_were_welcomed_are_served)
+{
+	struct evering_server_info info;
+	struct evering *ev[CLIENTS];
+	struct asking asking;
+
+	self->sp.clients = 3;
+	LISTEN();
+	ASSERT_EQ(3, connect_lanes(self->s, asking.path, &self->p, 3, ev));
+	/* They are accepted one in each turn, and so not all of them have been. */
+	ASSERT_GT(3, n_tracks);
+	ASSERT_EQ(0, add(self->s, &self->p, &self->c[3]));
+	EXPECT_EQ(3, ask_lanes(self->s, self->c, ev, 3));
+	evering_server_get_info(self->s, &info);
+	EXPECT_EQ(-EUSERS, info.waiting);
+}
+
 /* ------------------------------------------------------------- no descriptors */
 
 static int leave_no_fds(struct rlimit *old)
