@@ -404,8 +404,8 @@ evering_listener_refused(const struct evering_listener *listener, int *error);
  * evering_listener_close - stop being found
  * @listener: from evering_listen(), or NULL
  *
- * Removes the socket file if it is still this listener's, and this is the process that
- * made it.  Channels that were accepted live on; lanes that evering_accept() has not
+ * The last one of those that share a socket removes its file, if it is still theirs, and
+ * this is the process that made it.  Channels that were accepted live on; lanes that evering_accept() has not
  * returned yet are closed.  Thread: alone.
  */
 EVERING_API void evering_listener_close(struct evering_listener *listener);

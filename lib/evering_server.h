@@ -245,7 +245,8 @@ evering_server_open_fd(int fd, const struct evering_server_params *params,
  *
  * With the same parameters.  Each client goes to one of them, and what a user may have, it
  * may have of all together (evering_listener_share()).  A thread a CPU, each with its
- * server, needs no locks.
+ * server, needs no locks.  Each is stopped and closed for itself, in any order; while there
+ * is one, clients come to it.
  *
  * Returns 0; -EINVAL: @server has no socket, or not any more; or as evering_group_open()
  * and evering_listener_share().  Thread: the one of @server; then @other goes to its own.
@@ -345,7 +346,8 @@ EVERING_API int evering_server_wake(struct evering_server *server);
  *
  * What it begins, evering_server_wait() and evering_server_poll() do:
  *
- * - The listener is closed, and its socket file removed if it is its own.
+ * - The listener is closed, and its socket file removed if it has made it; if servers
+ *   share it, by the last of them.
  * - New requests are answered with -ESHUTDOWN, and no callback is called for them: they can
  *   be sent to another server without fear that they are done twice.
  * - A client is closed with -ESHUTDOWN as soon as none of its requests is kept.

@@ -56,6 +56,21 @@ struct pending {
 	uint64_t order;
 };
 
+/**
+ * struct file - the file of a socket, which goes with the last listener at that
+ * @listeners: how many there are.  Any thread
+ * @maker: fork_id() of the process that has made it; in others it stays
+ * @path: where it is
+ * @dev, @ino: to know it again; 0: none was made
+ */
+struct file {
+	unsigned int listeners;
+	uint64_t maker;
+	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	dev_t dev;
+	ino_t ino;
+};
+
 /* Of sd_listen_fds(3): the first descriptor that a service manager passes. */
 #define FIRST_PASSED 3
 
@@ -73,7 +88,7 @@ struct pending {
  * @maker, @user: fork_id() of the process that bound @sock, and of the one that has
  *	made @epoll and @timer
  * @address: what was bound
- * @dev, @ino: the socket file, to know it again
+ * @file: the socket file, with those that share @sock; NULL: there is none, or it is others'
  * @pending: connections that have not said hello yet
  * @order: of the next of them
  * @admission, @ledger: who may come, and who has
@@ -92,8 +107,7 @@ struct evering_listener {
 	uint64_t maker;
 	uint64_t user;
 	struct sockaddr_un address;
-	dev_t dev;
-	ino_t ino;
+	struct file *file;
 	struct pending pending[MAX_PENDING];
 	uint64_t order;
 	struct evering_admission admission;
@@ -135,6 +149,38 @@ static int lock_directory(const char *path)
 	return fd;
 }
 
+static int file_new(struct evering_listener *l, const char *path)
+{
+	l->file = calloc(1, sizeof(*l->file));
+	if (!l->file)
+		return -ENOMEM;
+	l->file->listeners = 1;
+	l->file->maker = fork_id();
+	strcpy(l->file->path, path);
+	return 0;
+}
+
+static struct file *file_get(struct file *file)
+{
+	if (file)
+		__atomic_add_fetch(&file->listeners, 1, __ATOMIC_RELAXED);
+	return file;
+}
+
+/* The last one removes it, unless others have made another one there. */
+static void file_put(struct file *file)
+{
+	struct stat st;
+
+	if (!file ||
+	    __atomic_sub_fetch(&file->listeners, 1, __ATOMIC_ACQ_REL))
+		return;
+	if (file->ino && file->maker == fork_id() && !lstat(file->path, &st) &&
+	    st.st_dev == file->dev && st.st_ino == file->ino)
+		unlink(file->path);
+	free(file);
+}
+
 /* Is @address a socket that nobody listens at any more? */
 static bool is_stale(const struct sockaddr_un *address, socklen_t len)
 {
@@ -173,8 +219,8 @@ static int bind_listen(struct evering_listener *l, socklen_t len, mode_t mode)
 			unlink(path);
 			return ret;
 		}
-		l->dev = st.st_dev;
-		l->ino = st.st_ino;
+		l->file->dev = st.st_dev;
+		l->file->ino = st.st_ino;
 	}
 	return listen(l->sock, BACKLOG) ? -errno : 0;
 }
@@ -301,8 +347,12 @@ int evering_listen(const char *path, mode_t mode, struct evering_listener **ret)
 	error = start_watching(l);
 	if (error)
 		goto fail;
-	if (l->address.sun_path[0])
+	if (l->address.sun_path[0]) {
+		error = file_new(l, path);
+		if (error)
+			goto fail;
 		lock = lock_directory(path);
+	}
 	error = bind_listen(l, len, mode);
 	close_fds(&lock, 1);
 	if (error)
@@ -347,6 +397,7 @@ static int adopt(int fd, const struct evering_listener *like,
 	if (like) {
 		l->admission = like->admission;
 		l->ledger = ledger_get(like->ledger);
+		l->file = file_get(like->file);
 	}
 	l->sock = fd;
 	error = start_watching(l);
@@ -837,15 +888,10 @@ int evering_accept(struct evering_listener *l,
 
 void evering_listener_close(struct evering_listener *l)
 {
-	struct stat st;
-
 	if (!l)
 		return;
 	group_forget(l->member);
-	if (l->ino && l->maker == fork_id() &&
-	    !lstat(l->address.sun_path, &st) && st.st_dev == l->dev &&
-	    st.st_ino == l->ino)
-		unlink(l->address.sun_path);
+	file_put(l->file);
 	if (l->user == fork_id() && is_shared(l))
 		pending_give_up(l);
 	/* Connections that were never accepted go with it, and what is in them. */

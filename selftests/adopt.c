@@ -290,14 +290,16 @@ TEST_F(adopt, threads_share_a_socket_and_each_accepts)
 	for (i = 1; i < SHARERS; i++)
 		ASSERT_EQ(0, evering_listener_share(s[i - 1].l, &s[i].l));
 	EXPECT_EQ(0, serve_all(s, self->path, &self->p));
-	/* The file goes with the one that made it, and the socket with the last. */
+	/* The file and the socket go with the last, not with the one that made them. */
 	evering_listener_close(s[1].l);
 	EXPECT_EQ(0, lstat(self->path, &st));
 	EXPECT_EQ(0, serves(s[2].l, self->path, &self->p));
 	evering_listener_close(s[2].l);
 	evering_listener_close(s[0].l);
-	EXPECT_EQ(-1, lstat(self->path, &st));
+	EXPECT_EQ(0, lstat(self->path, &st));
+	EXPECT_EQ(0, serves(s[3].l, self->path, &self->p));
 	evering_listener_close(s[3].l);
+	EXPECT_EQ(-1, lstat(self->path, &st));
 }
 
 /* A fork of a process that has two at one socket. */

@@ -1801,6 +1801,37 @@ static void *ask_thread(void *arg)
 	return (void *)(intptr_t)ask_main(arg);
 }
 
+/* Of two at one socket one stops, which of them whatever: clients come to the other. */
+TEST_F(server, one_of_two_at_a_socket_stops)
+{
+	struct evering_server *s[2];
+	struct asking asking = { .backend = variant->backend,
+				 .count = 1,
+				 .gate = { -1, -1 } };
+	unsigned int i;
+	pid_t pid;
+
+	snprintf(asking.path, sizeof(asking.path), "/tmp/evering-server-%d",
+		 getpid());
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, evering_server_open(asking.path, &self->sp,
+						 &s[0]));
+		ASSERT_EQ(0, evering_server_share(s[0], NULL, &s[1]));
+		ASSERT_EQ(0, evering_server_stop(s[i], EVERING_NOWAIT));
+		while (evering_server_wait(s[i], PLENTY) != -ESHUTDOWN)
+			;
+		EXPECT_EQ(-EINVAL, evering_server_share(s[i], NULL, &self->s));
+		EXPECT_EQ(0, access(asking.path, F_OK));
+		pid = spawn(ask_main, &asking);
+		EXPECT_EQ(0, serve_until_closed(s[!i], i + 1));
+		EXPECT_EQ(0, reap(pid));
+		evering_server_close(s[i]);
+		EXPECT_EQ(0, access(asking.path, F_OK));
+		evering_server_close(s[!i]);
+		EXPECT_EQ(-1, access(asking.path, F_OK));
+	}
+}
+
 TEST_F(server, a_server_a_thread_on_one_socket)
 {
 	struct evering_server_params p = EVERING_SERVER_PARAMS_INIT;
