@@ -16,11 +16,13 @@
  *
  *	params.request = answer;
  *	ret = evering_server_open("socket", &params, &server);
+ *	signal(SIGTERM, stop);
  *	while (ret >= 0 || ret == -EINTR)
  *		ret = evering_server_wait(server, EVERING_WAIT_FOREVER);
+ *	signal(SIGTERM, SIG_IGN);
  *	evering_server_close(server);
  *
- * and in a signal handler evering_server_stop(server, 5 * SECOND), after which
+ * and in the signal handler evering_server_stop(server, 5 * SECOND), after which
  * evering_server_wait() returns -ESHUTDOWN when the clients have their answers.
  *
  * A request is answered in the callback or later, from the thread of the server, by the
@@ -370,6 +372,8 @@ EVERING_API int evering_server_stop(struct evering_server *server,
  * What is kept ends with -ESHUTDOWN, and so do all clients, by their callbacks.  Members
  * that the program has added to the group live on.  An evering_server_stop() or
  * evering_server_wake() that is under way in another thread is waited for; none may begin.
+ * So a signal handler that calls them is taken away before, or its signal blocked; and
+ * where several threads may run it, one thread takes the signal with sigwait() instead.
  * Thread: the server's, not in a callback.
  */
 EVERING_API void evering_server_close(struct evering_server *server);

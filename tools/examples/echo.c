@@ -30,7 +30,7 @@ static int serve(void)
 	do
 		ret = evering_server_wait(server, EVERING_WAIT_FOREVER);
 	while (ret >= 0 || ret == -EINTR);
-	evering_server_close(server);
+	end_serving(server);
 	return ret == -ESHUTDOWN ? EXIT_SUCCESS : fail("wait", ret);
 }
 

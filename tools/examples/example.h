@@ -116,6 +116,14 @@ static inline void begin_serving(struct evering_server *server,
 	fflush(stdout);
 }
 
+/* Instead of evering_server_close(): from then on there is nothing for a signal to stop. */
+static inline void end_serving(struct evering_server *server)
+{
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	evering_server_close(server);
+}
+
 /**
  * struct setting - an option of the command line
  * @name: --NAME=...

@@ -245,7 +245,9 @@ static void *worker_main(void *arg)
 	do
 		ret = evering_server_wait(w->server, EVERING_WAIT_FOREVER);
 	while (ret >= 0 || ret == -EINTR);
-	evering_server_close(w->server);
+	if (ret != -ESHUTDOWN)
+		fail("wait", ret);
+	/* Its server is closed by main(), which would stop it, too, if it has failed here. */
 	for (i = 0; i < BUCKETS; i++)
 		while (w->buckets[i])
 			delete (w, &w->buckets[i]);
@@ -312,7 +314,7 @@ static int serve(const char *path, unsigned int count)
 		pthread_join(workers[i].thread, NULL);
 		requests += workers[i].requests;
 	}
-	for (; i < count; i++)
+	for (i = 0; i < count; i++)
 		evering_server_close(workers[i].server);
 	if (!ret)
 		printf("%llu requests\n", (unsigned long long)requests);
