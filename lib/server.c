@@ -823,7 +823,8 @@ static int wait_for_events(struct evering_server *s,
 		return evering_group_wait(s->group, events,
 					  EVERING_WAIT_FOREVER);
 	left = due - now_ns();
-	return evering_group_wait(s->group, events, left > 0 ? left : 0);
+	/* Also one that is due at once, again and again, is to be woken. */
+	return evering_group_wait(s->group, events, left > 0 ? left : 1);
 }
 
 static int wait_and_serve(struct evering_server *s, int64_t timeout_ns)

@@ -1157,6 +1157,51 @@ TEST_F(server, a_slow_callback_makes_nobody_idle_or_late)
 	NOT_YET(tracks[0].closed, dawdled);
 }
 
+TEST_F(server, time_limits_have_no_edges)
+{
+	static const int64_t long_ones[] = { INT64_MAX, INT64_MAX / 2,
+					     INT64_MAX / 2 - 1 };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(long_ones); i++) {
+		self->sp.idle_ns = self->sp.request_ns = long_ones[i];
+		START(1);
+		ASSERT_EQ(0, submit(&self->c[0], KEEP, NULL));
+		EXPECT_EQ(0, pump(self->s, self->c, 1));
+		EXPECT_EQ(0, tracks[i].cancelled);
+		EXPECT_EQ(-ETIMEDOUT, evering_server_wait(self->s, QUIET));
+		EXPECT_TRUE(evering_server_timeout(self->s) ==
+				    EVERING_WAIT_FOREVER ||
+			    evering_server_timeout(self->s) > INT64_MAX / 4);
+		drop(&self->c[0]);
+		evering_server_close(self->s);
+		self->s = NULL;
+	}
+	self->sp.idle_ns = EVERING_WAIT_FOREVER;
+	self->sp.request_ns = 1;
+	START(1);
+	ASSERT_EQ(0, submit(&self->c[0], KEEP, NULL));
+	EXPECT_EQ(0, pump(self->s, self->c, 1));
+	EXPECT_EQ(1, tracks[i].cancelled);
+	EXPECT_EQ(-ETIMEDOUT, self->c[0].result);
+}
+
+/* Not even when it has something to look at all the time. */
+TEST_F(server, it_is_woken_when_a_limit_is_over_at_once)
+{
+	self->sp.idle_ns = 1;
+	ASSERT_EQ(0, evering_server_open(NULL, &self->sp, &self->s));
+	ASSERT_EQ(0, add(self->s, &self->p, &self->c[0]));
+	ASSERT_LT(0, evering_ops_poll(self->c[0].ops));
+	ASSERT_EQ(0, submit(&self->c[0], KEEP, NULL));
+	while (!tracks[0].n_kept)
+		ASSERT_LE(0, evering_server_poll(self->s));
+	EXPECT_EQ(-ETIMEDOUT, evering_server_wait(self->s, QUIET));
+	EXPECT_EQ(0, tracks[0].closed);
+	ASSERT_EQ(0, evering_server_wake(self->s));
+	EXPECT_EQ(-EINTR, evering_server_wait(self->s, EVERING_WAIT_FOREVER));
+}
+
 /* ------------------------------------------------------------------------- stop */
 
 TEST_F(server, a_stop_waits_for_what_is_kept)
