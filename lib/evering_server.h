@@ -453,7 +453,8 @@ EVERING_API void evering_client_release(struct evering_client *client);
  * @server: server
  * @client: NULL: the first; else the one after this
  *
- * Those that are to end are left out.  In no particular order.
+ * Those that are to end are left out; after one that has ended, and is held, there are none.
+ * In no particular order.
  *
  * Returns a client; NULL: there are no more.  Thread: the server's.
  */

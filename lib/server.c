@@ -594,7 +594,8 @@ struct evering_client *evering_client_next(const struct evering_server *s,
 				    s->clients.next;
 	struct client *c;
 
-	for (; at != &s->clients; at = at->next) {
+	/* After one that has ended, and is held, there is none. */
+	for (; at && at != &s->clients; at = at->next) {
 		c = client_at(at);
 		if (!c->closing)
 			return &c->pub;
@@ -734,6 +735,8 @@ static void begin_stop(struct evering_server *s)
 	struct links *at, *next;
 
 	s->stopping = true;
+	if (s->listener)
+		s->refused += evering_listener_refused(s->listener, NULL);
 	evering_listener_close(s->listener);
 	s->listener = NULL;
 	s->waiting = 0;

@@ -727,6 +727,7 @@ TEST_F(server, a_client_that_is_held_keeps_its_memory)
 	EXPECT_EQ(1, tracks[0].closed);
 	EXPECT_EQ(NULL, evering_client_next(self->s, NULL));
 	EXPECT_EQ(NULL, client->ops);
+	EXPECT_EQ(NULL, evering_client_next(self->s, client));
 	memset(buf, 'x', 1000);
 	evering_server_close(self->s);
 	self->s = NULL;
@@ -1425,6 +1426,12 @@ TEST_F(server, admission_comes_first)
 		ASSERT_LT(0, evering_server_wait(self->s, PLENTY));
 	EXPECT_EQ(1, reap(pid));
 	EXPECT_EQ(0, n_tracks);
+	evering_server_get_info(self->s, &info);
+	EXPECT_EQ(1, info.refused);
+	/* Nor is that forgotten with the listener. */
+	EXPECT_EQ(0, evering_server_stop(self->s, EVERING_NOWAIT));
+	while (evering_server_wait(self->s, PLENTY) != -ESHUTDOWN)
+		;
 	evering_server_get_info(self->s, &info);
 	EXPECT_EQ(1, info.refused);
 }
