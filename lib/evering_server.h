@@ -216,9 +216,10 @@ struct evering_server_info {
  * @server: out: for evering_server_close()
  *
  * Returns 0; -EINVAL: @params is invalid, or contradicts itself: tables larger than
- * the largest ring allows, slots too small for operations, @request without room to serve,
- * or @message without room to store any; -E2BIG; or as evering_listen() and
- * evering_group_open(); -EADDRINUSE: somebody listens at @path.  Any thread.
+ * the largest ring allows, slots too small for operations, rings too small for anybody,
+ * @request without room to serve, or @message without room to store any; -E2BIG; or as
+ * evering_listen() and evering_group_open(); -EADDRINUSE: somebody listens at @path.  Any
+ * thread.
  */
 EVERING_API int evering_server_open(const char *path,
 				    const struct evering_server_params *params,

@@ -1014,7 +1014,11 @@ static int check_table(const struct evering_server *s)
 	if ((!ops->serve && s->params.request) ||
 	    (!ops->store && s->params.message))
 		return -EINVAL;
-	return s->limits.slot_size < EVERING_OPS_MIN_SLOT ? -EINVAL : 0;
+	/* Nobody could come. */
+	if (entries < EVERING_MIN_ENTRIES ||
+	    s->limits.slot_size < EVERING_OPS_MIN_SLOT)
+		return -EINVAL;
+	return 0;
 }
 
 static int read_limit(int64_t ns, int64_t *limit)

@@ -348,7 +348,7 @@ TEST_F(server, parameters_are_checked)
 
 	longer.p.size = sizeof(longer);
 	EXPECT_EQ(-E2BIG, evering_server_open(NULL, &longer.p, &s));
-	for (i = 0; i < 20; i++) {
+	for (i = 0; i < 21; i++) {
 		p = good;
 		ops = (struct evering_ops_params)EVERING_OPS_PARAMS_INIT;
 		limits = (struct evering_params)EVERING_LIMITS_INIT;
@@ -417,6 +417,9 @@ TEST_F(server, parameters_are_checked)
 			admission.flags = 0;
 			p.size = 4;
 			break;
+		case 19:
+			limits.entries = EVERING_MIN_ENTRIES - 1;
+			break;
 		default:
 			ops.depth = 48;
 			ops.serve = 48;
@@ -424,7 +427,7 @@ TEST_F(server, parameters_are_checked)
 			break;
 		}
 		s = NULL;
-		EXPECT_EQ(i < 19 ? -EINVAL : 0,
+		EXPECT_EQ(i < 20 ? -EINVAL : 0,
 			  evering_server_open(NULL, &p, &s))
 		{
 			TH_LOG("%d", i);
