@@ -172,8 +172,7 @@ static void file_put(struct file *file)
 {
 	struct stat st;
 
-	if (!file ||
-	    __atomic_sub_fetch(&file->listeners, 1, __ATOMIC_ACQ_REL))
+	if (!file || __atomic_sub_fetch(&file->listeners, 1, __ATOMIC_ACQ_REL))
 		return;
 	if (file->ino && file->maker == fork_id() && !lstat(file->path, &st) &&
 	    st.st_dev == file->dev && st.st_ino == file->ino)

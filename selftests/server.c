@@ -1726,7 +1726,7 @@ static int put(struct side *side, unsigned int type, uint64_t id, uint32_t code,
  * answer its requests, though nobody means to keep them, cannot end.
  */
 static void ask_without_end(struct __test_metadata *_metadata,
-			    FIXTURE_DATA(server) *self, bool stops)
+			    FIXTURE_DATA(server) * self, bool stops)
 {
 	const struct evering_op_open open = { 8, 0, 0, 0 };
 	struct evering *ev[2];
@@ -1869,8 +1869,8 @@ TEST_F(server, one_of_two_at_a_socket_stops)
 	snprintf(asking.path, sizeof(asking.path), "/tmp/evering-server-%d",
 		 getpid());
 	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(0, evering_server_open(asking.path, &self->sp,
-						 &s[0]));
+		ASSERT_EQ(0,
+			  evering_server_open(asking.path, &self->sp, &s[0]));
 		ASSERT_EQ(0, evering_server_share(s[0], NULL, &s[1]));
 		ASSERT_EQ(0, evering_server_stop(s[i], EVERING_NOWAIT));
 		while (evering_server_wait(s[i], PLENTY) != -ESHUTDOWN)
