@@ -283,8 +283,8 @@ EVERING_API int evering_listen_activated(const char *name,
  *
  * Each connection goes to one of the two.  The other has the rules that @listener has
  * now, and one book with it: what a user may have, it may have of both together.  Each
- * counts those that it turns away.  They may be closed in any order; the socket file goes
- * with the one that evering_listen() made.
+ * counts those that it turns away.  They may be closed in any order; the socket file of
+ * evering_listen() goes with the last.
  *
  * Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: as evering_listen().  Thread: the one
  * that accepts.
