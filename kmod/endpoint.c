@@ -175,8 +175,13 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 	struct evr_endpoint *b = &channel->end[EVERING_B];
 	const u64 *count_a = (const u64 *)&a->half->counters;
 	const u64 *count_b = (const u64 *)&b->half->counters;
+	u64 group_a, group_b;
 	int i;
 
+	spin_lock(&channel->lock); /* which keeps their groups there */
+	group_a = a->group ? a->group->id : 0;
+	group_b = b->group ? b->group->id : 0;
+	spin_unlock(&channel->lock);
 	seq_printf(m, "channel:\t%llu\nend:\t%c\nbytes:\t%llu\n", channel->id,
 		   'A' + evr_end(ep), channel->account.bytes);
 	seq_printf(m, "slot_size:\t%u\nentries:\t%u\nflags:\t%#x\n",
@@ -194,6 +199,7 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 		   READ_ONCE(a->status->epoch), READ_ONCE(b->status->epoch),
 		   atomic_long_read(&a->rings), atomic_long_read(&b->rings),
 		   atomic_long_read(&a->wakes), atomic_long_read(&b->wakes));
+	seq_printf(m, "group:\t%llu\t%llu\n", group_a, group_b);
 	/* What the endpoints say of themselves, and nobody has checked. */
 	for (i = 0; i < ARRAY_SIZE(counters); i++)
 		seq_printf(m, "%s:\t%llu\t%llu\n", counters[i],

@@ -266,6 +266,30 @@ TEST_F(group, fdinfo_counts_its_members)
 	EXPECT_STREQ(id, fdinfo(self->group, "group"));
 }
 
+/* A member's two columns, A and B: 0 for an endpoint that is in no group. */
+TEST_F(group, fdinfo_of_a_member_names_its_group)
+{
+	char id[64], a_only[80], b_only[80], both[140];
+
+	snprintf(id, sizeof(id), "%.63s", fdinfo(self->group, "group"));
+	snprintf(a_only, sizeof(a_only), "%s\t0", id);
+	snprintf(b_only, sizeof(b_only), "0\t%s", id);
+	snprintf(both, sizeof(both), "%s\t%s", id, id);
+	EXPECT_STREQ("0\t0", fdinfo(self->fd[0], "group"));
+	ASSERT_EQ(0, dev_add(self->group, self->fd[1], 3));
+	EXPECT_STREQ(b_only, fdinfo(self->fd[0], "group"));
+	EXPECT_STREQ(b_only, fdinfo(self->fd[1], "group"));
+	ASSERT_EQ(0, dev_add(self->group, self->fd[0], 4));
+	EXPECT_STREQ(both, fdinfo(self->fd[0], "group"));
+	ASSERT_EQ(0, dev_remove(self->group, self->fd[1]));
+	EXPECT_STREQ(a_only, fdinfo(self->fd[1], "group"));
+	ASSERT_EQ(0, dev_remove(self->group, self->fd[0]));
+	EXPECT_STREQ("0\t0", fdinfo(self->fd[1], "group"));
+	close(self->fd[0]);
+	side_unmap(&self->a);
+	EXPECT_STREQ("0\t0", fdinfo(self->fd[1], "group"));
+}
+
 /* ----------------------------------------------------------- when a bit is set */
 
 TEST_F(group, a_new_member_is_looked_at)
