@@ -98,6 +98,71 @@ ping_two() {
 	ended "$server" 0 && [[ ! -e here && $(grep -c 'has come' heard) == 2 ]]
 }
 
+# answered FILE: so many lines that tell of an answer.
+answered() {
+	[[ $(grep -c ': seq=' "$1") -ge $2 ]]
+}
+
+# One listening process answers several at a time, also beside one that is stopped; and who
+# is there when it ends has been told of.
+ping_crowd() {
+	local server i pids=()
+	start ping --listen=here --json >heard 2>err.listen
+	server=$pid
+	soon has_mode here 600 || return
+	for i in 1 2 3 4; do
+		start ping --connect=here -i 0.01 >out.$i 2>err.$i
+		pids+=("$pid")
+		soon answered out.$i 1 || return
+	done
+	kill -STOP "${pids[0]}"
+	kill -KILL "${pids[1]}"
+	wait "${pids[1]}" 2>/dev/null
+	for i in 3 4; do
+		soon answered out.$i $(($(grep -c ': seq=' out.$i) + 10)) || return
+	done
+	soon says '"event": "gone"' heard && json heard || return
+	[[ $(grep -c '"event": "come"' heard) == 4 && $(grep -c '"event": "gone"' heard) == 1 ]] || return
+	kill -TERM "$server"
+	ended "$server" 143 && [[ $(grep -c '"event": "gone"' heard) == 4 && ! -s err.listen ]] || return
+	for i in 3 4; do
+		ended "${pids[i - 1]}" 1 && says 'has closed the channel' err.$i || return
+	done
+	kill -KILL "${pids[0]}"
+	wait "${pids[0]}" 2>/dev/null
+	[[ ! -e here ]]
+}
+
+# More than there are descriptors for are turned away, or wait, until others go; the process
+# lives on, and those that it has.
+ping_full() {
+	local server i pids=()
+	local -x EVERING_BACKEND=memfd # which needs most of them
+	(ulimit -n 28 && exec "$evering" ping --listen=here) >heard 2>err.listen &
+	server=$!
+	soon has_mode here 600 || return
+	for i in {1..28}; do
+		start ping --connect=here -i 0.01 >"out.$i" 2>"err.$i"
+		pids+=("$pid")
+		soon either "$pid" "out.$i" || return
+		answered "out.$i" 1 || break
+	done
+	says 'cannot take a peer' err.listen && ((i > 2 && i < 28)) || return
+	kill -INT "${pids[@]:1}" 2>/dev/null
+	wait "${pids[@]:1}" 2>/dev/null
+	soon run 0 ping --connect=here -c 1 || return
+	soon answered out.1 $(($(grep -c ': seq=' out.1) + 10)) || return
+	kill -INT "${pids[0]}"
+	ended "${pids[0]}" 0 || return
+	kill -INT "$server"
+	ended "$server" 0
+}
+
+# It has had an answer, or has ended, or those whom it asks have complained.
+either() {
+	answered "$2" 1 || ! kill -0 "$1" 2>/dev/null || [[ -s err.listen ]]
+}
+
 ping_interrupted() {
 	start ping -i 0 -q --wait="$1" >out 2>err
 	soon answerer "$pid" >/dev/null || return
@@ -1297,6 +1362,7 @@ on() {
 		check "$1: pipe, other side dies, $policy" other_dies $policy
 	done
 	check "$1: ping between two" ping_two
+	check "$1: ping among several" ping_crowd
 	check "$1: ping, who answers dies" ping_answerer_dies
 	check "$1: ping, who answers stops" ping_answerer_stops
 	check "$1: pipe of nothing" nothing
@@ -1323,6 +1389,7 @@ on_any() {
 	check 'no device' no_device
 	check 'no space for what is printed' output_full
 	check 'ping until a deadline' ping_deadline
+	check 'ping, more than there is room for' ping_full
 	check 'ping, SIGTERM' ping_interrupted adaptive TERM 143
 	check 'pipe, disk full' disk_full
 	check 'pipe, reader goes' reader_goes

@@ -112,6 +112,18 @@ static int wait_for_peer(struct evering_listener *listener, int64_t deadline,
 	return ret ? 0 : -ETIMEDOUT;
 }
 
+int meet_take(struct evering_listener *listener,
+	      const struct evering_params *limits, struct evering **ev)
+{
+	int ret = evering_accept(listener, limits, EVERING_NOWAIT, ev);
+
+	if (ret || is_ours(*ev))
+		return ret;
+	turn_away(*ev);
+	evering_close(*ev);
+	return -EAGAIN;
+}
+
 int meet_accept(struct evering_listener *listener,
 		const struct evering_params *limits, int64_t deadline,
 		struct evering **ev)
@@ -125,12 +137,7 @@ int meet_accept(struct evering_listener *listener,
 				   wait_for_peer(listener, deadline, &old);
 		if (ret)
 			break;
-		ret = evering_accept(listener, limits, EVERING_NOWAIT, ev);
-		if (!ret && !is_ours(*ev)) {
-			turn_away(*ev);
-			evering_close(*ev);
-			ret = -EAGAIN;
-		}
+		ret = meet_take(listener, limits, ev);
 		/* Strangers must not keep it waiting beyond its time. */
 		if ((ret == -EAGAIN || ret == -EINTR) && clock_ns() >= deadline)
 			ret = -ETIMEDOUT;

@@ -31,6 +31,12 @@ int meet_accept(struct evering_listener *listener,
 		struct evering **ev);
 
 /*
+ * The same without waiting: -EAGAIN: there is nobody for now.
+ */
+int meet_take(struct evering_listener *listener,
+	      const struct evering_params *limits, struct evering **ev);
+
+/*
  * Connects to @path.  Where that is an abstract name, which any user may take before
  * another, the listening process has to be this user's, or root's: -EPERM.
  * Complains of that alone.

@@ -4,14 +4,16 @@
  * as ping(8) does for machines.
  *
  * The other process is a child that answers, or, with --connect, an
- * `evering ping --listen`.  A ping that fits into an entry is one; a larger one lies
- * in the arena, is copied by the other side into its own, and the entry says where.
+ * `evering ping --listen`, which answers many at a time: its channels are a group.  A
+ * ping that fits into an entry is one; a larger one lies in the arena, is copied by the
+ * other side into its own, and the entry says where.
  * A channel loses nothing and changes no order, so one ping at a time is under way,
  * and one that has no answer by the end is lost because the other side is dead, or
  * stopped.
  */
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,8 +112,11 @@ static int answer_from_arena(struct evering *ev, struct header *header,
 	return 0;
 }
 
-/* Answers until the peer goes (-EPIPE), or a signal comes (-EINTR). */
-static int answer(struct evering *ev)
+/*
+ * Takes a ping and answers it, if one comes in time.  0, or as evering_recv(), or -EPROTO:
+ * it is no pinger.
+ */
+static int answer_one(struct evering *ev, int64_t timeout_ns)
 {
 	unsigned char entry[MAX_INLINE];
 	size_t len = evering_payload(ev);
@@ -120,20 +125,29 @@ static int answer(struct evering *ev)
 	struct header header;
 	int ret;
 
+	ret = evering_recv(ev, entry, len, timeout_ns);
+	if (ret)
+		return ret;
+	if (own) {
+		memcpy(&header, entry, sizeof(header));
+		ret = answer_from_arena(ev, &header, own, own_size);
+		memcpy(entry, &header, sizeof(header));
+	}
+	if (!ret)
+		ret = evering_send(ev, entry, len, EVERING_NOWAIT);
+	/* One answer for each ping: there is room. */
+	return ret == -EAGAIN ? -EPROTO : ret;
+}
+
+/* Answers until the peer goes (-EPIPE), or a signal comes (-EINTR). */
+static int answer(struct evering *ev)
+{
+	int ret;
+
 	while (!end_signal) {
-		ret = evering_recv(ev, entry, len, TICK_NS);
-		if (ret == -EINTR || ret == -ETIMEDOUT)
-			continue;
-		if (!ret && own) {
-			memcpy(&header, entry, sizeof(header));
-			ret = answer_from_arena(ev, &header, own, own_size);
-			memcpy(entry, &header, sizeof(header));
-		}
-		if (!ret)
-			ret = evering_send(ev, entry, len, TICK_NS);
-		/* One answer for each ping: there is room, or it is no pinger. */
-		if (ret)
-			return ret == -ETIMEDOUT ? -EPROTO : ret;
+		ret = answer_one(ev, TICK_NS);
+		if (ret && ret != -EINTR && ret != -ETIMEDOUT)
+			return ret;
 	}
 	return -EINTR;
 }
@@ -221,34 +235,178 @@ static void say_peer(const struct ping_options *o, struct evering *ev,
 	flush_output();
 }
 
-/* Answers one after another, until a signal. */
-static int serve(const struct ping_options *o)
+/* A peer of `evering ping --listen`. */
+struct client {
+	struct evering *ev;
+	struct client *next;
+	struct client **link; /* what points here */
+};
+
+struct server {
+	const struct ping_options *o;
+	struct evering_params limits;
+	struct evering_listener *listener;
+	struct evering_group *group;
+	struct client *clients;
+	bool full; /* the listener is no member until a client goes */
+	bool told; /* that it was full */
+};
+
+static struct evering_group *serving;
+
+static void wake_server(void)
+{
+	evering_group_wake(serving);
+}
+
+/* Says so; returns @ret. */
+static int cannot_take(const struct server *s, int ret)
 {
 	const struct attempt attempt = {
 		.what = "cannot take a peer at",
-		.path = o->listen,
+		.path = s->o->listen,
 		.listening = true,
 	};
-	struct evering_listener *listener;
-	struct evering_params limits;
+
+	complain_of(&attempt, ret);
+	return ret;
+}
+
+static int let_in(struct server *s, struct evering *ev)
+{
+	struct client *client = calloc(1, sizeof(*client));
+	int ret;
+
+	ret = client ? evering_group_add(s->group, ev, EVERING_RX, client) :
+		       -ENOMEM;
+	if (ret) {
+		free(client);
+		evering_close(ev);
+		return ret;
+	}
+	client->ev = ev;
+	client->next = s->clients;
+	client->link = &s->clients;
+	if (client->next)
+		client->next->link = &client->next;
+	s->clients = client;
+	say_peer(s->o, ev, 0);
+	return 0;
+}
+
+/* Takes a peer, if there is one.  Too many are let in later. */
+static int take_peer(struct server *s)
+{
 	struct evering *ev;
+	int ret = meet_take(s->listener, &s->limits, &ev);
+
+	if (!ret)
+		ret = let_in(s, ev);
+	if (ret == -EAGAIN || ret == -EINTR || !ret)
+		return 0;
+	/* Once: it must not fill a disk. */
+	if (!s->told)
+		cannot_take(s, ret);
+	s->told = true;
+	if (!s->clients || evering_group_remove_listener(s->group, s->listener))
+		return ret;
+	s->full = true;
+	return 0;
+}
+
+static int let_go(struct server *s, struct client *client, int why)
+{
+	say_peer(s->o, client->ev, why);
+	evering_close(client->ev);
+	*client->link = client->next;
+	if (client->next)
+		client->next->link = client->link;
+	free(client);
+	if (!s->full)
+		return 0;
+	s->full = false;
+	return evering_group_add_listener(s->group, s->listener, NULL);
+}
+
+/* One ping of each that has sent some, so that all have their turns. */
+static int handle(struct server *s, const struct evering_group_event *event)
+{
 	int ret = 0;
 
+	if (event->what & EVERING_GROUP_ACCEPT)
+		return take_peer(s);
+	if (event->what & EVERING_RX)
+		ret = answer_one(event->ev, EVERING_NOWAIT);
+	if (ret == -EAGAIN)
+		ret = 0;
+	if (!ret && event->what & EVERING_GROUP_GONE)
+		ret = event->result;
+	return ret ? let_go(s, event->context, ret) : 0;
+}
+
+/* Without peers no policy keeps a CPU busy.  0, or -EINTR: the wake-up is used up. */
+static int await_first(struct server *s)
+{
+	struct pollfd fd = { .fd = evering_group_fd(s->group),
+			     .events = POLLIN };
+	int ret = evering_group_arm(s->group);
+
+	if (fd.fd >= 0 && !ret)
+		poll(&fd, 1, -1);
+	return ret == -EINTR ? ret : 0;
+}
+
+static int serve_turn(struct server *s)
+{
+	const struct evering_group_event *events;
+	int n, i, ret = 0;
+
+	if (!s->clients && await_first(s))
+		return 0;
+	n = evering_group_wait(s->group, &events, EVERING_WAIT_FOREVER);
+	for (i = 0; i < n && !ret; i++)
+		ret = handle(s, &events[i]);
+	if (n < 0 && n != -EINTR)
+		ret = cannot_take(s, n);
+	return ret;
+}
+
+static int open_group(struct server *s)
+{
+	struct evering_group_params params = EVERING_GROUP_PARAMS_INIT;
+	int ret;
+
+	params.policy = s->o->params.policy;
+	ret = evering_group_open(&params, &s->group);
+	if (!ret)
+		ret = evering_group_add_listener(s->group, s->listener, NULL);
+	if (ret)
+		cannot_take(s, ret);
+	return ret;
+}
+
+/* Answers all that come, until a signal. */
+static int serve(const struct ping_options *o)
+{
+	struct server s = { .o = o };
+	int ret;
+
 	catch_end_signals();
-	set_limits(o, &limits);
-	if (meet_listen(o->listen, &listener))
+	set_limits(o, &s.limits);
+	if (meet_listen(o->listen, &s.listener))
 		return EXIT_FAILURE;
-	while (!end_signal && !ferror(output)) {
-		ret = meet_accept(listener, &limits, INT64_MAX, &ev);
-		if (ret && ret != -EINTR)
-			complain_of(&attempt, ret);
-		if (ret)
-			break;
-		say_peer(o, ev, 0);
-		say_peer(o, ev, answer(ev));
-		evering_close(ev);
+	ret = open_group(&s);
+	if (!ret) {
+		serving = s.group;
+		wake_at_end(wake_server);
 	}
-	evering_listener_close(listener);
+	while (!ret && !end_signal && !ferror(output))
+		ret = serve_turn(&s);
+	while (s.clients)
+		let_go(&s, s.clients, -EINTR);
+	wake_at_end(NULL);
+	evering_group_close(s.group);
+	evering_listener_close(s.listener);
 	return end_status(end_signal ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
@@ -809,8 +967,8 @@ static const char help[] =
 	"\n"
 	"Sends messages to another process, which sends them back, and prints how long\n"
 	"each took, and at the end, or when interrupted, a summary with a histogram.\n"
-	"The other process is a child, or `evering ping --listen`, which answers one\n"
-	"peer after another until it is interrupted.\n"
+	"The other process is a child, or `evering ping --listen`, which answers all\n"
+	"that come until it is interrupted.\n"
 	"\n"
 	"  -c, --count=N          pings to send, 1 or more                  [no end]\n"
 	"  -i, --interval=SECONDS from one to the next, 0..3600; 0: as fast as they\n"

@@ -22,9 +22,15 @@ volatile sig_atomic_t end_signal;
 
 static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 
+static void (*volatile wake_waiter)(void);
+
 static void note_end_signal(int sig)
 {
+	void (*wake)(void) = wake_waiter;
+
 	end_signal = sig;
+	if (wake)
+		wake();
 	/*
 	 * From here on the terminal is put in order and the last word is said.  A
 	 * process in the background would be stopped there, and never end: timeout(1)
@@ -54,6 +60,11 @@ static void set_end_handler(void (*handler)(int))
 void catch_end_signals(void)
 {
 	set_end_handler(note_end_signal);
+}
+
+void wake_at_end(void (*wake)(void))
+{
+	wake_waiter = wake;
 }
 
 void uncatch_end_signals(void)

@@ -30,6 +30,11 @@ void begin_process(void);
 extern volatile sig_atomic_t end_signal;
 /* End signals end waiting calls with EINTR, and set end_signal. */
 void catch_end_signals(void);
+/*
+ * End signals that are caught also call @wake, which is async-signal-safe: for a wait that
+ * would not notice one that comes just before it.  NULL: no more.
+ */
+void wake_at_end(void (*wake)(void));
 /* End signals end the process again; one that has come does so at once. */
 void uncatch_end_signals(void);
 /* End signals do nothing: for a child that ends with its parent. */
