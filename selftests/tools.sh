@@ -495,6 +495,55 @@ top_many() {
 	wait
 }
 
+# crowd COUNT: so many ping a process that listens; sets $server and $pids.
+crowd() {
+	local i
+	pids=()
+	start ping --listen=here >heard 2>err.listen
+	server=$pid
+	soon has_mode here 600 || return
+	for ((i = 0; i < $1; i++)); do
+		start ping --connect=here -i 100 >out.$i 2>err.$i
+		pids+=("$pid")
+		soon answered out.$i 1 || return
+	done
+}
+
+# folded TEXT: top has two lines for $server, with this for its clients.
+folded() {
+	run 0 top -b -n 1 -d 0.05 "${@:2}" && has "^[sg][0-9]+ +S +$server evering +\\*" out &&
+		has "^ +C +- $1" out
+}
+
+unfolded() {
+	has "^[dm][0-9]+ +A +$1 evering +16x64 " out && has "^ +B +$server evering +16x64 " out
+}
+
+# A process with many channels is a server, and its clients are folded.
+top_folds() {
+	local server pids pid
+	crowd 5 || return
+	soon folded '5 processes +\*5 ' || return
+	! unfolded "${pids[0]}" && has ' [0-9]+ channels, [0-9]+ servers?, [0-9]+ processes, ' out || return
+	soon folded '5 processes +\*5 ' --unfold || return
+	for pid in "${pids[@]}"; do
+		unfolded "$pid" || return
+	done
+	run 0 top -n 1 -d 0.05 --json && json out &&
+		has "\"backend\": \"$1\", (\"group\": [0-9]+, )?\"pid\": $server, \"command\": \"evering\", \"channels\": 5, \"client_processes\": 5, " out &&
+		has '"clients": \{"states": \{.*"sent": 5, ' out && says '"server": ' out || return
+	# Too few of them are channels by themselves.
+	kill -INT "${pids[0]}" "${pids[1]}"
+	wait "${pids[0]}" "${pids[1]}"
+	soon few_left "${pids[4]}" || return
+	kill -INT "${pids[@]:2}" "$server"
+	wait
+}
+
+few_left() {
+	run 0 top -b -n 1 -d 0.05 && ! has "^[sg][0-9]+ +S +$server " out && unfolded "$1"
+}
+
 # Who pings is held, so that it does not go, and who answers goes.
 top_gone() {
 	busy -i 0.01 || return
@@ -591,6 +640,84 @@ top_terminal() {
 }
 
 # By Ctrl-Z: the shell has the terminal as it was; afterwards the screen is back.
+# The key u unfolds what is folded, and folds it again.
+top_key() {
+	local server pids
+	need_terminal
+	crowd 4 || return
+	mkfifo keys
+	exec 8<>keys
+	SHELL=/bin/sh TERM=xterm script -qfc "
+		stty rows 2000 cols 200 2>/dev/null; \"$evering\" top -d 0.1" typescript <keys >/dev/null 2>&1 &
+	soon drawn_folded && printf u >&8 || return
+	soon has "A +${pids[0]} evering" typescript && printf u >&8 || return
+	soon drawn_folded || return
+	printf q >&8
+	exec 8>&-
+	kill -INT "${pids[@]}" "$server"
+	wait
+}
+
+# Of the next tables one is whole, and has the server and not its channels.
+drawn_folded() {
+	: >typescript
+	soon drawn_twice && has "S +$server evering" typescript &&
+		! has "A +${pids[0]} evering" typescript
+}
+
+drawn_twice() {
+	[[ $(grep -ac 'CHANNEL ' typescript) -ge 2 ]]
+}
+
+# What fdinfo says of groups: two of five members each, in one process that has a channel
+# in none as well.
+top_group() {
+	need perl
+	perl - >ready <<-'END' &
+		use Fcntl;
+		sysopen(my $device, "/dev/evering", O_RDWR) or die;
+		sub call {
+		    my ($file, $number, $arg) = @_;
+		    ioctl($file, 0xEB00 + $number, $arg) or die "$number: $!";
+		    return $arg;
+		}
+		sub group {
+		    open(my $group, "+<&=", (unpack "L2lL", call($device, 2, pack("L2lL", 16, 0, 0, 0)))[2]) or die;
+		    return $group;
+		}
+		sub channel {
+		    my $create = pack("L4Q2L2l2L2Q2", 72, 0, 64, 64, (0) x 10);
+		    return (unpack "L4Q2L2l2L2Q2", call($device, 1, $create))[8, 9];
+		}
+		my @groups = (group, group);
+		for my $i (0 .. 9) {
+		    my @fds = channel;
+		    call($groups[$i % 2], 0x20, pack("L2lL", 16, 0, $fds[$i % 2], $i));
+		}
+		channel;
+		$| = 1;
+		print "ready\n";
+		sleep 300;
+	END
+	pid=$!
+	soon has ready ready
+	run 0 top -n 1 -d 0.05 --json && json out &&
+		counts 2 "\"id\": [0-9]+, \"pid\": $pid, \"command\": \"perl\", \"members\": 5" &&
+		counts 2 "\"group\": [0-9]+, \"pid\": $pid, \"command\": \"perl\", \"channels\": 5," &&
+		run 0 top -b -n 1 -d 0.05 && counts 2 "^g[0-9]+ +S +$pid perl +\\*5 " &&
+		counts 1 "^d[0-9]+ +A +$pid perl "
+	i=$?
+	((!i)) || cat ready out
+	kill "$pid"
+	wait "$pid" 2>/dev/null
+	return $i
+}
+
+# counts N REGEX: what matches it is so many times in out.
+counts() {
+	[[ $(grep -oE "$2" out | wc -l) == "$1" ]]
+}
+
 top_stopped() {
 	local top
 	need_terminal
@@ -1375,6 +1502,8 @@ on() {
 	check "$1: top in JSON" top_json "$1"
 	check "$1: top as a table" top_table
 	check "$1: top, several channels" top_many
+	check "$1: top, a server" top_folds "$1"
+	[[ $1 != device ]] || check "$1: top, a group" top_group
 	check "$1: top, one end is gone" top_gone
 	check "$1: top, as somebody" top_unprivileged "$1"
 	check "$1: doctor chooses" doctor_chooses "$1"
@@ -1406,6 +1535,7 @@ on_any() {
 	check 'top on a terminal, SIGHUP' top_terminal HUP 129
 	check 'top on a terminal, SIGTERM' top_terminal TERM 143
 	check 'top on a terminal, SIGQUIT' top_terminal QUIT 131
+	check 'top on a terminal, u' top_key
 	check 'top on a terminal, stopped and continued' top_stopped
 	check 'colours of top' colours 'top -b -n 1 -d 0.05'
 	check 'colours of doctor' colours doctor

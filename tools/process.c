@@ -413,14 +413,19 @@ static void stop_here(void)
 }
 
 /* A key, if one came: false to leave. */
-static bool handle_key(void)
+static bool handle_key(void (*draw)(void *context, char key), void *context)
 {
 	char key;
 
-	return read(STDIN_FILENO, &key, 1) == 1 && key != 'q';
+	if (read(STDIN_FILENO, &key, 1) != 1 || key == 'q')
+		return false;
+	if (draw)
+		draw(context, key);
+	return true;
 }
 
-bool screen_rest(int64_t until, void (*draw)(void *context), void *context)
+bool screen_rest(int64_t until, void (*draw)(void *context, char key),
+		 void *context)
 {
 	struct pollfd key = { .events = POLLIN };
 	struct timespec timeout;
@@ -441,12 +446,12 @@ bool screen_rest(int64_t until, void (*draw)(void *context), void *context)
 		timeout.tv_nsec = left % 1000000000;
 		ret = ppoll(&key, 1, &timeout, &old);
 		if (ret > 0)
-			go_on = handle_key();
+			go_on = handle_key(draw, context);
 		if (stop_asked)
 			stop_here();
 		/* Resized, or back from a stop. */
 		if (ret < 0 && screen.open && draw && !end_signal)
-			draw(context);
+			draw(context, 0);
 	}
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	return go_on && !end_signal;

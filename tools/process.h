@@ -96,9 +96,10 @@ void screen_close(void);
 void screen_size(int *lines, int *columns);
 /*
  * Waits until @until on clock_ns(), with or without a screen.  Calls @draw, which may
- * be NULL, when the screen has to be drawn anew.  False: an end signal has come, or
- * the key q.
+ * be NULL, when the screen has to be drawn anew: for a key, or 0.  False: an end signal
+ * has come, or the key q.
  */
-bool screen_rest(int64_t until, void (*draw)(void *context), void *context);
+bool screen_rest(int64_t until, void (*draw)(void *context, char key),
+		 void *context);
 
 #endif /* PROCESS_H */

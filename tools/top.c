@@ -9,6 +9,8 @@
  * the half that such a mapping begins with is read with process_vm_readv(2), which takes
  * the rights of a debugger: one's own processes', or with root's rights all.
  *
+ * Many channels with one sleeper are shown as one server: top_fold.c.
+ *
  * Nothing that is read is trusted: it is copied, and checked as a copy; what is
  * wrong shows as unknown, or as a wrong number.  Nothing is mapped, so that nobody can
  * take memory away from under this program.
@@ -30,20 +32,8 @@
 #include "json.h"
 #include "options.h"
 #include "process.h"
+#include "top.h"
 #include "util.h"
-
-#define COMM_LEN 16
-
-enum end_state {
-	UNKNOWN,
-	AWAKE,
-	ASLEEP, /* for entries, or for space */
-	NEW,
-	DETACHED,
-	CLOSED,
-	GONE,
-	END_STATES,
-};
 
 static const char *const state_names[END_STATES] = {
 	"?", "awake", "asleep", "new", "detached", "closed", "gone",
@@ -62,38 +52,12 @@ struct map {
 	uint64_t len;
 };
 
-/* What one end says of itself, and what its ring looks like. */
-struct end {
-	pid_t pid; /* 0: nobody that can be seen */
-	unsigned int holders; /* processes that have it */
-	char comm[COMM_LEN + 1];
-	enum end_state state;
-	bool counted; /* the numbers below are there */
-	uint64_t arena; /* bytes of it that have memory */
-	uint64_t sent; /* entries */
-	uint64_t fill; /* entries sent and not yet released */
-	uint64_t rings;
-	uint64_t sleeps;
-	uint64_t syscalls;
-	/* a second, since the last look */
-	double sent_rate;
-	double rings_rate;
-	double sleeps_rate;
-	double quiet; /* part of the entries that rang nobody */
-};
-
-struct channel {
-	bool device;
-	uint64_t id;
-	bool measured; /* the geometry is known */
-	struct evering_geometry geometry;
-	struct end end[2];
-	double rate;
-};
-
-/* Of the device, both in one: what fdinfo has by end. */
+/* What fdinfo has of an endpoint of the device, by end, or of a group. */
 struct fdinfo {
-	uint64_t channel;
+	pid_t pid; /* that has the descriptor */
+	uint64_t channel; /* 0: of a group */
+	uint64_t group[2]; /* of a group the first is its own */
+	uint64_t members;
 	unsigned int end;
 	unsigned int state[2];
 	struct evering_geometry geometry;
@@ -101,26 +65,12 @@ struct fdinfo {
 	struct evering_counters counters[2];
 };
 
-struct list {
-	void *items;
-	size_t count;
-	size_t room;
-};
-
-struct look {
-	int64_t at;
-	struct list channels;
-	struct list maps;
-	unsigned int processes; /* that have channels */
-	unsigned int hidden; /* that may not be looked into */
-	unsigned int unread; /* ends whose memory may not be read */
-};
-
 struct top_options {
 	int64_t delay_ns;
 	uint64_t count; /* 0: no end */
 	bool batch;
 	bool json;
+	bool unfold;
 };
 
 struct top {
@@ -130,8 +80,7 @@ struct top {
 	struct look look[2]; /* the present one and the one before */
 };
 
-/* @size bytes more, zeroed; NULL: no memory, and whatever it was is left out. */
-static void *add(struct list *list, size_t size)
+void *list_add(struct list *list, size_t size)
 {
 	size_t room = list->room ? 2 * list->room : 16;
 	void *items;
@@ -205,8 +154,13 @@ static void read_info_line(struct fdinfo *info, const char *line)
 		return;
 	a = strtoull(left, NULL, 0);
 	b = got > 2 ? strtoull(right, NULL, 0) : 0;
-	if (!strcmp(key, "channel"))
+	if (!strcmp(key, "channel")) {
 		info->channel = a;
+	} else if (!strcmp(key, "group")) {
+		info->group[0] = a;
+		info->group[1] = b;
+	} else if (!strcmp(key, "members"))
+		info->members = a;
 	else if (!strcmp(key, "end"))
 		info->end = *left == 'B';
 	else if (!strcmp(key, "slot_size"))
@@ -244,6 +198,7 @@ static void set_device_end(struct channel *c, unsigned int i,
 
 	end->state = states[info->state[i]];
 	end->counted = true;
+	end->group = info->group[i];
 	end->arena = info->arena[i];
 	/* Both lag behind, each at its own times. */
 	end->sent = own->tx_entries > peer->rx_entries ? own->tx_entries :
@@ -256,28 +211,10 @@ static void set_device_end(struct channel *c, unsigned int i,
 	end->syscalls = own->tx_syscalls + own->rx_syscalls;
 }
 
-static struct channel *device_channel(struct look *look, uint64_t id)
-{
-	struct channel *c = look->channels.items;
-	size_t i;
-
-	for (i = 0; i < look->channels.count; i++)
-		if (c[i].device && c[i].id == id)
-			return &c[i];
-	c = add(&look->channels, sizeof(*c));
-	if (c) {
-		c->device = true;
-		c->id = id;
-	}
-	return c;
-}
-
 static bool take_fdinfo(struct look *look, pid_t pid, const char *fd)
 {
-	struct fdinfo info = { 0 };
+	struct fdinfo info = { .pid = pid }, *kept;
 	char path[320], line[256];
-	struct channel *c;
-	struct end *end;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%s", pid, fd);
@@ -287,18 +224,83 @@ static bool take_fdinfo(struct look *look, pid_t pid, const char *fd)
 	while (fgets(line, sizeof(line), file))
 		read_info_line(&info, line);
 	fclose(file);
-	c = info.channel ? device_channel(look, info.channel) : NULL;
-	if (!c || !info.geometry.entries)
+	if (info.channel ? !info.geometry.entries : !info.group[0])
 		return false;
-	c->measured = true;
-	c->geometry = info.geometry;
-	set_device_end(c, 0, &info);
-	set_device_end(c, 1, &info);
-	end = &c->end[info.end];
-	/* A copy of the same descriptor in one process is no second holder. */
-	if (end->pid != pid)
-		set_holder(end, pid);
+	kept = list_add(&look->infos, sizeof(*kept));
+	if (!kept)
+		return false;
+	*kept = info;
 	return true;
+}
+
+/* All of a channel, A's before B's, and all of a group; each by process. */
+static int by_file(const void *a, const void *b)
+{
+	const struct fdinfo *x = a, *y = b;
+
+	if (x->channel != y->channel)
+		return x->channel < y->channel ? -1 : 1;
+	if (!x->channel && x->group[0] != y->group[0])
+		return x->group[0] < y->group[0] ? -1 : 1;
+	if (x->end != y->end)
+		return x->end < y->end ? -1 : 1;
+	return x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
+static void take_endpoint(struct look *look, const struct fdinfo *info)
+{
+	struct channel *c = look->channels.items;
+
+	if (look->channels.count)
+		c += look->channels.count - 1;
+	if (!look->channels.count || c->id != info->channel) {
+		c = list_add(&look->channels, sizeof(*c));
+		if (!c)
+			return;
+		c->device = true;
+		c->id = info->channel;
+		c->measured = true;
+		c->geometry = info->geometry;
+		set_device_end(c, 0, info);
+		set_device_end(c, 1, info);
+	}
+	set_holder(&c->end[info->end], info->pid);
+}
+
+static void take_group(struct look *look, const struct fdinfo *info)
+{
+	struct group *group = look->groups.items;
+
+	if (look->groups.count &&
+	    group[look->groups.count - 1].id == info->group[0])
+		return;
+	group = list_add(&look->groups, sizeof(*group));
+	if (!group)
+		return;
+	group->id = info->group[0];
+	group->members = info->members;
+	group->pid = info->pid;
+	read_comm(info->pid, group->comm);
+}
+
+/* Makes channels and groups of what the descriptors said. */
+static void pair_endpoints(struct look *look)
+{
+	const struct fdinfo *info = look->infos.items;
+	size_t i;
+
+	if (look->infos.count)
+		qsort(look->infos.items, look->infos.count, sizeof(*info),
+		      by_file);
+	for (i = 0; i < look->infos.count; i++) {
+		/* A copy of the same descriptor in one process is no second holder. */
+		if (i && !by_file(&info[i - 1], &info[i]))
+			continue;
+		if (info[i].channel)
+			take_endpoint(look, &info[i]);
+		else
+			take_group(look, &info[i]);
+	}
 }
 
 /* A process that has ended meanwhile hides nothing. */
@@ -307,11 +309,23 @@ static bool vanished(void)
 	return errno == ENOENT || errno == ESRCH;
 }
 
-/* Do descriptors of @pid have channels of the device?  -1: may not be looked at. */
+/* Is it a descriptor of the device that @target of /proc/PID/fd is? */
+static bool of_device(const char *target, size_t len)
+{
+	static const char *const names[] = { "anon_inode:[evering]",
+					     "anon_inode:[evering-group]" };
+	size_t i;
+
+	for (i = 0; i < 2; i++)
+		if (len == strlen(names[i]) && !memcmp(target, names[i], len))
+			return true;
+	return false;
+}
+
+/* Has @pid descriptors of the device?  -1: it may not be looked at. */
 static int scan_fds(struct look *look, pid_t pid)
 {
-	static const char name[] = "anon_inode:[evering]";
-	char path[64], target[sizeof(name) + 1];
+	char path[64], target[32];
 	struct dirent *entry;
 	int found = 0;
 	ssize_t len;
@@ -324,7 +338,7 @@ static int scan_fds(struct look *look, pid_t pid)
 	while ((entry = readdir(dir))) {
 		len = readlinkat(dirfd(dir), entry->d_name, target,
 				 sizeof(target));
-		if (len == sizeof(name) - 1 && !memcmp(target, name, len) &&
+		if (len > 0 && of_device(target, (size_t)len) &&
 		    take_fdinfo(look, pid, entry->d_name))
 			found = 1;
 	}
@@ -421,7 +435,7 @@ static int take_map(struct look *look, pid_t pid, const char *line)
 	if (goes_on(look, &found))
 		return 0;
 	read_geometry(&found);
-	map = add(&look->maps, sizeof(*map));
+	map = list_add(&look->maps, sizeof(*map));
 	if (!map)
 		return 0;
 	*map = found;
@@ -548,32 +562,35 @@ static void take(struct look *look, uint64_t inode)
 		map[i].taken = true;
 }
 
-/* The inode of B's memory that goes with this one of A's, or 0. */
+/*
+ * The inode of B's memory that goes with this one of A's, or 0.  Where two processes have
+ * several channels they were most likely made one after another: the nearest is the one.
+ */
 static uint64_t find_other(const struct look *look, struct duo *duo)
 {
 	const struct map *wa = duo->writer[0], *ra = duo->reader[0], *wb, *rb;
-	const struct map *map = look->maps.items;
-	uint64_t inode = wa ? wa->inode : ra->inode, best = 0;
-	size_t i;
+	const struct map *map = look->maps.items, *at;
+	uint64_t inode = wa ? wa->inode : ra->inode;
+	size_t above = first_of(look, inode), below = above;
 
-	for (i = 0; i < look->maps.count; i++) {
-		if (map[i].end != EVERING_B || map[i].taken)
+	while (below || above < look->maps.count) {
+		if (!below || (above < look->maps.count &&
+			       distance(map[above].inode, inode) <
+				       distance(map[below - 1].inode, inode)))
+			at = &map[above++];
+		else
+			at = &map[--below];
+		if (at->end != EVERING_B || at->taken)
 			continue;
-		wb = mapping(look, map[i].inode, EVERING_B, true);
-		rb = mapping(look, map[i].inode, EVERING_B, false);
-		/*
-		 * Where two processes have several channels they were most
-		 * likely made one after another.
-		 */
-		if (fits(wa, ra, wb, rb) &&
-		    (!best ||
-		     distance(map[i].inode, inode) < distance(best, inode))) {
-			best = map[i].inode;
-			duo->writer[1] = wb;
-			duo->reader[1] = rb;
-		}
+		wb = mapping(look, at->inode, EVERING_B, true);
+		rb = mapping(look, at->inode, EVERING_B, false);
+		if (!fits(wa, ra, wb, rb))
+			continue;
+		duo->writer[1] = wb;
+		duo->reader[1] = rb;
+		return at->inode;
 	}
-	return best;
+	return 0;
 }
 
 static enum end_state memfd_state(const struct look *look,
@@ -654,7 +671,7 @@ static void add_memfd_channel(struct look *look, const struct map *a)
 	if (!inode)
 		return;
 	take(look, inode);
-	c = add(&look->channels, sizeof(*c));
+	c = list_add(&look->channels, sizeof(*c));
 	if (!c)
 		return;
 	c->id = a->inode;
@@ -746,18 +763,46 @@ static int by_rate(const void *a, const void *b)
 	return x->id < y->id ? -1 : x->id > y->id;
 }
 
+static int by_id(const void *a, const void *b)
+{
+	const struct channel *x = a, *y = b;
+
+	if (x->device != y->device)
+		return x->device < y->device ? -1 : 1;
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+/* Rates of all channels, which come to stand in the order of these. */
+static void compare_all(struct look *look, struct look *old)
+{
+	struct channel *c = look->channels.items, *was;
+	size_t i;
+
+	if (!look->channels.count)
+		return;
+	if (old->channels.count)
+		qsort(old->channels.items, old->channels.count, sizeof(*was),
+		      by_id);
+	for (i = 0; i < look->channels.count && old->channels.count; i++) {
+		was = bsearch(&c[i], old->channels.items, old->channels.count,
+			      sizeof(*was), by_id);
+		if (was)
+			compare(&c[i], was, (double)(look->at - old->at) / 1e9);
+	}
+	qsort(c, look->channels.count, sizeof(*c), by_rate);
+}
+
 static int take_look(struct top *t)
 {
 	struct look *look = &t->look[0], *old = &t->look[1], swap = *old;
-	struct channel *c, *was;
 	struct dirent *entry;
-	size_t i, j;
 	DIR *proc;
 	pid_t pid;
 
 	*old = *look;
 	*look = swap;
 	look->channels.count = look->maps.count = 0;
+	look->infos.count = look->groups.count = 0;
 	look->processes = look->hidden = look->unread = 0;
 	proc = opendir("/proc");
 	if (!proc) {
@@ -771,18 +816,10 @@ static int take_look(struct top *t)
 			look_at_process(look, pid);
 	}
 	closedir(proc);
+	pair_endpoints(look);
 	pair_memfds(look);
-
-	c = look->channels.items;
-	was = old->channels.items;
-	for (i = 0; i < look->channels.count; i++)
-		for (j = 0; j < old->channels.count; j++)
-			if (c[i].device == was[j].device &&
-			    c[i].id == was[j].id)
-				compare(&c[i], &was[j],
-					(double)(look->at - old->at) / 1e9);
-	if (look->channels.count)
-		qsort(c, look->channels.count, sizeof(*c), by_rate);
+	compare_all(look, old);
+	find_servers(look);
 	return 0;
 }
 
@@ -810,57 +847,169 @@ static void put_line(struct page *page, const char *colour, const char *text)
 		page->t->screen && !page->left ? "" : "\n");
 }
 
+/* The columns that a channel's end and a side of a server have in common. */
+struct numbers {
+	char arena[2 * FORMAT_LEN];
+	char fill[16];
+	char sent[FORMAT_LEN];
+	char rings[FORMAT_LEN];
+	char quiet[16];
+	char sleeps[FORMAT_LEN];
+};
+
+/* @full: how full the ring is, 0..1; @known: the size of the arena is known. */
+static void format_end(struct numbers *n, const struct end *end, double full,
+		       bool known, uint64_t arena_size)
+{
+	char now[FORMAT_LEN], most[FORMAT_LEN];
+
+	*n = (struct numbers){ "-", "-", "-", "-", "-", "-" };
+	if (known) {
+		format_plain(most, arena_size);
+		format_plain(now, end->arena);
+		if (end->counted && end->arena < arena_size)
+			snprintf(n->arena, sizeof(n->arena), "%s/%s", now,
+				 most);
+		else
+			snprintf(n->arena, sizeof(n->arena), "%s", most);
+	}
+	if (!end->counted)
+		return;
+	snprintf(n->fill, sizeof(n->fill), "%3.0f%%", 100.0 * full);
+	format_count(n->sent, (uint64_t)(end->sent_rate + .5));
+	format_count(n->rings, (uint64_t)(end->rings_rate + .5));
+	format_count(n->sleeps, (uint64_t)(end->sleeps_rate + .5));
+	if (end->sent_rate > 0)
+		snprintf(n->quiet, sizeof(n->quiet), "%3.0f%%",
+			 100 * end->quiet);
+}
+
+static void put_row(struct page *page, const char *colour, const char *id,
+		    char letter, pid_t pid, const char *command,
+		    const char *ring, const struct numbers *n,
+		    const char *state)
+{
+	char line[MAX_WIDTH], number[16] = "-";
+
+	if (pid)
+		snprintf(number, sizeof(number), "%d", pid);
+	snprintf(line, sizeof(line),
+		 "%-10s %c %7s %-15s %9s %8s %5s %11s %9s %5s %9s %s", id,
+		 letter, number, command, ring, n->arena, n->fill, n->sent,
+		 n->rings, n->quiet, n->sleeps, state);
+	put_line(page, colour, line);
+}
+
 static void put_end(struct page *page, const struct channel *c, unsigned int i)
 {
-	char id[24] = "", pid[16] = "-", fill[16] = "-", quiet[16] = "-";
-	char sent[FORMAT_LEN] = "-", rings[FORMAT_LEN] = "-";
-	char sleeps[FORMAT_LEN] = "-", now[FORMAT_LEN], most[FORMAT_LEN];
-	char arena[2 * FORMAT_LEN] = "-", ring[32] = "-";
 	const struct end *end = &c->end[i];
+	char id[24] = "", ring[32] = "-";
 	const char *colour = "";
-	char line[MAX_WIDTH];
+	struct numbers n;
+	double full = 0;
 
 	if (!i)
 		snprintf(id, sizeof(id), "%c%llu", c->device ? 'd' : 'm',
 			 (unsigned long long)c->id);
-	if (end->pid)
-		snprintf(pid, sizeof(pid), "%d", end->pid);
-	if (c->measured) {
+	if (c->measured)
 		snprintf(ring, sizeof(ring), "%ux%u", c->geometry.entries,
 			 c->geometry.slot_size);
-		format_plain(most, c->geometry.arena_size[i]);
-		format_plain(now, end->arena);
-		if (end->counted && end->arena < c->geometry.arena_size[i])
-			snprintf(arena, sizeof(arena), "%s/%s", now, most);
-		else
-			snprintf(arena, sizeof(arena), "%s", most);
-	}
-	if (end->counted) {
-		snprintf(fill, sizeof(fill), "%3.0f%%",
-			 100.0 * (double)end->fill /
-				 (double)c->geometry.entries);
-		format_count(sent, (uint64_t)(end->sent_rate + .5));
-		format_count(rings, (uint64_t)(end->rings_rate + .5));
-		format_count(sleeps, (uint64_t)(end->sleeps_rate + .5));
-		if (end->sent_rate > 0)
-			snprintf(quiet, sizeof(quiet), "%3.0f%%",
-				 100 * end->quiet);
-	}
+	if (end->counted)
+		full = (double)end->fill / (double)c->geometry.entries;
+	format_end(&n, end, full, c->measured, c->geometry.arena_size[i]);
 	if (end->state >= DETACHED)
 		colour = "\033[31m";
 	else if (end->sent_rate > 0)
 		colour = "\033[32m";
-	snprintf(line, sizeof(line),
-		 "%-10s %c %7s %-15s %9s %8s %5s %11s %9s %5s %9s %s", id,
-		 'A' + (int)i, pid, end->comm, ring, arena, fill, sent, rings,
-		 quiet, sleeps, state_names[end->state]);
-	put_line(page, colour, line);
+	put_row(page, colour, id, "AB"[i], end -> pid, end -> comm, ring, &n,
+		state_names[end->state]);
+}
+
+static void put_channel(struct page *page, const struct channel *c)
+{
+	put_end(page, c, 0);
+	put_end(page, c, 1);
+}
+
+/* "3 awake, 997 asleep" */
+static void format_states(char *buf, size_t size, const struct side *side)
+{
+	size_t len = 0, i;
+
+	*buf = '\0';
+	for (i = 0; i < END_STATES && len < size; i++)
+		if (side->states[i])
+			len += (size_t)snprintf(buf + len, size - len,
+						"%s%zu %s", len ? ", " : "",
+						side->states[i],
+						state_names[i]);
+}
+
+/* The server's own ends, or its clients'. */
+static void put_side(struct page *page, const struct server *server,
+		     unsigned int i)
+{
+	const struct side *side = &server->side[i];
+	char id[24] = "", clients[32], ring[32], states[160];
+	const char *command = server->comm;
+	pid_t pid = server->pid;
+	struct numbers n;
+
+	if (!i) {
+		snprintf(id, sizeof(id), "%c%llu", server->group ? 'g' : 's',
+			 server->group ? (unsigned long long)server->group :
+					 (unsigned long long)pid);
+	} else {
+		pid = 0;
+		snprintf(clients, sizeof(clients), "%zu process%s",
+			 server->clients, server->clients == 1 ? "" : "es");
+		command = clients;
+	}
+	snprintf(ring, sizeof(ring), "*%zu", server->channels);
+	format_end(&n, &side->sum, side->fullest, side->sum.counted,
+		   side->arena_size);
+	format_states(states, sizeof(states), side);
+	put_row(page, side->sum.sent_rate > 0 ? "\033[32m" : "", id, "SC"[i],
+		pid, command, ring, &n, states);
+}
+
+/* The server that is number @i, from 0 on. */
+static void put_server(struct page *page, const struct look *look, size_t i)
+{
+	const struct server *server = look->servers.items;
+	const struct channel *c = look->channels.items;
+	size_t j;
+
+	put_side(page, &server[i], 0);
+	put_side(page, &server[i], 1);
+	for (j = 0; page->t->o.unfold && j < look->channels.count; j++)
+		if (c[j].server == i + 1)
+			put_channel(page, &c[j]);
+}
+
+/* The busiest first, whether it is a server or a channel by itself. */
+static void put_rows(struct page *page, const struct look *look)
+{
+	const struct server *server = look->servers.items;
+	const struct channel *c = look->channels.items;
+	size_t i, j = 0;
+
+	for (i = 0; i < look->channels.count; i++) {
+		if (c[i].server)
+			continue;
+		for (; j < look->servers.count && server[j].rate >= c[i].rate;
+		     j++)
+			put_server(page, look, j);
+		put_channel(page, &c[i]);
+	}
+	for (; j < look->servers.count; j++)
+		put_server(page, look, j);
 }
 
 static void put_table(struct page *page, const struct look *look)
 {
 	const struct channel *c = look->channels.items;
-	char line[MAX_WIDTH], count[FORMAT_LEN], now[16];
+	char line[MAX_WIDTH], count[FORMAT_LEN], now[16], servers[32] = "";
 	time_t seconds = time(NULL);
 	bool root = !geteuid();
 	struct tm local;
@@ -870,9 +1019,13 @@ static void put_table(struct page *page, const struct look *look)
 	for (i = 0; i < look->channels.count; i++)
 		rate += c[i].rate;
 	strftime(now, sizeof(now), "%H:%M:%S", localtime_r(&seconds, &local));
+	if (look->servers.count)
+		snprintf(servers, sizeof(servers), "%zu server%s, ",
+			 look->servers.count,
+			 look->servers.count == 1 ? "" : "s");
 	snprintf(line, sizeof(line),
-		 "evering top  %s  %zu channels, %u processes, %s messages/s",
-		 now, look->channels.count, look->processes,
+		 "evering top  %s  %zu channels, %s%u processes, %s messages/s",
+		 now, look->channels.count, servers, look->processes,
 		 format_count(count, (uint64_t)(rate + .5)));
 	put_line(page, "", line);
 	if (look->unread)
@@ -896,10 +1049,7 @@ static void put_table(struct page *page, const struct look *look)
 		 "CHANNEL", 'E', "PID", "COMMAND", "RING", "ARENA", "FILL",
 		 "MESSAGES/S", "RINGS/S", "QUIET", "SLEEPS/S", "STATE");
 	put_line(page, "\033[7m", line);
-	for (i = 0; i < look->channels.count; i++) {
-		put_end(page, &c[i], 0);
-		put_end(page, &c[i], 1);
-	}
+	put_rows(page, look);
 }
 
 static void show_table(const struct top *t)
@@ -914,59 +1064,139 @@ static void show_table(const struct top *t)
 	fputs(t->screen ? "\033[J" : "\n", output);
 }
 
+static const char *json_state(size_t state)
+{
+	return state == UNKNOWN ? "unknown" : state_names[state];
+}
+
+static void put_json_numbers(struct json *j, const struct end *end)
+{
+	uint64_t quiet = end->sent > end->rings ? end->sent - end->rings : 0;
+
+	if (!end->counted)
+		return;
+	json_number(j, "arena_now", end->arena);
+	json_number(j, "sent", end->sent);
+	json_number(j, "fill", end->fill);
+	json_number(j, "rings", end->rings);
+	json_number(j, "sleeps", end->sleeps);
+	json_number(j, "system_calls", end->syscalls);
+	json_number(j, "wakeups_suppressed", quiet);
+	json_fixed(j, "messages_per_second", end->sent_rate, 3);
+	json_fixed(j, "rings_per_second", end->rings_rate, 3);
+	json_fixed(j, "sleeps_per_second", end->sleeps_rate, 3);
+}
+
 static void put_json_end(struct json *j, const char *key,
 			 const struct channel *c, unsigned int i)
 {
 	const struct end *end = &c->end[i];
-	uint64_t quiet = end->sent > end->rings ? end->sent - end->rings : 0;
 
 	json_open(j, key, '{');
 	json_number(j, "pid", (uint64_t)end->pid);
 	json_number(j, "holders", end->holders);
 	json_text(j, "command", end->comm);
-	json_text(j, "state",
-		  end->state == UNKNOWN ? "unknown" : state_names[end->state]);
+	json_text(j, "state", json_state(end->state));
+	if (end->group)
+		json_number(j, "group", end->group);
 	if (c->measured)
 		json_number(j, "arena", c->geometry.arena_size[i]);
-	if (end->counted) {
-		json_number(j, "arena_now", end->arena);
-		json_number(j, "sent", end->sent);
-		json_number(j, "fill", end->fill);
-		json_number(j, "rings", end->rings);
-		json_number(j, "sleeps", end->sleeps);
-		json_number(j, "system_calls", end->syscalls);
-		json_number(j, "wakeups_suppressed", quiet);
-		json_fixed(j, "messages_per_second", end->sent_rate, 3);
-		json_fixed(j, "rings_per_second", end->rings_rate, 3);
-		json_fixed(j, "sleeps_per_second", end->sleeps_rate, 3);
-	}
+	put_json_numbers(j, end);
 	json_close(j, '}');
+}
+
+static void put_json_channels(struct json *j, const struct look *look)
+{
+	const struct channel *c = look->channels.items;
+	size_t i;
+
+	json_open(j, "channels", '[');
+	for (i = 0; i < look->channels.count; i++) {
+		json_open(j, NULL, '{');
+		json_text(j, "backend", c[i].device ? "device" : "memfd");
+		json_number(j, "id", c[i].id);
+		/* The place in the list of servers. */
+		if (c[i].server)
+			json_number(j, "server", c[i].server - 1);
+		if (c[i].measured) {
+			json_number(j, "slot", c[i].geometry.slot_size);
+			json_number(j, "ring", c[i].geometry.entries);
+		}
+		put_json_end(j, "a", &c[i], 0);
+		put_json_end(j, "b", &c[i], 1);
+		json_close(j, '}');
+	}
+	json_close(j, ']');
+}
+
+static void put_json_side(struct json *j, const char *key,
+			  const struct side *side)
+{
+	size_t i;
+
+	json_open(j, key, '{');
+	json_open(j, "states", '{');
+	for (i = 0; i < END_STATES; i++)
+		if (side->states[i])
+			json_number(j, json_state(i), side->states[i]);
+	json_close(j, '}');
+	json_number(j, "arena", side->arena_size);
+	put_json_numbers(j, &side->sum);
+	if (side->sum.counted)
+		json_fixed(j, "fullest", side->fullest, 3);
+	json_close(j, '}');
+}
+
+static void put_json_servers(struct json *j, const struct look *look)
+{
+	const struct server *server = look->servers.items;
+	size_t i;
+
+	json_open(j, "servers", '[');
+	for (i = 0; i < look->servers.count; i++) {
+		json_open(j, NULL, '{');
+		json_text(j, "backend", server[i].device ? "device" : "memfd");
+		if (server[i].group)
+			json_number(j, "group", server[i].group);
+		json_number(j, "pid", (uint64_t)server[i].pid);
+		json_text(j, "command", server[i].comm);
+		json_number(j, "channels", server[i].channels);
+		json_number(j, "client_processes", server[i].clients);
+		put_json_side(j, "own", &server[i].side[0]);
+		put_json_side(j, "clients", &server[i].side[1]);
+		json_close(j, '}');
+	}
+	json_close(j, ']');
+}
+
+static void put_json_groups(struct json *j, const struct look *look)
+{
+	const struct group *group = look->groups.items;
+	size_t i;
+
+	json_open(j, "groups", '[');
+	for (i = 0; i < look->groups.count; i++) {
+		json_open(j, NULL, '{');
+		json_number(j, "id", group[i].id);
+		json_number(j, "pid", (uint64_t)group[i].pid);
+		json_text(j, "command", group[i].comm);
+		json_number(j, "members", group[i].members);
+		json_close(j, '}');
+	}
+	json_close(j, ']');
 }
 
 static void show_json(const struct look *look)
 {
-	const struct channel *c = look->channels.items;
 	struct json j = { .out = output };
-	size_t i;
 
 	json_open(&j, NULL, '{');
 	json_number(&j, "time", (uint64_t)time(NULL));
 	json_number(&j, "processes", look->processes);
 	json_number(&j, "hidden_processes", look->hidden);
-	json_open(&j, "channels", '[');
-	for (i = 0; i < look->channels.count; i++) {
-		json_open(&j, NULL, '{');
-		json_text(&j, "backend", c[i].device ? "device" : "memfd");
-		json_number(&j, "id", c[i].id);
-		if (c[i].measured) {
-			json_number(&j, "slot", c[i].geometry.slot_size);
-			json_number(&j, "ring", c[i].geometry.entries);
-		}
-		put_json_end(&j, "a", &c[i], 0);
-		put_json_end(&j, "b", &c[i], 1);
-		json_close(&j, '}');
-	}
-	json_close(&j, ']');
+	put_json_channels(&j, look);
+	put_json_servers(&j, look);
+	put_json_groups(&j, look);
 	json_close(&j, '}');
 	json_end(&j);
 }
@@ -976,9 +1206,13 @@ static void show_json(const struct look *look)
 /* How long before the first table, so that it has rates. */
 #define FIRST_NS 250000000ll
 
-static void draw_again(void *context)
+static void draw_again(void *context, char key)
 {
-	show_table(context);
+	struct top *t = context;
+
+	if (key == 'u')
+		t->o.unfold = !t->o.unfold;
+	show_table(t);
 	flush_output();
 }
 
@@ -1015,6 +1249,7 @@ static const struct option_spec options[] = {
 	{ "iterations", 'n', OPTION_NUMBER, FIELD(struct top_options, count),
 	  .least = 1 },
 	{ "batch", 'b', OPTION_FLAG, FIELD(struct top_options, batch) },
+	{ "unfold", 'u', OPTION_FLAG, FIELD(struct top_options, unfold) },
 	{ "json", 0, OPTION_FLAG, FIELD(struct top_options, json) },
 	{ .name = NULL },
 };
@@ -1025,17 +1260,30 @@ static const char help[] =
 	"Shows the channels of this machine at work, the busiest first: their\n"
 	"processes and sizes, how full each ring is, messages, rings of a doorbell and\n"
 	"sleeps a second, and what part of the messages needed no wake-up.  Channels of\n"
-	"other users are shown to root alone.  On a terminal, q or Ctrl-C ends it.\n"
+	"other users are shown to root alone.  Four channels or more of one group of the\n"
+	"device, or of one process, are a server, whose clients are folded into two\n"
+	"lines.  On a terminal, u unfolds them, or folds them, and q or Ctrl-C ends it.\n"
 	"\n"
 	"  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
 	"  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
 	"  -b, --batch          one table after another, as is usual where\n"
 	"                       standard output is no terminal\n"
+	"  -u, --unfold         also the channels of each server, below it\n"
 	"      --json           JSON, an object a line for each table\n"
 	"  -h, --help           this\n"
 	"\n"
 	"Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
 	"the command line makes no sense, 128 + n after another signal n.\n";
+
+static void free_look(struct look *look)
+{
+	free(look->channels.items);
+	free(look->servers.items);
+	free(look->groups.items);
+	free(look->infos.items);
+	free(look->maps.items);
+	free(look->members.items);
+}
 
 int cmd_top(int argc, char **argv)
 {
@@ -1053,9 +1301,7 @@ int cmd_top(int argc, char **argv)
 		screen_open();
 	status = watch(&t);
 	screen_close();
-	free(t.look[0].channels.items);
-	free(t.look[0].maps.items);
-	free(t.look[1].channels.items);
-	free(t.look[1].maps.items);
+	free_look(&t.look[0]);
+	free_look(&t.look[1]);
 	return end_status(status);
 }
