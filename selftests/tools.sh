@@ -1471,7 +1471,10 @@ completes() {
 	$(complete_words ping --wa) == '--wait=' &&
 	$(complete_words ping --wait = b) == 'block busy' &&
 	$(complete_words pipe --one) == --one-way &&
-	$(complete_words top --d) == '--delay=' ]]
+	$(complete_words top --d) == '--delay=' &&
+	$(complete_words bench --modes = many-o) == many-one &&
+	$(complete_words bench --modes = rtt,many-) == *'rtt,many-zipf rtt,many-flood' &&
+	$(complete_words bench --channels = 1,100) == '1,100 1,1000 1,10000' ]]
 }
 
 # on BACKEND: what the backend has a part in.
