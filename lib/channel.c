@@ -15,8 +15,6 @@
 #define DOTTED(major, minor, patch) DOTTED_(major, minor, patch)
 #define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
-/* Of so little nobody asks whether there is memory for it (memory.c). */
-#define LITTLE ((size_t)256 << 10)
 /* So that the allocator's alignments hold for pointers too, and pages can be huge. */
 #define ARENA_MAP_ALIGN ((size_t)EVERING_MEMFD_ALIGN)
 #if defined(__x86_64__) || defined(__i386__)
@@ -386,21 +384,21 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 
 /*
  * endpoint_map_file - map a memfd: @region, and what lies behind it up to the region @last
- * @all: all its pages are there, and it may be mapped with them
+ * @pages: what of it there is
  *
- * Otherwise nothing is populated, for a process that has called mlockall(2) neither, unless
- * it is little: what nobody may access the kernel leaves alone, and later it does not ask
- * again.
+ * Where pages are missing nothing is populated, for a process that has called mlockall(2)
+ * neither, unless it is little: what nobody may access the kernel leaves alone, and later it
+ * does not ask again.
  */
 int endpoint_map_file(struct endpoint *e, unsigned int region,
 		      unsigned int last, int fd, off_t offset, int prot,
-		      bool all)
+		      enum pages pages)
 {
 	size_t size = region_size(&e->geometry, region);
 	size_t behind = last == region ? 0 : region_size(&e->geometry, last);
-	bool at_once = all || size + behind <= LITTLE;
+	bool at_once = pages != PAGES_MISSING || size + behind <= LITTLE;
 	int first = at_once ? prot : PROT_NONE, error;
-	int flags = MAP_SHARED | (all ? MAP_POPULATE : 0);
+	int flags = MAP_SHARED | (pages == PAGES_MAPPED ? MAP_POPULATE : 0);
 	unsigned char *map;
 
 	if (last < EVERING_REGION_ARENA_A)

@@ -374,9 +374,25 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 bool endpoint_shares(const struct endpoint *e, unsigned int region);
 int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 		 int prot);
+
+/**
+ * enum pages - of a memfd that is to be mapped
+ * @PAGES_MISSING: some may not be there
+ * @PAGES_THERE: all are, and each is mapped when it is touched
+ * @PAGES_MAPPED: all are, and they are mapped at once
+ */
+enum pages {
+	PAGES_MISSING,
+	PAGES_THERE,
+	PAGES_MAPPED,
+};
+
+/* Of so little nobody asks whether there is memory for it (memory.c). */
+#define LITTLE ((size_t)256 << 10)
+
 int endpoint_map_file(struct endpoint *e, unsigned int region,
 		      unsigned int last, int fd, off_t offset, int prot,
-		      bool all);
+		      enum pages pages);
 int endpoint_check_status(const struct endpoint *e);
 int endpoint_ready(struct endpoint *e);
 void endpoint_destroy(struct endpoint *e);
