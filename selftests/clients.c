@@ -29,6 +29,10 @@ struct cost {
 static const struct cost memfd_cost = { .fds = 5, .shared = 2, .mappings = 4 };
 static const struct cost device_cost = { .fds = 1, .shared = 5, .mappings = 6 };
 
+/* Of a group beside its channels, from its first one of the device on: the group file. */
+static const struct cost no_file_cost = { .fds = 0 };
+static const struct cost file_cost = { .fds = 1, .shared = 1, .mappings = 1 };
+
 /* Of a process. */
 struct weight {
 	int fds;
@@ -104,6 +108,7 @@ FIXTURE(clients)
 	char dir[64], path[108];
 	unsigned int n;
 	const struct cost *cost;
+	const struct cost *group_cost;
 	pid_t client;
 	int done[2];
 };
@@ -121,8 +126,13 @@ FIXTURE_SETUP(clients)
 	self->p.policy = EVERING_BLOCK;
 	params.policy = EVERING_BLOCK;
 	self->n = wanted();
-	self->cost = variant->backend == EVERING_BACKEND_MEMFD ? &memfd_cost :
-								 &device_cost;
+	if (variant->backend == EVERING_BACKEND_MEMFD) {
+		self->cost = &memfd_cost;
+		self->group_cost = &no_file_cost;
+	} else {
+		self->cost = &device_cost;
+		self->group_cost = &file_cost;
+	}
 	strcpy(self->dir, "/tmp/evering-clients-XXXXXX");
 	ASSERT_NE(NULL, mkdtemp(self->dir));
 	snprintf(self->path, sizeof(self->path), "%s/socket", self->dir);
@@ -181,6 +191,23 @@ static int be_clients(void *arg)
 	await_death();
 }
 
+/* The group has its first channel, and then none again: 0, if that cost what it should. */
+static int warm_up(const FIXTURE_DATA(clients) * self)
+{
+	struct weight before = weigh(), now;
+	struct evering *ev[2];
+	int ret = 10;
+
+	if (evering_pair(&self->p, ev))
+		return 11;
+	if (!evering_group_add(self->group, ev[0], EVERING_RX, NULL) &&
+	    !evering_group_remove(self->group, ev[0]))
+		ret = 0;
+	close_pair(ev);
+	now = weigh();
+	return ret ? ret : compare("group", &before, &now, self->group_cost, 1);
+}
+
 /* What a server does for one event.  *@open: its channels. */
 static int serve(const struct evering_group_event *event,
 		 FIXTURE_DATA(clients) * self, unsigned int *open)
@@ -226,6 +253,7 @@ TEST_F_TIMEOUT(clients, cost_what_they_should_and_nothing_when_they_have_gone,
 						NULL));
 	ASSERT_EQ(0, evering_group_add_fd(self->group, self->done[0], POLLIN,
 					  NULL));
+	ASSERT_EQ(0, warm_up(self));
 	before = weigh();
 	self->client = spawn(be_clients, self);
 	while (!done) {
