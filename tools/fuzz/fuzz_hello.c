@@ -509,16 +509,6 @@ static void limits_of(struct evering_params *limits)
 	limits->arena_size[EVERING_PEERS] = MOST_MEMORY;
 }
 
-/* Each is a channel, and all but the first are closed at once. */
-static struct evering *first_of(struct lanes *lanes)
-{
-	while (lanes->count > 1) {
-		check_channel(&lanes->e[--lanes->count]->ev);
-		evering_close(&lanes->e[lanes->count]->ev);
-	}
-	return &lanes->e[0]->ev;
-}
-
 static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 {
 	struct evering_params limits;
@@ -534,24 +524,58 @@ static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 	return ret;
 }
 
-/* As evering_connect_many() once it is connected; @sock is the first one's on success. */
-static int connect_many(int sock, const struct evering_params *params,
-			struct evering **ev)
+/* A socket that listens at a name of this process's, which is @name of @room bytes. */
+static int listen_at_name(char *name, size_t room)
 {
-	struct lanes lanes;
-	int ret;
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int n = snprintf(name, room, "@evering-fuzz-%d", (int)getpid());
+	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-	ret = lanes_make(&lanes, MAX_LANES, params, INT64_MAX);
-	if (!ret) {
-		ret = say_hello(&lanes, sock);
-		if (!ret)
-			ret = take_welcome(&lanes, sock, true);
-		if (ret)
-			lanes_destroy(&lanes);
+	memcpy(address.sun_path + 1, name + 1, (size_t)n - 1);
+	MUST(!bind(sock, (struct sockaddr *)&address,
+		   (socklen_t)offsetof(struct sockaddr_un, sun_path) +
+			   (socklen_t)n));
+	MUST(!listen(sock, 1));
+	return sock;
+}
+
+/* The stranger accepts, and has its answer ready when it is looked for. */
+static int by_connect_many(struct stranger *s, struct input *in,
+			   const struct evering_params *params, bool *right,
+			   struct evering **ev)
+{
+	struct evering_connecting *c;
+	struct evering *lane[MAX_LANES];
+	char name[64];
+	int sock, ret;
+
+	sock = listen_at_name(name, sizeof(name));
+	ret = evering_connect_begin_many(name, params, MAX_LANES,
+					 EVERING_WAIT_FOREVER, &c);
+	if (ret) {
+		*right = s->honest;
+		close(sock);
+		return ret;
 	}
-	if (!ret)
-		*ev = first_of(&lanes);
-	return ret;
+	MUST(evering_connecting_step_many(c, lane) == -EAGAIN);
+	close(s->sock);
+	s->sock = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
+	MUST(s->sock >= 0);
+	*right = say_welcome(s, in);
+	ret = evering_connecting_step_many(c, lane);
+	evering_connecting_close(c);
+	close(sock);
+	close(s->others);
+	s->others = -1;
+	if (ret < 0)
+		return ret;
+	/* Each is a channel, and all but the first are closed at once. */
+	while (ret > 1) {
+		check_channel(lane[--ret]);
+		evering_close(lane[ret]);
+	}
+	*ev = lane[0];
+	return 0;
 }
 
 static int by_connect(struct stranger *s, struct input *in, struct evering **ev)
@@ -567,12 +591,13 @@ static int by_connect(struct stranger *s, struct input *in, struct evering **ev)
 	params.entries = s->geometry.entries;
 	params.arena_size[EVERING_MINE] = s->geometry.arena_size[EVERING_A];
 	params.arena_size[EVERING_PEERS] = s->geometry.arena_size[EVERING_B];
-	right = say_welcome(s, in);
-	if (s->lanes == 1)
+	if (s->lanes == 1) {
+		right = say_welcome(s, in);
 		ret = evering_connect_fd(s->others, &params, EVERING_NOWAIT,
 					 ev);
-	else
-		ret = connect_many(s->others, &params, ev);
+	} else {
+		ret = by_connect_many(s, in, &params, &right, ev);
+	}
 	MUST(!right || !ret);
 	return ret;
 }
