@@ -359,17 +359,24 @@ static long mapped_pages(const void *p, uint64_t size)
 
 TEST_F(geometry, populate_maps_the_arenas_at_once)
 {
+	const size_t last = 64 * 63;
 	long mine = 0, peers = 0, all;
 	uint64_t size;
-	int populate;
+	int i, populate;
 
 	if (getpagesize() != 4096)
 		SKIP(return, "pages of %d bytes", getpagesize());
 	self->p.arena_size[0] = self->p.arena_size[1] = 1 << 20;
 	self->p.arena_begin = EVERING_WHOLE;
-	for (populate = 0; populate < 2; populate++) {
+	for (i = 0; i < 4; i++) {
+		populate = i & 1;
 		self->p.flags = populate ? EVERING_POPULATE : 0;
+		if (i & 2)
+			self->p.flags |= EVERING_SHARED_ARENA;
 		ASSERT_EQ(0, evering_pair(&self->p, self->ev));
+		/* The rings are in any case: nobody has touched their second page. */
+		EXPECT_EQ(1, mapped_pages(self->ev[0]->tx.slots + last, 4096));
+		EXPECT_EQ(1, mapped_pages(self->ev[0]->rx.slots + last, 4096));
 		mine = mapped_pages(evering_arena(self->ev[0], &size), 1 << 20);
 		peers = mapped_pages(evering_peer_buffer(self->ev[0], 0, 1),
 				     1 << 20);
@@ -380,11 +387,7 @@ TEST_F(geometry, populate_maps_the_arenas_at_once)
 		/* Without, as much as whoever looks there is shown. */
 		if (populate)
 			EXPECT_EQ(all, peers);
-		if (!populate) {
-			evering_close(self->ev[0]);
-			evering_close(self->ev[1]);
-			self->ev[0] = self->ev[1] = NULL;
-		}
+		close_pair(self->ev);
 	}
 }
 
