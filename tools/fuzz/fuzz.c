@@ -4,8 +4,9 @@
  *
  * The library's memory is mapped, so AddressSanitizer knows nothing of its ends.
  * Therefore each mapping gets a page without access on both sides (the linker hands
- * its mmap() and munmap() to the functions here: --wrap), the rest of the last page
- * of a half is poisoned, and after a run no mapping and no descriptor may be left.
+ * its mmap() and munmap() to the functions here: --wrap).  The rest of the last page of
+ * a half, behind which the arena may lie, is poisoned.  After a run no mapping and no
+ * descriptor may be left.
  *
  * Its sleeps come here as well: a peer that does something right before each sleep
  * of the victim's has the worst of all timings, and has it every time.  So do its
@@ -38,9 +39,13 @@
 #define PAGE 4096u
 #define MAPPINGS 64
 
+/* What the library rounds its addresses to: a hint that is moved by it is as good. */
+#define HINT_ALIGN ((uintptr_t)2 << 20)
+
 static struct mapping {
 	unsigned char *at;
 	size_t size;
+	bool guarded[2]; /* in front, and behind */
 } mappings[MAPPINGS];
 static bool guarding;
 
@@ -79,45 +84,86 @@ static size_t whole_pages(size_t size)
 	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
-/* What is mapped over a reservation has its neighbours already. */
-void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd,
-		  off_t offset)
+static void *mmap_guard(void *at, size_t size, int flags)
+{
+	return __real_mmap(at, size, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags,
+			   -1, 0);
+}
+
+/* At the place that the library has reserved, or would like. */
+static void *map_there(struct mapping *m, unsigned char *at, size_t size,
+		       int prot, int flags, int fd, off_t offset)
+{
+	size_t pages = whole_pages(size);
+	unsigned char *map;
+
+	/* It would lie next to another mapping, with no room for a page between them. */
+	if (!(flags & MAP_FIXED))
+		at -= HINT_ALIGN;
+	map = __real_mmap(at, size, prot, flags, fd, offset);
+	if (map == MAP_FAILED)
+		return MAP_FAILED;
+	m->guarded[0] = mmap_guard(map - PAGE, PAGE, MAP_FIXED_NOREPLACE) !=
+			MAP_FAILED;
+	m->guarded[1] = mmap_guard(map + pages, PAGE, MAP_FIXED_NOREPLACE) !=
+			MAP_FAILED;
+	return map;
+}
+
+static void *map_anywhere(struct mapping *m, size_t size, int prot, int flags,
+			  int fd, off_t offset)
 {
 	size_t pages = whole_pages(size);
 	unsigned char *all, *map;
-	int i;
 
-	if (!guarding || at || prot == PROT_NONE)
-		return __real_mmap(at, size, prot, flags, fd, offset);
-	for (i = 0; i < MAPPINGS && mappings[i].at; i++)
-		;
-	MUST(i < MAPPINGS);
-	all = __real_mmap(NULL, pages + 2 * PAGE, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	all = mmap_guard(NULL, pages + 2 * PAGE, 0);
 	if (all == MAP_FAILED)
 		return MAP_FAILED;
 	map = __real_mmap(all + PAGE, size, prot, flags | MAP_FIXED, fd,
 			  offset);
-	if (map == MAP_FAILED) {
+	if (map == MAP_FAILED)
 		__real_munmap(all, pages + 2 * PAGE);
-		return MAP_FAILED;
+	m->guarded[0] = m->guarded[1] = true;
+	return map;
+}
+
+void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd,
+		  off_t offset)
+{
+	struct mapping *m = mappings;
+	unsigned char *map;
+
+	/* A reservation is not to be accessed, and becomes something else. */
+	if (!guarding || (fd < 0 && prot == PROT_NONE))
+		return __real_mmap(at, size, prot, flags, fd, offset);
+	while (m < mappings + MAPPINGS && m->at)
+		m++;
+	MUST(m < mappings + MAPPINGS);
+	map = at ? map_there(m, at, size, prot, flags, fd, offset) :
+		   map_anywhere(m, size, prot, flags, fd, offset);
+	if (map != MAP_FAILED) {
+		m->at = map;
+		m->size = size;
 	}
-	mappings[i].at = map;
-	mappings[i].size = size;
 	return map;
 }
 
 int __wrap_munmap(void *at, size_t size)
 {
-	unsigned char *map = at;
-	int i;
+	unsigned char *map = at, *end = map + whole_pages(size);
+	struct mapping *m;
 
-	for (i = 0; i < MAPPINGS; i++) {
-		if (!map || mappings[i].at != map)
+	for (m = mappings; m < mappings + MAPPINGS; m++) {
+		if (!map || m->at != map)
 			continue;
-		MUST(mappings[i].size == size);
-		mappings[i].at = NULL;
-		return __real_munmap(map - PAGE, whole_pages(size) + 2 * PAGE);
+		MUST(m->size == size);
+		m->at = NULL;
+		if (m->guarded[0])
+			map -= PAGE;
+		if (m->guarded[1])
+			end += PAGE;
+		return __real_munmap(map, (size_t)(end - map));
 	}
 	return __real_munmap(at, size);
 }

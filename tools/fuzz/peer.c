@@ -314,6 +314,15 @@ static void do_socket(struct peer *p, struct input *in)
 	}
 }
 
+/* In the order in which the input has it, whatever a compiler evaluates first. */
+static void store_anywhere(struct peer *p, unsigned int region,
+			   struct input *in)
+{
+	size_t at = in16(in) * 4u % p->ev->map_size[region];
+
+	store32((unsigned char *)p->ev->map[region] + at, in32(in));
+}
+
 static void do_arena(struct peer *p, struct input *in)
 {
 	unsigned int end = p->ev->end;
@@ -324,9 +333,7 @@ static void do_arena(struct peer *p, struct input *in)
 		end = !end;
 	region = EVERING_REGION_ARENA(end);
 	if (p->ev->map_size[region])
-		store32((unsigned char *)p->ev->map[region] +
-				in16(in) * 4u % p->ev->map_size[region],
-			in32(in));
+		store_anywhere(p, region, in);
 }
 
 static void ring_step(struct peer *p, struct input *in)
@@ -374,11 +381,7 @@ static void ring_step(struct peer *p, struct input *in)
 		break;
 	case 11: /* anything anywhere */
 		forget(p);
-		store32((unsigned char *)half +
-				in16(in) * 4u %
-					p->ev->map_size[EVERING_REGION_HALF(
-						p->ev->end)],
-			in32(in));
+		store_anywhere(p, EVERING_REGION_HALF(p->ev->end), in);
 		break;
 	case 12:
 		do_bells(p, in);
@@ -621,7 +624,7 @@ void peer_op_step(struct peer *p, struct input *in)
 {
 	struct evering_op_header h = { .type = EVERING_OP_REQUEST, .len = 4 };
 	unsigned char entry[EVERING_MAX_SLOT];
-	uint8_t op;
+	uint8_t op, open[3];
 
 	if (!p->ev)
 		return;
@@ -646,7 +649,8 @@ void peer_op_step(struct peer *p, struct input *in)
 		put(p, entry);
 		break;
 	case 4:
-		peer_open(p, in8(in), in8(in), in8(in));
+		in_bytes(in, open, sizeof(open));
+		peer_open(p, open[0], open[1], open[2]);
 		break;
 	case 5:
 		tell(p, op, in);
