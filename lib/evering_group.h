@@ -99,7 +99,7 @@ struct evering_group_params {
  *	is gone, and all that it had sent was received if EVERING_RX is wanted, or it has
  *	broken the rules: told once, and the last that the group has to say of this member;
  *	evering_ops_poll() then ends the operations of a table; EVERING_GROUP_ACCEPT;
- *	EVERING_GROUP_FD; 0: it was removed since
+ *	EVERING_GROUP_FD; 0: it was removed since, or nothing of it is wanted any more
  * @result: with EVERING_GROUP_GONE -EPIPE or -EPROTO; with EVERING_GROUP_FD the events, as
  *	of poll(2); else 0
  */

@@ -484,15 +484,17 @@ static void note_deadline(const struct member *m)
 }
 
 /*
- * A look that has found nothing: the first few tell the peer what there is to tell.  That
- * the channel has ended the caller's own calls may find out at any time.
+ * A look that has found nothing: the first, and then one of many, tells the peer what there
+ * is to tell, as one that is never armed has no other time for it.  That the channel has
+ * ended the caller's own calls may find out at any time.
  */
 static void look_empty(struct member *m)
 {
 	struct endpoint *e = m->e;
 
 	m->empty++;
-	if (m->empty == 1 && e->ops) {
+	if (m->empty % EMPTY_LOOKS == 1 && e->ops) {
+		ops_settle(e->ops);
 		group_flush(e);
 		note_deadline(m);
 	} else if (m->empty % EMPTY_LOOKS == 2 ||
@@ -984,7 +986,9 @@ static int wait_for(struct evering_group *g, int64_t timeout_ns)
 		return (int)g->ready;
 	if (timeout_ns == EVERING_NOWAIT) {
 		hear(g);
-		return sweep(g) ? (int)g->ready : -EAGAIN;
+		if (sweep(g))
+			return (int)g->ready;
+		return was_woken(g) ? -EINTR : -EAGAIN;
 	}
 	if (was_woken(g))
 		return -EINTR;
@@ -1355,6 +1359,20 @@ int evering_group_add(struct evering_group *g, struct evering *ev,
 	return 0;
 }
 
+/* evering_group_arm() has found what is not wanted any more. */
+static void unwant(struct member *m)
+{
+	struct evering_group *g = m->group;
+	struct evering_group_event *event = &g->events[m->place - 1];
+
+	event->what &= m->want | EVERING_GROUP_GONE;
+	if (event->what)
+		return;
+	event->ev = NULL;
+	g->reported[m->place - 1] = NULL;
+	m->place = 0;
+}
+
 int evering_group_want(struct evering_group *g, struct evering *ev,
 		       unsigned int what)
 {
@@ -1367,6 +1385,8 @@ int evering_group_want(struct evering_group *g, struct evering *ev,
 	if (m->want == what)
 		return 0;
 	m->want = what;
+	if (m->place && g->kept)
+		unwant(m);
 	if (m->told)
 		return 0;
 	/* So that nobody rings for what is not wanted any more. */

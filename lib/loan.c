@@ -188,6 +188,9 @@ int ops_free(struct endpoint *e, void *buf)
 		ops->homebound.head = granule;
 	ops->homebound.tail = granule;
 	ops_update(ops);
+	/* One that is cold has to look, so as to send it home. */
+	if (e->member)
+		group_touched(e);
 	return 0;
 }
 

@@ -137,6 +137,9 @@ void message_finish(struct ops *ops, uint32_t at)
 	stored->vacant = ops->pub.vacant;
 	ops->pub.vacant = stored;
 	ops->pub.tell_in--;
+	/* One that is cold has to look, so as to give credit. */
+	if (ops_endpoint(ops)->member)
+		group_touched(ops_endpoint(ops));
 	if ((int32_t)ops->pub.tell_in <= 0)
 		evering__msg_tell(&ops->pub);
 }

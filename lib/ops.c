@@ -412,6 +412,13 @@ static bool send_rest(struct ops *ops)
 			       message_credit_due(ops));
 }
 
+/* As before a sleep, for a member of a group that stays hot, and so never is armed. */
+void ops_settle(struct ops *ops)
+{
+	if (!ops->error)
+		send_rest(ops);
+}
+
 /*
  * One sleep, until something arrives, an operation runs out of time or, if @space is
  * what lacks, there is room to submit one.

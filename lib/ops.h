@@ -286,6 +286,7 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer);
 int ops_end(struct ops *ops, int error);
 void ops_flush(struct ops *ops);
+void ops_settle(struct ops *ops);
 int ops_poll_some(struct ops *ops, uint32_t most);
 bool ops_to_do(struct ops *ops);
 void ops_take(struct ops *ops, bool *takes);

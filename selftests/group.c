@@ -333,6 +333,31 @@ TEST_F(group, what_is_not_wanted_is_not_returned)
 	EXPECT_FALSE(is_armed(self->b));
 }
 
+/* Nor if it was found before it was said that it is not wanted. */
+TEST_F(group, what_is_not_wanted_any_more_is_not_kept)
+{
+	ASSERT_EQ(0, evering_group_add(self->g, self->a, EVERING_RX, NULL));
+	ASSERT_EQ(0, send_one(self->b, 1));
+	ASSERT_EQ(1, evering_group_arm(self->g));
+	ASSERT_EQ(0, evering_group_want(self->g, self->a, 0));
+	EXPECT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+	ASSERT_EQ(0, evering_group_want(self->g, self->a, EVERING_RX));
+	EXPECT_EQ(1, evering_group_wait(self->g, &self->events, PLENTY));
+	/* What was returned already stays as it is: it is being dealt with. */
+	ASSERT_EQ(0, evering_group_want(self->g, self->a, EVERING_TX));
+	EXPECT_EQ(self->a, self->events[0].ev);
+}
+
+TEST_F(group, a_look_tells_of_a_wake_too)
+{
+	ASSERT_EQ(0, evering_group_wake(self->g));
+	EXPECT_EQ(-EINTR,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+	EXPECT_EQ(-EAGAIN,
+		  evering_group_wait(self->g, &self->events, EVERING_NOWAIT));
+}
+
 TEST_F(group, space_is_waited_for)
 {
 	int lap, n;
