@@ -123,7 +123,7 @@ struct evering_client {
  * @admission: who may come, which is asked before anything is allocated, and how much a
  *	user may have; NULL: EVERING_ADMISSION_INIT
  * @open: a client has come.  Returns 0, or negative: it is turned away, and @close is not
- *	called.  May be NULL
+ *	called; the endpoint of evering_server_add() cannot be added again then.  May be NULL
  * @request: a request, or a post (EVERING_POST in its flags).  NULL: requests are answered
  *	with -EOPNOTSUPP, and posts forgotten
  * @message: a message, to be freed with evering_msg_free(client->ops, msg), now or later.
@@ -139,7 +139,9 @@ struct evering_client {
  *	for evering_peer(), client->ops is not.  May be NULL
  * @turn: the turn of a client ends in which something came, also if that was only that
  *	buffers have come home.  For a program whose answer had no room in the arena, which
- *	may try again.  May be NULL
+ *	may try again.  What comes while the program itself waits for the client
+ *	(evering_op_call()) or polls its table is no turn: try again after that, too.  May
+ *	be NULL
  * @waiting: nobody is let in for now: -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: there are no
  *	descriptors, or no memory, for one more client, which is tried again when a client
  *	goes, or else each second; -EUSERS: there are as many as @clients; or, with 0, they

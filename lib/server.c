@@ -64,6 +64,7 @@ struct kept {
  * @active: when it last sent something, or was put off, if there is a limit for that
  * @answered: when it last had an answer out of its turn, likewise
  * @kept: by index in the table; NULL: none was kept yet, or there is no time limit
+ * @seen: the entries that were taken by when @active was set
  * @holds: evering_client_hold(), and 1 until it has ended
  * @turn: its turn is on, and ends with a flush
  * @closing: it is to end
@@ -76,6 +77,7 @@ struct client {
 	int64_t active;
 	int64_t answered;
 	struct kept *kept;
+	uint32_t seen;
 	unsigned int holds;
 	bool turn;
 	bool closing;
@@ -521,6 +523,8 @@ static int add_client(struct evering_server *s, struct evering *ev,
 		forget_dying(c);
 		end_client(c, true);
 		free(c);
+		/* The callback may have added others until there was no room. */
+		accept_again(s);
 		return error;
 	}
 	s->opened++;
@@ -628,6 +632,7 @@ static void serve(struct client *c, uint32_t most)
 	if (ret <= 0 || s->idle_ns == NEVER || s->stopping)
 		return;
 	c->active = now_ns();
+	c->seen = c->pub.ev->rx.next;
 	list_remove(&c->links);
 	list_add(&s->clients, &c->links);
 }
@@ -683,6 +688,15 @@ static int take_turns(struct evering_server *s,
 
 /* -------------------------------------------------------------- what is due */
 
+/* Has the program taken something by itself since this was asked last? */
+static bool heard_since(struct client *c)
+{
+	uint32_t seen = c->seen;
+
+	c->seen = c->pub.ev->rx.next;
+	return c->seen != seen;
+}
+
 /*
  * A client that is silent because it waits for an answer is not idle, nor is one that has
  * just had it, or that nobody has listened to: this process may have been stopped.
@@ -690,6 +704,7 @@ static int take_turns(struct evering_server *s,
 static int end_idle(struct evering_server *s)
 {
 	struct client *c;
+	bool heard;
 	int n = 0;
 
 	while (s->idle_ns != NEVER && s->clients.next != &s->clients) {
@@ -697,9 +712,10 @@ static int end_idle(struct evering_server *s)
 		if (after(c->active, s->idle_ns) > s->now)
 			break;
 		c->active = s->now;
+		heard = heard_since(c);
 		list_remove(&c->links);
 		list_add(&s->clients, &c->links);
-		if (c->closing || c->pub.ops->holding ||
+		if (heard || c->closing || c->pub.ops->holding ||
 		    after(c->answered, s->idle_ns) > s->now ||
 		    evering_peek(c->pub.ev))
 			continue;
@@ -948,8 +964,9 @@ int evering_server_stop(struct evering_server *s, int64_t timeout_ns)
 
 	if (timeout_ns < EVERING_WAIT_FOREVER || !is_own(s))
 		return -EINVAL;
-	at = deadline_after(timeout_ns);
+	/* First: from here on evering_server_close() waits. */
 	__atomic_add_fetch(&s->callers, 1, __ATOMIC_ACQUIRE);
+	at = deadline_after(timeout_ns);
 	while ((!old || at < old) &&
 	       !__atomic_compare_exchange_n(&s->stop_at, &old, at, false,
 					    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))

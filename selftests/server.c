@@ -712,6 +712,131 @@ TEST_F(server, a_turn_is_told_of_when_buffers_come_home)
 	EXPECT_NE(NULL, given[1]);
 }
 
+/* What a client has given, and in a callback is freed at once or later. */
+static struct {
+	void *buf;
+	struct evering_msg msg[8];
+	unsigned int n;
+} gifts;
+
+static void free_gift(struct evering_client *client,
+		      const struct evering_request *request)
+{
+	if (request->flags & EVERING_GIVE)
+		late += !!evering_free(client->ev, request->buf);
+	else
+		on_request(client, request);
+}
+
+static void keep_gift(struct evering_client *client,
+		      const struct evering_request *request)
+{
+	(void)client;
+	gifts.buf = request->buf;
+}
+
+static void keep_message(struct evering_client *client,
+			 const struct evering_msg *msg)
+{
+	(void)client;
+	gifts.msg[gifts.n++ % ARRAY_SIZE(gifts.msg)] = *msg;
+}
+
+/* All of its arena; it does not hear of the end but by the arena's being free again. */
+static int give_all(struct side *side)
+{
+	struct evering_op op = { .flags = EVERING_GIVE, .buf_len = 60000 };
+	int ret;
+
+	op.buf = evering_alloc(side->ev, op.buf_len, 0);
+	if (!op.buf)
+		return -ENOMEM;
+	ret = evering_op_post(side->ops, &op, EVERING_NOWAIT);
+	evering_ops_flush(side->ops);
+	return ret;
+}
+
+static bool has_all(struct side *side)
+{
+	void *buf;
+
+	evering_ops_poll(side->ops);
+	buf = evering_alloc(side->ev, 60000, 0);
+	evering_free(side->ev, buf);
+	return buf;
+}
+
+/* Nobody is armed who never sleeps: what is to go home goes all the same. */
+static void gift_goes_home(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(server) * self, int64_t timeout,
+			   bool flood)
+{
+	int64_t end;
+
+	self->sp.request = free_gift;
+	START(2);
+	ASSERT_EQ(0, give_all(&self->c[0]));
+	for (end = now_ns() + PLENTY; !has_all(&self->c[0]);) {
+		ASSERT_GT(end, now_ns());
+		if (flood)
+			ASSERT_EQ(0, post(&self->c[1]));
+		ASSERT_LE(-ETIMEDOUT, evering_server_wait(self->s, timeout));
+		evering_ops_poll(self->c[1].ops);
+	}
+}
+
+TEST_F(server, what_was_given_goes_home_from_one_that_never_sleeps)
+{
+	struct evering_group_params gp = EVERING_GROUP_PARAMS_INIT;
+
+	gp.policy = EVERING_BUSY;
+	self->sp.group = &gp;
+	gift_goes_home(_metadata, self, MSEC, false);
+}
+
+TEST_F(server, what_was_given_goes_home_from_one_that_only_looks)
+{
+	gift_goes_home(_metadata, self, EVERING_NOWAIT, false);
+}
+
+TEST_F(server, what_was_given_goes_home_beside_a_flood)
+{
+	gift_goes_home(_metadata, self, MSEC, true);
+}
+
+/* Out of the turn of a client that is cold: it is not forgotten until that sends again. */
+TEST_F(server, what_is_freed_late_goes_home)
+{
+	struct evering_ops_params op = EVERING_OPS_PARAMS_INIT;
+	short events;
+	unsigned int i;
+
+	op.store = ARRAY_SIZE(gifts.msg);
+	self->sp.ops = &op;
+	self->sp.request = keep_gift;
+	self->sp.message = keep_message;
+	START(1);
+	ASSERT_EQ(0, give_all(&self->c[0]));
+	ASSERT_EQ(0, pump(self->s, self->c, 1));
+	while (!message(&self->c[0]))
+		ASSERT_EQ(0, pump(self->s, self->c, 1));
+	ASSERT_NE(0, gifts.n);
+	for (i = 0; i < 2; i++) {
+		/* Both sides sleep. */
+		ASSERT_EQ(-ETIMEDOUT, evering_server_wait(self->s, MSEC));
+		ASSERT_EQ(0, evering_ops_arm(self->c[0].ops, &events));
+		ASSERT_FALSE(readable(evering_fd(self->c[0].ev)));
+		EXPECT_EQ(0, i ? evering_free(tracks[0].client->ev, gifts.buf) :
+				 evering_msg_free(tracks[0].client->ops,
+						  &gifts.msg[0]));
+		ASSERT_EQ(-ETIMEDOUT, evering_server_wait(self->s, MSEC));
+		EXPECT_TRUE(readable(evering_fd(self->c[0].ev)));
+		evering_ops_poll(self->c[0].ops);
+	}
+	EXPECT_EQ(0, message(&self->c[0]));
+	EXPECT_TRUE(has_all(&self->c[0]));
+}
+
 /* Somebody still reads what it has lent, or writes into the own arena. */
 TEST_F(server, a_client_that_is_held_keeps_its_memory)
 {
@@ -1128,6 +1253,36 @@ TEST_F(server, a_client_that_was_answered_late_is_not_idle)
 	NOT_YET(tracks[0].closed, since);
 }
 
+static void take_answer(struct evering_ops *ops,
+			const struct evering_completion *c)
+{
+	(void)ops;
+	(void)c;
+}
+
+/* Nor one whose answers the program has taken by itself, out of its turn. */
+TEST_F(server, a_client_that_was_listened_to_elsewhere_is_not_idle)
+{
+	struct evering_op op = { .opcode = ECHO, .done = take_answer };
+	struct evering_request request;
+	int64_t since;
+
+	self->sp.idle_ns = LIMIT;
+	START(1);
+	sleep_ns(LIMIT / 2);
+	ASSERT_EQ(0, evering_op_submit(tracks[0].client->ops, &op, NULL,
+				       EVERING_NOWAIT));
+	evering_ops_flush(tracks[0].client->ops);
+	ASSERT_EQ(0, evering_op_next(self->c[0].ops, &request, PLENTY));
+	ASSERT_EQ(0, evering_op_answer(self->c[0].ops, request.id, 0, NULL, 0));
+	evering_ops_flush(self->c[0].ops);
+	since = now_ns();
+	EXPECT_LT(0, evering_ops_poll(tracks[0].client->ops));
+	sleep_ns(LIMIT / 2);
+	evering_server_poll(self->s);
+	NOT_YET(tracks[0].closed, since);
+}
+
 static int64_t dawdled;
 
 static void dawdle(struct evering_client *client)
@@ -1289,6 +1444,14 @@ TEST_F(server, a_signal_handler_stops_it)
 		ret = evering_server_wait(self->s, PLENTY);
 	while (ret > 0 || ret == -EINTR);
 	EXPECT_EQ(-ESHUTDOWN, ret);
+}
+
+TEST_F(server, a_look_tells_of_a_wake_too)
+{
+	START(0);
+	EXPECT_EQ(0, evering_server_wake(self->s));
+	EXPECT_EQ(-EINTR, evering_server_wait(self->s, EVERING_NOWAIT));
+	EXPECT_EQ(-EAGAIN, evering_server_wait(self->s, EVERING_NOWAIT));
 }
 
 TEST_F(server, it_is_woken)
@@ -1455,6 +1618,41 @@ static int spawn_gated(struct asking *asking, pid_t *pids, int count)
 static bool begin_one(const struct asking *asking)
 {
 	return write(asking->gate[1], "x", 1) == 1;
+}
+
+/* One that adds another to the server, and is turned away itself. */
+static struct evering *extra;
+
+static int add_extra(struct evering_client *client)
+{
+	struct evering *ev = extra;
+
+	on_open(client);
+	if (!ev)
+		return 0;
+	extra = NULL;
+	late += !!evering_server_add(client->server, ev, NULL);
+	/* Nobody was told of its end. */
+	tracks[0].closed = 1;
+	return -EACCES;
+}
+
+TEST_F(server, room_that_one_leaves_who_was_turned_away_is_room)
+{
+	struct evering_server_info info;
+	struct asking asking;
+	struct evering *ev[2];
+
+	self->sp.clients = 2;
+	self->sp.open = add_extra;
+	LISTEN();
+	ASSERT_EQ(0, evering_pair(&self->p, ev));
+	self->c[0].ev = ev[0];
+	extra = ev[1];
+	EXPECT_EQ(-EACCES, add(self->s, &self->p, &self->c[1]));
+	evering_server_get_info(self->s, &info);
+	EXPECT_EQ(1, info.clients);
+	EXPECT_EQ(0, info.waiting);
 }
 
 /* No more than so many: the next one is met when one goes. */
