@@ -41,6 +41,8 @@
  * @act: the survivor, when the victim sleeps; false: it will for ever
  * @meets: there is no channel before
  * @socket: but a connected socket
+ * @calls: the survivor connects
+ * @lanes: as many channels are made in one meeting; 0: one
  * @ops: there is a table: the survivor's, and, unless @opens, the victim's
  * @inbox: whose requests wait for evering_op_next()
  * @serves: the survivor answers at once, else it keeps requests
@@ -55,8 +57,9 @@ struct story {
 	void (*run)(void);
 	void (*before)(void);
 	bool (*act)(void);
-	bool meets, socket, ops, opens, inbox, serves, gives, offsets;
+	bool meets, socket, calls, ops, opens, inbox, serves, gives, offsets;
 	bool any_length;
+	unsigned int lanes;
 	uint32_t store;
 	uint32_t flags;
 };
@@ -90,6 +93,9 @@ static struct {
 	size_t point; /* number of a step, or microseconds */
 	struct evering *ev;
 	struct evering_ops *ops;
+	/* Those that meet have these, in the order in which the victim ends them. */
+	struct evering *lane[LANES];
+	unsigned int n_lanes;
 	struct asked asked[MOST];
 	unsigned int n_asked, outcomes, answered;
 	struct evering_request held[MOST];
@@ -104,7 +110,7 @@ static struct {
 	struct steps *steps;
 	int64_t takes;
 	int module_users;
-	bool limited; /* to one channel of 1 MiB at a time */
+	bool limited; /* to 1 MiB, and to the channels of one meeting, at a time */
 	jmp_buf escape;
 } s;
 
@@ -512,14 +518,28 @@ static bool act_free(void)
 	return true;
 }
 
-static bool act_accept(void)
+static unsigned int lanes_of(const struct story *story)
+{
+	return story->lanes ? story->lanes : 1;
+}
+
+/* Whoever is there; false: nobody. */
+static bool accept_one(void)
 {
 	int ret;
 
-	if (!s.ev) {
-		ret = evering_accept(s.listener, NULL, EVERING_NOWAIT, &s.ev);
-		MUST(!ret || ret == -EAGAIN);
-	}
+	if (s.n_lanes == lanes_of(s.story))
+		return false;
+	ret = evering_accept(s.listener, NULL, EVERING_NOWAIT,
+			     &s.lane[s.n_lanes]);
+	MUST(!ret || ret == -EAGAIN);
+	s.n_lanes += !ret;
+	return !ret;
+}
+
+static bool act_accept(void)
+{
+	accept_one();
 	return true;
 }
 
@@ -527,7 +547,7 @@ static bool act_accept(void)
 static struct caller {
 	pthread_t thread;
 	bool there;
-	struct evering *ev;
+	struct evering *ev[LANES];
 	int ret;
 } caller;
 
@@ -536,20 +556,19 @@ static void *caller_main(void *arg)
 	(void)arg;
 	if (s.story->run == story_connect_fd)
 		caller.ret =
-			evering_accept_fd(s.sock[0], NULL, PLENTY, &caller.ev);
+			evering_accept_fd(s.sock[0], NULL, PLENTY, caller.ev);
 	else if (s.story->run == story_accept_fd)
 		caller.ret =
-			evering_connect_fd(s.sock[0], &s.p, PLENTY, &caller.ev);
+			evering_connect_fd(s.sock[0], &s.p, PLENTY, caller.ev);
 	else
-		caller.ret =
-			evering_connect(s.path[1], &s.p, PLENTY, &caller.ev);
+		caller.ret = evering_connect_many(
+			s.path[1], &s.p, lanes_of(s.story), PLENTY, caller.ev);
 	return NULL;
 }
 
 static bool act_call(void)
 {
 	if (!caller.there) {
-		caller.ev = NULL;
 		MUST(!pthread_create(&caller.thread, NULL, caller_main, NULL));
 		caller.there = true;
 	}
@@ -574,8 +593,9 @@ static int victim_main(void *arg)
 
 	v.p = s.p;
 	v.has_inbox = s.story->inbox;
-	v.path = s.path[s.story->run == story_listen];
+	v.path = s.path[s.story->calls];
 	v.sock = s.sock[1];
+	victim_writes();
 	if (!s.story->meets) {
 		NEED(!meet_survivor(k & 1));
 		victim_prepares(s.story->ops && !s.story->opens);
@@ -639,7 +659,7 @@ static void bear(int k, enum way way)
 	memset(s.asked, 0, sizeof(s.asked));
 	s.n_asked = s.outcomes = s.answered = 0;
 	s.n_held = s.requests = s.n_gifts = s.received = s.acted = 0;
-	s.messages = s.n_freed = 0;
+	s.messages = s.n_freed = s.n_lanes = 0;
 	s.way = way;
 	if (s.story->socket)
 		MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
@@ -783,14 +803,15 @@ static void settle_ring(void)
 	MUST_BE(ret, -EPIPE);
 }
 
-static void settle(void)
+/* @n: channels that the victim ends before this one. */
+static void settle(unsigned int n)
 {
 	int peer;
 
 	peer = evering_peer(s.ev);
-	if (notes->did[CLOSED])
+	if (notes->did[CLOSED] > n)
 		MUST_BE(peer, EVERING_PEER_CLOSED);
-	else if (!notes->began[CLOSED])
+	else if (notes->began[CLOSED] <= n)
 		MUST_BE(peer, EVERING_PEER_DIED);
 	else
 		MUST(peer == EVERING_PEER_DIED || peer == EVERING_PEER_CLOSED);
@@ -820,20 +841,32 @@ static int listen_again(struct evering_listener **l)
 	return ret;
 }
 
+/* All lanes, of which the victim ends the last one first, or none. */
+static void called(void)
+{
+	unsigned int i, n = lanes_of(s.story);
+	int ret;
+
+	pthread_join(caller.thread, NULL);
+	caller.there = false;
+	ret = caller.ret;
+	if (ret == -ECONNRESET || ret == -ECONNREFUSED)
+		return;
+	MUST_BE(ret, s.story->socket ? 0 : (int)n);
+	for (i = 0; i < n; i++)
+		s.lane[i] = caller.ev[n - 1 - i];
+	s.n_lanes = n;
+}
+
 /* Who was called may have lived to answer, or not. */
 static void settle_call(void)
 {
 	struct evering_listener *l;
 
-	if (caller.there) {
-		pthread_join(caller.thread, NULL);
-		caller.there = false;
-		s.ev = caller.ev;
-		MUST(!caller.ret || caller.ret == -ECONNRESET ||
-		     caller.ret == -ECONNREFUSED);
-	}
+	if (caller.there)
+		called();
 	if (s.story->socket) {
-		if (!s.ev)
+		if (!s.n_lanes)
 			close(s.sock[0]);
 		return;
 	}
@@ -847,15 +880,12 @@ static void settle_call(void)
 static void settle_accept(void)
 {
 	uint64_t refused = evering_listener_refused(s.listener, NULL);
-	int error, ret = 0;
+	int error;
 
 	/* Its last words are still to be heard. */
-	while (!s.ev) {
-		ret = evering_accept(s.listener, NULL, EVERING_NOWAIT, &s.ev);
-		if (ret)
-			break;
-	}
-	MUST(!ret || ret == -EAGAIN);
+	while (accept_one())
+		;
+	MUST(!s.n_lanes || s.n_lanes == lanes_of(s.story));
 	if (evering_listener_refused(s.listener, &error) != refused)
 		MUST_BE(error, -ECONNRESET);
 }
@@ -863,16 +893,22 @@ static void settle_accept(void)
 /* Whoever was met, or nearly. */
 static void settle_meeting(void)
 {
-	if (s.story->act == act_call)
+	unsigned int i;
+
+	if (s.story->calls)
 		settle_call();
 	else
 		settle_accept();
-	if (!s.ev) {
-		MUST(!notes->did[MET]);
-		return;
+	MUST(s.n_lanes || !notes->did[MET]);
+	/* All that came over any, before what came over all is counted. */
+	for (i = 0; i < s.n_lanes; i++) {
+		s.ev = s.lane[i];
+		MUST_BE(drain(), -EPIPE);
 	}
-	MUST_BE(drain(), -EPIPE);
-	settle();
+	for (i = 0; i < s.n_lanes; i++) {
+		s.ev = s.lane[i];
+		settle(i);
+	}
 }
 
 /* ------------------------------------------------------------ one of many deaths */
@@ -986,7 +1022,7 @@ static void bury(int k)
 		settle_meeting();
 	} else {
 		mourn(k, start);
-		settle();
+		settle(0);
 	}
 	/* A child that closes for the victim what others gave it ends a moment later. */
 	if (!EVENTUALLY(module_users() == s.module_users))
@@ -1002,7 +1038,7 @@ struct place {
 };
 
 #define PLACES (1u << 16)
-#define STORIES 58
+#define STORIES 60
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1332,6 +1368,14 @@ static int how_many(void)
 	return short_run() ? 12 : 1500 / STORIES;
 }
 
+static void limit_channels(unsigned int channels)
+{
+	char number[16];
+
+	snprintf(number, sizeof(number), "%u", channels);
+	MUST(!s.limited || !write_text(limits[0], number));
+}
+
 static bool tell_story(const struct story *story)
 {
 	struct weight before;
@@ -1342,6 +1386,7 @@ static bool tell_story(const struct story *story)
 	s.rng = random_seed();
 	if (setjmp(s.escape))
 		return false;
+	limit_channels(lanes_of(story));
 	/* A process in which there once was a thread goes other ways in libc. */
 	live(0, TO_THE_END);
 	live(1, STEPS ? LISTED : TO_THE_END);
@@ -1433,12 +1478,16 @@ STORY(answers_with_any_length, answer_any_length, .ops = true,
       .before = before_answer)
 STORY(connects, connect, .meets = true, .act = act_accept)
 STORY(connects_in_steps, connect_in_steps, .meets = true, .act = act_accept)
-STORY(listens, listen, .meets = true, .act = act_call)
+STORY(listens, listen, .meets = true, .calls = true, .act = act_call)
 STORY(connects_over_a_socket, connect_fd, .meets = true, .socket = true,
-      .act = act_call)
+      .calls = true, .act = act_call)
 STORY(accepts_over_a_socket, accept_fd, .meets = true, .socket = true,
-      .act = act_call)
+      .calls = true, .act = act_call)
 STORY(makes_a_pair, pair, .meets = true)
+STORY(connects_with_lanes, connect_lanes, .meets = true, .lanes = LANES,
+      .act = act_accept)
+STORY(takes_lanes, take_lanes, .meets = true, .calls = true, .lanes = LANES,
+      .act = act_call)
 
 /* ------------------------------------------------- what the stories do not reach */
 

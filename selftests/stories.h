@@ -20,6 +20,7 @@
 #define BUFFER	    256u
 #define ARENA	    65536u
 #define MOST	    32
+#define LANES	    3
 #define SALT	    0x5eedu
 #define SALT_BUFFER 0xb0ffu
 /* Results are the opcode and one of these. */
@@ -74,6 +75,7 @@ static void tell(bool *flag)
 struct victim {
 	struct evering *ev;
 	struct evering_ops *ops;
+	struct evering *lane[LANES];
 	struct evering_listener *listener;
 	uint32_t entries[MOST][LEN / 4];
 	struct evering_request got[MOST];
@@ -162,8 +164,7 @@ static int victim_opens(void)
 	return evering_ops_open(v.ev, &p, &v.ops);
 }
 
-/* Buffers that are there before the story begins, so that it is short. */
-static void victim_prepares(bool table)
+static void victim_writes(void)
 {
 	unsigned int i;
 
@@ -171,6 +172,13 @@ static void victim_prepares(bool table)
 		fill_entry(v.entries[i], LEN, i, SALT);
 		fill_entry(v.texts[i], BUFFER, i, SALT_BUFFER);
 	}
+}
+
+/* Buffers that are there before the story begins, so that it is short. */
+static void victim_prepares(bool table)
+{
+	unsigned int i;
+
 	for (i = 0; i < 4; i++) {
 		v.buffer[i] = evering_alloc(v.ev, BUFFER, 0);
 		NEED(v.buffer[i]);
@@ -356,10 +364,15 @@ static void story_allocate(void)
 	NEED(!evering_free(v.ev, v.buffer[0]));
 }
 
+static int close_this(struct evering *ev)
+{
+	evering_close(ev);
+	return 0;
+}
+
 static int close_endpoint(void)
 {
-	evering_close(v.ev);
-	return 0;
+	return close_this(v.ev);
 }
 
 static void story_close(void)
@@ -884,6 +897,73 @@ static void story_listen(void)
 	NEED(!evering_listener_admit(v.listener, NULL));
 	DO(MET, evering_accept(v.listener, NULL, EVERING_WAIT_FOREVER, &v.ev));
 	evering_listener_close(v.listener);
+}
+
+static bool is_lane(const struct evering *ev, uint32_t n)
+{
+	struct evering_lane lane;
+
+	evering_get_lane(ev, &lane);
+	return lane.lane == n && lane.lanes == LANES;
+}
+
+static int connect_lanes(void)
+{
+	struct evering_connecting *c;
+	struct pollfd fd = { .events = POLLIN };
+	int ret;
+
+	ret = evering_connect_begin_many(v.path, &v.p, LANES,
+					 EVERING_WAIT_FOREVER, &c);
+	if (ret)
+		return ret;
+	fd.fd = evering_connecting_fd(c);
+	while ((ret = evering_connecting_step_many(c, v.lane)) == -EAGAIN)
+		poll(&fd, 1, -1);
+	evering_connecting_close(c);
+	return ret;
+}
+
+/* Over each lane an entry; each ends by itself. */
+static void story_connect_lanes(void)
+{
+	uint32_t i;
+
+	DO(MET, connect_lanes());
+	for (i = 0; i < LANES; i++) {
+		NEED(is_lane(v.lane[i], i));
+		DO(SENT,
+		   evering_send(v.lane[i], v.entries[i], LEN, EVERING_NOWAIT));
+	}
+	for (i = 0; i < LANES; i++)
+		DO(CLOSED, close_this(v.lane[i]));
+}
+
+static int stop_listening(void)
+{
+	evering_listener_close(v.listener);
+	return 0;
+}
+
+/* The last lane nobody takes, and it goes with the listener; then the others. */
+static void story_take_lanes(void)
+{
+	uint32_t i;
+
+	NEED(!evering_listen(v.path, 0600, &v.listener));
+	DO(MET,
+	   evering_accept(v.listener, NULL, EVERING_WAIT_FOREVER, &v.lane[0]));
+	for (i = 1; i < LANES - 1; i++)
+		NEED(!evering_accept(v.listener, NULL, EVERING_WAIT_FOREVER,
+				     &v.lane[i]));
+	while (i--)
+		NEED(is_lane(v.lane[i], i));
+	DO(CLOSED, stop_listening());
+	for (i = LANES - 1; i--;) {
+		DO(SENT, evering_send(v.lane[i], v.entries[LANES - 2 - i], LEN,
+				      EVERING_NOWAIT));
+		DO(CLOSED, close_this(v.lane[i]));
+	}
 }
 
 static void story_connect_fd(void)
