@@ -42,6 +42,7 @@
  * @meets: there is no channel before
  * @socket: but a connected socket
  * @calls: the survivor connects
+ * @passed: at a socket at which it listens, too
  * @lanes: as many channels are made in one meeting; 0: one
  * @ops: there is a table: the survivor's, and, unless @opens, the victim's
  * @inbox: whose requests wait for evering_op_next()
@@ -57,7 +58,8 @@ struct story {
 	void (*run)(void);
 	void (*before)(void);
 	bool (*act)(void);
-	bool meets, socket, calls, ops, opens, inbox, serves, gives, offsets;
+	bool meets, socket, calls, passed, ops, opens, inbox, serves, gives,
+		offsets;
 	bool any_length;
 	unsigned int lanes;
 	uint32_t store;
@@ -547,6 +549,7 @@ static bool act_accept(void)
 static struct caller {
 	pthread_t thread;
 	bool there;
+	bool done;
 	struct evering *ev[LANES];
 	int ret;
 } caller;
@@ -563,14 +566,71 @@ static void *caller_main(void *arg)
 	else
 		caller.ret = evering_connect_many(
 			s.path[1], &s.p, lanes_of(s.story), PLENTY, caller.ev);
+	tell(&caller.done);
 	return NULL;
 }
 
 static bool act_call(void)
 {
 	if (!caller.there) {
+		caller.done = false;
 		MUST(!pthread_create(&caller.thread, NULL, caller_main, NULL));
 		caller.there = true;
+	}
+	return true;
+}
+
+/* All lanes, of which the victim ends the last one first, or none. */
+static void called(void)
+{
+	unsigned int i, n = lanes_of(s.story);
+	int ret;
+
+	pthread_join(caller.thread, NULL);
+	caller.there = false;
+	ret = caller.ret;
+	if (ret == -ECONNRESET || ret == -ECONNREFUSED)
+		return;
+	MUST_BE(ret, s.story->socket ? 0 : (int)n);
+	for (i = 0; i < n; i++)
+		s.lane[i] = caller.ev[n - 1 - i];
+	s.n_lanes = n;
+}
+
+static void open_table(void)
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+
+	p.request = requested;
+	p.message = messaged;
+	if (s.story->store)
+		p.store = s.story->store;
+	MUST_BE(evering_ops_open(s.ev, &p, &s.ops), 0);
+}
+
+/* Asks a server, as soon as that has a table. */
+static bool act_be_served(void)
+{
+	int ret = evering_ops_poll(s.ops);
+
+	/* In the end it sleeps when it has closed. */
+	MUST(ret >= 0 || (ret == -EPIPE && notes->began[CLOSED]));
+	if (info_of(s.ops).depth && !s.acted++)
+		ask_victim(EVERING_LEND, ASKS);
+	return true;
+}
+
+static bool act_call_server(void)
+{
+	if (s.ops)
+		return act_be_served();
+	if (!caller.there || !look(&caller.done))
+		return act_call();
+	/* Else, if there was nobody, it calls again. */
+	called();
+	if (s.n_lanes) {
+		s.ev = s.lane[0];
+		open_table();
 	}
 	return true;
 }
@@ -635,16 +695,24 @@ static void meet_victim(int k)
 		MUST_BE(ret, 0);
 	}
 	if (s.story->ops) {
-		struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
-
-		p.request = requested;
-		p.message = messaged;
-		if (s.story->store)
-			p.store = s.story->store;
-		MUST_BE(evering_ops_open(s.ev, &p, &s.ops), 0);
+		open_table();
 		while (!s.story->opens && !info_of(s.ops).depth)
 			MUST(evering_ops_wait(s.ops, PLENTY) > 0);
 	}
+}
+
+/* As a service manager does: the server is one of those that have it. */
+static void pass_socket(void)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+
+	snprintf(name.sun_path, sizeof(name.sun_path), "%s", s.path[1]);
+	s.sock[1] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	MUST(s.sock[1] >= 0);
+	MUST(!bind(s.sock[1], (struct sockaddr *)&name, sizeof(name)));
+	MUST(!listen(s.sock[1], 8));
+	s.sock[0] = fcntl(s.sock[1], F_DUPFD_CLOEXEC, 0);
+	MUST(s.sock[0] >= 0);
 }
 
 /* @k: odd or even, for what is to be done one way or the other. */
@@ -664,9 +732,11 @@ static void bear(int k, enum way way)
 	if (s.story->socket)
 		MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
 				 s.sock));
+	if (s.story->passed)
+		pass_socket();
 	s.pid = spawn(victim_main, &k);
 	MUST(s.pid > 0);
-	if (s.story->socket)
+	if (s.story->socket || s.story->passed)
 		close(s.sock[1]);
 	snprintf(path, sizeof(path), "/proc/%d/stat", s.pid);
 	s.stat_fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -841,23 +911,6 @@ static int listen_again(struct evering_listener **l)
 	return ret;
 }
 
-/* All lanes, of which the victim ends the last one first, or none. */
-static void called(void)
-{
-	unsigned int i, n = lanes_of(s.story);
-	int ret;
-
-	pthread_join(caller.thread, NULL);
-	caller.there = false;
-	ret = caller.ret;
-	if (ret == -ECONNRESET || ret == -ECONNREFUSED)
-		return;
-	MUST_BE(ret, s.story->socket ? 0 : (int)n);
-	for (i = 0; i < n; i++)
-		s.lane[i] = caller.ev[n - 1 - i];
-	s.n_lanes = n;
-}
-
 /* Who was called may have lived to answer, or not. */
 static void settle_call(void)
 {
@@ -875,6 +928,32 @@ static void settle_call(void)
 	MUST(is_there(s.path[1]));
 	evering_listener_close(l);
 	MUST(!is_there(s.path[1]));
+}
+
+/* Another server has the socket, too: nobody is lost who had not been let in yet. */
+static void settle_passed(void)
+{
+	struct evering_listener *l;
+	struct evering *ev = NULL;
+	int ret;
+
+	MUST_BE(evering_listen_fd(s.sock[0], &l), 0);
+	while (caller.there && !look(&caller.done)) {
+		ret = ev ? 0 : evering_accept(l, NULL, EVERING_NOWAIT, &ev);
+		MUST(!ret || ret == -EAGAIN);
+		sched_yield();
+	}
+	if (caller.there)
+		called();
+	evering_listener_close(l);
+	MUST(!unlink(s.path[1]));
+	if (!ev)
+		return;
+	MUST_BE(s.n_lanes, 1);
+	MUST(!notes->did[MET]);
+	evering_close(ev);
+	evering_close(s.lane[0]);
+	s.n_lanes = 0;
 }
 
 static void settle_accept(void)
@@ -895,7 +974,9 @@ static void settle_meeting(void)
 {
 	unsigned int i;
 
-	if (s.story->calls)
+	if (s.story->passed)
+		settle_passed();
+	else if (s.story->calls)
 		settle_call();
 	else
 		settle_accept();
@@ -903,6 +984,8 @@ static void settle_meeting(void)
 	/* All that came over any, before what came over all is counted. */
 	for (i = 0; i < s.n_lanes; i++) {
 		s.ev = s.lane[i];
+		if (s.story->ops && !s.ops)
+			open_table();
 		MUST_BE(drain(), -EPIPE);
 	}
 	for (i = 0; i < s.n_lanes; i++) {
@@ -1038,7 +1121,7 @@ struct place {
 };
 
 #define PLACES (1u << 16)
-#define STORIES 60
+#define STORIES 63
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1486,6 +1569,11 @@ STORY(accepts_over_a_socket, accept_fd, .meets = true, .socket = true,
 STORY(makes_a_pair, pair, .meets = true)
 STORY(connects_with_lanes, connect_lanes, .meets = true, .lanes = LANES,
       .act = act_accept)
+STORY(serves, serve, .ops = true, .opens = true, .act = act_be_served)
+STORY(serves_in_a_loop, serve_in_loop, .meets = true, .calls = true,
+      .ops = true, .act = act_call_server)
+STORY(serves_at_a_socket_of_others, serve_at_socket, .meets = true,
+      .calls = true, .passed = true, .ops = true, .act = act_call_server)
 STORY(takes_lanes, take_lanes, .meets = true, .calls = true, .lanes = LANES,
       .act = act_call)
 

@@ -35,7 +35,7 @@
 #endif
 
 /* A sanitizer takes many times as many, and none of them is more interesting. */
-#define MAX_STEPS (SANITIZED ? 4000u : 60000u)
+#define MAX_STEPS (SANITIZED ? 4000u : 150000u)
 
 /* In memory that both processes share. */
 struct steps {

@@ -77,6 +77,8 @@ struct victim {
 	struct evering_ops *ops;
 	struct evering *lane[LANES];
 	struct evering_listener *listener;
+	struct evering_server *server;
+	bool ended; /* a client of its */
 	uint32_t entries[MOST][LEN / 4];
 	struct evering_request got[MOST];
 	unsigned int n_got;
@@ -974,6 +976,153 @@ static void story_connect_fd(void)
 static void story_accept_fd(void)
 {
 	DO(MET, evering_accept_fd(v.sock, NULL, EVERING_WAIT_FOREVER, &v.ev));
+}
+
+/* ---------------------------------------------------- stories: serving clients */
+
+/* What a client asks; of the requests two are kept, one of them until the end. */
+#define ASKS 4
+
+static int client_came(struct evering_client *client)
+{
+	v.ops = client->ops;
+	note(&notes->did[MET], 1);
+	return 0;
+}
+
+static void client_asked(struct evering_client *client,
+			 const struct evering_request *r)
+{
+	victim_asked(client->ops, r, NULL);
+	if (r->opcode == 1 || r->opcode == 2)
+		answer(r->opcode);
+	if (r->opcode == 2)
+		answer(0);
+}
+
+static void client_cancelled(struct evering_client *client, uint64_t id,
+			     int why)
+{
+	NEED(client->ops == v.ops && id == v.got[ASKS - 1].id);
+	NEED(why == -ESHUTDOWN);
+	answer(ASKS - 1);
+}
+
+static void client_ended(struct evering_client *client, int why)
+{
+	(void)why;
+	NEED(!client->ops && !v.ended);
+	v.ended = true;
+}
+
+static struct evering_server_params servers_params(void)
+{
+	static struct evering_group_params group = EVERING_GROUP_PARAMS_INIT;
+	struct evering_server_params p = EVERING_SERVER_PARAMS_INIT;
+
+	group.policy = EVERING_BLOCK;
+	p.group = &group;
+	p.open = client_came;
+	p.request = client_asked;
+	p.cancelled = client_cancelled;
+	p.close = client_ended;
+	return p;
+}
+
+static bool is_served(void)
+{
+	return v.n_got == ASKS && notes->did[ANSWERED] == ASKS - 1;
+}
+
+/* One client, which was there before, and whose memory stays a while longer. */
+static void story_serve(void)
+{
+	struct evering_server_params p = servers_params();
+	struct evering_server_info info;
+	struct evering_client *client;
+
+	NEED(!evering_server_open(NULL, &p, &v.server));
+	NEED(!evering_server_add(v.server, v.ev, &client));
+	evering_client_hold(client);
+	while (!is_served())
+		NEED(evering_server_wait(v.server, EVERING_WAIT_FOREVER) > 0);
+	NEED(evering_client_next(v.server, NULL) == client);
+	NEED(!evering_client_next(v.server, client));
+	evering_server_get_info(v.server, &info);
+	NEED(info.clients == 1 && info.held == 1);
+	evering_client_close(client, 0);
+	while (!v.ended)
+		NEED(evering_server_wait(v.server, EVERING_WAIT_FOREVER) > 0);
+	NEED(evering_peer(v.ev) == EVERING_PEER_ALIVE);
+	note(&notes->began[CLOSED], 1);
+	evering_client_release(client);
+	note(&notes->did[CLOSED], 1);
+	evering_server_close(v.server);
+}
+
+/* In a loop, beside a descriptor, until it is stopped. */
+static void story_serve_in_loop(void)
+{
+	struct evering_server_params p = servers_params();
+	struct pollfd fd = { .events = POLLIN };
+	int pipes[2], ret;
+
+	NEED(!evering_server_open(v.path, &p, &v.server));
+	NEED(evering_server_listener(v.server));
+	NEED(!pipe2(pipes, O_CLOEXEC));
+	NEED(!evering_group_add_fd(evering_server_group(v.server), pipes[0],
+				   POLLIN, NULL));
+	NEED(!evering_server_wake(v.server));
+	fd.fd = evering_server_fd(v.server);
+	while (!is_served()) {
+		ret = evering_server_poll(v.server);
+		NEED(ret >= 0);
+		if (ret)
+			continue;
+		NEED(evering_server_timeout(v.server) == EVERING_WAIT_FOREVER);
+		NEED(poll(&fd, 1, -1) == 1);
+	}
+	note(&notes->began[CLOSED], 1);
+	NEED(!evering_server_stop(v.server, EVERING_NOWAIT));
+	while ((ret = evering_server_poll(v.server)) != -ESHUTDOWN)
+		NEED(ret >= 0);
+	note(&notes->did[CLOSED], 1);
+	NEED(v.ended);
+	evering_server_close(v.server);
+}
+
+static int close_servers(struct evering_server *const server[2])
+{
+	evering_server_close(server[1]);
+	evering_server_close(server[0]);
+	return 0;
+}
+
+/* Two at a socket that others listen at as well; either may have the client. */
+static void story_serve_at_socket(void)
+{
+	struct evering_server_params p = servers_params();
+	struct evering_server *server[2];
+	struct pollfd fd[2];
+	int i, ret, done;
+
+	NEED(!evering_server_open_fd(v.sock, &p, &server[0]));
+	NEED(!evering_server_share(server[0], NULL, &server[1]));
+	for (i = 0; i < 2; i++) {
+		fd[i].fd = evering_server_fd(server[i]);
+		fd[i].events = POLLIN;
+	}
+	while (!is_served()) {
+		for (i = done = 0; i < 2; i++) {
+			ret = evering_server_poll(server[i]);
+			NEED(ret >= 0);
+			done += ret;
+		}
+		if (!done)
+			NEED(poll(fd, 2, -1) > 0);
+	}
+	DO(CLOSED, close_servers(server));
+	NEED(v.ended);
 }
 
 /* Nobody else has anything of it. */
