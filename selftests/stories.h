@@ -1012,6 +1012,7 @@ static void client_ended(struct evering_client *client, int why)
 {
 	(void)why;
 	NEED(!client->ops && !v.ended);
+	NEED(notes->did[ANSWERED] == ASKS);
 	v.ended = true;
 }
 
