@@ -933,23 +933,29 @@ static void settle_call(void)
 	MUST(!is_there(s.path[1]));
 }
 
-/* Another server has the socket, too: nobody is lost who had not been let in yet. */
-static void settle_passed(void)
+/* Whom this one has let in until the call ended, if it was not the victim. */
+static struct evering *let_in(struct evering_listener *l)
 {
-	struct evering_listener *l;
 	struct evering *ev = NULL;
 	int ret;
 
-	MUST_BE(evering_listen_fd(s.sock[0], &l), 0);
-	while (caller.there && !look(&caller.done)) {
+	while (!look(&caller.done)) {
 		ret = ev ? 0 : evering_accept(l, NULL, EVERING_NOWAIT, &ev);
 		MUST(!ret || ret == -EAGAIN);
 		sched_yield();
 	}
-	if (caller.there)
-		called();
-	evering_listener_close(l);
-	MUST(!unlink(s.path[1]));
+	return ev;
+}
+
+/* Another server has the socket, too: who was not let in yet is not lost. */
+static void settle_passed(struct evering_listener *l)
+{
+	struct evering *ev;
+
+	if (!caller.there)
+		return;
+	ev = let_in(l);
+	called();
 	if (!ev)
 		return;
 	MUST_BE(s.n_lanes, 1);
@@ -957,6 +963,22 @@ static void settle_passed(void)
 	evering_close(ev);
 	evering_close(s.lane[0]);
 	s.n_lanes = 0;
+}
+
+/* And it goes on. */
+static void serve_next(struct evering_listener *l)
+{
+	struct evering *ev;
+
+	act_call();
+	ev = let_in(l);
+	pthread_join(caller.thread, NULL);
+	caller.there = false;
+	MUST_BE(caller.ret, 1);
+	evering_close(ev);
+	evering_close(caller.ev[0]);
+	evering_listener_close(l);
+	MUST(!unlink(s.path[1]));
 }
 
 static void settle_accept(void)
@@ -975,14 +997,17 @@ static void settle_accept(void)
 /* Whoever was met, or nearly. */
 static void settle_meeting(void)
 {
+	struct evering_listener *l = NULL;
 	unsigned int i;
 
-	if (s.story->passed)
-		settle_passed();
-	else if (s.story->calls)
+	if (s.story->passed) {
+		MUST_BE(evering_listen_fd(s.sock[0], &l), 0);
+		settle_passed(l);
+	} else if (s.story->calls) {
 		settle_call();
-	else
+	} else {
 		settle_accept();
+	}
 	MUST(s.n_lanes || !notes->did[MET]);
 	/* All that came over any, before what came over all is counted. */
 	for (i = 0; i < s.n_lanes; i++) {
@@ -995,6 +1020,8 @@ static void settle_meeting(void)
 		s.ev = s.lane[i];
 		settle(i);
 	}
+	if (l)
+		serve_next(l);
 }
 
 /* ------------------------------------------------------------ one of many deaths */
