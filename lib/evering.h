@@ -365,7 +365,8 @@ evering_listener_admit(struct evering_listener *listener,
  * one client.
  *
  * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
- * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE: this side has no descriptors left;
+ * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE: this side has no descriptors left
+ * for one more channel: a client that asks for lanes is turned away instead;
  * -ENOMEM, -ENOSPC: no memory, or watches of epoll, to look after connections.  A client
  * that asks for more memory than there is, or than RLIMIT_FSIZE allows, is turned away.
  * One thread at a time.
@@ -394,7 +395,7 @@ EVERING_API int evering_listener_fd(struct evering_listener *listener);
  * -EPROTONOSUPPORT: another ABI version; -E2BIG: beyond the limits; -EINVAL:
  * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away; -EDQUOT: its
  * user has enough; -EACCES and others: of evering_admission.allow; -ENOMEM, -EFBIG: no
- * memory, or no file so large, for what it asked for.
+ * memory, or no file so large, for what it asked for; -EMFILE, -ENFILE: no descriptors.
  * Thread: the one that accepts.
  */
 EVERING_API uint64_t

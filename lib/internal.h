@@ -404,7 +404,8 @@ uint64_t fork_id(void);
 int packet_send(int sock, const void *packet, size_t size, const int *fds,
 		unsigned int count);
 int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds);
-int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int sockets);
+int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int count,
+		    unsigned int sockets);
 void fds_leave(const int *fds, unsigned int count, unsigned int sockets);
 bool socket_seal(int sock, bool own);
 void socket_close(int sock);

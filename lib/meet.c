@@ -275,13 +275,11 @@ static int take_fds(int sock, unsigned int count, int fds[MAX_PACKET_FDS],
 		    unsigned int sockets)
 {
 	unsigned int first = sockets ? count - sockets : MAX_PACKET_FDS;
-	int n = packet_take_fds(sock, fds, first);
+	int ret = packet_take_fds(sock, fds, count, first);
 
-	if (n < 0)
-		return n;
-	if ((unsigned int)n == count && !check_silence(sock))
-		return 0;
-	fds_leave(fds, (unsigned int)n, first);
+	if (ret || !check_silence(sock))
+		return ret;
+	fds_leave(fds, count, first);
 	return -EPROTO;
 }
 
@@ -328,7 +326,7 @@ static int grant(const struct hello *hello, const struct evering_params *limits,
 static int admit(int sock, const struct hello *hello,
 		 const struct evering_params *limits,
 		 struct evering_listener *listener, const struct ucred *who,
-		 int64_t deadline, struct lanes *lanes, bool *own)
+		 int64_t deadline, struct lanes *lanes)
 {
 	struct ledger *ledger = NULL;
 	int fds[MAX_PACKET_FDS];
@@ -344,8 +342,6 @@ static int admit(int sock, const struct hello *hello,
 	if (!ret)
 		ret = join_all(hello, fds, (unsigned int)granted, limits,
 			       deadline, lanes);
-	/* What it asks for may be too much for this side, and its own fault. */
-	*own = ret == -EMFILE || ret == -ENFILE;
 	for (i = 0; ledger && i < granted; i++) {
 		if (ret) {
 			ledger_uncharge(ledger, who->uid, cost_of(hello));
@@ -395,8 +391,7 @@ static int connect_lanes(struct lanes *lanes, int theirs[EVERING_MAX_LANES])
 	return n;
 }
 
-/* Sets *@own as greet() does. */
-static int say_welcome(int sock, struct lanes *lanes, bool *own)
+static int say_welcome(int sock, struct lanes *lanes)
 {
 	struct welcome welcome = {
 		.magic = WELCOME_MAGIC,
@@ -410,7 +405,6 @@ static int say_welcome(int sock, struct lanes *lanes, bool *own)
 
 	offered = lanes_offer(lanes, fds);
 	n = connect_lanes(lanes, fds + offered);
-	*own = n == -EMFILE || n == -ENFILE;
 	if (n < 0)
 		return n;
 	welcome.fds = offered + (unsigned int)n;
@@ -426,7 +420,8 @@ static int say_welcome(int sock, struct lanes *lanes, bool *own)
  * @deadline: until when this side's part may be made
  *
  * @lanes: out
- * @own: out: the reason for an error is this side's want of descriptors
+ * @own: out: the reason for an error is this side's want of descriptors.  Many lanes take
+ *	many: if there are not as many, that is no error of this side
  *
  * @sock becomes the first endpoint's on success only.  Returns 0; -EAGAIN: no hello yet; or
  * why @who was refused.
@@ -448,16 +443,15 @@ int greet(int sock, const struct evering_params *limits,
 	ret = judge_hello(&hello, len, fds);
 	if (!ret)
 		ret = admit(sock, &hello, limits, listener, who, deadline,
-			    lanes, own);
-	if (ret) {
-		refuse(sock, ret);
-		return ret;
+			    lanes);
+	if (!ret) {
+		ret = say_welcome(sock, lanes);
+		if (ret)
+			lanes_destroy(lanes);
 	}
-	ret = say_welcome(sock, lanes, own);
 	if (ret) {
-		lanes_destroy(lanes);
-		if (*own)
-			refuse(sock, ret);
+		*own = (ret == -EMFILE || ret == -ENFILE) && hello.lanes == 1;
+		refuse(sock, ret);
 		return ret;
 	}
 	lanes_met(lanes, sock, sealed, who);

@@ -396,9 +396,18 @@ static CHILD unsigned int control_fds(struct msghdr *msg,
 	return n;
 }
 
+/**
+ * struct look - at the descriptors of a packet, by a child
+ * @parent: its parent, as getppid(2) says it
+ * @sock: where the packet waits
+ * @count: how many there are to be
+ * @sockets: from this place on they are to be Unix sockets
+ * @verdict: LOOK_*
+ */
 struct look {
 	pid_t parent;
 	int sock;
+	unsigned int count;
 	unsigned int sockets;
 	int verdict;
 };
@@ -448,19 +457,21 @@ static CHILD int look_child(void *arg)
 		fds[n] = look->sock;
 		close_others(fds, n + 1);
 	}
-	look->verdict = i < n || !all ? LOOK_WRONG :
-			room	      ? LOOK_HARMLESS :
-					LOOK_NO_ROOM;
+	if (i < n || !all || n != look->count)
+		look->verdict = LOOK_WRONG;
+	else
+		look->verdict = room ? LOOK_HARMLESS : LOOK_NO_ROOM;
 	syscall(SYS_exit, look->verdict);
 	return 0;
 }
 
 /* Of the descriptors of the next packet.  Returns LOOK_*; LOOK_NONE: no child. */
-static int look_at_next(int sock, unsigned int sockets)
+static int look_at_next(int sock, unsigned int count, unsigned int sockets)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
 	struct look look = { .parent = own_pid(),
 			     .sock = sock,
+			     .count = count,
 			     .sockets = sockets };
 	int saved = errno, status;
 	pid_t pid;
@@ -567,13 +578,16 @@ void fds_leave(const int *fds, unsigned int count, unsigned int sockets)
 
 /*
  * packet_take_fds - receive the packet that was peeked at, for its descriptors
+ * @count: how many there are to be
  * @sockets: from this place on they are Unix sockets, and only there; MAX_PACKET_FDS:
  *	none is
  *
- * Returns how many, all harmless; -EPROTO: they are not, or a security module took them
- * away: the packet may still be there; -EMFILE: this process has no room for them.
+ * Returns 0: so many are there, all harmless; -EPROTO: they are not, or a security module
+ * took them away: the packet may still be there; -EMFILE: this process has no room for
+ * them.
  */
-int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int sockets)
+int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int count,
+		    unsigned int sockets)
 {
 	union control control;
 	char byte;
@@ -588,7 +602,7 @@ int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int sockets)
 	unsigned int n;
 	ssize_t ret;
 
-	switch (look_at_next(sock, sockets)) {
+	switch (look_at_next(sock, count, sockets)) {
 	case LOOK_NONE:
 		looked = false;
 		break;
@@ -604,8 +618,8 @@ int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int sockets)
 		return -EPROTO;
 	n = control_fds(&msg, fds);
 	harmless = looked || count_harmless(fds, n, sockets) == n;
-	if (harmless && !(msg.msg_flags & MSG_CTRUNC))
-		return (int)n;
+	if (harmless && n == count && !(msg.msg_flags & MSG_CTRUNC))
+		return 0;
 	fds_leave(fds, n, sockets);
 	/* Another thread may have been faster to the last place in the table. */
 	return looked ? -EMFILE : -EPROTO;

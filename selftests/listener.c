@@ -6,6 +6,7 @@
  */
 #include "stranger.h"
 
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 
 FIXTURE(listener)
@@ -101,6 +102,50 @@ TEST_F(listener, too_many_descriptors_are_their_senders_fault)
 	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
 	close(null);
+	close_all(socks, ARRAY_SIZE(socks));
+}
+
+/* Nor is one with as many of the right kind as its hello says, or more than that. */
+TEST_F(listener, lanes_without_room_for_them_are_no_want_of_the_listeners)
+{
+	static const int spares[] = { 100, 40, 1 };
+	int fds[MAX_FDS], socks[2 * ARRAY_SIZE(spares)], theirs[MAX_FDS];
+	int n = 0, i, bell, ret;
+	uint64_t refused = 0;
+	struct rlimit limit;
+	struct evering *ev;
+	struct hello hello;
+	unsigned int at;
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ASSERT_LE(0, bell);
+	for (i = 0; i < MAX_FDS; i++)
+		fds[i] = bell;
+	ASSERT_EQ(0, genuine_hello(&self->p, &hello, theirs, &n));
+	close_all(theirs, n);
+	for (at = 0; at < ARRAY_SIZE(socks); at++) {
+		socks[at] = raw_socket(self->path, 0, false);
+		ASSERT_LE(0, socks[at]);
+		hello.lanes = at % 2 ? EVERING_MAX_LANES : 1;
+		hello.fds = at % 2 ? 7 * hello.lanes : (uint32_t)n;
+		ASSERT_EQ(0, raw_send(socks[at], &hello, sizeof(hello), fds,
+				      at % 2 ? (int)hello.fds : MAX_FDS));
+		ASSERT_EQ(0, leave_fds(spares[at / 2]));
+		ret = evering_accept(self->l, NULL, 20 * MSEC, &ev);
+		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+		EXPECT_EQ(-ETIMEDOUT, ret)
+		{
+			TH_LOG("%d to spare, %u lanes", spares[at / 2],
+			       hello.lanes);
+		}
+		EXPECT_EQ(++refused, evering_listener_refused(self->l, &ret));
+		EXPECT_EQ(at % 2 ? -EMFILE : -EPROTO, ret);
+	}
+	ASSERT_EQ(0, leave_fds(60));
+	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	close(bell);
 	close_all(socks, ARRAY_SIZE(socks));
 }
 
