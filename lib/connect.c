@@ -3,7 +3,9 @@
  * connect.c: to connect, in steps none of which waits: for one channel, or for lanes.
  *
  * A step tries to reach the listener, says hello, and takes the welcome.  If the welcome
- * says to connect again (see listen.c), the next step begins anew.  A caller that waits
+ * says to connect again (see listen.c), the next step begins anew: the first time at once,
+ * since another one that shares the socket may be idle, and then after pauses, as a
+ * listener may say so for ever.  A caller that waits
  * (evering_connect()) takes steps and sleeps in between; an event loop has a descriptor
  * that is readable when the next step has something to do.
  *
@@ -32,6 +34,8 @@
 #define PAUSE_DEAF 20000000ll
 #define PAUSE_MOST 100000000ll
 #define PAUSE_WATCHED 1000000000ll
+/* Short, for those that many share a socket with. */
+#define PAUSE_BACK 20000000ll
 
 #define WATCHED (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR)
 
@@ -52,6 +56,7 @@
  * @deadline: INT64_MAX: none
  * @again: when to try to connect again
  * @pause: from then on until the next time
+ * @back: so long is to pass after the next welcome that says to connect again
  * @watch: an inotify instance, or -1
  * @loop, @timer: evering_connecting_fd(): an epoll set of what the next step waits for,
  *	and its timer; -1: not asked for yet
@@ -74,6 +79,7 @@ struct evering_connecting {
 	int64_t deadline;
 	int64_t again;
 	int64_t pause;
+	int64_t back;
 	int watch;
 	int loop;
 	int timer;
@@ -217,9 +223,12 @@ static void start_over(struct evering_connecting *c)
 	leave_loop(c);
 	socket_close(c->sock);
 	c->sock = -1;
-	c->said = false;
+	c->said = c->full = false;
 	c->pause = 0;
-	c->again = now_ns();
+	c->again = now_ns() + c->back;
+	c->back = c->back ? 2 * c->back : PAUSE_FIRST;
+	if (c->back > PAUSE_BACK)
+		c->back = PAUSE_BACK;
 }
 
 /* 0: the endpoints are complete; -EAGAIN: not yet; or why it will not be. */

@@ -795,29 +795,54 @@ TEST_F(connect, steps_come_again)
 	evering_listener_close(l);
 }
 
-static void *send_back_main(void *sock)
+/**
+ * struct refuser - a listener that sends everybody back, for ever
+ * @sock: where it listens
+ * @error: what it says
+ * @count: how often it has
+ */
+struct refuser {
+	int sock;
+	int error;
+	unsigned int count;
+};
+
+static void *send_back_main(void *arg)
 {
-	while (!send_back(*(int *)sock, -ERESTART))
-		continue;
+	struct refuser *r = arg;
+
+	while (!send_back(r->sock, r->error))
+		r->count++;
 	return NULL;
 }
 
-/* But for no longer than it may. */
+/* But for no longer than it may, and after pauses that grow to 20 ms. */
 TEST_F(connect, who_is_always_sent_back_gives_up_in_time)
 {
+	static const int errors[] = { -ERESTART, -ETIMEDOUT };
+	struct refuser r;
 	struct evering *ev;
+	int64_t took;
 	pthread_t t;
-	int sock;
+	unsigned int i;
 
-	sock = raw_socket(self->path, 0, true);
-	ASSERT_LE(0, sock);
-	ASSERT_EQ(0, pthread_create(&t, NULL, send_back_main, &sock));
-	EXPECT_EQ(-ETIMEDOUT,
-		  evering_connect(self->path, &self->p, 100 * MSEC, &ev));
-	/* Ends its poll(2), and then there is nothing to accept. */
-	shutdown(sock, SHUT_RDWR);
-	pthread_join(t, NULL);
-	close(sock);
+	for (i = 0; i < ARRAY_SIZE(errors); i++) {
+		unlink(self->path);
+		r = (struct refuser){ .error = errors[i] };
+		r.sock = raw_socket(self->path, 0, true);
+		ASSERT_LE(0, r.sock);
+		ASSERT_EQ(0, pthread_create(&t, NULL, send_back_main, &r));
+		took = now_ns();
+		EXPECT_EQ(-ETIMEDOUT, evering_connect(self->path, &self->p,
+						      300 * MSEC, &ev));
+		took = now_ns() - took;
+		/* Ends its poll(2), and then there is nothing to accept. */
+		shutdown(r.sock, SHUT_RDWR);
+		pthread_join(t, NULL);
+		close(r.sock);
+		/* At once, and then after 1, 2, 4, 8 and 16 ms. */
+		EXPECT_GE(8 + took / (20 * MSEC), r.count);
+	}
 }
 
 /* And over a socket that the caller has brought there is nobody to come to. */
