@@ -543,20 +543,20 @@ int lanes_make(struct lanes *lanes, unsigned int count,
 /* The welcome's own errno values; a stranger may say anything. */
 static int welcome_error(int32_t error)
 {
-	switch (-error) {
-	case EPROTONOSUPPORT:
-	case E2BIG:
-	case EINVAL:
-	case EMFILE:
-	case ENFILE:
-	case ENOMEM:
-	case EDQUOT:
-	case ENODEV:
-	case EACCES:
-	case EPERM:
-	case EFBIG:
-	case ETIMEDOUT:
-	case ERESTART:
+	switch (error) {
+	case -EPROTONOSUPPORT:
+	case -E2BIG:
+	case -EINVAL:
+	case -EMFILE:
+	case -ENFILE:
+	case -ENOMEM:
+	case -EDQUOT:
+	case -ENODEV:
+	case -EACCES:
+	case -EPERM:
+	case -EFBIG:
+	case -ETIMEDOUT:
+	case -ERESTART:
 		return error;
 	default:
 		return -EPROTO;

@@ -1710,6 +1710,7 @@ enum {
 	TOO_BIG,
 	STRANGE_ERROR,
 	POSITIVE_ERROR,
+	LEAST_ERROR,
 	NO_FDS,
 	FEW_FDS,
 	NULL_FDS,
@@ -1769,6 +1770,9 @@ static void *server_main(void *arg)
 	case POSITIVE_ERROR:
 		w.error = 1;
 		break;
+	case LEAST_ERROR:
+		w.error = INT32_MIN;
+		break;
 	case FEW_FDS:
 		n = PARTS - 1;
 		break;
@@ -1823,6 +1827,7 @@ TEST_F(meet, a_server_that_talks_nonsense_is_left)
 		[TOO_BIG] = -E2BIG,
 		[STRANGE_ERROR] = -EPROTO,
 		[POSITIVE_ERROR] = -EPROTO,
+		[LEAST_ERROR] = -EPROTO,
 		[NO_FDS] = -EPROTO,
 		[FEW_FDS] = -EPROTO,
 		[NULL_FDS] = -EPROTO,
