@@ -4,7 +4,8 @@
  *
  * Connections are greeted side by side, since each is in no state but "has not said
  * hello yet".  What one call does is bounded, whatever strangers do: each pass looks at
- * the clock, and a call that does not wait makes a fixed number of passes.  Where there
+ * the clock, and a call that does not wait makes a fixed number of passes, and part of one
+ * meeting at the most, which is what takes time.  Where there
  * are more silent ones than places, the user that has most of the places loses its
  * oldest one, so that nobody waits for another user's silence, and nobody for long.
  *
@@ -94,6 +95,7 @@ struct file {
  * @admission, @ledger: who may come, and who has
  * @lanes, @next: of the last that was welcomed; the next one that evering_accept() hands
  *	out
+ * @worked: in this pass somebody has come so far that channels were made, or were to be
  * @refused, @last_error: evering_listener_refused()
  * @member: what it is of a group, or NULL
  */
@@ -114,6 +116,7 @@ struct evering_listener {
 	struct ledger *ledger;
 	struct lanes lanes;
 	unsigned int next;
+	bool worked;
 	uint64_t refused;
 	int last_error;
 	struct member *member;
@@ -690,6 +693,7 @@ int listener_charge(struct evering_listener *l, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger)
 {
 	*ledger = l->ledger;
+	l->worked = true;
 	return ledger_charge(l->ledger, &l->admission, who->uid, bytes);
 }
 
@@ -791,7 +795,7 @@ static int take_some(struct evering_listener *l,
 	unsigned int i;
 	int ret = 0;
 
-	for (i = 0; !ret && i < TAKE_AT_ONCE; i++)
+	for (i = 0; !ret && !l->worked && i < TAKE_AT_ONCE; i++)
 		ret = take_one(l, limits, deadline, &patient);
 	return ret == -EAGAIN ? 0 : ret;
 }
@@ -820,6 +824,7 @@ static int one_pass(struct evering_listener *l,
 	struct epoll_event event;
 	int ret;
 
+	l->worked = false;
 	pending_expire(l);
 	/* One at a time: what is left is still there the next time. */
 	ret = epoll_wait(l->epoll, &event, 1, wait);
@@ -878,7 +883,8 @@ int evering_accept(struct evering_listener *l,
 		}
 		if (ret < 0 && ret != -EAGAIN)
 			return ret;
-		if (!wait && (ret == -EAGAIN || ++passes == PASSES_NOWAIT))
+		if (!wait &&
+		    (ret == -EAGAIN || l->worked || ++passes == PASSES_NOWAIT))
 			return -EAGAIN;
 		if (wait && deadline != INT64_MAX && now_ns() >= deadline)
 			return -ETIMEDOUT;

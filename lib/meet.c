@@ -322,6 +322,14 @@ static int grant(const struct hello *hello, const struct evering_params *limits,
 	return granted ? (int)granted : ret;
 }
 
+/* Has it gone that said hello?  Nothing is made for it then, which it had for nothing. */
+static bool has_gone(int sock)
+{
+	struct pollfd pfd = { .fd = sock, .events = POLLRDHUP };
+
+	return poll(&pfd, 1, 0) == 1;
+}
+
 /* As greet(), of a hello whose bytes are right, if @who may have what it asks for. */
 static int admit(int sock, const struct hello *hello,
 		 const struct evering_params *limits,
@@ -333,6 +341,8 @@ static int admit(int sock, const struct hello *hello,
 	int ret, granted, i;
 
 	ret = check_limits(&hello->geometry, limits);
+	if (!ret && has_gone(sock))
+		ret = -ECONNRESET;
 	if (ret)
 		return ret;
 	granted = grant(hello, limits, listener, who, &ledger);

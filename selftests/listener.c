@@ -197,6 +197,86 @@ TEST_F(listener, not_to_wait_is_a_bounded_amount_of_work)
 	kill_and_reap(pids[1]);
 }
 
+/*
+ * Says a hello that is right but for what its descriptors are, of which one finds out no
+ * sooner than at the channel that is made for it.  The socket, or a negative errno.
+ */
+static int nearly_right(const char *path, const struct evering_params *p)
+{
+	int theirs[MAX_FDS], fds[MAX_FDS], n = 0, i, sock, ret;
+	struct hello hello;
+
+	ret = genuine_hello(p, &hello, theirs, &n);
+	if (ret)
+		return ret;
+	close_all(theirs, n);
+	fds[0] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	for (i = 1; i < n; i++)
+		fds[i] = fds[0];
+	sock = raw_socket(path, 0, false);
+	ret = sock < 0 ? sock : raw_send(sock, &hello, sizeof(hello), fds, n);
+	close(fds[0]);
+	if (ret && sock >= 0)
+		close(sock);
+	return ret ? ret : sock;
+}
+
+#define MANY 10
+
+TEST_F(listener, not_to_wait_is_to_make_one_channel_at_the_most)
+{
+	struct client c = { .path = self->path, .params = &self->p };
+	struct pollfd fd = { .events = POLLIN };
+	int socks[MANY], i, n, error, met = 0;
+	const struct evering_group_event *events;
+	struct evering *ev = NULL;
+	struct evering_group *g;
+
+	fd.fd = evering_listener_fd(self->l);
+	for (i = 0; i < MANY; i++) {
+		socks[i] = nearly_right(self->path, &self->p);
+		ASSERT_LE(0, socks[i]);
+	}
+	for (i = 1; i <= MANY / 2; i++) {
+		EXPECT_EQ(-EAGAIN,
+			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
+		EXPECT_EQ(i, evering_listener_refused(self->l, &error));
+		EXPECT_EQ(-EPROTO, error);
+		/* There is more to do. */
+		EXPECT_EQ(1, poll(&fd, 1, 0));
+	}
+	/* So who waits for that comes to all, and to the one behind them. */
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	ASSERT_EQ(0, evering_group_open(NULL, &g));
+	ASSERT_EQ(0, evering_group_add_listener(g, self->l, NULL));
+	while (!met) {
+		n = evering_group_wait(g, &events, PLENTY);
+		ASSERT_EQ(1, n);
+		ASSERT_EQ(EVERING_GROUP_ACCEPT, events[0].what);
+		met = !evering_accept(self->l, NULL, EVERING_NOWAIT, &ev);
+	}
+	EXPECT_EQ(MANY, evering_listener_refused(self->l, NULL));
+	evering_group_close(g);
+	pthread_join(c.t, NULL);
+	EXPECT_EQ(0, c.ret);
+	evering_close(c.ev);
+	evering_close(ev);
+	close_all(socks, MANY);
+}
+
+TEST_F(listener, for_who_has_gone_no_channel_is_made)
+{
+	struct evering *ev;
+	int sock, error;
+
+	sock = nearly_right(self->path, &self->p);
+	ASSERT_LE(0, sock);
+	close(sock);
+	EXPECT_EQ(-EAGAIN, evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
+	EXPECT_EQ(1, evering_listener_refused(self->l, &error));
+	EXPECT_EQ(-ECONNRESET, error);
+}
+
 TEST_F(listener, a_flood_keeps_nobody_past_his_time)
 {
 	int64_t took, best = INT64_MAX;
