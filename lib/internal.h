@@ -401,11 +401,25 @@ int read_sized(void *to, size_t size, const void *from);
 uint64_t fork_id(void);
 
 /* stranger.c */
+
+/**
+ * struct cargo - the descriptors that a packet is to bring
+ * @count: how many there are
+ * @sockets: from this place on they are Unix sockets, and only there; MAX_PACKET_FDS:
+ *	none is
+ * @bytes: the most that all memfds among them are of
+ */
+struct cargo {
+	unsigned int count;
+	unsigned int sockets;
+	uint64_t bytes;
+};
+
 int packet_send(int sock, const void *packet, size_t size, const int *fds,
 		unsigned int count);
 int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds);
-int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int count,
-		    unsigned int sockets);
+int packet_take_fds(int sock, int fds[MAX_PACKET_FDS],
+		    const struct cargo *cargo);
 void fds_leave(const int *fds, unsigned int count, unsigned int sockets);
 bool socket_seal(int sock, bool own);
 void socket_close(int sock);

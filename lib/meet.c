@@ -267,19 +267,23 @@ static int join_all(const struct hello *hello, const int *fds,
 	return ret;
 }
 
-/*
- * The descriptors of a packet that was peeked at, which are to be @count, the last
- * @sockets of them sockets.
- */
-static int take_fds(int sock, unsigned int count, int fds[MAX_PACKET_FDS],
-		    unsigned int sockets)
+/* The most that the memfds of so many @lanes of the side @end are of. */
+static uint64_t memfds_of(const struct evering_geometry *g, unsigned int end,
+			  unsigned int lanes)
 {
-	unsigned int first = sockets ? count - sockets : MAX_PACKET_FDS;
-	int ret = packet_take_fds(sock, fds, count, first);
+	return lanes *
+	       (half_size(g) + EVERING_MEMFD_ALIGN + g->arena_size[end]);
+}
+
+/* The descriptors of a packet that was peeked at, which are to be @cargo. */
+static int take_fds(int sock, const struct cargo *cargo,
+		    int fds[MAX_PACKET_FDS])
+{
+	int ret = packet_take_fds(sock, fds, cargo);
 
 	if (ret || !check_silence(sock))
 		return ret;
-	fds_leave(fds, count, first);
+	fds_leave(fds, cargo->count, cargo->sockets);
 	return -EPROTO;
 }
 
@@ -336,6 +340,9 @@ static int admit(int sock, const struct hello *hello,
 		 struct evering_listener *listener, const struct ucred *who,
 		 int64_t deadline, struct lanes *lanes)
 {
+	const struct cargo cargo = { hello->fds, MAX_PACKET_FDS,
+				     memfds_of(&hello->geometry, EVERING_A,
+					       hello->lanes) };
 	struct ledger *ledger = NULL;
 	int fds[MAX_PACKET_FDS];
 	int ret, granted, i;
@@ -348,7 +355,7 @@ static int admit(int sock, const struct hello *hello,
 	granted = grant(hello, limits, listener, who, &ledger);
 	if (granted < 0)
 		return granted;
-	ret = take_fds(sock, hello->fds, fds, 0);
+	ret = take_fds(sock, &cargo, fds);
 	if (!ret)
 		ret = join_all(hello, fds, (unsigned int)granted, limits,
 			       deadline, lanes);
@@ -656,6 +663,8 @@ int take_welcome(struct lanes *lanes, int sock, bool own)
 	int fds[MAX_PACKET_FDS], ret;
 	struct welcome welcome;
 	bool brings = false, sealed;
+	struct cargo cargo;
+	unsigned int n;
 	size_t len;
 
 	ret = packet_peek(sock, &welcome, sizeof(welcome), &len, &brings);
@@ -663,9 +672,16 @@ int take_welcome(struct lanes *lanes, int sock, bool own)
 		return ret;
 	sealed = socket_seal(sock, own);
 	ret = judge_welcome(lanes, &welcome, len, brings);
-	if (!ret)
-		ret = take_fds(sock, welcome.fds, fds,
-			       sockets_of(lanes, welcome.lanes));
+	if (!ret) {
+		n = sockets_of(lanes, welcome.lanes);
+		cargo = (struct cargo){
+			welcome.fds,
+			n ? welcome.fds - n : MAX_PACKET_FDS,
+			memfds_of(&lanes->e[0]->geometry, EVERING_B,
+				  welcome.lanes),
+		};
+		ret = take_fds(sock, &cargo, fds);
+	}
 	if (!ret)
 		ret = complete_all(lanes, welcome.lanes, fds, welcome.fds);
 	if (ret)

@@ -5,15 +5,17 @@
  * A packet may bring descriptors, and to hold one is a risk.  The last close of a
  * socket that lingers waits as long as its sender chose.  Each close of a file of FUSE
  * or NFS waits for that file system's server, and so do fstat(), poll() and most
- * ioctls.  A packet that is received without its descriptors, and a socket that is
- * closed with packets in it, close them as well.  Therefore:
+ * ioctls.  The last close of a memfd takes as long as there is memory to free.  A packet
+ * that is received without its descriptors, and a socket that is closed with packets in
+ * it, close them as well.  Therefore:
  *
  * - The bytes of a packet are judged first.  MSG_PEEK without room for descriptors
  *   brings none, and tells whether there are some.
  * - A child with a descriptor table of its own peeks at the descriptors and finds out
  *   what they are, by questions that no file system and no driver is asked.  Only
- *   memfds, eventfds and endpoints of /dev/evering are then received; and, where a
- *   welcome is to bring them, Unix sockets (see sockets_leave() for their end).
+ *   memfds of the size that they should have, eventfds and endpoints of /dev/evering
+ *   are then received; and, where a welcome is to bring them, Unix sockets (see
+ *   sockets_leave() for their end).
  * - A socket that may have descriptors in it is closed by a child that exits: a task
  *   that exits does not linger (PF_EXITING in inet_release() and the like).
  *
@@ -351,24 +353,55 @@ static CHILD bool is_unix_socket(int fd)
 }
 
 /*
+ * Is it a memfd whose size is final, and of no more than *@left bytes, which it then takes of
+ * them?  The last close of a memfd frees its pages, which takes time by their number: so
+ * those count, too, that lie behind its end.  The last one may be a huge one.
+ */
+static CHILD bool is_memory(int fd, uint64_t *left)
+{
+	const long need = F_SEAL_SHRINK | F_SEAL_GROW;
+	long seals = syscall(SYS_fcntl, fd, F_GET_SEALS);
+	uint64_t size, pages, spare = EVERING_MEMFD_ALIGN;
+	struct statx st;
+
+	if (seals < 0 || (seals & need) != need)
+		return false;
+	/* A filter of system calls may not let statx(2) through: memfd.c asks, too. */
+	if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+		    STATX_SIZE | STATX_BLOCKS, &st))
+		return true;
+	size = st.stx_size;
+	pages = st.stx_blocks * 512;
+	if (spare < st.stx_blksize)
+		spare = st.stx_blksize;
+	if (pages > spare && size < pages - spare)
+		size = pages - spare;
+	if (size > *left)
+		return false;
+	*left -= size;
+	return true;
+}
+
+/*
  * How many of @count are, one after the other, of a kind that a channel is made of, and
  * that closes at once?  The answer comes from the descriptor table and the names that
  * the kernel gives: of the files nothing is asked that they could take their time to
  * answer.  Memfds come first in a hello, so after the first of another kind that is
- * asked first.  From the place @sockets on they are to be Unix sockets, and before it
- * none is: those are written to.
+ * asked first.  Where Unix sockets are to be they are, and before none is: those are
+ * written to.
  */
 static CHILD unsigned int count_harmless(const int *fds, unsigned int count,
-					 unsigned int sockets)
+					 const struct cargo *cargo)
 {
+	uint64_t left = cargo->bytes;
 	bool memfds = true;
 	unsigned int i;
 
-	for (i = 0; i < count && i < sockets; i++) {
-		if (memfds && syscall(SYS_fcntl, fds[i], F_GET_SEALS) >= 0)
+	for (i = 0; i < count && i < cargo->sockets; i++) {
+		if (memfds && is_memory(fds[i], &left))
 			continue;
 		if (!has_harmless_name(fds[i]) &&
-		    (memfds || syscall(SYS_fcntl, fds[i], F_GET_SEALS) < 0))
+		    (memfds || !is_memory(fds[i], &left)))
 			return i;
 		memfds = false;
 	}
@@ -400,15 +433,13 @@ static CHILD unsigned int control_fds(struct msghdr *msg,
  * struct look - at the descriptors of a packet, by a child
  * @parent: its parent, as getppid(2) says it
  * @sock: where the packet waits
- * @count: how many there are to be
- * @sockets: from this place on they are to be Unix sockets
+ * @cargo: what they are to be
  * @verdict: LOOK_*
  */
 struct look {
 	pid_t parent;
 	int sock;
-	unsigned int count;
-	unsigned int sockets;
+	const struct cargo *cargo;
 	int verdict;
 };
 
@@ -441,7 +472,7 @@ static CHILD int look_child(void *arg)
 	unsigned int n, i;
 
 	n = look_once(look->sock, fds, &all);
-	i = count_harmless(fds, n, look->sockets);
+	i = count_harmless(fds, n, look->cargo);
 	/* To close takes its time, which is not to be longer than its parent's. */
 	if ((!all || i < n) && !outlived_by(look->parent))
 		syscall(SYS_exit, LOOK_NONE);
@@ -450,14 +481,14 @@ static CHILD int look_child(void *arg)
 		room = false;
 		make_room(look->sock);
 		n = look_once(look->sock, fds, &all);
-		i = count_harmless(fds, n, look->sockets);
+		i = count_harmless(fds, n, look->cargo);
 	}
 	if (i < n) {
 		/* What the exit may have to wait for, it waits for alone. */
 		fds[n] = look->sock;
 		close_others(fds, n + 1);
 	}
-	if (i < n || !all || n != look->count)
+	if (i < n || !all || n != look->cargo->count)
 		look->verdict = LOOK_WRONG;
 	else
 		look->verdict = room ? LOOK_HARMLESS : LOOK_NO_ROOM;
@@ -466,13 +497,12 @@ static CHILD int look_child(void *arg)
 }
 
 /* Of the descriptors of the next packet.  Returns LOOK_*; LOOK_NONE: no child. */
-static int look_at_next(int sock, unsigned int count, unsigned int sockets)
+static int look_at_next(int sock, const struct cargo *cargo)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
 	struct look look = { .parent = own_pid(),
 			     .sock = sock,
-			     .count = count,
-			     .sockets = sockets };
+			     .cargo = cargo };
 	int saved = errno, status;
 	pid_t pid;
 
@@ -578,16 +608,14 @@ void fds_leave(const int *fds, unsigned int count, unsigned int sockets)
 
 /*
  * packet_take_fds - receive the packet that was peeked at, for its descriptors
- * @count: how many there are to be
- * @sockets: from this place on they are Unix sockets, and only there; MAX_PACKET_FDS:
- *	none is
+ * @cargo: what they are to be
  *
- * Returns 0: so many are there, all harmless; -EPROTO: they are not, or a security module
+ * Returns 0: they are that, and all harmless; -EPROTO: they are not, or a security module
  * took them away: the packet may still be there; -EMFILE: this process has no room for
  * them.
  */
-int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int count,
-		    unsigned int sockets)
+int packet_take_fds(int sock, int fds[MAX_PACKET_FDS],
+		    const struct cargo *cargo)
 {
 	union control control;
 	char byte;
@@ -602,7 +630,7 @@ int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int count,
 	unsigned int n;
 	ssize_t ret;
 
-	switch (look_at_next(sock, count, sockets)) {
+	switch (look_at_next(sock, cargo)) {
 	case LOOK_NONE:
 		looked = false;
 		break;
@@ -617,10 +645,10 @@ int packet_take_fds(int sock, int fds[MAX_PACKET_FDS], unsigned int count,
 	if (ret < 0)
 		return -EPROTO;
 	n = control_fds(&msg, fds);
-	harmless = looked || count_harmless(fds, n, sockets) == n;
-	if (harmless && n == count && !(msg.msg_flags & MSG_CTRUNC))
+	harmless = looked || count_harmless(fds, n, cargo) == n;
+	if (harmless && n == cargo->count && !(msg.msg_flags & MSG_CTRUNC))
 		return 0;
-	fds_leave(fds, n, sockets);
+	fds_leave(fds, n, cargo->sockets);
 	/* Another thread may have been faster to the last place in the table. */
 	return looked ? -EMFILE : -EPROTO;
 }

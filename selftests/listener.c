@@ -149,6 +149,67 @@ TEST_F(listener, lanes_without_room_for_them_are_no_want_of_the_listeners)
 	close_all(socks, ARRAY_SIZE(socks));
 }
 
+/*
+ * Memory that is @size bytes by its size, and more than that by its pages, or by what it
+ * may become.
+ */
+static int heavy_memory(int kind, off_t size)
+{
+	int fd = memfd_create("evering-heavy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (kind == 1)
+		size += 1 << 30;
+	if (ftruncate(fd, size) ||
+	    (kind == 2 && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 16 << 20)) ||
+	    fcntl(fd, F_ADD_SEALS, kind == 3 ? F_SEAL_SHRINK : SEALS_OWN)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/*
+ * To close memory takes time, so what is more than a channel needs is not received: that
+ * shows where there is no room to receive anything.
+ */
+TEST_F(listener, memory_is_received_only_if_it_is_of_the_right_size)
+{
+	int fds[MAX_FDS], sock, n = 0, kind, ret, error;
+	uint64_t refused = 0;
+	struct rlimit limit;
+	struct evering *ev;
+	struct hello hello;
+	struct stat st;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "memory is of memfd channels alone");
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	for (kind = 0; kind < 4; kind++) {
+		ASSERT_EQ(0, genuine_hello(&self->p, &hello, fds, &n));
+		ASSERT_EQ(0, fstat(fds[0], &st));
+		if (kind) {
+			close(fds[0]);
+			fds[0] = heavy_memory(kind, st.st_size);
+			ASSERT_LE(0, fds[0]);
+		}
+		sock = raw_socket(self->path, 0, false);
+		ASSERT_LE(0, sock);
+		ASSERT_EQ(0, raw_send(sock, &hello, sizeof(hello), fds, n));
+		close_all(fds, n);
+		ASSERT_EQ(0, leave_fds(1));
+		ret = evering_accept(self->l, NULL, EVERING_NOWAIT, &ev);
+		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+		EXPECT_EQ(kind ? -EAGAIN : -EMFILE, ret)
+		{
+			TH_LOG("kind %d", kind);
+		}
+		EXPECT_EQ(++refused, evering_listener_refused(self->l, &error));
+		EXPECT_EQ(kind ? -EPROTO : -EMFILE, error);
+		close(sock);
+	}
+	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
+}
+
 /* ----------------------------------------------------------------------- floods */
 
 /* Connects, says a byte and goes, for ever. */
