@@ -4,14 +4,26 @@
  *
  * The books of a listener outlive it: each channel that it accepted is in them until
  * it is closed, by whatever thread.
+ *
+ * So is each welcome with descriptors that its client has not read yet.  Until then they
+ * are under way, and the kernel lets a user have no more under way than RLIMIT_NOFILE: a
+ * client that reads none would keep out all others, also after its channels have been
+ * closed, as what is in its socket stays there.  Therefore a socket with an unread welcome
+ * is kept when its channel is closed, by which one sees what has become of it, and a user
+ * with many of them is told to come again (-ETOOMANYREFS).
  */
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "internal.h"
 
 #define BUCKETS 64u
+/* A user may have so large a part of RLIMIT_NOFILE under way. */
+#define PART_UNREAD 8u
 
 /* What one user has; exists while that is not nothing. */
 struct account {
@@ -22,17 +34,36 @@ struct account {
 };
 
 /**
+ * struct unread - a welcome that may not have been read yet
+ * @uid: whose
+ * @fds: how many descriptors came with it
+ * @sock: what it was sent over, the channel's
+ * @kept: the channel has been closed, and @sock is the ledger's
+ * @sealed: of @sock, then
+ */
+struct unread {
+	struct unread *next;
+	uid_t uid;
+	unsigned int fds;
+	int sock;
+	bool kept;
+	bool sealed;
+};
+
+/**
  * struct ledger - the accounts of a listener's users, or of those that share a socket
  * @lock: protects all of it
  * @refs: the listeners of one socket, and each channel in it
  * @listeners: the listeners among @refs
  * @bucket: accounts, by user
+ * @unread: welcomes, the last one first
  */
 struct ledger {
 	pthread_mutex_t lock;
 	unsigned int refs;
 	unsigned int listeners;
 	struct account *bucket[BUCKETS];
+	struct unread *unread;
 };
 
 struct ledger *ledger_new(void)
@@ -56,13 +87,52 @@ struct ledger *ledger_get(struct ledger *ledger)
 	return ledger;
 }
 
+/* Has it neither been read, nor has its client gone? */
+static bool is_unread(const struct unread *u)
+{
+	int bytes;
+
+	return !ioctl(u->sock, SIOCOUTQ, &bytes) && bytes > 0;
+}
+
+/* Takes those out that have been read; holds the lock, and unread_free() is for after it. */
+static struct unread *unread_sweep(struct ledger *ledger)
+{
+	struct unread **at = &ledger->unread, *u, *read = NULL;
+
+	while ((u = *at)) {
+		if (is_unread(u)) {
+			at = &u->next;
+			continue;
+		}
+		*at = u->next;
+		u->next = read;
+		read = u;
+	}
+	return read;
+}
+
+static void unread_free(struct unread *u)
+{
+	struct unread *next;
+
+	for (; u; u = next) {
+		next = u->next;
+		if (u->kept)
+			socket_close_sealed(u->sock, u->sealed);
+		free(u);
+	}
+}
+
 static void put_and_unlock(struct ledger *ledger)
 {
 	bool last = !--ledger->refs;
 
 	pthread_mutex_unlock(&ledger->lock);
-	if (last)
-		free(ledger);
+	if (!last)
+		return;
+	unread_free(ledger->unread);
+	free(ledger);
 }
 
 void ledger_put(struct ledger *ledger)
@@ -82,6 +152,7 @@ void ledger_put(struct ledger *ledger)
 void ledger_forget(struct ledger *ledger)
 {
 	struct account *account, *next;
+	struct unread *u, *next_unread;
 	unsigned int i;
 
 	if (!ledger ||
@@ -92,6 +163,12 @@ void ledger_forget(struct ledger *ledger)
 			next = account->next;
 			free(account);
 		}
+	for (u = ledger->unread; u; u = next_unread) {
+		next_unread = u->next;
+		if (u->kept)
+			sockets_leave(&u->sock, 1);
+		free(u);
+	}
 	free(ledger);
 }
 
@@ -160,6 +237,7 @@ out:
 void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes)
 {
 	struct account **at, *account;
+	struct unread *read;
 
 	pthread_mutex_lock(&ledger->lock);
 	at = find(ledger, uid);
@@ -169,7 +247,77 @@ void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes)
 		*at = account->next;
 		free(account);
 	}
+	read = unread_sweep(ledger);
 	put_and_unlock(ledger);
+	unread_free(read);
+}
+
+/* May @uid be sent one more welcome?  0; -ETOOMANYREFS: not until it reads. */
+int ledger_may_welcome(struct ledger *ledger, uid_t uid)
+{
+	struct unread *read, *u;
+	struct rlimit limit;
+	rlim_t fds = 0;
+
+	pthread_mutex_lock(&ledger->lock);
+	read = unread_sweep(ledger);
+	for (u = ledger->unread; u; u = u->next)
+		if (u->uid == uid)
+			fds += u->fds;
+	pthread_mutex_unlock(&ledger->lock);
+	unread_free(read);
+	if (!fds || getrlimit(RLIMIT_NOFILE, &limit))
+		return 0;
+	return fds < limit.rlim_cur / PART_UNREAD ? 0 : -ETOOMANYREFS;
+}
+
+/*
+ * Enters a welcome with @fds descriptors that has been sent over @sock, which is open until
+ * ledger_keeps().  Without memory for that it does not count.
+ */
+void ledger_welcomed(struct ledger *ledger, uid_t uid, int sock,
+		     unsigned int fds)
+{
+	struct unread *u;
+
+	if (!fds || !user_is_limited(uid))
+		return;
+	u = calloc(1, sizeof(*u));
+	if (!u)
+		return;
+	u->uid = uid;
+	u->fds = fds;
+	u->sock = sock;
+	pthread_mutex_lock(&ledger->lock);
+	u->next = ledger->unread;
+	ledger->unread = u;
+	pthread_mutex_unlock(&ledger->lock);
+}
+
+/*
+ * The channel of @sock ends.  True: a welcome is unread in it, so @sock, which has been
+ * shut down, is the ledger's now; false: the caller closes it.
+ */
+bool ledger_keeps(struct ledger *ledger, int sock, bool sealed)
+{
+	struct unread **at, *u;
+	bool keeps;
+
+	pthread_mutex_lock(&ledger->lock);
+	for (at = &ledger->unread; *at && (*at)->sock != sock;)
+		at = &(*at)->next;
+	u = *at;
+	keeps = u && is_unread(u);
+	if (keeps) {
+		shutdown(sock, SHUT_RDWR);
+		u->kept = true;
+		u->sealed = sealed;
+	} else if (u) {
+		*at = u->next;
+		free(u);
+	}
+	pthread_mutex_unlock(&ledger->lock);
+	return keeps;
 }
 
 static const struct evering_admission default_admission =

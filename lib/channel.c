@@ -536,7 +536,8 @@ void endpoint_destroy(struct endpoint *e)
 	e->backend->destroy(e);
 	if (e->theirs)
 		sockets_leave(&e->sock, 1);
-	else
+	else if (!e->ledger || !own ||
+		 !ledger_keeps(e->ledger, e->sock, e->sealed))
 		socket_close_sealed(e->sock, e->sealed);
 	if (e->ledger && own)
 		ledger_uncharge(e->ledger, e->charged_uid, e->charged);

@@ -36,6 +36,8 @@
 #define PAUSE_WATCHED 1000000000ll
 /* Short, for those that many share a socket with. */
 #define PAUSE_BACK 20000000ll
+/* After this many times, which take a second, the reason is told. */
+#define MOST_CROWDED 50u
 
 #define WATCHED (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR)
 
@@ -51,6 +53,7 @@
  * @await: EVERING_AWAIT
  * @full: the listener is there, and as many wait for it as may
  * @denied: the last attempt was not permitted
+ * @crowded: welcomes that told of too many descriptors that are under way
  * @said: connected, and has said hello
  * @deaf: the watch is left alone until @again
  * @deadline: INT64_MAX: none
@@ -74,6 +77,7 @@ struct evering_connecting {
 	bool await;
 	bool full;
 	bool denied;
+	unsigned int crowded;
 	bool said;
 	bool deaf;
 	int64_t deadline;
@@ -214,10 +218,18 @@ static int greet_listener(struct evering_connecting *c)
 }
 
 /*
- * The listener that has accepted this side serves somebody else now (-ERESTART), or did
- * not wait any longer for a hello that was held up (-ETIMEDOUT).  The next attempt is
- * taken by another one that shares the listening socket, or by this one when it is back.
+ * Is another attempt worth while, after a welcome with @error?  The listener that has
+ * accepted this side serves somebody else now (-ERESTART), or did not wait any longer for
+ * a hello that was held up (-ETIMEDOUT): the next attempt is taken by another one that
+ * shares the listening socket, or by this one when it is back.  Or others have yet to read
+ * their welcomes (-ETOOMANYREFS), which takes them a moment, unless they do not want to.
  */
+static bool may_come_again(struct evering_connecting *c, int error)
+{
+	return error == -ERESTART || error == -ETIMEDOUT ||
+	       (error == -ETOOMANYREFS && c->crowded++ < MOST_CROWDED);
+}
+
 static void start_over(struct evering_connecting *c)
 {
 	leave_loop(c);
@@ -242,13 +254,15 @@ static int step(struct evering_connecting *c)
 		ret = greet_listener(c);
 	if (!ret)
 		ret = take_welcome(&c->lanes, c->sock, true);
-	if (c->said && (ret == -ERESTART || ret == -ETIMEDOUT)) {
+	if (c->said && may_come_again(c, ret)) {
 		start_over(c);
 		ret = -EAGAIN;
 	}
 	if (ret == -EAGAIN && c->deadline != INT64_MAX &&
 	    now_ns() >= c->deadline)
-		return !c->said && c->denied ? -EACCES : -ETIMEDOUT;
+		return !c->said && c->denied ? -EACCES :
+		       c->crowded	     ? -ETOOMANYREFS :
+					       -ETIMEDOUT;
 	return ret;
 }
 

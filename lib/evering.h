@@ -311,7 +311,12 @@ EVERING_API int evering_listener_share(struct evering_listener *listener,
  *
  * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user but root and the one
  * that this process runs as.  A user that would have more channels or bytes is turned away
- * with -EDQUOT, or gets as many lanes as it may still have; one connection more than @user_waiting takes the place of its oldest.
+ * with -EDQUOT, or gets as many lanes as it may still have; one connection more than
+ * @user_waiting takes the place of its oldest.
+ *
+ * A user that does not read its welcomes may have an eighth of this process's RLIMIT_NOFILE
+ * under way in them, also after the channels have been closed.  Then it is turned away with
+ * -ETOOMANYREFS until it reads one, or closes its end.
  */
 struct evering_admission {
 	uint32_t size;
@@ -397,7 +402,8 @@ EVERING_API int evering_listener_fd(struct evering_listener *listener);
  * -EPROTONOSUPPORT: another ABI version; -E2BIG: beyond the limits; -EINVAL:
  * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away; -EDQUOT: its
  * user has enough; -EACCES and others: of evering_admission.allow; -ENOMEM, -EFBIG: no
- * memory, or no file so large, for what it asked for; -EMFILE, -ENFILE: no descriptors.
+ * memory, or no file so large, for what it asked for; -EMFILE, -ENFILE: no descriptors;
+ * -ETOOMANYREFS: too many descriptors are under way, to its user, or from this one.
  * Thread: the one that accepts.
  */
 EVERING_API uint64_t
@@ -437,8 +443,9 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * went away; -EAGAIN (EVERING_NOWAIT),
  * -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE, -ENFILE: no descriptors; -ENOMEM:
  * no memory on either side, a memory cgroup's limit included; -EDQUOT: a quota of the
- * module, or what the listener lets a user have; -ENOBUFS, -ETOOMANYREFS: no memory for
- * a packet, or too many descriptors under way in packets; -EFBIG: an arena beyond
+ * module, or what the listener lets a user have; -ENOBUFS: no memory for a packet;
+ * -ETOOMANYREFS: too many descriptors under way in packets, on either side, for a second
+ * or all of @timeout_ns if they are the listener's; -EFBIG: an arena beyond
  * RLIMIT_FSIZE of its side, which counts for memfds; -ENODEV: the device was asked for
  * and is not there.  Any thread.
  */

@@ -437,6 +437,10 @@ int ledger_charge(struct ledger *ledger,
 		  uint64_t bytes);
 bool user_is_limited(uid_t uid);
 void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes);
+int ledger_may_welcome(struct ledger *ledger, uid_t uid);
+void ledger_welcomed(struct ledger *ledger, uid_t uid, int sock,
+		     unsigned int fds);
+bool ledger_keeps(struct ledger *ledger, int sock, bool sealed);
 int admission_read(const struct evering_admission *from,
 		   struct evering_admission *admission);
 
@@ -444,6 +448,8 @@ int admission_read(const struct evering_admission *from,
 struct member **listener_member(struct evering_listener *listener);
 bool listener_made_its_socket(const struct evering_listener *listener);
 bool listener_has_lanes(const struct evering_listener *listener);
+int listener_may_welcome(struct evering_listener *listener,
+			 const struct ucred *who);
 int listener_charge(struct evering_listener *listener, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger);
 

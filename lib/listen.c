@@ -689,6 +689,11 @@ bool listener_has_lanes(const struct evering_listener *l)
 	return l->next < l->lanes.count;
 }
 
+int listener_may_welcome(struct evering_listener *l, const struct ucred *who)
+{
+	return ledger_may_welcome(l->ledger, who->uid);
+}
+
 int listener_charge(struct evering_listener *l, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger)
 {

@@ -350,6 +350,8 @@ static int admit(int sock, const struct hello *hello,
 	ret = check_limits(&hello->geometry, limits);
 	if (!ret && has_gone(sock))
 		ret = -ECONNRESET;
+	if (!ret && listener)
+		ret = listener_may_welcome(listener, who);
 	if (ret)
 		return ret;
 	granted = grant(hello, limits, listener, who, &ledger);
@@ -417,6 +419,7 @@ static int say_welcome(int sock, struct lanes *lanes)
 		.abi_max = EVERING_ABI_VERSION,
 		.lanes = lanes->count,
 	};
+	struct ledger *ledger = lanes->e[0]->ledger;
 	int fds[MAX_PACKET_FDS], ret, n;
 	unsigned int offered;
 
@@ -427,6 +430,9 @@ static int say_welcome(int sock, struct lanes *lanes)
 	welcome.fds = offered + (unsigned int)n;
 	ret = packet_send(sock, &welcome, sizeof(welcome), fds, welcome.fds);
 	close_fds(fds + offered, (unsigned int)n);
+	if (!ret && ledger)
+		ledger_welcomed(ledger, lanes->e[0]->charged_uid, sock,
+				welcome.fds);
 	return ret;
 }
 
@@ -573,6 +579,7 @@ static int welcome_error(int32_t error)
 	case -EPERM:
 	case -EFBIG:
 	case -ETIMEDOUT:
+	case -ETOOMANYREFS:
 	case -ERESTART:
 		return error;
 	default:

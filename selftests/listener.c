@@ -995,6 +995,170 @@ TEST_F(listener, the_number_of_silent_ones_is_another_users_alone)
 	}
 }
 
+/**
+ * struct deaf - a client that says hello time and again, and reads no welcome
+ * @path, @p: as of evering_connect()
+ * @go: in shared memory: how many hellos it is to have said
+ * @said: how many it has, or a negative errno
+ */
+struct deaf {
+	const char *path;
+	struct evering_params p;
+	int *go;
+	int *said;
+};
+
+static int deaf_main(void *arg)
+{
+	int fds[MAX_FDS], sock, n = 0, i, ret;
+	struct deaf *d = arg;
+	struct hello hello;
+
+	if (become_nobody())
+		return 1;
+	for (i = 0;; i++) {
+		while (__atomic_load_n(d->go, __ATOMIC_ACQUIRE) <= i)
+			sleep_ns(MSEC);
+		ret = genuine_hello(&d->p, &hello, fds, &n);
+		sock = ret ? ret : raw_socket(d->path, 0, false);
+		if (sock >= 0)
+			ret = raw_send(sock, &hello, sizeof(hello), fds, n);
+		close_all(fds, n);
+		__atomic_store_n(d->said,
+				 sock < 0 ? sock :
+				 ret	  ? ret :
+					    i + 1,
+				 __ATOMIC_RELEASE);
+	}
+	return 0;
+}
+
+/* One more hello of its has been said, and is the next to be accepted. */
+static bool says_one(struct deaf *d, int nth)
+{
+	__atomic_store_n(d->go, nth + 1, __ATOMIC_RELEASE);
+	return EVENTUALLY(__atomic_load_n(d->said, __ATOMIC_ACQUIRE) ==
+			  nth + 1);
+}
+
+#define DEAF 9
+
+TEST_F(listener, another_user_that_reads_no_welcome_keeps_nobody_out)
+{
+	struct deaf d = { .path = self->path, .p = self->p };
+	struct evering *ev[DEAF], *none;
+	struct rlimit limit, low;
+	uint64_t refused = 0;
+	struct wishes w;
+	int i, error, fds;
+	pid_t pid, other;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "a welcome of the device has no descriptors");
+	if (geteuid())
+		SKIP(return, "to be two users takes root");
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	d.go = shared_memory(4096);
+	ASSERT_NE(NULL, d.go);
+	d.said = d.go + 1;
+	pid = spawn(deaf_main, &d);
+	ASSERT_LT(0, pid);
+	ASSERT_TRUE(start_wishes(&w, self->path, &self->p, 2, &other));
+	fds = count_fds();
+	/* An eighth of it is 25 descriptors, and a welcome has three. */
+	low = limit;
+	low.rlim_cur = 200;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &low));
+	for (i = 0; i < DEAF; i++) {
+		ASSERT_TRUE(says_one(&d, i));
+		ASSERT_EQ(0, evering_accept(self->l, NULL, PLENTY, &ev[i]));
+	}
+	/* Nor when its channels are closed, which are as long in its socket. */
+	for (i = 0; i < DEAF; i++) {
+		ASSERT_TRUE(says_one(&d, DEAF + i));
+		EXPECT_EQ(-EAGAIN,
+			  evering_accept(self->l, NULL, EVERING_NOWAIT, &none));
+		EXPECT_EQ(++refused, evering_listener_refused(self->l, &error));
+		EXPECT_EQ(-ETOOMANYREFS, error);
+		evering_close(ev[i]);
+	}
+	/* One of the same user that would read is told why. */
+	EXPECT_EQ(-ETOOMANYREFS, grant(self->l, &w, 0, &none));
+	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
+	kill_and_reap(pid);
+	EXPECT_EQ(0, grant(self->l, &w, 1, &ev[0]));
+	evering_close(ev[0]);
+	EXPECT_EQ(fds, count_fds());
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	kill_and_reap(other);
+}
+
+/**
+ * struct exhausted - a server whose user has too much under way
+ * @path: where it listens
+ * @at: in shared memory: 1: it listens; 2: it is to be well again, 3: it is
+ */
+struct exhausted {
+	const char *path;
+	int *at;
+};
+
+static int exhausted_main(void *arg)
+{
+	struct exhausted *x = arg;
+	int socks[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC), i;
+	struct rlimit limit, low;
+	struct evering_listener *l;
+	struct evering *ev;
+
+	if (become_nobody() || getrlimit(RLIMIT_NOFILE, &limit) ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks))
+		return 1;
+	for (i = 0; i < 66; i++)
+		if (raw_send(socks[0], "x", 1, &null, 1))
+			return 2;
+	low = limit;
+	low.rlim_cur = 64;
+	if (setrlimit(RLIMIT_NOFILE, &low) || evering_listen(x->path, 0, &l))
+		return 3;
+	__atomic_store_n(x->at, 1, __ATOMIC_RELEASE);
+	while (__atomic_load_n(x->at, __ATOMIC_ACQUIRE) != 2)
+		if (!evering_accept(l, NULL, 10 * MSEC, &ev))
+			return 4;
+	close_all(socks, 2);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	__atomic_store_n(x->at, 3, __ATOMIC_RELEASE);
+	for (;;)
+		if (!evering_accept(l, NULL, EVERING_WAIT_FOREVER, &ev))
+			evering_close(ev);
+}
+
+TEST_F(listener, who_cannot_be_welcomed_is_told_why)
+{
+	char path[80];
+	struct exhausted x = { .path = path };
+	struct evering *ev;
+	pid_t pid;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "a welcome of the device has no descriptors");
+	if (geteuid())
+		SKIP(return, "to be two users takes root");
+	snprintf(path, sizeof(path), "%s-exhausted", self->path);
+	x.at = shared_memory(4096);
+	ASSERT_NE(NULL, x.at);
+	pid = spawn(exhausted_main, &x);
+	ASSERT_LT(0, pid);
+	ASSERT_TRUE(EVENTUALLY(__atomic_load_n(x.at, __ATOMIC_ACQUIRE) == 1));
+	EXPECT_EQ(-ETOOMANYREFS,
+		  evering_connect(path, &self->p, EVERING_WAIT_FOREVER, &ev));
+	__atomic_store_n(x.at, 2, __ATOMIC_RELEASE);
+	ASSERT_TRUE(EVENTUALLY(__atomic_load_n(x.at, __ATOMIC_ACQUIRE) == 3));
+	EXPECT_EQ(0, evering_connect(path, &self->p, PLENTY, &ev));
+	evering_close(ev);
+	kill_and_reap(pid);
+}
+
 TEST_F(listener, no_more_than_a_little_is_this_sides_by_default)
 {
 	struct client c = { .path = self->path, .params = &self->p };

@@ -548,7 +548,7 @@ struct client {
 static bool excusable(int ret)
 {
 	return ret == -EMFILE || ret == -ENFILE || ret == -ENOMEM ||
-	       ret == -ECONNRESET || ret == -EPROTO;
+	       ret == -ETOOMANYREFS || ret == -ECONNRESET || ret == -EPROTO;
 }
 
 static int connects(struct client *c)
