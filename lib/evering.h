@@ -360,8 +360,8 @@ evering_listener_admit(struct evering_listener *listener,
  * connection that says hello wrongly, asks for too much, is not admitted or runs out of
  * time is turned away, counted, and does not end this call.  The work of one call is
  * bounded, whatever strangers do: with EVERING_NOWAIT by a fixed number of steps, and by
- * the channels of one client, which may come to nothing: -EAGAIN need not mean that nobody
- * is there, and evering_listener_fd() is still readable then.
+ * one hello, which may come to nothing: -EAGAIN need not mean that nobody is there, and
+ * evering_listener_fd() is still readable if somebody is.
  *
  * In a process made by fork() the listener works as well: each connection goes to one
  * of the processes, and each has its own evering_listener_fd() and its own books.

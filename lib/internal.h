@@ -448,6 +448,7 @@ int admission_read(const struct evering_admission *from,
 struct member **listener_member(struct evering_listener *listener);
 bool listener_made_its_socket(const struct evering_listener *listener);
 bool listener_has_lanes(const struct evering_listener *listener);
+void listener_works(struct evering_listener *listener);
 int listener_may_welcome(struct evering_listener *listener,
 			 const struct ucred *who);
 int listener_charge(struct evering_listener *listener, const struct ucred *who,

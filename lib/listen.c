@@ -4,10 +4,11 @@
  *
  * Connections are greeted side by side, since each is in no state but "has not said
  * hello yet".  What one call does is bounded, whatever strangers do: each pass looks at
- * the clock, and a call that does not wait makes a fixed number of passes, and part of one
- * meeting at the most, which is what takes time.  Where there
- * are more silent ones than places, the user that has most of the places loses its
- * oldest one, so that nobody waits for another user's silence, and nobody for long.
+ * the clock, and a call that does not wait makes a fixed number of passes, and no more
+ * after one in which somebody has brought descriptors: to make channels of them takes
+ * time, and so does to look at them and to close them.  Where there are more silent ones
+ * than places, the user that has most of the places loses its oldest one, so that nobody
+ * waits for another user's silence, and nobody for long.
  *
  * Where several accept from one socket, who has taken a connection is the only one that
  * can greet it, and may be long busy with the client that it has just accepted.  So
@@ -95,7 +96,7 @@ struct file {
  * @admission, @ledger: who may come, and who has
  * @lanes, @next: of the last that was welcomed; the next one that evering_accept() hands
  *	out
- * @worked: in this pass somebody has come so far that channels were made, or were to be
+ * @worked: in this pass somebody has brought descriptors
  * @refused, @last_error: evering_listener_refused()
  * @member: what it is of a group, or NULL
  */
@@ -689,6 +690,12 @@ bool listener_has_lanes(const struct evering_listener *l)
 	return l->next < l->lanes.count;
 }
 
+/* Has come so far that this pass is the last one of a call that does not wait. */
+void listener_works(struct evering_listener *l)
+{
+	l->worked = true;
+}
+
 int listener_may_welcome(struct evering_listener *l, const struct ucred *who)
 {
 	return ledger_may_welcome(l->ledger, who->uid);
@@ -698,7 +705,6 @@ int listener_charge(struct evering_listener *l, const struct ucred *who,
 		    uint64_t bytes, struct ledger **ledger)
 {
 	*ledger = l->ledger;
-	l->worked = true;
 	return ledger_charge(l->ledger, &l->admission, who->uid, bytes);
 }
 

@@ -461,6 +461,8 @@ int greet(int sock, const struct evering_params *limits,
 	ret = packet_peek(sock, &hello, sizeof(hello), &len, &fds);
 	if (ret)
 		return ret;
+	if (fds && listener)
+		listener_works(listener);
 	sealed = socket_seal(sock,
 			     listener && listener_made_its_socket(listener));
 	ret = judge_hello(&hello, len, fds);
