@@ -553,10 +553,16 @@ void evering_close(struct evering *ev)
 	group_forget(e->member);
 	evering_ops_close((struct evering_ops *)e->ops);
 	if (e->owner == fork_id()) {
-		/* A peer whose connection a child of ours has, too, sleeps on. */
 		if (e->lazy)
 			evering_flush(ev);
 		evering_store_release(&e->half->closed, 1);
+		/*
+		 * As long as a child of this process has the connection, closing it does
+		 * not reach a peer that sleeps.  This side still reads, so that
+		 * socket_close_sealed() sees whether there is anything in it.
+		 */
+		if (e->sock >= 0)
+			shutdown(e->sock, SHUT_WR);
 	}
 	endpoint_destroy(e);
 }

@@ -369,6 +369,63 @@ TEST_F(death, is_not_what_a_close_is)
 	EXPECT_EQ(EVERING_PEER_CLOSED, evering_peer(self->duo.ev));
 }
 
+/* It has a child that has all that it has, and closes while the other side sleeps. */
+static int live_on(void *arg)
+{
+	(void)arg;
+	await_death();
+}
+
+static int close_beside_a_child(struct evering *ev, void *arg)
+{
+	(void)arg;
+	if (spawn(live_on, NULL) < 0 || !peer_is_armed(ev, EVERING_RX))
+		return 1;
+	evering_close(ev);
+	await_death();
+}
+
+/* Of who closes: what its child has keeps nobody asleep. */
+TEST_F(death, is_no_matter_of_the_children_of_who_closes)
+{
+	unsigned int side;
+	uint32_t v;
+
+	for (side = 0; side < 2; side++) {
+		ASSERT_EQ(0, duo_start(&self->duo, side, self->p,
+				       close_beside_a_child, NULL));
+		EXPECT_EQ(-EPIPE, evering_recv(self->duo.ev, &v, 4, PLENTY));
+		EXPECT_EQ(EVERING_PEER_CLOSED, evering_peer(self->duo.ev));
+		kill_and_reap(self->duo.pid);
+		self->duo.pid = 0;
+		evering_close(self->duo.ev);
+		self->duo.ev = NULL;
+	}
+}
+
+/* A child that closes its copy, and has every descriptor of its parent's, ends nothing. */
+static int close_copy(void *arg)
+{
+	evering_close(arg);
+	return 0;
+}
+
+TEST_F(death, is_none_where_a_child_closes_its_copy)
+{
+	struct evering *ev[2];
+	uint32_t v = 3;
+	unsigned int i;
+
+	ASSERT_EQ(0, evering_pair(&self->p[0], ev));
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(0, reap(spawn(close_copy, ev[i])));
+		EXPECT_EQ(EVERING_PEER_ALIVE, evering_peer(ev[!i]));
+		EXPECT_EQ(0, evering_send(ev[i], &v, 4, EVERING_NOWAIT));
+		EXPECT_EQ(0, evering_recv(ev[!i], &v, 4, PLENTY));
+	}
+	close_pair(ev);
+}
+
 TEST_F(death, after_a_close_changes_nothing)
 {
 	uint32_t v;
