@@ -238,6 +238,7 @@ struct memfd_state {
 	int bell[2][2]; /* eventfds by endpoint, then 0 for RX and 1 for TX */
 	int role[2]; /* epoll sets of the connection and a bell, as bell[] */
 	int both; /* an epoll set of these two; evering_fd() */
+	uint64_t group; /* the group's set, plus one, and in the low half its data; or 0 */
 	uint64_t asked; /* so much of the peer's arena there was memory for */
 };
 

@@ -29,10 +29,10 @@
  * it hears each ring once, and need not empty the eventfd.
  *
  * What only the module can do: a process that holds an endpoint and a fork of it look
- * like one until both are gone; a peer that makes its eventfd blocking and fills it
- * can keep who rings it waiting; and of arenas that both may write
- * (EVERING_SHARED_ARENA) either can free the pages, which are then others when they
- * are touched again, for there is no seal against that alone.
+ * like one until both are gone, or one closes; a peer that makes its eventfd blocking and
+ * fills it can keep who rings it waiting, though not evering_wake(); and of arenas that
+ * both may write (EVERING_SHARED_ARENA) either can free the pages, which are then others
+ * when they are touched again, for there is no seal against that alone.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -67,6 +67,9 @@
 
 #define BELL_RX 0
 #define BELL_TX 1
+
+/* How often a sleep without an epoll set looks for evering_wake(). */
+#define LOOK_NS 10000000
 
 static unsigned int own_arena(const struct endpoint *e)
 {
@@ -570,11 +573,70 @@ static unsigned int memfd_bell(struct endpoint *e, struct evering_bell *bell)
 	return EVERING_RX;
 }
 
+static unsigned int role_of(unsigned int bell)
+{
+	return bell == BELL_RX ? EVERING_RX : EVERING_TX;
+}
+
+/* Makes the event of an own @bell in an epoll set, where it is told as @data. */
+static void make_heard(int set, int bell, uint64_t data)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET,
+				     .data.u64 = data };
+
+	epoll_ctl(set, EPOLL_CTL_MOD, bell, &event);
+}
+
+/*
+ * The peer has the same open files.  It can make writing to them block, and can fill them,
+ * after which a ring is no event any more: so nothing is written.  Each set that hears the
+ * own bells is told to look at them again, for what an eventfd always is: readable,
+ * writable, or both.  Where there is no set, there is nobody who sleeps in one; who makes
+ * one looks whether this was called (wake_late()).  epoll_ctl(2) is but a system call,
+ * and as safe in a signal handler as those that signal-safety(7) names.
+ *
+ * The group may take the endpoint out and in again meanwhile, with other data.
+ */
+static void memfd_wake(struct endpoint *e, unsigned int what)
+{
+	const int *bell = e->memfd.bell[e->end];
+	uint64_t group;
+	unsigned int i;
+	int set;
+
+	for (i = BELL_RX; i <= BELL_TX; i++) {
+		if (!(what & role_of(i)))
+			continue;
+		do {
+			group = __atomic_load_n(&e->memfd.group,
+						__ATOMIC_SEQ_CST);
+			if (group)
+				make_heard((int)(group >> 32) - 1, bell[i],
+					   (uint32_t)group | role_of(i));
+		} while (group !=
+			 __atomic_load_n(&e->memfd.group, __ATOMIC_SEQ_CST));
+		set = __atomic_load_n(&e->memfd.role[i], __ATOMIC_SEQ_CST);
+		if (set >= 0)
+			make_heard(set, bell[i], role_of(i));
+	}
+}
+
+/* There is a set now: was evering_wake() called when there was none? */
+static void wake_late(struct endpoint *e)
+{
+	unsigned int woken;
+
+	evering_full_fence(); /* the store of the set, then a look at the word */
+	woken = __atomic_load_n(&e->woken, __ATOMIC_RELAXED);
+	if (woken)
+		memfd_wake(e, woken);
+}
+
 /* An epoll set, or a negative errno; @fds are watched for @events, and told as @data. */
 struct watched {
 	int fd;
 	uint32_t events;
-	uint32_t data;
+	uint64_t data;
 };
 
 static int new_set(const struct watched *watched, unsigned int count)
@@ -587,7 +649,7 @@ static int new_set(const struct watched *watched, unsigned int count)
 		return -errno;
 	while (count--) {
 		event.events = watched[count].events;
-		event.data.u32 = watched[count].data;
+		event.data.u64 = watched[count].data;
 		if (epoll_ctl(set, EPOLL_CTL_ADD, watched[count].fd, &event)) {
 			error = -errno;
 			close(set);
@@ -620,14 +682,17 @@ static int role_set(struct endpoint *e, unsigned int bell)
 	const struct watched watched[] = {
 		{ e->sock, EPOLLRDHUP, 0 },
 		{ e->memfd.bell[e->end][bell], EPOLLIN | EPOLLET,
-		  bell == BELL_RX ? EVERING_RX : EVERING_TX },
+		  role_of(bell) },
 	};
 	int set = __atomic_load_n(&e->memfd.role[bell], __ATOMIC_ACQUIRE);
 
 	if (set >= 0)
 		return set;
-	return publish_set(&e->memfd.role[bell],
-			   new_set(watched, ARRAY_SIZE(watched)));
+	set = publish_set(&e->memfd.role[bell],
+			  new_set(watched, ARRAY_SIZE(watched)));
+	if (set >= 0)
+		wake_late(e);
+	return set;
 }
 
 /* A set of both roles' sets, so that each role still hears, and forgets, its own. */
@@ -657,8 +722,8 @@ static unsigned int hear(int set, bool *gone)
 	int n;
 
 	for (n = epoll_wait(set, events, 2, 0); n > 0; n--) {
-		rung |= events[n - 1].data.u32;
-		*gone |= !events[n - 1].data.u32;
+		rung |= (unsigned int)events[n - 1].data.u64;
+		*gone |= !events[n - 1].data.u64;
 	}
 	return rung;
 }
@@ -672,8 +737,7 @@ static unsigned int memfd_drain(struct endpoint *e, unsigned int what)
 	for (i = BELL_RX; i <= BELL_TX; i++) {
 		set = __atomic_load_n(&e->memfd.role[i], __ATOMIC_ACQUIRE);
 		/* Without a set nobody has listened, and the ring is still to come. */
-		if (set >= 0 &&
-		    (what & (i == BELL_RX ? EVERING_RX : EVERING_TX)))
+		if (set >= 0 && (what & role_of(i)))
 			rung |= hear(set, &gone);
 	}
 	return rung;
@@ -726,7 +790,7 @@ static int sleep_on_set(int set, unsigned int what, const struct timespec *left,
 	if (n == 0)
 		return left ? -ETIMEDOUT : 0;
 	while (n--)
-		if (events[n].data.u32)
+		if (events[n].data.u64)
 			return (int)what;
 	return -EPIPE;
 }
@@ -771,12 +835,17 @@ static bool bell_take(int fd)
 	return ret == sizeof(rings);
 }
 
-/* Where no epoll set is to be had. */
+/*
+ * Where no epoll set is to be had.  Of evering_wake() nothing tells then: so the sleep ends
+ * for nothing from time to time, for a look, and for another try to have a set.
+ */
 static __attribute__((noinline)) int sleep_on_bells(struct endpoint *e,
 						    unsigned int what,
 						    const struct timespec *left,
 						    const sigset_t *mask)
 {
+	static const struct timespec look = { 0, LOOK_NS };
+	bool looks = !left || left->tv_sec || left->tv_nsec > LOOK_NS;
 	const int *bell = e->memfd.bell[e->end];
 	struct pollfd fds[3] = {
 		{ .fd = e->sock, .events = POLLRDHUP },
@@ -788,11 +857,11 @@ static __attribute__((noinline)) int sleep_on_bells(struct endpoint *e,
 	unsigned int rung = 0;
 	int ret;
 
-	ret = ppoll(fds, ARRAY_SIZE(fds), left, mask);
+	ret = ppoll(fds, ARRAY_SIZE(fds), looks ? &look : left, mask);
 	if (ret < 0)
 		return -errno;
 	if (ret == 0)
-		return -ETIMEDOUT;
+		return looks ? 0 : -ETIMEDOUT;
 	if ((fds[1].revents & POLLIN) && bell_take(bell[BELL_RX]))
 		rung |= EVERING_RX;
 	if ((fds[2].revents & POLLIN) && bell_take(bell[BELL_TX]))
@@ -826,17 +895,6 @@ static int memfd_sleep(struct endpoint *e, unsigned int what, unsigned int ring,
 			return sleep_on_set(set, what, left, mask);
 	}
 	return sleep_on_bells(e, what, left, mask);
-}
-
-/* write(2) is async-signal-safe, and an eventfd of one's own does not block. */
-static void memfd_wake(struct endpoint *e, unsigned int what)
-{
-	const int *bell = e->memfd.bell[e->end];
-
-	if (what & EVERING_RX)
-		bell_ring(bell[BELL_RX]);
-	if (what & EVERING_TX)
-		bell_ring(bell[BELL_TX]);
 }
 
 static bool memfd_gone(struct endpoint *e)
@@ -875,6 +933,10 @@ static int memfd_watch(struct endpoint *e, int set, uint64_t data)
 		if (epoll_ctl(set, EPOLL_CTL_ADD, watched[i].fd, &event))
 			return -errno;
 	}
+	/* A group has not so many members that @data had more than 32 bits. */
+	__atomic_store_n(&e->memfd.group, (uint64_t)(set + 1) << 32 | data,
+			 __ATOMIC_SEQ_CST);
+	wake_late(e);
 	return 0;
 }
 
@@ -882,6 +944,7 @@ static void memfd_unwatch(struct endpoint *e, int set)
 {
 	const int *bell = e->memfd.bell[e->end];
 
+	__atomic_store_n(&e->memfd.group, 0, __ATOMIC_SEQ_CST);
 	epoll_ctl(set, EPOLL_CTL_DEL, e->sock, NULL);
 	epoll_ctl(set, EPOLL_CTL_DEL, bell[BELL_RX], NULL);
 	epoll_ctl(set, EPOLL_CTL_DEL, bell[BELL_TX], NULL);

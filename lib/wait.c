@@ -949,7 +949,7 @@ int evering_pwait(struct evering *ev, unsigned int what, int64_t timeout_ns,
 }
 
 /*
- * Only what signal-safety(7) allows.  The word is stored before the ring, so a sleeper
+ * Only what is safe in a signal handler.  The word is stored before the ring, so a sleeper
  * that arms too late to hear the ring sees the word.
  */
 int evering_wake(struct evering *ev, unsigned int what)

@@ -104,6 +104,37 @@ TEST_F(limits, a_descriptor_for_polling_may_not_be_there)
 	close_pair(ev);
 }
 
+static void *wait_main(void *ev)
+{
+	return (void *)(intptr_t)evering_wait(ev, EVERING_RX, PLENTY);
+}
+
+TEST_F(limits, a_wake_needs_no_descriptor)
+{
+	struct evering *ev[2];
+	void *ret = NULL;
+	pthread_t t;
+	int i;
+
+	ASSERT_EQ(0, evering_pair(&self->p, ev));
+	ASSERT_EQ(0, evering_set_policy(ev[0], EVERING_BLOCK, 0));
+	ASSERT_EQ(0, leave_fds(self, 0));
+	/* Again when there is one. */
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, pthread_create(&t, NULL, wait_main, ev[0]));
+		ASSERT_TRUE(peer_is_armed(ev[1], EVERING_RX));
+		EXPECT_EQ(0, evering_wake(ev[0], EVERING_RX));
+		ASSERT_EQ(0, pthread_join(t, &ret));
+		EXPECT_EQ(-EINTR, (intptr_t)ret);
+		/* A sleep that ends for a look is no shorter for that. */
+		EXPECT_EQ(-ETIMEDOUT,
+			  evering_wait(ev[0], EVERING_RX, 25 * MSEC));
+		if (i)
+			leave_fds(self, -1);
+	}
+	close_pair(ev);
+}
+
 /* Accepts, or connects, for ever, in a process with descriptors to spare. */
 static int accept_for_ever(void *arg)
 {

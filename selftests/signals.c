@@ -8,8 +8,16 @@
 
 #include <sys/ioctl.h>
 
+/* How many descriptors there may be. */
+#define FDS 256
+
+/**
+ * FIXTURE signals
+ * @others: descriptors that are not of the channel, by number
+ */
 FIXTURE(signals)
 {
+	bool others[FDS];
 	struct evering *ev[2];
 	struct evering *a, *b;
 };
@@ -20,7 +28,11 @@ FIXTURE_SETUP(signals)
 {
 	struct evering_params p;
 
+	int fd;
+
 	REQUIRE_BACKEND(variant->backend);
+	for (fd = 0; fd < FDS; fd++)
+		self->others[fd] = fcntl(fd, F_GETFD) >= 0;
 	p = params_sized(variant->backend, 64, 16, 0);
 	ASSERT_EQ(0, evering_pair(&p, self->ev));
 	self->a = self->ev[0];
@@ -439,6 +451,101 @@ TEST_F(signals, a_wake_ends_a_loops_sleep)
 		EXPECT_EQ(1, poll(&fd, 1, (int)(PLENTY / MSEC)));
 		EXPECT_EQ(0, evering_recv(self->a, &v, 4, 0));
 		EXPECT_EQ(-EAGAIN, evering_recv(self->a, &v, 4, 0));
+	}
+}
+
+/*
+ * What a peer can do with the doorbells of memfd, for it has the same open files: fills
+ * them, so that a ring is no event any more, and makes them such that writing blocks.
+ * Descriptors of both endpoints; how many.
+ */
+static int fill_bells(const bool *others, bool block)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	char path[64], target[64];
+	int fd, count = 0;
+	ssize_t n;
+
+	for (fd = 0; fd < FDS; fd++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		target[n > 0 ? n : 0] = 0;
+		if (others[fd] || !strstr(target, "[eventfd]"))
+			continue;
+		fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
+		/* It may hold some rings already. */
+		while (write(fd, &full, sizeof(full)) < 0) {
+			uint64_t rings;
+
+			if (read(fd, &rings, sizeof(rings)) < 0)
+				return -1;
+		}
+		if (block)
+			fcntl(fd, F_SETFL, O_RDWR);
+		count++;
+	}
+	return count;
+}
+
+TEST_F(signals, a_peer_that_fills_bells_keeps_no_wake)
+{
+	struct pollfd fd = { .events = evering_events(self->a, EVERING_RX) };
+	const struct evering_group_event *events;
+	struct evering_group *g;
+	struct waiter w;
+	size_t i, k;
+	int block;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "a doorbell of the device cannot be filled");
+	evering_set_policy(self->a, EVERING_BLOCK, 0);
+	ASSERT_EQ(16, send_until_full(self->a));
+	for (block = 0; block < 2; block++) {
+		/* Before anybody has slept, the first time. */
+		ASSERT_EQ(8, fill_bells(self->others, block));
+		for (k = 0; k < ARRAY_SIZE(roles); k++)
+			for (i = 0; i < 3; i++) {
+				ASSERT_EQ(0, waiter_start(&w, self->a, roles[k],
+							  NULL));
+				if (i)
+					ASSERT_TRUE(falls_asleep(&w.tid));
+				/* A first edge is there to be heard. */
+				if (i == 2)
+					ASSERT_EQ(8, fill_bells(self->others,
+								block));
+				EXPECT_EQ(0, evering_wake(self->a, roles[k]));
+				pthread_join(w.t, NULL);
+				ASSERT_EQ(-EINTR, w.ret)
+				{
+					TH_LOG("roles %u, block %d", roles[k],
+					       block);
+				}
+			}
+		/* Nor one of a loop. */
+		EXPECT_EQ(-ETIMEDOUT, evering_wait(self->a, roles[2], MSEC));
+		fd.fd = evering_fd(self->a);
+		ASSERT_EQ(0, evering_arm(self->a, EVERING_RX));
+		ASSERT_EQ(0, poll(&fd, 1, 0));
+		EXPECT_EQ(0, evering_wake(self->a, EVERING_RX));
+		EXPECT_EQ(1, poll(&fd, 1, (int)(PLENTY / MSEC)));
+		EXPECT_EQ(-EINTR, evering_wait(self->a, EVERING_RX, PLENTY));
+		/* Nor of a group, which it may enter late. */
+		ASSERT_EQ(0, evering_group_open(NULL, &g));
+		for (i = 0; i < 3; i++) {
+			if (i == 2)
+				evering_wake(self->a, EVERING_RX);
+			ASSERT_EQ(0, evering_group_add(g, self->a, EVERING_RX,
+						       NULL));
+			if (i != 2) {
+				ASSERT_EQ(-ETIMEDOUT,
+					  evering_group_wait(g, &events, MSEC));
+				EXPECT_EQ(0, evering_wake(self->a, EVERING_RX));
+			}
+			EXPECT_EQ(-EINTR,
+				  evering_group_wait(g, &events, PLENTY));
+			ASSERT_EQ(0, evering_group_remove(g, self->a));
+		}
+		evering_group_close(g);
 	}
 }
 
