@@ -184,7 +184,8 @@ enum evering_policy {
  *
  * Start from EVERING_PARAMS_INIT.  For evering_accept*(), which follows the
  * connecting side's wishes, @slot_size, @entries and @arena_size are the most that
- * is accepted and EVERING_SHARED_ARENA is, or is not; @backend is ignored.
+ * is accepted and EVERING_SHARED_ARENA is, or is not: a client that wishes for more gets
+ * -E2BIG; @backend is ignored.
  */
 struct evering_params {
 	uint32_t size;
@@ -213,13 +214,17 @@ struct evering_params {
 			EVERING_ARENA_BEGIN                                    \
 	}
 
-/* What EVERING_PARAMS_INIT should be to accept whatever is reasonable. */
+/*
+ * What EVERING_PARAMS_INIT should be to accept whatever is reasonable.  EVERING_SHARED_ARENA
+ * is not: on memfd a stranger could take the memory of both arenas away again and again,
+ * and have this side pay for it wherever it reads or writes next.
+ */
 #define EVERING_LIMITS_INIT                                                    \
 	{                                                                      \
-		sizeof(struct evering_params), EVERING_SHARED_ARENA,           \
-			EVERING_MAX_SLOT, 4096, { 1 << 20, 64 << 20 },         \
-			EVERING_BACKEND_AUTO, EVERING_ADAPTIVE,                \
-			EVERING_SPIN_NS, EVERING_LANES, EVERING_ARENA_BEGIN    \
+		sizeof(struct evering_params), 0, EVERING_MAX_SLOT, 4096,      \
+			{ 1 << 20, 64 << 20 }, EVERING_BACKEND_AUTO,           \
+			EVERING_ADAPTIVE, EVERING_SPIN_NS, EVERING_LANES,      \
+			EVERING_ARENA_BEGIN                                    \
 	}
 
 /* ------------------------------------------------------------------ meeting */

@@ -420,6 +420,7 @@ static inline int meet_over(int fd, bool connects,
 
 	if (connects)
 		return evering_connect_fd(fd, params, PLENTY, ev);
+	limits.flags = EVERING_SHARED_ARENA;
 	limits.policy = params->policy;
 	limits.spin_ns = params->spin_ns;
 	limits.entries = EVERING_MAX_ENTRIES;

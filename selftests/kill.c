@@ -640,6 +640,15 @@ static bool act_call_server(void)
 
 /* ----------------------------------------------------------- a victim is born */
 
+/* Stories may share arenas. */
+static const struct evering_params *limits_of_story(void)
+{
+	static struct evering_params limits = EVERING_LIMITS_INIT;
+
+	limits.flags = s.p.flags;
+	return &limits;
+}
+
 static int meet_survivor(int k)
 {
 	if (k)
@@ -647,7 +656,7 @@ static int meet_survivor(int k)
 	/* The socket file that this one leaves is replaced by the next one. */
 	if (evering_listen(s.path[1], 0600, &v.listener))
 		return -1;
-	return evering_accept(v.listener, NULL, PLENTY, &v.ev);
+	return evering_accept(v.listener, limits_of_story(), PLENTY, &v.ev);
 }
 
 static int victim_main(void *arg)
@@ -685,7 +694,9 @@ static void meet_victim(int k)
 	int ret;
 
 	if (k) {
-		MUST_BE(evering_accept(s.listener, NULL, PLENTY, &s.ev), 0);
+		MUST_BE(evering_accept(s.listener, limits_of_story(), PLENTY,
+				       &s.ev),
+			0);
 	} else {
 		while ((ret = evering_connect(s.path[1], &s.p, PLENTY,
 					      &s.ev)) &&

@@ -1181,6 +1181,33 @@ TEST_F(listener, no_more_than_a_little_is_this_sides_by_default)
 	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
 }
 
+/* Its memory could be taken away, over and over, at this side's expense. */
+TEST_F(listener, an_arena_that_both_write_is_nobodys_by_default)
+{
+	struct evering_params limits = EVERING_LIMITS_INIT;
+	struct client c = { .path = self->path, .params = &self->p };
+	struct evering_geometry g;
+	struct evering *ev;
+
+	self->p.flags = EVERING_SHARED_ARENA;
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	while (!evering_listener_refused(self->l, NULL))
+		ASSERT_EQ(-ETIMEDOUT,
+			  evering_accept(self->l, NULL, 20 * MSEC, &ev));
+	pthread_join(c.t, NULL);
+	EXPECT_EQ(-E2BIG, c.ret);
+	/* A server that wants it says so. */
+	limits.flags |= EVERING_SHARED_ARENA;
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	ASSERT_EQ(0, evering_accept(self->l, &limits, PLENTY, &ev));
+	pthread_join(c.t, NULL);
+	ASSERT_EQ(0, c.ret);
+	evering_get_geometry(ev, &g);
+	EXPECT_EQ(EVERING_SHARED_ARENA, g.flags);
+	evering_close(c.ev);
+	evering_close(ev);
+}
+
 /* --------------------------------------------------------------- other versions */
 
 TEST_F(listener, a_hello_of_another_version_is_told_so_whatever_its_length)

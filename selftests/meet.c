@@ -1060,7 +1060,10 @@ static int outcome_within(struct forged *f, const struct evering_params *limits)
 
 static int outcome(struct forged *f)
 {
-	return outcome_within(f, NULL);
+	struct evering_params limits = EVERING_LIMITS_INIT;
+
+	limits.flags = EVERING_SHARED_ARENA;
+	return outcome_within(f, &limits);
 }
 
 #define NEEDS_MEMFD()                                                          \
@@ -1110,6 +1113,7 @@ TEST_F(meet, memory_is_as_large_as_its_layout_says)
 	int k;
 
 	NEEDS_MEMFD();
+	limits.flags = EVERING_SHARED_ARENA;
 	limits.entries = 65536;
 	for (i = 0; i < ARRAY_SIZE(right); i++)
 		for (k = -1; k <= 1; k++) {

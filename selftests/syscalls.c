@@ -375,8 +375,10 @@ struct side {
 
 static void *side_main(void *arg)
 {
+	struct evering_params limits = EVERING_LIMITS_INIT;
 	struct side *s = arg;
 
+	limits.flags = s->p->flags;
 	switch (s->how) {
 	case CONNECTS:
 		s->ret = evering_connect(s->path, s->p, PLENTY, &s->ev);
@@ -385,10 +387,10 @@ static void *side_main(void *arg)
 		s->ret = evering_connect_fd(s->fd, s->p, PLENTY, &s->ev);
 		break;
 	case ACCEPTS:
-		s->ret = evering_accept(s->l, NULL, PLENTY, &s->ev);
+		s->ret = evering_accept(s->l, &limits, PLENTY, &s->ev);
 		break;
 	default:
-		s->ret = evering_accept_fd(s->fd, NULL, PLENTY, &s->ev);
+		s->ret = evering_accept_fd(s->fd, &limits, PLENTY, &s->ev);
 	}
 	return NULL;
 }

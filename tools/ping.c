@@ -157,7 +157,6 @@ static void set_limits(const struct ping_options *o,
 {
 	*limits = (struct evering_params)EVERING_LIMITS_INIT;
 	/* Entries that a header fits into. */
-	limits->flags = 0;
 	limits->arena_size[0] = limits->arena_size[1] = MAX_SIZE;
 	/* One thread that sends and then waits, on either side. */
 	limits->policy = o->params.policy | EVERING_LAZY_RING;

@@ -505,6 +505,7 @@ static void limits_of(struct evering_params *limits)
 	const struct evering_params most = EVERING_LIMITS_INIT;
 
 	*limits = most;
+	limits->flags = EVERING_SHARED_ARENA;
 	limits->arena_size[EVERING_MINE] = MOST_MEMORY;
 	limits->arena_size[EVERING_PEERS] = MOST_MEMORY;
 }

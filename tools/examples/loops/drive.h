@@ -221,7 +221,6 @@ static int server_open(const char *path, struct evering_server_params *params,
 	struct evering_params limits = EVERING_LIMITS_INIT;
 	int ret;
 
-	limits.flags = 0;
 	limits.entries = 256;
 	limits.arena_size[EVERING_MINE] = ARENA;
 	limits.arena_size[EVERING_PEERS] = 0;
