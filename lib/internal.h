@@ -240,6 +240,7 @@ struct memfd_state {
 	int both; /* an epoll set of these two; evering_fd() */
 	uint64_t group; /* the group's set, plus one, and in the low half its data; or 0 */
 	uint64_t asked; /* so much of the peer's arena there was memory for */
+	uint64_t counted; /* of memory_there() */
 };
 
 struct device_state {
@@ -528,7 +529,8 @@ static inline int book_open(struct book *book, uint32_t n)
 }
 
 /* memory.c */
-bool memory_there(size_t size);
+bool memory_there(size_t size, uint64_t *counted);
+void memory_back(uint64_t counted);
 bool memory_for_more(size_t size);
 bool file_may_be(size_t size);
 

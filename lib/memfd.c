@@ -242,7 +242,7 @@ static int fill_memfd(struct endpoint *e, unsigned int region,
 	} else if (last == own_arena(e) && allocates_ahead(e)) {
 		pages = PAGES_THERE;
 	}
-	if (!memory_there(there))
+	if (!memory_there(there, &e->memfd.counted))
 		return -ENOMEM;
 	if (pages != PAGES_MISSING)
 		ret = allocate(fd, from, at.end, deadline);
@@ -438,7 +438,7 @@ static int take_memory(struct endpoint *e, int fd, bool populates)
 	ret = check_memfd(fd, SEALS_OWN, at.end);
 	if (!ret && !populates)
 		ret = check_pages(fd, at.end);
-	else if (!ret && !memory_there(half))
+	else if (!ret && !memory_there(half, &e->memfd.counted))
 		ret = -ENOMEM;
 	if (!ret)
 		ret = map_peers(e, region, last, fd, (off_t)at.half, PROT_READ,
@@ -529,6 +529,7 @@ static void memfd_destroy(struct endpoint *e)
 	bool own = e->owner == fork_id();
 	unsigned int i;
 
+	memory_back(e->memfd.counted);
 	memfd_met(e);
 	close_fds(e->memfd.bell[0], 2);
 	close_fds(e->memfd.bell[1], 2);

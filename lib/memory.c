@@ -18,9 +18,15 @@
 
 #include "internal.h"
 
-/* Below these it is not worth the question. */
+/* Below these it is not worth the question: but many are together what one is. */
 #define ASK_SYSTEM ((size_t)64 << 20)
 #define ASK_CGROUPS ((size_t)256 << 10)
+
+/*
+ * What comes with the next ASK_CGROUPS for which nobody asks, at the most: themselves, and
+ * their tables of operations.  The kernel's part is in groups_have().
+ */
+#define UNTIL_ASKED (ASK_CGROUPS + ((size_t)512 << 10))
 
 #define UNLIMITED (UINT64_MAX / 2)
 
@@ -312,11 +318,36 @@ static bool groups_have(size_t size)
 	return true;
 }
 
-/* Could @size bytes of shared memory be had? */
-bool memory_there(size_t size)
+/* How much more this process has than when it was last asked for little, at the most. */
+static uint64_t unasked;
+
+/*
+ * Could @size bytes of shared memory be had?  If so, and if nobody asks for so little, it
+ * counts with all that is little, in *@counted as well, for memory_back().
+ */
+bool memory_there(size_t size, uint64_t *counted)
 {
-	return (size < ASK_SYSTEM || system_has(size)) &&
-	       (size < ASK_CGROUPS || groups_have(size));
+	if (size >= ASK_CGROUPS)
+		return (size < ASK_SYSTEM || system_has(size)) &&
+		       groups_have(size);
+	*counted += size;
+	if (__atomic_add_fetch(&unasked, size, __ATOMIC_RELAXED) < ASK_CGROUPS)
+		return true;
+	if (!memory_for_more(size + UNTIL_ASKED))
+		return false;
+	__atomic_store_n(&unasked, 0, __ATOMIC_RELAXED);
+	return true;
+}
+
+/* So much that was little has been given back. */
+void memory_back(uint64_t counted)
+{
+	uint64_t old = __atomic_load_n(&unasked, __ATOMIC_RELAXED);
+
+	while (!__atomic_compare_exchange_n(
+		&unasked, &old, old > counted ? old - counted : 0, true,
+		__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
 }
 
 /* The same for the next part of what grows: of many small ones none may be the last. */

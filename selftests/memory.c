@@ -7,6 +7,7 @@
 #include "stranger.h"
 
 #include <linux/magic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -159,6 +160,66 @@ TEST_F(memory, nor_does_his_own_a_client)
 	EXPECT_EQ(0, reap(spawn(connects, &m)));
 	close(sv[0]);
 	close(sv[1]);
+}
+
+/* More pairs than there is memory for, with their tables, but for who is killed. */
+#define MANY 1500
+
+/* Each is too small to be asked about. */
+static int many_pairs(void *arg)
+{
+	static struct evering *ev[MANY][2];
+	struct rlimit fds;
+	struct evering_ops *ops;
+	struct member *m = arg;
+	int i, n, ret = 0;
+
+	if (join_group(m))
+		return 90;
+	if (getrlimit(RLIMIT_NOFILE, &fds))
+		return 91;
+	fds.rlim_cur = fds.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &fds))
+		return 91;
+	m->p.arena_size[0] = m->p.arena_size[1] = 0;
+	for (n = 0; n < MANY && !ret; n++) {
+		ret = evering_pair(&m->p, ev[n]);
+		for (i = 0; i < 2 && !ret; i++)
+			ret = evering_ops_open(ev[n][i], NULL, &ops);
+	}
+	printf("# entries %u: pair %d: %s\n", m->p.entries, n, strerror(-ret));
+	if (ret != -ENOMEM)
+		return ret == -EMFILE ? 91 : 1;
+	/* The last one is there if it was its table that there was no memory for. */
+	for (i = 0; i < n; i++)
+		close_pair(ev[i]);
+	return evering_pair(&m->p, ev[0]) ? 2 : 0;
+}
+
+TEST_F(memory, that_is_full_of_little_kills_nobody)
+{
+	const char *why = make_groups(LIMIT, self->top, self->group);
+	static const uint32_t entries[] = { 256, 1024, 2048 };
+	struct member m = { .group = self->group, .p = self->p };
+	size_t i;
+	int ret;
+
+	if (why)
+		SKIP(return, "%s", why);
+	if (variant->backend == EVERING_BACKEND_DEVICE)
+		SKIP(return, "the module has quotas, and is told no");
+	if (SANITIZED)
+		SKIP(return, "a sanitizer's own memory is not asked about");
+	for (i = 0; i < ARRAY_SIZE(entries); i++) {
+		m.p.entries = entries[i];
+		ret = reap_within(spawn(many_pairs, &m), 3 * PLENTY);
+		if (ret == 91)
+			SKIP(return, "it takes many descriptors");
+		EXPECT_EQ(0, ret)
+		{
+			TH_LOG("%u entries", entries[i]);
+		}
+	}
 }
 
 /* What the kernel gives back when it is asked for more is as good as free. */
