@@ -30,9 +30,10 @@
  *
  * What only the module can do: a process that holds an endpoint and a fork of it look
  * like one until both are gone, or one closes; a peer that makes its eventfd blocking and
- * fills it can keep who rings it waiting, though not evering_wake(); and of arenas that
- * both may write (EVERING_SHARED_ARENA) either can free the pages, which are then others
- * when they are touched again, for there is no seal against that alone.
+ * fills it can keep who rings it waiting, though not evering_wake(), and a group only if it
+ * is faster than that looks; and of arenas that both may write (EVERING_SHARED_ARENA)
+ * either can free the pages, which are then others when they are touched again, for there
+ * is no seal against that alone.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -556,17 +557,6 @@ static void bell_ring(int fd)
 	(void)ignored;
 }
 
-static unsigned int memfd_ring(struct endpoint *e, unsigned int what)
-{
-	const int *bell = e->memfd.bell[!e->end];
-
-	if (what & EVERING_RX)
-		bell_ring(bell[BELL_RX]);
-	if (what & EVERING_TX)
-		bell_ring(bell[BELL_TX]);
-	return what;
-}
-
 static unsigned int memfd_bell(struct endpoint *e, struct evering_bell *bell)
 {
 	bell->fd = e->memfd.bell[!e->end][BELL_RX];
@@ -620,6 +610,37 @@ static void memfd_wake(struct endpoint *e, unsigned int what)
 		if (set >= 0)
 			make_heard(set, bell[i], role_of(i));
 	}
+}
+
+/* Would a ring wait for somebody to empty it?  Of an honest peer's there is no such. */
+static bool bell_is_full(int fd)
+{
+	struct pollfd bell = { .fd = fd, .events = POLLOUT };
+
+	return poll(&bell, 1, 0) >= 0 && !(bell.revents & POLLOUT);
+}
+
+/*
+ * A peer that fills its bell keeps who rings it, but in a group it would keep all others,
+ * too: there it is looked at first, and the end of the channel is told of like a death.  A
+ * peer that fills it between the look and the ring is still waited for.
+ */
+static unsigned int memfd_ring(struct endpoint *e, unsigned int what)
+{
+	const int *bell = e->memfd.bell[!e->end];
+	unsigned int i;
+
+	for (i = BELL_RX; i <= BELL_TX; i++) {
+		if (!(what & role_of(i)))
+			continue;
+		if (EVERING_UNLIKELY(e->member) && bell_is_full(bell[i])) {
+			channel_end(e, -EPROTO);
+			memfd_wake(e, EVERING_RX);
+		} else {
+			bell_ring(bell[i]);
+		}
+	}
+	return what;
 }
 
 /* There is a set now: was evering_wake() called when there was none? */

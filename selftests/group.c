@@ -1277,6 +1277,56 @@ TEST_F(group, a_signal_that_is_ignored_ends_nothing)
 	close(silent);
 }
 
+/* It would keep whoever rings it: here all members and whoever waits for them. */
+TEST_F(group, a_member_whose_bell_is_full_keeps_no_other)
+{
+	struct evering *h[2], *gone = NULL, *heard = NULL;
+	bool others[FDS];
+	unsigned int way;
+	int i, n;
+
+	if (variant->backend != EVERING_BACKEND_MEMFD)
+		SKIP(return, "a doorbell of the device cannot be filled");
+	ASSERT_EQ(0, add_all(self->g, self->ev));
+	/* A receiver that sleeps, and a sender that sleeps for want of space. */
+	for (way = 0; way < 2; way++) {
+		list_open(others);
+		ASSERT_EQ(0, evering_pair(&self->p, h));
+		ASSERT_EQ(0,
+			  evering_group_add(self->g, h[0], EVERING_RX, NULL));
+		if (way) {
+			send_until_full(h[1]);
+			ASSERT_EQ(0, evering_arm(h[1], EVERING_TX));
+		} else {
+			ASSERT_EQ(0, evering_arm(h[1], EVERING_RX));
+		}
+		ASSERT_LT(0, fill_bells(others, true));
+		if (way)
+			while (!evering_recv(h[0], &n, 4, EVERING_NOWAIT))
+				;
+		else
+			ASSERT_EQ(0, send_one(h[0], 1));
+		ASSERT_EQ(0, send_one(self->b, 2));
+		gone = heard = NULL;
+		while (!gone || !heard) {
+			n = evering_group_wait(self->g, &self->events, PLENTY);
+			ASSERT_LT(0, n);
+			for (i = 0; i < n; i++) {
+				if (self->events[i].what & EVERING_GROUP_GONE)
+					gone = self->events[i].ev;
+				else if (self->events[i].ev == self->a)
+					heard = self->a;
+			}
+			if (heard)
+				receive_one(self->a);
+		}
+		EXPECT_EQ(h[0], gone);
+		EXPECT_EQ(-EPROTO, evering_wait(h[0], EVERING_RX, PLENTY));
+		ASSERT_EQ(0, evering_group_remove(self->g, h[0]));
+		close_pair(h);
+	}
+}
+
 TEST_F(group, evering_wake_of_a_cold_member_ends_it)
 {
 	ASSERT_EQ(0, add_all(self->g, self->ev));

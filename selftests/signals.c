@@ -8,9 +8,6 @@
 
 #include <sys/ioctl.h>
 
-/* How many descriptors there may be. */
-#define FDS 256
-
 /**
  * FIXTURE signals
  * @others: descriptors that are not of the channel, by number
@@ -28,11 +25,8 @@ FIXTURE_SETUP(signals)
 {
 	struct evering_params p;
 
-	int fd;
-
 	REQUIRE_BACKEND(variant->backend);
-	for (fd = 0; fd < FDS; fd++)
-		self->others[fd] = fcntl(fd, F_GETFD) >= 0;
+	list_open(self->others);
 	p = params_sized(variant->backend, 64, 16, 0);
 	ASSERT_EQ(0, evering_pair(&p, self->ev));
 	self->a = self->ev[0];
@@ -452,39 +446,6 @@ TEST_F(signals, a_wake_ends_a_loops_sleep)
 		EXPECT_EQ(0, evering_recv(self->a, &v, 4, 0));
 		EXPECT_EQ(-EAGAIN, evering_recv(self->a, &v, 4, 0));
 	}
-}
-
-/*
- * What a peer can do with the doorbells of memfd, for it has the same open files: fills
- * them, so that a ring is no event any more, and makes them such that writing blocks.
- * Descriptors of both endpoints; how many.
- */
-static int fill_bells(const bool *others, bool block)
-{
-	const uint64_t full = UINT64_MAX - 1;
-	char path[64], target[64];
-	int fd, count = 0;
-	ssize_t n;
-
-	for (fd = 0; fd < FDS; fd++) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-		n = readlink(path, target, sizeof(target) - 1);
-		target[n > 0 ? n : 0] = 0;
-		if (others[fd] || !strstr(target, "[eventfd]"))
-			continue;
-		fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
-		/* It may hold some rings already. */
-		while (write(fd, &full, sizeof(full)) < 0) {
-			uint64_t rings;
-
-			if (read(fd, &rings, sizeof(rings)) < 0)
-				return -1;
-		}
-		if (block)
-			fcntl(fd, F_SETFL, O_RDWR);
-		count++;
-	}
-	return count;
 }
 
 TEST_F(signals, a_peer_that_fills_bells_keeps_no_wake)
