@@ -248,6 +248,7 @@ static void evr_channel_init(struct evr_channel *channel)
 		ep->status = &status->end[i];
 		ep->half = evr_region_address(channel, EVERING_REGION_HALF(i));
 		init_waitqueue_head(&ep->waiters.queue);
+		INIT_LIST_HEAD(&ep->waiters.line);
 		INIT_LIST_HEAD(&ep->maps);
 	}
 }

@@ -78,23 +78,25 @@ static void evr_wake_sleeper(struct task_struct **sleeper, int flags)
 	rcu_read_unlock();
 }
 
-/* Whether as many wait as a ring wakes; pollers are told so. */
-static bool evr_crowded(struct evr_waiters *waiters)
+/*
+ * Puts those who have come to waiters->queue in line, the oldest first; true if more wait
+ * than are woken.  Nobody is kept out, as epoll comes but once, and has a place when
+ * others have gone; but whoever is told true may wait in vain.  It is counted by who
+ * stands in line: told false, one is among the first, and those who come later stay
+ * behind, however many come at once.
+ */
+static bool evr_line_up(struct evr_waiters *waiters)
 {
 	struct list_head *at;
 	unsigned int n = 0;
-	bool crowded;
 
-	if (waitqueue_active(&waiters->queue)) { /* else nobody waits, or comes just now */
-		spin_lock_irq(&waiters->queue.lock);
-		list_for_each(at, &waiters->queue.head)
-			n++;
-		spin_unlock_irq(&waiters->queue.lock);
-	}
-	crowded = n >= EVR_MAX_WAITERS;
-	if (READ_ONCE(waiters->crowded) != crowded)
-		WRITE_ONCE(waiters->crowded, crowded);
-	return crowded;
+	spin_lock_irq(&waiters->queue.lock);
+	list_splice_tail_init(&waiters->queue.head, &waiters->line);
+	list_for_each(at, &waiters->line)
+		if (++n > EVR_MAX_WAITERS)
+			break;
+	spin_unlock_irq(&waiters->queue.lock);
+	return n > EVR_MAX_WAITERS;
 }
 
 /*
@@ -102,50 +104,51 @@ static bool evr_crowded(struct evr_waiters *waiters)
  *
  *	here				whoever rings, or goes
  *
- *	add to waiters->queue		clear EVERING_ARMED, store the state, or mark
+ *	add to waiters->line		clear EVERING_ARMED, store the state, or mark
  *	full barrier			full barrier (atomic, or evr_hang_up())
- *	load armed_*, state, summary	look whether anybody is in waiters->queue
+ *	load armed_*, state, summary	look whether anybody is in waiters->line
  *
- * At least one of the two sees the other.  Older kernels' poll_wait() has no barrier.
+ * At least one of the two sees the other.
  */
 __poll_t evr_poll_wait(struct file *file, struct evr_waiters *waiters,
 		       poll_table *table)
 {
-	/* As in evr_crowded(), which is asked only if there may be a crowd. */
-	if (!poll_does_not_wait(table) &&
-	    (likely(!waitqueue_active(&waiters->queue) && /* as there */
-		    !READ_ONCE(waiters->crowded)) || !evr_crowded(waiters))) {
-		poll_wait(file, &waiters->queue, table);
-		smp_mb(); /* as told above */
-	}
-	/* Who comes now waits in vain, and must not wait in silence. */
-	return unlikely(READ_ONCE(waiters->crowded)) ? EPOLLERR : 0;
+	bool crowded;
+
+	/* Where one stands at most, there is nobody to count. */
+	if (poll_does_not_wait(table) &&
+	    READ_ONCE(waiters->line.next) == READ_ONCE(waiters->line.prev))
+		return 0;
+	poll_wait(file, &waiters->queue, table);
+	crowded = evr_line_up(waiters);
+	smp_mb(); /* as told above */
+	/* Who waits in vain must not wait in silence. */
+	return crowded ? EPOLLERR : 0;
 }
 
 /*
  * __wake_up(), but with an end: whoever rings pays for each who waits, and it is not
- * the one who rings that says how many those are.
+ * the one who rings that says how many those are.  @all: EPOLLEXCLUSIVE or not.
  */
-static noinline void evr_wake_waiters(struct evr_waiters *waiters,
-				      unsigned int mode, int exclusive,
+static noinline void evr_wake_waiters(struct evr_waiters *waiters, bool all,
 				      int flags, __poll_t key)
 {
 	struct wait_queue_entry *entry, *next;
 	int budget = EVR_MAX_WAITERS;
+	bool enough = false;
 	unsigned long irq;
-	int ret;
 
 	spin_lock_irqsave(&waiters->queue.lock, irq);
-	list_for_each_entry_safe(entry, next, &waiters->queue.head, entry) {
-		bool one = entry->flags & WQ_FLAG_EXCLUSIVE;
+	list_for_each_entry_safe(entry, next, &waiters->line, entry) {
+		bool one = !all && entry->flags & WQ_FLAG_EXCLUSIVE;
 
-		ret = entry->func(entry, mode, flags, poll_to_key(key));
-		if (ret < 0 || (ret && one && !--exclusive) || !--budget)
+		if (!(one && enough) &&
+		    entry->func(entry, TASK_INTERRUPTIBLE, flags, poll_to_key(key)))
+			enough |= one;
+		if (!--budget)
 			break;
 	}
 	spin_unlock_irqrestore(&waiters->queue.lock, irq);
-	if (unlikely(READ_ONCE(waiters->crowded)) && budget)
-		WRITE_ONCE(waiters->crowded, false);
 }
 
 /* Wakes those that wait for @bell, one of the two. */
@@ -154,9 +157,8 @@ void evr_wake(struct evr_waiters *waiters, u32 bell, int flags)
 	bool rx = bell == EVERING_RX;
 
 	evr_wake_sleeper(rx ? &waiters->sleeper_rx : &waiters->sleeper_tx, flags);
-	if (waitqueue_active(&waiters->queue)) /* no lock needed: [S] */
-		evr_wake_waiters(waiters, TASK_INTERRUPTIBLE, 1,
-				 flags & EVR_WF_SYNC,
+	if (!list_empty(&waiters->line)) /* no lock needed: [S] */
+		evr_wake_waiters(waiters, false, flags & EVR_WF_SYNC,
 				 rx ? EPOLLIN | EPOLLRDNORM :
 				      EPOLLOUT | EPOLLWRNORM);
 }
@@ -211,7 +213,7 @@ void evr_hang_up(struct evr_endpoint *to, __poll_t events)
 	smp_mb(); /* [S] */
 	evr_wake_sleeper(&to->waiters.sleeper_rx, 0);
 	evr_wake_sleeper(&to->waiters.sleeper_tx, 0);
-	evr_wake_waiters(&to->waiters, TASK_NORMAL, 0, 0, events);
+	evr_wake_waiters(&to->waiters, true, 0, events);
 }
 
 /*
@@ -259,12 +261,11 @@ int evr_sleep(struct evr_waiters *waiters, u32 bells,
 		expires = evr_monotonic_to_host(enter->timeout);
 	placed = evr_sleep_begin(waiters, bells);
 	if (unlikely(!placed)) {
-		if (evr_crowded(waiters)) {
-			evr_sleep_end(waiters, bells);
-			return -EBUSY;
-		}
 		init_waitqueue_entry(&entry, current);
 		add_wait_queue(&waiters->queue, &entry);
+		ret = -EBUSY;
+		if (evr_line_up(waiters))
+			goto out;
 	}
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE); /* [S] */
@@ -288,6 +289,7 @@ int evr_sleep(struct evr_waiters *waiters, u32 bells,
 							 current->timer_slack_ns,
 							 HRTIMER_MODE_ABS);
 	}
+out:
 	__set_current_state(TASK_RUNNING);
 	evr_sleep_end(waiters, bells);
 	if (unlikely(!placed))

@@ -58,9 +58,12 @@ struct evr_waiters {
 	 */
 	struct task_struct *sleeper_rx;
 	struct task_struct *sleeper_tx;
-	/* Pollers, and sleepers that found their place taken. */
+	/*
+	 * Pollers, and sleepers that found their place taken, the oldest first.  They
+	 * come by @queue, and leave by its lock.
+	 */
+	struct list_head line;
 	wait_queue_head_t queue;
-	bool crowded;	/* when last looked: as many as a ring wakes */
 	bool stays;	/* the last sleeper of ENTER said NO_HANDOVER: it runs where it likes */
 };
 

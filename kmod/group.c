@@ -372,6 +372,7 @@ int evr_group_create(struct file *file, void *arg, void __user *uarg)
 	refcount_set(&group->refs, 1);
 	group->id = get_random_u64() >> 16; /* as a channel's */
 	init_waitqueue_head(&group->waiters.queue);
+	INIT_LIST_HEAD(&group->waiters.line);
 	INIT_LIST_HEAD(&group->account.orphan);
 	ret = evr_quota_charge(&group->account, PAGE_SIZE, PAGE_SIZE);
 	if (ret)

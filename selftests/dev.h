@@ -425,6 +425,32 @@ static inline int poll_now(int fd, short events)
 	return poll(&p, 1, 0) < 0 ? -errno : p.revents;
 }
 
+/* With a timeout of nought poll() would not wait, and so be none of those who do. */
+static inline int poll_now_waiting(int fd, short events)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+
+	return poll(&p, 1, 1) < 0 ? -errno : p.revents;
+}
+
+static inline int epoll_on(int fd, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.u32 = 1 };
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+
+	if (epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev))
+		return -errno;
+	return ep;
+}
+
+/* What epoll has to say; 0 for nothing. */
+static inline uint32_t epoll_now(int ep)
+{
+	struct epoll_event ev;
+
+	return epoll_wait(ep, &ev, 1, 0) == 1 ? ev.events : 0;
+}
+
 #define POLL_ALL (POLLIN | POLLOUT | POLLRDHUP)
 
 /* Waits until poll() reports all of @events. */

@@ -686,12 +686,31 @@ TEST_F(group, a_crowd)
 		ASSERT_TRUE(start(&s[i], self->group));
 	EXPECT_EQ(-EBUSY,
 		  dev_group_enter(self->group, 0, NULL, 0, 1, EVERING_FOREVER));
-	EXPECT_EQ(POLLERR, poll_now(self->group, POLLIN));
+	EXPECT_EQ(POLLERR, poll_now_waiting(self->group, POLLIN));
 	EXPECT_EQ(0, dev_ring(self->group, 0));
 	for (i = 0; i < ARRAY_SIZE(s); i++)
 		EXPECT_EQ(0, result(&s[i]));
 	EXPECT_EQ(0, take_one(self->page));
-	EXPECT_EQ(0, poll_now(self->group, POLLIN) & POLLIN);
+	EXPECT_EQ(0, poll_now(self->group, POLLIN));
+}
+
+/* As at an endpoint: dev_poll. */
+TEST_F(group, one_that_came_to_a_crowd_hears_when_that_has_gone)
+{
+	int ep[64], late;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(ep); i++)
+		ep[i] = epoll_on(self->group, EPOLLIN);
+	late = epoll_on(self->group, EPOLLIN);
+	EXPECT_EQ(EPOLLERR, epoll_now(late));
+	for (i = 0; i < ARRAY_SIZE(ep); i++)
+		close(ep[i]);
+	EXPECT_EQ(0, poll_now(self->group, POLLIN));
+	EXPECT_EQ(0, poll_now_waiting(self->group, POLLIN));
+	EXPECT_EQ(0, epoll_now(late));
+	EXPECT_EQ(0, dev_ring(self->group, 7));
+	EXPECT_EQ(EPOLLIN, epoll_now(late));
 }
 
 static volatile sig_atomic_t handled;

@@ -299,24 +299,6 @@ TEST_F(events, one_arming_is_rung_once_however_many_ring)
 
 /* -------------------------------------------------------------------- epoll */
 
-static int epoll_on(int fd, uint32_t events)
-{
-	struct epoll_event ev = { .events = events, .data.u32 = 1 };
-	int ep = epoll_create1(EPOLL_CLOEXEC);
-
-	if (epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev))
-		return -errno;
-	return ep;
-}
-
-/* What epoll has to say; 0 for nothing. */
-static uint32_t epoll_now(int ep)
-{
-	struct epoll_event ev;
-
-	return epoll_wait(ep, &ev, 1, 0) == 1 ? ev.events : 0;
-}
-
 TEST_F(events, level_triggered_until_armed_again)
 {
 	int ep = epoll_on(self->fd[1], EPOLLIN);
@@ -440,7 +422,7 @@ TEST_F(events, exclusive_waiters_are_woken_one_a_ring)
 {
 	struct waiter w[WAITERS] = { 0 };
 	bool end = false;
-	int i, round;
+	int i, round, plain;
 
 	arm(self->b.own, RX | TX);
 	for (i = 0; i < WAITERS; i++) {
@@ -450,6 +432,9 @@ TEST_F(events, exclusive_waiters_are_woken_one_a_ring)
 		ASSERT_EQ(0, pthread_create(&w[i].thread, NULL, epoll_in_thread,
 					    &w[i]));
 	}
+	/* Who came after them, and is not exclusive, is woken all the same. */
+	plain = epoll_on(self->fd[1], EPOLLIN | EPOLLET);
+	ASSERT_GE(plain, 0);
 	for (round = 0; round < 60; round++) {
 		ASSERT_EQ(0, count_events(w));
 		/* Both bells at once must not wake more, either. */
@@ -461,6 +446,7 @@ TEST_F(events, exclusive_waiters_are_woken_one_a_ring)
 			ASSERT_EQ(RANG_RX, dev_enter(self->fd[0], RX, 0, 0));
 		}
 		ASSERT_EQ(1, count_events(w));
+		ASSERT_EQ(EPOLLIN, epoll_now(plain));
 		arm(self->b.own, RX | TX);
 		for (i = 0; i < WAITERS; i++)
 			__atomic_store_n(&w[i].events, 0, __ATOMIC_SEQ_CST);
@@ -475,17 +461,8 @@ TEST_F(events, exclusive_waiters_are_woken_one_a_ring)
 	}
 }
 
-/* An epoll in an epoll, and an endpoint that closes while it is in one. */
 /* A ring wakes so many pollers, and one more is told that it waits in vain. */
 #define MOST_WAITERS 64
-
-/* With a timeout of nought poll() would not wait, and so be none of them. */
-static int poll_now_waiting(int fd, short events)
-{
-	struct pollfd p = { .fd = fd, .events = events };
-
-	return poll(&p, 1, 1) < 0 ? -errno : p.revents;
-}
 
 TEST_F(events, a_ring_is_not_paid_for_all_who_care_to_wait)
 {
@@ -497,22 +474,50 @@ TEST_F(events, a_ring_is_not_paid_for_all_who_care_to_wait)
 		EXPECT_EQ(0, epoll_now(ep[i]));
 	}
 	for (; i < MOST_WAITERS + 10; i++) {
-		ep[i] = epoll_on(self->fd[1], EPOLLIN);
+		ep[i] = epoll_on(self->fd[1], EPOLLIN | EPOLLET);
 		EXPECT_EQ(EPOLLERR, epoll_now(ep[i]));
+		EXPECT_EQ(0, epoll_now(ep[i]));
 	}
 	EXPECT_EQ(POLLERR, poll_now_waiting(self->fd[1], POLLIN));
 	EXPECT_EQ(RX, dev_ring(self->fd[0], RX));
+	/* The oldest are woken, and nobody else is. */
 	for (i = 0; i < MOST_WAITERS; i++)
 		EXPECT_EQ(EPOLLIN, epoll_now(ep[i]) & EPOLLIN);
+	for (; i < MOST_WAITERS + 10; i++)
+		EXPECT_EQ(0, epoll_now(ep[i]));
 	/* Those who sleep in ENTER have a place of their own; others are refused. */
 	arm(self->b.own, RX | TX);
 	EXPECT_EQ(-ETIMEDOUT,
 		  dev_enter(self->fd[1], 0, RX, (uint64_t)now_ns() + MSEC));
 	for (i = 0; i < MOST_WAITERS + 10; i++)
 		close(ep[i]);
+	EXPECT_EQ(0, poll_now(self->fd[1], POLLIN));
 	EXPECT_EQ(0, poll_now_waiting(self->fd[1], POLLIN));
 }
 
+/* epoll asks for a place once, and the crowd may be gone before it looks again. */
+TEST_F(events, one_that_came_to_a_crowd_hears_when_that_has_gone)
+{
+	int ep[MOST_WAITERS], late, i;
+
+	arm(self->b.own, RX | TX);
+	for (i = 0; i < MOST_WAITERS; i++)
+		ep[i] = epoll_on(self->fd[1], EPOLLIN);
+	late = epoll_on(self->fd[1], EPOLLIN);
+	EXPECT_EQ(EPOLLERR, epoll_now(late));
+	for (i = 1; i < MOST_WAITERS; i++)
+		close(ep[i]);
+	/* Whatever finds that out: a ring, or somebody who comes. */
+	EXPECT_EQ(RX, dev_ring(self->fd[0], RX));
+	arm(self->b.own, RX | TX);
+	EXPECT_EQ(0, poll_now_waiting(self->fd[1], POLLIN));
+	EXPECT_EQ(0, epoll_now(late));
+	EXPECT_EQ(RX, dev_ring(self->fd[0], RX));
+	EXPECT_EQ(EPOLLIN, epoll_now(late));
+	EXPECT_EQ(EPOLLIN, epoll_now(ep[0]));
+}
+
+/* An epoll in an epoll, and an endpoint that closes while it is in one. */
 TEST_F(events, nested_and_closed_while_watched)
 {
 	int inner = epoll_on(self->fd[1], EPOLLIN);
