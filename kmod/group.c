@@ -290,7 +290,8 @@ static long evr_group_ioctl(struct file *file, unsigned int cmd,
 		evr_group_mark(file->private_data, arg, 0);
 		return 0;
 	case EVERING_IOC_REMOVE:
-		return evr_group_remove(file->private_data, arg);
+		return arg > INT_MAX ? -EBADF :
+				       evr_group_remove(file->private_data, arg);
 	default:
 		return evr_ioctl(file, evr_group_ioctls,
 				 ARRAY_SIZE(evr_group_ioctls), cmd, arg);

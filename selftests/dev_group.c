@@ -217,6 +217,10 @@ TEST_F(group, whom_add_and_remove_refuse)
 	EXPECT_EQ(-EEXIST, dev_add(self->group, self->fd[1], 4));
 	EXPECT_EQ(-EBUSY, dev_add(other, self->fd[1], 3));
 	EXPECT_EQ(-ENOENT, dev_remove(other, self->fd[1]));
+	/* An argument is the whole of it. */
+	EXPECT_EQ(-1, ioctl(self->group, EVERING_IOC_REMOVE,
+			    (1ul << 32) + (unsigned long)self->fd[1]));
+	EXPECT_EQ(EBADF, errno);
 	EXPECT_EQ(3, take_one(self->page));
 	EXPECT_EQ(0, dev_remove(self->group, self->fd[1]));
 	EXPECT_EQ(-ENOENT, dev_remove(self->group, self->fd[1]));
