@@ -30,6 +30,7 @@
 #include <linux/file.h>
 #include <linux/module.h>
 #include <linux/random.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -192,6 +193,11 @@ static noinline int evr_group_ring_many(const struct evering_group_ring __user *
 		if (evr_ring_bad(&list[i]))
 			return -EINVAL;
 	for (i = 0; i < count; i++) {
+		/* Each takes as long as the one to be woken lets it. */
+		if (need_resched())
+			cond_resched();
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		ret = evr_group_ring_one(&list[i], false, false);
 		if (ret < 0)
 			return ret;
