@@ -110,6 +110,8 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 	} else if ((ep->group && !READ_ONCE(ep->group->closed)) ||
 		   (ep->named && ep->pid != task_tgid(current))) {
 		ret = -EBUSY;
+	} else if (!ep->named) {
+		ret = -ENOTCONN; /* whose end would not be its end: evr_part() */
 	} else {
 		old = ep->group;
 		refcount_inc(&group->refs);

@@ -42,8 +42,9 @@
  * An endpoint that is a member of a group holds the group: its struct and its page, not
  * its file.  A group holds no endpoint, and finds none.  So there is no cycle, and files
  * are released in any order.  That of the endpoint ends its membership, and so does its
- * end as DETACHED: who keeps a descriptor of a dead server's endpoint does not keep its
- * group, for which that server's user pays.  That of the group ends nothing, but says
+ * end as DETACHED, which is that of the process that has called ATTACH and ADD, whatever
+ * others map: who keeps a descriptor of a dead server's endpoint does not keep its group,
+ * for which that server's user pays.  That of the group ends nothing, but says
  * "closed", and then an endpoint may join another group.
  *
  * Life of an endpoint, as its peer sees it

@@ -375,6 +375,15 @@ static inline int side_map(struct side *s, const struct evering_geometry *g,
 	return s->peer == MAP_FAILED ? -errno : 0;
 }
 
+/* As who can be a member of a group. */
+static inline int side_attach(struct side *s, const struct evering_geometry *g,
+			      int fd, int end)
+{
+	int ret = side_map(s, g, fd, end);
+
+	return ret ? ret : dev_attach(fd);
+}
+
 static inline void side_unmap(struct side *s)
 {
 	munmap(s->own, s->half);

@@ -220,6 +220,7 @@ static int must_time_out(int ret)
 static bool live_in_group(nth_data *self, const struct evering_geometry *g)
 {
 	struct evering_group_page *page = MAP_FAILED;
+	void *half[2] = { MAP_FAILED, MAP_FAILED };
 	struct evering_group_ring rings[2] = { { .bells = RX },
 					       { .bells = RX | TX } };
 	bool bad = false;
@@ -230,8 +231,14 @@ static bool live_in_group(nth_data *self, const struct evering_geometry *g)
 		return !bad;
 	if (!STEP(dev_pair(self->dev, g, fd)))
 		goto out_group;
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
 		rings[i].fd = fd[i];
+		half[i] = map_region(g, fd[i], EVERING_REGION_HALF(i),
+				     PROT_READ | PROT_WRITE);
+		if (!STEP(half[i] == MAP_FAILED ? -errno : 0) ||
+		    !STEP(dev_attach(fd[i])))
+			goto out;
+	}
 	page = map_group(group);
 	if (!STEP(page == MAP_FAILED ? -errno : 0) ||
 	    !STEP(or_errno(madvise(page, PAGE, 23))) || /* as populate() */
@@ -247,6 +254,9 @@ out:
 		munmap(page, PAGE);
 out_group:
 	close(group);
+	for (i = 0; i < 2; i++)
+		if (half[i] != MAP_FAILED)
+			munmap(half[i], half_size(g));
 	for (i = 0; i < 2; i++)
 		if (fd[i] >= 0)
 			close(fd[i]);

@@ -642,7 +642,7 @@ static long call_add(struct args *a)
 	add.fd = rarely(a, 32) ? (int)odd(a) : some(a, END)->fd;
 	add.index = some_index(a);
 	return do_ioctl(a, EVERING_IOC_ADD, &add, sizeof(add),
-			(int[]){ EBADF, EEXIST, EBUSY, ESTALE, 0 });
+			(int[]){ EBADF, EEXIST, EBUSY, ESTALE, ENOTCONN, 0 });
 }
 
 static long call_remove(struct args *a)
@@ -764,7 +764,8 @@ static void watch_member(struct args *a, int group, int fd[2],
 	int i;
 
 	MUST(take_one(page) == -1);
-	MUST(!dev_add(group, fd[1], at));
+	MUST(dev_add(group, fd[1], at) == -ENOTCONN);
+	MUST(!dev_attach(fd[1]) && !dev_add(group, fd[1], at));
 	MUST(take_one(page) == (int)at);
 	for (i = 0; i < 3; i++) {
 		bells = 1 + pick(a, 3);

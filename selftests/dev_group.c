@@ -25,8 +25,8 @@ FIXTURE_SETUP(group)
 {
 	REQUIRE_DEVICE(self->dev);
 	ASSERT_EQ(0, dev_pair(self->dev, G, self->fd));
-	ASSERT_EQ(0, side_map(&self->a, G, self->fd[0], EVERING_A));
-	ASSERT_EQ(0, side_map(&self->b, G, self->fd[1], EVERING_B));
+	ASSERT_EQ(0, side_attach(&self->a, G, self->fd[0], EVERING_A));
+	ASSERT_EQ(0, side_attach(&self->b, G, self->fd[1], EVERING_B));
 	self->group = dev_group(self->dev, 0);
 	ASSERT_GE(self->group, 0);
 	self->page = map_group(self->group);
@@ -239,14 +239,20 @@ static int adds_it(void *arg)
 
 TEST_F(group, one_that_another_process_has)
 {
-	int fd[2] = { self->group, self->fd[1] };
+	int pair[2], fd[2] = { self->group };
+	struct side b;
 
-	/* Nobody has said whose it is. */
-	EXPECT_EQ(0, reap(spawn(adds_it, fd)));
-	ASSERT_EQ(0, dev_remove(self->group, self->fd[1]));
-	ASSERT_EQ(0, dev_attach(self->fd[1]));
+	ASSERT_EQ(0, dev_pair(self->dev, G, pair));
+	fd[1] = pair[1];
+	/* Nobody has said whose it is: who knows when that is over? */
+	EXPECT_EQ(-ENOTCONN, dev_add(self->group, fd[1], 9));
+	ASSERT_EQ(0, side_map(&b, G, fd[1], EVERING_B));
+	EXPECT_EQ(-ENOTCONN, dev_add(self->group, fd[1], 9));
+	EXPECT_EQ(ENOTCONN, reap(spawn(adds_it, fd)));
+	EXPECT_EQ(-1, take_one(self->page));
+	ASSERT_EQ(0, dev_attach(fd[1]));
 	EXPECT_EQ(EBUSY, reap(spawn(adds_it, fd)));
-	EXPECT_EQ(0, dev_add(self->group, self->fd[1], 9));
+	EXPECT_EQ(0, dev_add(self->group, fd[1], 9));
 	EXPECT_EQ(EEXIST, reap(spawn(adds_it, fd)));
 }
 
@@ -396,16 +402,19 @@ static int dies_attached(void *arg)
 
 TEST_F(group, a_member_whose_peer_dies)
 {
+	struct side b;
 	int i;
 
 	for (i = 0; i < 5; i++) {
 		int fd[2];
 
 		ASSERT_EQ(0, dev_pair(self->dev, G, fd));
+		ASSERT_EQ(0, side_attach(&b, G, fd[1], EVERING_B));
 		ASSERT_EQ(0, dev_add(self->group, fd[1], 14));
 		EXPECT_EQ(14, take_one(self->page));
 		EXPECT_EQ(128 + SIGKILL, reap(spawn(dies_attached, &fd[0])));
 		EXPECT_EQ(14, take_one(self->page));
+		side_unmap(&b);
 		close(fd[1]);
 		/* Nobody looks at a closed one any more. */
 		close(fd[0]);
@@ -484,12 +493,13 @@ TEST_F(group, one_that_is_detached_is_no_member)
 	EXPECT_EQ(-ESTALE, dev_add(self->group, fd[1], 19));
 	EXPECT_EQ(-1, take_one(self->page));
 	/* The other end is not over. */
+	ASSERT_EQ(0, side_attach(&b, G, fd[0], EVERING_A));
 	EXPECT_EQ(0, dev_add(self->group, fd[0], 20));
 	EXPECT_EQ(20, take_one(self->page));
 
 	/* It unmaps the last of what it had. */
 	ASSERT_EQ(0, dev_pair(self->dev, G, fd));
-	ASSERT_EQ(0, side_map(&b, G, fd[1], EVERING_B));
+	ASSERT_EQ(0, side_attach(&b, G, fd[1], EVERING_B));
 	ASSERT_EQ(0, dev_add(self->group, fd[1], 21));
 	EXPECT_STREQ("2", fdinfo(self->group, "members"));
 	side_unmap(&b);
@@ -795,7 +805,7 @@ TEST_F(group, a_list_of_peers)
 		N = EVERING_MAX_GROUP_RINGS
 	};
 	struct evering_group_ring ring[N + 1];
-	struct side a[N];
+	struct side a[N], b;
 	int fd[N][2], i;
 
 	for (i = 0; i < N; i++) {
@@ -805,8 +815,10 @@ TEST_F(group, a_list_of_peers)
 		ring[i].fd = fd[i][1];
 		ring[i].bells = i % 3 ? (uint32_t)i % 3 : RX | TX;
 		/* A member or not, that does not matter. */
-		if (i % 2)
+		if (i % 2) {
+			ASSERT_EQ(0, side_attach(&b, G, fd[i][1], EVERING_B));
 			ASSERT_EQ(0, dev_add(self->group, fd[i][1], 30 + i));
+		}
 	}
 	ring[N] = ring[0];
 	EXPECT_EQ(-E2BIG, dev_group_enter(self->group, 0, ring, N + 1, 0, 0));
@@ -1068,7 +1080,7 @@ static void race(struct __test_metadata *_metadata, FIXTURE_DATA(group) * self,
 	for (i = 0; i < CHANNELS; i++) {
 		ASSERT_EQ(0, dev_pair(self->dev, G, c->fd[i]));
 		ASSERT_EQ(0, side_map(&c->a[i], G, c->fd[i][0], EVERING_A));
-		ASSERT_EQ(0, side_map(&c->b[i], G, c->fd[i][1], EVERING_B));
+		ASSERT_EQ(0, side_attach(&c->b[i], G, c->fd[i][1], EVERING_B));
 		ASSERT_EQ(0, dev_add(self->group, c->fd[i][1], i));
 	}
 	ASSERT_EQ(0, pthread_create(&owner, NULL, own_group, c));
@@ -1141,7 +1153,7 @@ TEST_F_TIMEOUT(group, files_are_closed_in_any_order_while_they_are_used, 300)
 		group = dev_group(self->dev, 0);
 		ASSERT_GE(group, 0);
 		ASSERT_EQ(0, dev_pair(self->dev, G, c.fd));
-		ASSERT_EQ(0, side_map(&b, G, c.fd[1], EVERING_B));
+		ASSERT_EQ(0, side_attach(&b, G, c.fd[1], EVERING_B));
 		c.over = false;
 		ASSERT_EQ(0, pthread_create(&thread, NULL, ring_and_ring, &c));
 		dev_add(group, c.fd[1], 0);
@@ -1188,7 +1200,7 @@ TEST_F_TIMEOUT(group, ten_thousand_members, 600)
 		if (ret == -ENOMEM || ret == -EDQUOT)
 			SKIP(return, "no memory for more than %u", i);
 		ASSERT_EQ(0, ret);
-		ASSERT_EQ(0, side_map(&b[i], G, fd[i][1], EVERING_B));
+		ASSERT_EQ(0, side_attach(&b[i], G, fd[i][1], EVERING_B));
 		ASSERT_EQ(0, dev_add(self->group, fd[i][1], i));
 		arm(b[i].own, RX);
 	}

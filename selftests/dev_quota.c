@@ -704,6 +704,7 @@ static int fill_with_groups(void *arg)
 {
 	struct child *c = arg;
 	int group[QUOTA], fd[2], i;
+	struct side a, b;
 
 	become(c->uid);
 	for (i = 0; i < QUOTA; i++) {
@@ -718,16 +719,17 @@ static int fill_with_groups(void *arg)
 	if (create_least(c->dev, fd) || dev_group(c->dev, 0) != -EDQUOT)
 		return 3;
 	/* What has a member is there, and paid for, as long as that is. */
-	if (dev_add(group[1], fd[0], 0) || dev_add(group[1], fd[1], 0))
+	if (side_attach(&a, &least_geometry, fd[0], EVERING_A) ||
+	    side_attach(&b, &least_geometry, fd[1], EVERING_B) ||
+	    dev_add(group[1], fd[0], 0) || dev_add(group[1], fd[1], 0))
 		return 4;
 	close(group[1]);
 	if (dev_group(c->dev, 0) != -EDQUOT)
 		return 5;
-	close(fd[0]);
-	/* The channel is given up for another, its end that is left is a member still; */
-	if (dev_group(c->dev, 0) < 0 || dev_group(c->dev, 0) != -EDQUOT)
+	side_unmap(&a);
+	if (dev_group(c->dev, 0) != -EDQUOT)
 		return 6;
-	close(fd[1]); /* until it is closed. */
+	side_unmap(&b); /* and with it the last member is none any more */
 	if (dev_group(c->dev, 0) < 0)
 		return 7;
 	return dev_group(c->dev, 0) == -EDQUOT ? 0 : 8;

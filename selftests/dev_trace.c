@@ -174,7 +174,7 @@ TEST_F(trace, members_come_are_marked_and_go)
 	struct side b;
 
 	ASSERT_GE(group, 0);
-	ASSERT_EQ(0, side_map(&b, &least_geometry, self->fd[1], EVERING_B));
+	ASSERT_EQ(0, side_attach(&b, &least_geometry, self->fd[1], EVERING_B));
 	snprintf(fields, sizeof(fields), "end=B group=%.63s index=77",
 		 fdinfo(group, "group"));
 	ASSERT_EQ(0, dev_add(group, self->fd[1], 77));

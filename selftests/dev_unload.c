@@ -168,6 +168,7 @@ TEST_F(module, a_group_and_its_members_hold_it)
 {
 	struct evering_group_page *page;
 	int fd[2], group;
+	struct side a;
 
 	group = dev_group(self->dev, 0);
 	ASSERT_GE(group, 0);
@@ -185,12 +186,14 @@ TEST_F(module, a_group_and_its_members_hold_it)
 	group = dev_group(self->dev, 0);
 	ASSERT_GE(group, 0);
 	ASSERT_EQ(0, dev_pair(self->dev, &small_geometry, fd));
+	ASSERT_EQ(0, side_attach(&a, &small_geometry, fd[0], EVERING_A));
 	ASSERT_EQ(0, dev_add(group, fd[0], 0));
 	close(self->dev);
 	close(group);
 	close(fd[1]);
-	EXPECT_IN_USE();
 	close(fd[0]);
+	EXPECT_IN_USE();
+	side_unmap(&a);
 	EXPECT_UNLOADS();
 }
 

@@ -81,7 +81,7 @@
  *			EVERING_ENTER_NO_RESTART
  *	EAGAIN		O_NONBLOCK, and ENTER would have to wait
  *	ENOTCONN	PEER_CRED before the peer has called ATTACH; ATTACH before the
- *			half is mapped
+ *			half is mapped; ADD before ATTACH
  *	EBUSY		ATTACH, mmap: another process has, or had, the endpoint; ENTER:
  *			as many threads and pollers wait there as a ring wakes; GROW:
  *			another thread grows the same arena; ADD: the endpoint is in
@@ -604,9 +604,9 @@ struct evering_group_create {
  *
  * Its bit is set at once, whether there is something or not, and if its peer has gone
  * already it is a member all the same.  -EEXIST if it is in this group, whatever the
- * index; -EBUSY if it is in another, or another process has called ATTACH on it; -ESTALE if
- * it was detached itself.  -EBADF: not an open descriptor; -EINVAL: it is no endpoint, or no
- * such index.
+ * index; -EBUSY if it is in another, or another process has called ATTACH on it; -ENOTCONN
+ * if nobody has; -ESTALE if it was detached itself.  -EBADF: not an open descriptor;
+ * -EINVAL: it is no endpoint, or no such index.
  */
 struct evering_add {
 	__u32 size;
