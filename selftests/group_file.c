@@ -88,9 +88,10 @@ static int sum_fdinfo(int (*call)(const char *line))
 	return sum;
 }
 
+/* An endpoint names its group as well. */
 static int is_file(const char *line)
 {
-	return !strncmp(line, "group:", 6);
+	return !strncmp(line, "members:", 8);
 }
 
 static int count_members(const char *line)
