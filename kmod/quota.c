@@ -13,6 +13,11 @@
  * quota, which then has no room for new channels.  If nobody has, the creator goes on
  * paying.  What nobody maps is given up when its payer needs the quota for another.
  *
+ * What was given up is not counted any more, and keeps three pages until its last
+ * descriptor is closed.  To go on counting them would let whoever hoards descriptors that
+ * he was given take the quota of who gave them.  So they are bounded as other open files
+ * are: by RLIMIT_NOFILE, file-max and the memory cgroup, which they stay charged to.
+ *
  * A process with CAP_SYS_RESOURCE is counted, but refused only what is too large for
  * one channel.  A group counts as a channel of one page.
  *
