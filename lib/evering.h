@@ -217,12 +217,13 @@ struct evering_params {
 /*
  * What EVERING_PARAMS_INIT should be to accept whatever is reasonable.  EVERING_SHARED_ARENA
  * is not: on memfd a stranger could take the memory of both arenas away again and again,
- * and have this side pay for it wherever it reads or writes next.
+ * and have this side pay for it wherever it reads or writes next.  Nor is a large arena of
+ * the peer's: it may be empty, and one entry has this side fill it.
  */
 #define EVERING_LIMITS_INIT                                                    \
 	{                                                                      \
 		sizeof(struct evering_params), 0, EVERING_MAX_SLOT, 4096,      \
-			{ 1 << 20, 64 << 20 }, EVERING_BACKEND_AUTO,           \
+			{ 1 << 20, 4 << 20 }, EVERING_BACKEND_AUTO,            \
 			EVERING_ADAPTIVE, EVERING_SPIN_NS, EVERING_LANES,      \
 			EVERING_ARENA_BEGIN                                    \
 	}

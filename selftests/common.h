@@ -468,6 +468,7 @@ static inline int meet_over(int fd, bool connects,
 	limits.policy = params->policy;
 	limits.spin_ns = params->spin_ns;
 	limits.entries = EVERING_MAX_ENTRIES;
+	limits.arena_size[EVERING_PEERS] = 64 << 20;
 	limits.arena_begin = params->arena_begin;
 	return evering_accept_fd(fd, &limits, PLENTY, ev);
 }

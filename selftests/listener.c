@@ -1179,6 +1179,16 @@ TEST_F(listener, no_more_than_a_little_is_this_sides_by_default)
 	EXPECT_EQ(-E2BIG, c.ret);
 	self->p.arena_size[EVERING_PEERS] = 1 << 20;
 	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
+	/* An arena of the client's may have no memory, which this side then gives it. */
+	self->p.arena_size[EVERING_MINE] = 5 << 20;
+	ASSERT_EQ(0, pthread_create(&c.t, NULL, client_main, &c));
+	while (evering_listener_refused(self->l, NULL) < 2)
+		ASSERT_EQ(-ETIMEDOUT,
+			  evering_accept(self->l, NULL, 20 * MSEC, &ev));
+	pthread_join(c.t, NULL);
+	EXPECT_EQ(-E2BIG, c.ret);
+	self->p.arena_size[EVERING_MINE] = 4 << 20;
+	EXPECT_EQ(0, serves(self->l, self->path, &self->p));
 }
 
 /* Its memory could be taken away, over and over, at this side's expense. */
