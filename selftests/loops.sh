@@ -59,9 +59,14 @@ begin() {
 	driver=$!
 }
 
+# descriptors PID: without the group file of the device, which comes with the first channel
+# and stays.
 descriptors() {
-	local fds=("/proc/$1/fd"/*)
-	echo "${#fds[@]}"
+	local fds=("/proc/$1/fd"/*) fd n=0
+	for fd in "${fds[@]}"; do
+		[[ $(readlink "$fd") == anon_inode:\[evering-group\] ]] || n=$((n + 1))
+	done
+	echo "$n"
 }
 
 # descriptors_are PID N
