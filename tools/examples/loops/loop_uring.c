@@ -82,6 +82,17 @@ static bool read_block(struct client *c, const struct evering_request *request)
 	return true;
 }
 
+/* There may be room again: a read has found nothing, or what was given has come home. */
+static void read_waiting(struct client *c)
+{
+	unsigned int i, count = c->waiting_count;
+
+	c->waiting_count = 0;
+	for (i = 0; i < count; i++)
+		if (!read_block(c, &c->waiting[i]))
+			c->waiting[c->waiting_count++] = c->waiting[i];
+}
+
 /* When it has ended, and so have its reads. */
 static void forget(struct client *c)
 {
@@ -111,6 +122,8 @@ static void read_done(struct read *read, int result)
 		evering_free(c->pub->ev, read->buf);
 	read->id = 0;
 	c->reading--;
+	if (ops && !given)
+		read_waiting(c);
 	forget(c);
 }
 
@@ -153,16 +166,9 @@ static void asked(struct evering_client *client,
 		c->waiting[c->waiting_count++] = *request;
 }
 
-/* What was given may have come home. */
 static void turned(struct evering_client *client)
 {
-	struct client *c = client->user;
-	unsigned int i, count = c->waiting_count;
-
-	c->waiting_count = 0;
-	for (i = 0; i < count; i++)
-		if (!read_block(c, &c->waiting[i]))
-			c->waiting[c->waiting_count++] = c->waiting[i];
+	read_waiting(client->user);
 }
 
 static void lost(struct evering_client *client, int why)
