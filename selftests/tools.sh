@@ -691,7 +691,7 @@ top_group() {
 		    my ($fd, $end) = @_;
 		    open(my $file, "+<&=", $fd) or die;
 		    syscall(9, 0, 8192, 3, 1, $fd, 1 + $end << 40) > 0 or die "mmap: $!";
-		    call($file, 0x14, 0);
+		    call($file, 0x14, pack("L4", 16, 0, 0, 0));
 		    push @kept, $file;
 		}
 		sub channel {
@@ -710,8 +710,7 @@ top_group() {
 		sleep 300;
 	END
 	pid=$!
-	soon has ready ready
-	run 0 top -n 1 -d 0.05 --json && json out &&
+	soon has ready ready && run 0 top -n 1 -d 0.05 --json && json out &&
 		counts 2 "\"id\": [0-9]+, \"pid\": $pid, \"command\": \"perl\", \"members\": 5" &&
 		counts 2 "\"group\": [0-9]+, \"pid\": $pid, \"command\": \"perl\", \"channels\": 5," &&
 		run 0 top -b -n 1 -d 0.05 && counts 2 "^g[0-9]+ +S +$pid perl +\\*5 " &&
