@@ -6,6 +6,7 @@
  * The names are in namespace evr, for ::evering is C's struct.  There are
  *
  *	channel, listener, buffer	own what they are named after; move only
+ *	group				many channels under one sleeper; move only
  *	loop				coroutines on one thread, over epoll
  *	task<T>				a coroutine, lazy, that one other awaits
  *	async_channel			co_await receive() and send()
@@ -598,6 +599,121 @@ class listener
 	}
 
 	std::unique_ptr<::evering_listener, closer> at_;
+};
+
+/* How a group waits; see struct evering_group_params. */
+struct group_params : ::evering_group_params {
+	group_params() noexcept
+		: ::evering_group_params EVERING_GROUP_PARAMS_INIT
+	{
+	}
+};
+
+/*
+ * Many channels and listeners of one thread under one sleeper; see <evering_group.h>.  A
+ * member leaves when it is closed.  For a loop there is fd(): co_await
+ * descriptor(loop, group.fd()).readable(), when poll() has found nothing.
+ */
+class group
+{
+    public:
+	using events = std::span<const ::evering_group_event>;
+
+	static result<group>
+	open(const ::evering_group_params &how = group_params()) noexcept
+	{
+		::evering_group *at;
+		int ret = evering_group_open(&how, &at);
+
+		if (ret)
+			return failure{ ret };
+		return group(at);
+	}
+	::evering_group *get() const noexcept
+	{
+		return at_.get();
+	}
+	/* 0, or a negative errno, as all that return an int. */
+	int add(const channel &c, unsigned int what = EVERING_RX,
+		void *context = nullptr) noexcept
+	{
+		return evering_group_add(get(), c.get(), what, context);
+	}
+	int add(const listener &l, void *context = nullptr) noexcept
+	{
+		return evering_group_add_listener(get(), l.get(), context);
+	}
+	int add(int fd, short poll_events, void *context = nullptr) noexcept
+	{
+		return evering_group_add_fd(get(), fd, poll_events, context);
+	}
+	int want(const channel &c, unsigned int what) noexcept
+	{
+		return evering_group_want(get(), c.get(), what);
+	}
+	int remove(const channel &c) noexcept
+	{
+		return evering_group_remove(get(), c.get());
+	}
+	int remove(const listener &l) noexcept
+	{
+		return evering_group_remove_listener(get(), l.get());
+	}
+	int remove(int fd) noexcept
+	{
+		return evering_group_remove_fd(get(), fd);
+	}
+	/* Members that there is something to do for, until the next call; at least one. */
+	result<events> wait(wait_time timeout = forever) noexcept
+	{
+		const ::evering_group_event *ready = nullptr;
+		int n = evering_group_wait(get(), &ready, timeout.count());
+
+		return found(n, ready);
+	}
+	/* The same in a loop; none: sleep until fd() is readable, for timeout(). */
+	result<events> poll() noexcept
+	{
+		const ::evering_group_event *ready = nullptr;
+		int n = evering_group_poll(get(), &ready);
+
+		return found(n, ready);
+	}
+	/* forever: nothing runs out of time. */
+	nanoseconds timeout() const noexcept
+	{
+		return nanoseconds(evering_group_timeout(get()));
+	}
+	int fd() noexcept
+	{
+		return evering_group_fd(get());
+	}
+	/* Ends a wait, with -EINTR.  Any thread; async-signal-safe. */
+	int wake() noexcept
+	{
+		return evering_group_wake(get());
+	}
+
+    private:
+	struct closer {
+		void operator()(::evering_group *at) const noexcept
+		{
+			evering_group_close(at);
+		}
+	};
+
+	explicit group(::evering_group *at) noexcept : at_(at)
+	{
+	}
+	static result<events> found(int n,
+				    const ::evering_group_event *ready) noexcept
+	{
+		if (n < 0)
+			return failure{ n };
+		return events(ready, static_cast<std::size_t>(n));
+	}
+
+	std::unique_ptr<::evering_group, closer> at_;
 };
 
 /* -------------------------------------------------------------- coroutines */

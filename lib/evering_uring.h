@@ -7,7 +7,8 @@
  * includes <evering.h> and <liburing.h>.  It has three parts:
  *
  * - a watch: one multishot poll of a channel, which stays in the kernel from its
- *   first to its last event, so that to be woken costs no submission;
+ *   first to its last event, so that to be woken costs no submission; or of a group of
+ *   channels, and then a poll for each sleep, which is submitted with it;
  * - ringing many channels in one system call;
  * - arenas as fixed buffers: what is read from a file or a socket into a buffer of
  *   the arena, and given to the peer, is copied nowhere.
@@ -48,6 +49,7 @@
 #ifndef EVERING_URING_H
 #define EVERING_URING_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -65,8 +67,8 @@ extern "C" {
 #endif
 
 /**
- * struct evering_uring - a channel that a ring watches
- * @ev: endpoint
+ * struct evering_uring - a channel, or a group of them, that a ring watches
+ * @ev, @group: endpoint or group; the other one is NULL
  * @user_data: of its completions
  * @events: what the poll is for
  * @watched: the poll is in the kernel, or about to be: a completion will come
@@ -77,6 +79,7 @@ extern "C" {
  */
 struct evering_uring {
 	struct evering *ev;
+	struct evering_group *group;
 	uint64_t user_data;
 	unsigned int events;
 	bool watched;
@@ -98,8 +101,41 @@ static inline void evering_uring_init(struct evering_uring *watch,
 				      uint64_t user_data)
 {
 	watch->ev = ev;
+	watch->group = NULL;
 	watch->user_data = user_data;
 	watch->events = (unsigned int)evering_events(ev, what);
+	watch->watched = false;
+	watch->removing = false;
+	watch->stopped = false;
+}
+
+/**
+ * evering_uring_init_group - a watch of a group that is not in the ring yet
+ * @watch: out
+ * @group: group, or evering_server_group() of a server
+ * @user_data: of its completions
+ *
+ *	evering_uring_init_group(&watch, group, user_data);
+ *	for (;;) {
+ *		while ((n = evering_group_poll(group, &events)) > 0)
+ *			handle(events, n);
+ *		evering_uring_watch(&ring, &watch);
+ *		ret = evering_uring_wait(&ring, evering_group_timeout(group), &cqe);
+ *		...
+ *		evering_uring_event(&watch, cqe);
+ *		io_uring_cqe_seen(&ring, cqe);
+ *	}
+ *
+ * A server's loop calls evering_server_poll() and evering_server_timeout() instead.
+ */
+static inline void evering_uring_init_group(struct evering_uring *watch,
+					    struct evering_group *group,
+					    uint64_t user_data)
+{
+	watch->ev = NULL;
+	watch->group = group;
+	watch->user_data = user_data;
+	watch->events = POLLIN;
 	watch->watched = false;
 	watch->removing = false;
 	watch->stopped = false;
@@ -128,12 +164,13 @@ static inline struct io_uring_sqe *evering_uring__sqe(struct io_uring *ring,
  * @ring: ring
  * @watch: watch
  *
- * For what has been armed already, by evering_arm() or evering_ops_arm().  Submitted
- * with the rest, by evering_uring_wait() for instance.
+ * For what has been armed already, by evering_arm() or evering_ops_arm(), or when
+ * evering_group_poll(), evering_group_arm() or evering_server_poll() has returned 0.
+ * Submitted with the rest, by evering_uring_wait() for instance.
  *
  * Returns 0; -ESHUTDOWN: it was stopped; -EBUSY, -EAGAIN, …: the kernel takes no
  * submissions now, see io_uring_submit(3); -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: of
- * evering_fd().
+ * evering_fd() or evering_group_fd().
  */
 static inline int evering_uring_watch(struct io_uring *ring,
 				      struct evering_uring *watch)
@@ -145,13 +182,21 @@ static inline int evering_uring_watch(struct io_uring *ring,
 		return -ESHUTDOWN;
 	if (EVERING_LIKELY(watch->watched))
 		return 0;
-	fd = evering_fd(watch->ev);
+	fd = watch->group ? evering_group_fd(watch->group) :
+			    evering_fd(watch->ev);
 	if (fd < 0)
 		return fd;
 	sqe = evering_uring__sqe(ring, &error);
 	if (!sqe)
 		return error;
-	io_uring_prep_poll_multishot(sqe, fd, watch->events);
+	/*
+	 * A group may still be ready when it was looked at, which no wake-up tells of: a
+	 * poll that begins does.
+	 */
+	if (watch->group)
+		io_uring_prep_poll_add(sqe, fd, watch->events);
+	else
+		io_uring_prep_poll_multishot(sqe, fd, watch->events);
 	io_uring_sqe_set_data64(sqe, watch->user_data);
 	watch->watched = true;
 	return 0;

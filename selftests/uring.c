@@ -169,6 +169,55 @@ out:
 	evering_group_close(g);
 }
 
+/* As a watch: what comes, and what was there and not dealt with, is told of each time. */
+TEST_F(uring, a_watch_of_a_group_tells_of_each_entry)
+{
+	const struct evering_group_event *events;
+	struct evering_uring watch;
+	struct evering_group *g;
+	int pipes[2];
+	uint32_t i, v;
+
+	ASSERT_EQ(0, evering_group_open(NULL, &g));
+	for (i = 0; i < 4; i++) {
+		if (i)
+			ASSERT_EQ(0, evering_pair(&self->p, self->ev[i]));
+		ASSERT_EQ(0, evering_group_add(g, self->ev[i][1], EVERING_RX,
+					       NULL));
+	}
+	evering_uring_init_group(&watch, g, TAG);
+	for (i = 0; i < 1000; i++) {
+		ASSERT_EQ(0, evering_group_poll(g, &events));
+		ASSERT_EQ(0, evering_uring_watch(&self->ring, &watch));
+		ASSERT_EQ(0, evering_uring_watch(&self->ring, &watch));
+		ASSERT_EQ(1, io_uring_submit(&self->ring));
+		ASSERT_EQ(0, evering_send(self->ev[i % 4][0], &i, 4,
+					  EVERING_NOWAIT));
+		ASSERT_EQ(1, next_event(&self->ring, &watch, PLENTY));
+		ASSERT_EQ(1, evering_group_poll(g, &events));
+		ASSERT_EQ(self->ev[i % 4][1], events[0].ev);
+		ASSERT_EQ(0, evering_recv(events[0].ev, &v, 4, EVERING_NOWAIT));
+		ASSERT_EQ(i, v);
+	}
+	ASSERT_EQ(0, pipe2(pipes, O_CLOEXEC));
+	ASSERT_EQ(0, evering_group_add_fd(g, pipes[0], POLLIN, NULL));
+	ASSERT_EQ(1, write(pipes[1], "x", 1));
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, evering_uring_watch(&self->ring, &watch));
+		ASSERT_EQ(1, next_event(&self->ring, &watch, PLENTY));
+		ASSERT_EQ(1, evering_group_poll(g, &events));
+		ASSERT_EQ((uint32_t)EVERING_GROUP_FD, events[0].what);
+	}
+	ASSERT_EQ(0, evering_group_remove_fd(g, pipes[0]));
+	close(pipes[0]);
+	close(pipes[1]);
+	ASSERT_EQ(0, evering_group_poll(g, &events));
+	ASSERT_EQ(0, evering_uring_watch(&self->ring, &watch));
+	EXPECT_EQ(0, stop(&self->ring, &watch));
+	EXPECT_EQ(-ESHUTDOWN, evering_uring_watch(&self->ring, &watch));
+	evering_group_close(g);
+}
+
 TEST_F(uring, what_is_there_is_not_waited_for)
 {
 	struct evering_uring watch;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <dirent.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -699,6 +700,91 @@ void lanes()
 	      theirs[0].lane().set != theirs[3].lane().set);
 	int status = -1;
 	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+/* What each has, of those that a group has found ready. */
+u64 take_all(evr::group::events events, std::vector<ends> &pairs)
+{
+	u64 sum = 0;
+	u64 value;
+
+	for (const auto &event : events) {
+		auto i = static_cast<ends *>(event.context) - pairs.data();
+		CHECK(event.what == EVERING_RX);
+		CHECK(event.ev == pairs[i].b.get());
+		while (!pairs[i].b.receive_value(value, evr::nowait))
+			sum += value;
+	}
+	return sum;
+}
+
+/* Many channels under one sleeper, and in a loop; who is closed is no member any more. */
+void groups()
+{
+	std::vector<ends> pairs;
+	auto g = evr::group::open();
+	int fds[2];
+
+	CHECK(g);
+	for (int i = 0; i < 8; i++)
+		pairs.push_back(make_pair());
+	for (auto &p : pairs)
+		CHECK(g->add(p.b, EVERING_RX, &p) == 0);
+	CHECK(g->add(pairs[0].b) == -EEXIST);
+	CHECK(g->wait(evr::nowait).error() == -EAGAIN);
+	CHECK(g->wait(1ms).error() == -ETIMEDOUT);
+	for (u64 i = 0; i < 8; i++)
+		CHECK(pairs[i].a.send_value(1 + i) == 0);
+	/* Those that are hot may come before the others. */
+	u64 sum = 0;
+	while (sum < 36) {
+		auto some = g->wait();
+		CHECK(some && !some->empty());
+		sum += take_all(*some, pairs);
+	}
+	CHECK(sum == 36);
+	CHECK(g->wake() == 0 && g->wait().error() == -EINTR);
+
+	CHECK(g->want(pairs[1].b, 0) == 0 && g->remove(pairs[2].b) == 0);
+	CHECK(g->remove(pairs[2].b) == -ENOENT);
+	pairs[3].b.close();
+	for (u64 i : { 1, 2, 4 })
+		CHECK(pairs[i].a.send_value(i) == 0);
+	auto ready = g->wait();
+	CHECK(ready && ready->size() == 1 && take_all(*ready, pairs) == 4);
+
+	auto l = evr::listener::listen("@cxx-groups");
+	CHECK(l && g->add(*l) == 0 && g->remove(*l) == 0);
+	CHECK(pipe(fds) == 0 && g->add(fds[0], POLLIN, fds) == 0);
+	CHECK(write(fds[1], "x", 1) == 1);
+	ready = g->wait();
+	CHECK(ready && ready->size() == 1 &&
+	      (*ready)[0].what == EVERING_GROUP_FD &&
+	      (*ready)[0].context == fds && (*ready)[0].result == POLLIN);
+	CHECK(g->remove(fds[0]) == 0);
+	close(fds[0]);
+	close(fds[1]);
+
+	evr::loop loop;
+	sum = 0;
+	loop.spawn([](evr::loop &at, evr::group &of, std::vector<ends> &p,
+		      u64 &s) -> evr::task<> {
+		evr::descriptor sleep(at, of.fd());
+		while (s < 100) {
+			auto found = of.poll();
+			CHECK(found && of.timeout() == evr::forever);
+			s += take_all(*found, p);
+			if (found->empty())
+				CHECK(co_await sleep.readable() == 0);
+		}
+	}(loop, *g, pairs, sum));
+	loop.spawn([](evr::loop &at, std::vector<ends> &p) -> evr::task<> {
+		for (int i = 0; i < 100; i++) {
+			CHECK(p[4 + i % 4].a.send_value(u64(1)) == 0);
+			co_await at.sleep_for(100us);
+		}
+	}(loop, pairs));
+	CHECK(loop.run() == 0 && sum == 100);
 }
 
 /* Over a ring of four, so that both wait for each other all the time. */
@@ -2404,6 +2490,7 @@ const struct {
 	{ "wakes", wakes },
 	{ "admits", admits },
 	{ "lanes", lanes },
+	{ "groups", groups },
 	{ "receive", receive },
 	{ "both-ways", both_ways },
 	{ "turns", turns },
