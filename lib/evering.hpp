@@ -2712,10 +2712,32 @@ class exchange
 	{
 		return value_of<T>(contents());
 	}
-	/* The client: ours, user, and whose; nullptr if it is gone(). */
+	/* The client, whose @user is the server's; nullptr if it is gone(). */
 	::evering_client *client() const noexcept
 	{
 		return state_ ? state_->client : nullptr;
+	}
+	/*
+	 * What the program keeps of the client, of one type for each: made when first asked
+	 * for, destroyed when the client has gone.  nullptr: it is gone(), there is no
+	 * memory, or it has something of another type.
+	 */
+	template <std::default_initializable T> T *keep() const noexcept
+	{
+		static const char type = 0;
+		record *of;
+
+		if (gone())
+			return nullptr;
+		of = static_cast<record *>(state_->client->user);
+		if (!of->kept) {
+			of->kept = { new (std::nothrow) T(), [](void *kept) {
+					    delete static_cast<T *>(kept);
+				    } };
+			of->type = &type;
+		}
+		return of->type == &type ? static_cast<T *>(of->kept.get()) :
+					   nullptr;
 	}
 	/*
 	 * As evering_op_answerv(), of any length; -EAGAIN: there is no room in the arena
@@ -2743,6 +2765,11 @@ class exchange
 		::evering_client *client;
 		::evering_request request;
 		bool cancelled = false;
+	};
+	/* What a client has: its requests, and what the program keeps of it. */
+	struct record : detail::link {
+		std::unique_ptr<void, void (*)(void *)> kept{ nullptr, nullptr };
+		const char *type = nullptr;
 	};
 	explicit exchange(std::unique_ptr<state> s) noexcept
 	    : state_(std::move(s))
@@ -2772,7 +2799,7 @@ class exchange
 
 /*
  * Many clients in a loop: for each request @handle makes a coroutine, which may take as
- * long as it likes, while others run.  What of @how is a callback is the server's.
+ * long as it likes, while others run.  All callbacks of @how but @waiting are the server's.
  */
 class server : detail::source
 {
@@ -2875,12 +2902,16 @@ class server : detail::source
 	{
 		return *static_cast<server *>(client->context);
 	}
+	static exchange::record &record_of(::evering_client *client) noexcept
+	{
+		return *static_cast<exchange::record *>(client->user);
+	}
 	static int on_open(::evering_client *client)
 	{
-		auto *requests = new (std::nothrow) detail::link;
+		auto *record = new (std::nothrow) exchange::record;
 
-		client->user = requests;
-		return requests ? 0 : -ENOMEM;
+		client->user = record;
+		return record ? 0 : -ENOMEM;
 	}
 	static void on_request(::evering_client *client,
 			       const ::evering_request *request)
@@ -2900,14 +2931,14 @@ class server : detail::source
 		}
 		state->client = client;
 		state->request = *request;
-		state->append_to(*static_cast<detail::link *>(client->user));
+		state->append_to(record_of(client));
 		of(client).loop_.spawn(one(of(client).handle_,
 					   exchange(std::move(state))));
 	}
 	static void on_cancelled(::evering_client *client, std::uint64_t id,
 				 int why)
 	{
-		auto &requests = *static_cast<detail::link *>(client->user);
+		detail::link &requests = record_of(client);
 
 		for (auto *at = requests.after; at != &requests;
 		     at = at->after) {
@@ -2927,7 +2958,7 @@ class server : detail::source
 	}
 	static void on_close(::evering_client *client, int)
 	{
-		delete static_cast<detail::link *>(client->user);
+		delete &record_of(client);
 	}
 	/* In a process that fork() has made no callback is called. */
 	void forget_all() noexcept
@@ -2935,17 +2966,16 @@ class server : detail::source
 		::evering_client *client = nullptr;
 
 		while ((client = evering_client_next(server_, client))) {
-			auto *requests =
-				static_cast<detail::link *>(client->user);
+			exchange::record &record = record_of(client);
 
-			while (requests->linked()) {
+			while (record.linked()) {
 				auto *state = static_cast<exchange::state *>(
-					requests->after);
+					record.after);
 
 				state->client = nullptr;
 				state->unlink();
 			}
-			delete requests;
+			delete &record;
 		}
 	}
 

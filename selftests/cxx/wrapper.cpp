@@ -2131,6 +2131,21 @@ pid_t ask_server(const char *name, u64 times, std::uint32_t opcode)
 	_exit(0);
 }
 
+/* What is kept of a client: how many requests it has had. */
+struct kept {
+	static inline int alive = 0;
+	u64 n = 0;
+
+	kept()
+	{
+		alive++;
+	}
+	~kept()
+	{
+		alive--;
+	}
+};
+
 /* A coroutine a request, of several clients at once; and the end, in order. */
 void server()
 {
@@ -2146,9 +2161,14 @@ void server()
 	evr::server s(loop, name, evr::server_params(),
 		      [&](evr::exchange x) -> evr::task<> {
 			      CHECK(x.opcode() == 1 && !x.cancelled());
+			      auto *mine = x.keep<kept>();
+			      CHECK(mine && mine == x.keep<kept>());
+			      CHECK(mine->n++ * 700 == x.contents().size());
+			      CHECK(!x.keep<int>() && kept::alive <= 3);
 			      co_await loop.sleep_for(1ms);
 			      CHECK(x.reply(0, x.contents()) == 0);
 			      CHECK(x.gone() && x.reply(0) == -ESTALE);
+			      CHECK(!x.keep<kept>());
 			      asked++;
 		      });
 	CHECK(s.error() == 0);
@@ -2164,6 +2184,7 @@ void server()
 	}(s, ended));
 	CHECK(loop.run() == 0 && ended == -ESHUTDOWN);
 	CHECK(!status[0] && !status[1] && !status[2] && asked == 30);
+	CHECK(kept::alive == 0);
 	/* What it was, it stays; and a name in use is an error. */
 	evr::server one(loop, name, evr::server_params(),
 			[](evr::exchange) -> evr::task<> { co_return; });

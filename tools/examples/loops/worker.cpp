@@ -6,9 +6,9 @@
  *	worker serve				in one terminal
  *	worker drive				in another: 100 channels
  *
- * The server is serve_channel() and serve_all(); the client is drive_lane(), four
- * of it to each of a hundred channels, on one thread as well.  Requests are those of drive.h: each adds up
- * to five numbers to a total of its channel's, and is answered with that.
+ * The server is add_up(), a coroutine for each request; the client is drive_lane(), four of
+ * it to each of a hundred channels, on one thread as well.  Requests are those of drive.h:
+ * each adds up to five numbers to a total of its channel's, and is answered with that.
  */
 #include <array>
 #include <cstdio>
@@ -37,10 +37,7 @@ struct {
 	unsigned int rounds = 20;
 } options;
 
-struct {
-	unsigned int channels;
-	unsigned long long requests;
-} tally;
+unsigned long long requests; // of all channels
 
 // What who sees the error can do about it.
 const char *remedy(int error)
@@ -58,6 +55,7 @@ const char *remedy(int error)
 	case -ETIMEDOUT:
 		return "is the server stopped?";
 	case -EPIPE:
+	case -ESHUTDOWN:
 	case -ECONNRESET:
 		return "the server is gone: start it again";
 	case -EPROTO:
@@ -93,69 +91,53 @@ int fail(const char *what, int error)
 
 // -------------------------------------------------------------- the server
 
-evr::task<> serve_channel(evr::loop &loop, evr::channel channel)
+// It has not to wait for anything; one that has, co_awaits it, while others run.
+evr::task<> add_up(evr::exchange x)
 {
-	evr::operations ops(loop, std::move(channel), 0, depth);
-	std::uint64_t total = 0;
+	std::array<std::uint64_t, 5> numbers = {};
+	auto *total = x.keep<std::uint64_t>();
+	evr::bytes data = x.contents();
 
-	// Until it is gone, whether it closed the channel or was killed.
-	while (auto request = co_await ops.next()) {
-		std::array<std::uint64_t, 5> numbers = {};
-		evr::bytes data = request->data();
-
-		tally.requests++;
-		// What is given is to be freed, here at once.
-		ops.take(*request).reset();
-		if (request->opcode() != request_sum || request->flags() ||
-		    data.size() > sizeof(numbers) || data.size() % 8) {
-			ops.reply(*request, -EINVAL);
-			continue;
-		}
-		if (!data.empty())
-			std::memcpy(numbers.data(), data.data(), data.size());
-		for (std::uint64_t number : numbers)
-			total += number;
-		ops.reply(*request, 0, evr::bytes_of(total));
+	requests++;
+	if (!total || x.opcode() != request_sum || x.flags() ||
+	    data.size() > sizeof(numbers) || data.size() % 8) {
+		x.reply(-EINVAL);
+		co_return;
 	}
-	if (ops.error() != -EPIPE)
-		fail("client", ops.error());
+	if (!data.empty())
+		std::memcpy(numbers.data(), data.data(), data.size());
+	for (std::uint64_t number : numbers)
+		*total += number;
+	x.reply(0, evr::bytes_of(*total));
 }
 
-evr::task<> serve_all(evr::loop &loop, evr::listener &listener)
-{
-	evr::acceptor acceptor(loop, listener);
-
-	for (;;) {
-		auto channel = co_await acceptor.accept();
-
-		if (channel) {
-			tally.channels++;
-			loop.spawn(serve_channel(loop, std::move(*channel)));
-			continue;
-		}
-		// Descriptors and memory come back when clients go.
-		fail("accept", channel.error());
-		co_await loop.sleep_for(100ms);
-	}
-}
-
-evr::task<> stop_by_signal(evr::loop &loop, int signals)
+evr::task<> stop_by_signal(evr::loop &loop, evr::server &server, int signals)
 {
 	evr::descriptor descriptor(loop, signals);
 
 	co_await descriptor.readable();
-	loop.stop();
+	server.stop(evr::nowait);
+}
+
+// Descriptors and memory come back when clients go.
+void full(::evering_server *, int error)
+{
+	if (error)
+		fail("accept", error);
 }
 
 int serve()
 {
-	auto listener = evr::listener::listen(options.path);
+	evr::server_params params;
 	evr::loop loop;
+	::evering_server_info info;
 	sigset_t set;
 	int signals, ret;
 
-	if (!listener)
-		return fail(options.path, listener.error());
+	params.waiting = full;
+	evr::server server(loop, options.path, params, add_up);
+	if (server.error())
+		return fail(options.path, server.error());
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
@@ -163,16 +145,17 @@ int serve()
 	signals = signalfd(-1, &set, SFD_CLOEXEC);
 	if (signals < 0)
 		return fail("start", -errno);
-	loop.spawn(stop_by_signal(loop, signals));
-	loop.spawn(serve_all(loop, *listener));
+	loop.spawn(stop_by_signal(loop, server, signals));
+	loop.spawn(server.run());
 	std::printf("listening at %s\n", options.path);
 	std::fflush(stdout);
 	ret = loop.run();
 	close(signals);
-	if (ret)
-		return fail("loop", ret);
-	std::printf("%u channels, %llu requests\n", tally.channels,
-		    tally.requests);
+	if (ret || server.error() != -ESHUTDOWN)
+		return fail("loop", ret ? ret : server.error());
+	evering_server_get_info(server.get(), &info);
+	std::printf("%llu channels, %llu requests\n",
+		    static_cast<unsigned long long>(info.opened), requests);
 	return EXIT_SUCCESS;
 }
 
