@@ -468,7 +468,7 @@ test-debug: ## run the selftests in guests with KASAN, lockdep and fault injecti
 
 # One of them alone leaves half a CPU idle, and most of the other while modules are
 # taken out, which that kernel draws out: a new test goes to the first of the two.
-second_debug := $(filter dev_unload death pressure ring,$(test_names))
+second_debug := $(filter dev_unload death group pressure ring,$(test_names))
 debug_tests_1 = $(filter-out $(second_debug),$(filter-out --,$(call guest_tests,debug)))
 debug_tests_2 = $(filter $(second_debug),$(filter-out --,$(call guest_tests,debug)))
 
