@@ -518,8 +518,11 @@ static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 
 	limits_of(&limits);
 	right = send_hello(s, in);
-	if (in8(in) & 1)
+	if (in8(in) & 1) {
+		/* As good as gone: nothing is made for it. */
 		shutdown(s->sock, SHUT_WR);
+		right = false;
+	}
 	ret = evering_accept_fd(s->others, &limits, EVERING_NOWAIT, ev);
 	MUST(!right || !ret);
 	return ret;
