@@ -301,7 +301,8 @@ TEST_F(listener, not_to_wait_is_to_make_one_channel_at_the_most)
 	for (i = 1; i <= MANY / 2; i++) {
 		EXPECT_EQ(-EAGAIN,
 			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
-		EXPECT_EQ(i, evering_listener_refused(self->l, &error));
+		EXPECT_EQ((uint64_t)i,
+			  evering_listener_refused(self->l, &error));
 		EXPECT_EQ(-EPROTO, error);
 		/* There is more to do. */
 		EXPECT_EQ(1, poll(&fd, 1, 0));
@@ -339,7 +340,8 @@ TEST_F(listener, for_who_has_gone_no_channel_is_made)
 	for (i = 1; i <= 3; i++) {
 		EXPECT_EQ(-EAGAIN,
 			  evering_accept(self->l, NULL, EVERING_NOWAIT, &ev));
-		EXPECT_EQ(i, evering_listener_refused(self->l, &error));
+		EXPECT_EQ((uint64_t)i,
+			  evering_listener_refused(self->l, &error));
 		EXPECT_EQ(-ECONNRESET, error);
 	}
 }
