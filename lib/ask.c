@@ -211,6 +211,10 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 	c->result = result;
 	c->len = 0;
 	c->flags = place->state & OP_LENDS ? EVERING_ABANDONED : 0;
+	if (place->state & OP_BEGUN)
+		c->flags |= EVERING_BEGUN;
+	if (place->state & OP_UNSEEN)
+		c->flags |= EVERING_UNSEEN;
 	if (arrival) {
 		c->len = arrival->header.len;
 		c->flags = EVERING_ANSWERED;
@@ -385,6 +389,34 @@ static void op_end(struct ops *ops, struct evering__place *place,
 }
 
 /*
+ * What the dead peer did about those that it has not answered.  A request that it has not
+ * taken up is still in its slot.
+ */
+static void mark_fates(struct ops *ops)
+{
+	const struct evering_tx *tx = &ops->pub.ev->tx;
+	struct evering_op_header header;
+	struct evering__place *place;
+	uint32_t i, n;
+
+	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
+		place = &ops->pub.places[i];
+		unplain(place);
+		if (place->state & OP_SENT)
+			place->state |= OP_BEGUN;
+	}
+	for (n = tx->next - fate_unseen(ops_endpoint(ops)); n != tx->next;
+	     n++) {
+		memcpy(&header, evering__tx_slot(tx, n), sizeof(header));
+		place = header.type == EVERING_OP_REQUEST ?
+				place_by_id(ops, header.id) :
+				NULL;
+		if (place && (place->state & OP_SENT))
+			place->state ^= OP_BEGUN | OP_UNSEEN;
+	}
+}
+
+/*
  * Nothing more will be answered.  When a table closes the peer may still be there,
  * and use what was lent to it.
  */
@@ -393,6 +425,8 @@ void ask_end_all(struct ops *ops, int result, bool closing)
 	struct evering__place *place;
 	uint32_t i;
 
+	if (!closing && result == -EPIPE)
+		mark_fates(ops);
 	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
 		place = &ops->pub.places[i];
 		unplain(place);

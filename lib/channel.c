@@ -511,10 +511,12 @@ int endpoint_ready(struct endpoint *e)
 
 	rx->slots = (const unsigned char *)e->map[peer] + EVERING_SLOTS_OFFSET;
 	rx->armed = &e->peer->armed_tx;
+	rx->begun = &e->half->begun;
 	rx->publish_at = e->geometry.entries >> 2;
 	rx->mask = tx->mask;
 	rx->shift = shift;
 	rx->payload = tx->payload;
+	evering__begin(rx, 2 * EVERING_BEGUN_ALL);
 
 	if (!e->partial[!e->end])
 		e->peer_there = e->map_size[EVERING_REGION_ARENA(!e->end)];

@@ -930,6 +930,33 @@ enum evering_peer_state {
 EVERING_API int evering_peer(struct evering *ev);
 
 /**
+ * struct evering_fate_info - what a peer that has gone did about what it was sent
+ * @unseen: of all entries that were sent the last so many: it certainly did not act on them
+ * @begun: so many before these: it may have acted on them, in part or whole, or not.  It
+ *	had finished with all before
+ */
+struct evering_fate_info {
+	uint32_t unseen;
+	uint32_t begun;
+};
+
+/**
+ * evering_fate - what a peer that has gone did about what it was sent
+ * @ev: endpoint
+ * @fate: out
+ *
+ * Exact, whenever the peer was killed, if it received with evering_recv() or the like, or
+ * had a table of operations, or called evering_begin() for what it looked at; else, and
+ * before its first call of these, all that it had not released counts as begun.  It is the
+ * peer's word, written while it lived.  Operations have it in their completions:
+ * EVERING_UNSEEN, EVERING_BEGUN.
+ *
+ * Returns 0; -EBUSY: the peer is there; -EPROTO: it broke the rules.  Sending thread.
+ */
+EVERING_API int evering_fate(struct evering *ev,
+			     struct evering_fate_info *fate);
+
+/**
  * evering_peer_cred - who is the other side
  * @ev: endpoint
  * @pid: out: process that met this one, 0 if it cannot be seen from here

@@ -458,6 +458,11 @@ class channel
 		return { static_cast<const std::byte *>(slot),
 			 slot ? payload() : 0 };
 	}
+	/* Before acting on entries that were looked at: see fate(). */
+	void take_up(std::uint32_t count = 1) noexcept
+	{
+		evering_begin(get(), count);
+	}
 	/* Of entries, not of the channel. */
 	void consume(std::uint32_t count = 1) noexcept
 	{
@@ -488,6 +493,15 @@ class channel
 	int peer() const noexcept
 	{
 		return evering_peer(get());
+	}
+	/* What a peer that has gone did about what it was sent; none: it is there. */
+	std::optional<evering_fate_info> fate() noexcept
+	{
+		evering_fate_info fate;
+
+		if (evering_fate(get(), &fate))
+			return std::nullopt;
+		return fate;
 	}
 	/* Empty: no room, or @align cannot be. */
 	buffer allocate(std::size_t size, std::size_t align = 0) noexcept
@@ -1719,6 +1733,9 @@ class answer
 	 * answer comes, or the peer goes.
 	 */
 	bool abandoned = false;
+	/* The peer has gone, and has certainly done nothing for it; or may have. */
+	bool unseen = false;
+	bool begun = false;
 	/* What came is longer than into() had room for, which has its beginning. */
 	bool cut = false;
 
@@ -2561,6 +2578,8 @@ class operations::call_awaiter : public operations::pending
 		answer_.result = c.result;
 		answer_.answered = c.flags & EVERING_ANSWERED;
 		answer_.abandoned = c.flags & EVERING_ABANDONED;
+		answer_.unseen = c.flags & EVERING_UNSEEN;
+		answer_.begun = c.flags & EVERING_BEGUN;
 		answer_.len_ = c.len;
 		if (c.len)
 			std::memcpy(answer_.data_, c.data, c.len);

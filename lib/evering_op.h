@@ -92,6 +92,8 @@ struct evering_ops;
 /* evering_completion.flags */
 #define EVERING_ANSWERED (1u << 0)
 #define EVERING_ABANDONED (1u << 1)
+#define EVERING_UNSEEN (1u << 2)
+#define EVERING_BEGUN (1u << 3)
 
 /* evering_op_cancel() */
 #define EVERING_CANCEL_TELL (1u << 0)
@@ -107,7 +109,9 @@ struct evering_ops;
  *	this library says, too; else it is the library's.  EVERING_ABANDONED: the peer
  *	may still use the buffer that was lent, which is not the caller's any more: it
  *	is freed when the answer comes, or the peer goes.  Without that flag the buffer
- *	is the caller's again
+ *	is the caller's again.  Where the peer has gone before it answered, one of two:
+ *	EVERING_UNSEEN: it certainly did nothing for it, and whoever takes its place may;
+ *	EVERING_BEGUN: it may have done it, in part or whole, or not
  * @data: what the answer carried, copied.  Like all of this it stays until the
  *	callback returns, or calls a function that polls or waits; if no callback
  *	is called, until the next call with this table.
@@ -1114,6 +1118,7 @@ static inline int evering_msg_recv(struct evering_ops *ops,
 	msg->place = stored->plain;
 	evering__copy_data(stored->data,
 			   slot + sizeof(struct evering_op_header), len);
+	evering__begin(rx, n + 1);
 	return evering__released(ops->ev, n + 1);
 }
 

@@ -106,7 +106,8 @@ struct evering_rx {
 	uint32_t shift;
 	uint32_t payload;
 	uint32_t rung;
-	unsigned char reserved[128 - 2 * sizeof(void *) - 6 * 4];
+	uint32_t *begun;	/* the own word */
+	unsigned char reserved[128 - 3 * sizeof(void *) - 6 * 4];
 };
 
 struct evering {
@@ -245,6 +246,21 @@ static inline int evering__flush(struct evering *ev)
 	if (EVERING_UNLIKELY(armed & EVERING_ARMED))
 		return evering__ring_owed(ev, armed);
 	return 0;
+}
+
+/*
+ * Takes up all entries before @n, of which the last one is there.  If this process is
+ * killed the peer will know that they may have been acted on, and that no later one was.
+ *
+ * [B] The store comes before whatever is done with the entry, in the order of the program.
+ *     A process is killed between two instructions, and all that it has stored before
+ *     is seen by whoever learns that it is gone: so it is the compiler alone that has to
+ *     keep the order.
+ */
+static inline void evering__begin(struct evering_rx *rx, uint32_t n)
+{
+	__atomic_store_n(rx->begun, n, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST); /* [B] */
 }
 
 /* Is done with all entries before @n; returns 0. */
@@ -459,6 +475,22 @@ static inline const void *evering_peek(struct evering *ev)
 }
 
 /**
+ * evering_begin - take up the next entries, before they are acted on
+ * @ev: endpoint
+ * @count: how many, 0..entries; not fewer than were taken up already
+ *
+ * For who looks with evering_peek() and acts on what it sees before releasing it: should
+ * this process die, evering_fate() tells its peer that these may have been acted on, and
+ * that no later one was.  Without this call all that were sent may have been.  evering_recv()
+ * and tables of operations take up what they take by themselves; who uses both on one
+ * endpoint calls this for all that it looks at.  One store.  Receiving thread.
+ */
+static inline void evering_begin(struct evering *ev, uint32_t count)
+{
+	evering__begin(&ev->rx, ev->rx.next + count);
+}
+
+/**
  * evering_release_many - be done with the next entries
  * @ev: endpoint
  * @count: how many; each was seen by evering_peek_at()
@@ -516,6 +548,7 @@ static inline int evering_recv(struct evering *ev, void *entry, size_t len,
 		    n + 1)) /* [A] */
 		return evering__recv_wait(ev, entry, len, timeout_ns);
 	evering__copy(entry, slot, len);
+	evering__begin(rx, n + 1);
 	return evering__released(ev, n + 1);
 }
 
@@ -551,6 +584,7 @@ static inline int evering_recv_bulk(struct evering *ev, void *entries,
 	/* It was seen once, and a hostile peer need not show it twice. */
 	for (i = 0; slot; slot = i < count ? evering_peek(ev) : NULL) {
 		evering__copy(entry + i++ * len, slot, len);
+		evering_begin(ev, 1);
 		evering_release(ev);
 	}
 	return (int)i;

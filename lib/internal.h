@@ -402,6 +402,9 @@ void close_fds(const int *fds, unsigned int count);
 int read_sized(void *to, size_t size, const void *from);
 uint64_t fork_id(void);
 
+/* fate.c */
+uint32_t fate_unseen(const struct endpoint *e);
+
 /* stranger.c */
 
 /**

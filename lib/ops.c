@@ -156,6 +156,7 @@ static int take_any(struct ops *ops, const unsigned char *slot)
 	memcpy(copy, slot, to);
 	/* From here on only the copy is looked at, and no compiler knows better. */
 	__asm__ __volatile__("" ::: "memory");
+	evering_begin(ops->pub.ev, 1);
 	evering_release(ops->pub.ev);
 
 	memcpy(&arrival.header, copy, sizeof(arrival.header));
@@ -272,6 +273,7 @@ static inline __attribute__((always_inline)) int take_some(struct ops *ops,
 				goto any;
 			evering__copy_data((void *)(uintptr_t)place->c.data,
 					   data, max_data > 48 ? answer : 0);
+			evering__begin(rx, n + 1);
 			evering_store_release(&rx->next, n + 1); /* [C] */
 			take_answer(ops, place, take.spare, answer, code);
 			continue;
@@ -280,6 +282,7 @@ static inline __attribute__((always_inline)) int take_some(struct ops *ops,
 		if (EVERING_LIKELY(!held->plain && request <= max_data)) {
 			evering__copy_data((void *)(uintptr_t)held->r.data,
 					   data, max_data > 48 ? request : 0);
+			evering__begin(rx, n + 1);
 			evering_store_release(&rx->next, n + 1); /* [C] */
 			take_request(ops, held, id, request, code);
 			continue;
@@ -848,6 +851,7 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	answer_init(ops);
 	ask_init(ops);
 	e->ops = ops;
+	evering_begin(&e->ev, 0);
 }
 
 int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,

@@ -35,6 +35,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define OP_GIVES    (1u << 6) /* its buffer is to be given, when it is started */
 #define OP_RETURNS  (1u << 7) /* the same, of the peer's arena */
 #define OP_TIMED    (1u << 8) /* it is in the heap */
+#define OP_BEGUN    (1u << 9) /* the peer has gone, and may have acted on it */
+#define OP_UNSEEN   (1u << 10) /* or certainly not */
 
 /* struct evering__held.state; a place that no request may take has HELD_BUSY alone */
 #define HELD_BUSY      (1u << 0) /* there is one */

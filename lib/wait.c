@@ -142,11 +142,27 @@ static void publish_released(struct endpoint *e)
 			return;
 }
 
+/* Has it taken up all that it has released, and not more than there can be? */
+static bool begins(const struct evering_rx *rx)
+{
+	return evering_load_relaxed(rx->begun) - rx->next <= rx->mask + 1;
+}
+
+/* It receives, and takes up what it receives. */
+static void begin_none(struct evering_rx *rx)
+{
+	if (!begins(rx))
+		evering__begin(rx, rx->next);
+}
+
 /* The same by the receiving thread, which keeps the books. */
 static void store_released(struct endpoint *e)
 {
 	struct evering_rx *rx = &e->ev.rx;
 
+	/* What it has looked at beyond may be anything. */
+	if (!begins(rx))
+		evering__begin(rx, rx->next + 2 * EVERING_BEGUN_ALL);
 	counter_add(&e->half->counters.rx_entries, rx->next - e->rx.counted);
 	e->rx.counted = rx->next;
 	rx->publish_at = rx->next + ((rx->mask + 1) >> 2);
@@ -972,6 +988,7 @@ int evering__wait_space(struct evering *ev, int64_t timeout_ns)
 
 int evering__wait_entry(struct evering *ev, int64_t timeout_ns)
 {
+	begin_none(&ev->rx);
 	return evering_wait(ev, EVERING_RX, timeout_ns);
 }
 
@@ -991,8 +1008,10 @@ int evering__send_wait(struct evering *ev, const void *entry, size_t len,
 int evering__recv_wait(struct evering *ev, void *entry, size_t len,
 		       int64_t timeout_ns)
 {
-	int ret = evering_wait(ev, EVERING_RX, timeout_ns);
+	int ret;
 
+	begin_none(&ev->rx);
+	ret = evering_wait(ev, EVERING_RX, timeout_ns);
 	if (ret < 0)
 		return ret;
 	return evering_recv(ev, entry, len, EVERING_NOWAIT);

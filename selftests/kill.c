@@ -272,6 +272,7 @@ static void outcome(struct evering_ops *ops, const struct evering_completion *c)
 {
 	struct asked *a = c->user;
 	unsigned int i = (unsigned int)(a - s.asked);
+	bool unseen;
 
 	(void)ops;
 	MUST_BE(++a->times, 1);
@@ -290,6 +291,11 @@ static void outcome(struct evering_ops *ops, const struct evering_completion *c)
 	} else {
 		MUST_BE(c->result, -EPIPE);
 		MUST(!c->buf);
+		unseen = c->flags & EVERING_UNSEEN;
+		MUST_BE(!unseen, !!(c->flags & EVERING_BEGUN));
+		/* It calls back as soon as it has taken a request up, or later. */
+		MUST(!unseen || i >= notes->did[TAKEN]);
+		MUST(unseen || s.story->inbox || i <= notes->did[TAKEN]);
 	}
 	if (a->buf && (a->how == EVERING_LEND || c->buf == a->buf)) {
 		MUST_BE(evering_free(s.ev, a->buf), 0);
@@ -887,6 +893,24 @@ static void settle_ring(void)
 	MUST_BE(ret, -EPIPE);
 }
 
+/*
+ * Nothing is unseen that the victim has acted on, nor begun what it can not have taken up.
+ * Before it has received once, nobody knows that it only acts on what it receives.
+ */
+static void check_fate(void)
+{
+	uint32_t sent = s.ev->tx.next, taken;
+	struct evering_fate_info fate;
+
+	MUST_BE(evering_fate(s.ev, &fate), 0);
+	taken = sent - fate.unseen;
+	MUST(fate.unseen + fate.begun <= sent);
+	if (s.ops || s.n_lanes)
+		MUST(taken >= notes->did[TAKEN]);
+	else if (taken != sent || notes->did[TAKEN])
+		MUST_BE_AMONG(taken, notes->did[TAKEN], notes->began[TAKEN]);
+}
+
 /* @n: channels that the victim ends before this one. */
 static void settle(unsigned int n)
 {
@@ -899,6 +923,7 @@ static void settle(unsigned int n)
 		MUST_BE(peer, EVERING_PEER_DIED);
 	else
 		MUST(peer == EVERING_PEER_DIED || peer == EVERING_PEER_CLOSED);
+	check_fate();
 	if (s.ops)
 		settle_table();
 	else

@@ -1926,7 +1926,7 @@ TEST_F(op, who_says_the_result_is_told)
 	EXPECT_EQ(-EPIPE, evering_ops_wait(A->ops, PLENTY));
 	EXPECT_EQ(1u, o.times);
 	EXPECT_EQ(-EPIPE, o.result);
-	EXPECT_EQ(0u, o.flags);
+	EXPECT_EQ((uint32_t)EVERING_UNSEEN, o.flags);
 }
 
 TEST_F(op, who_takes_longest_ends_last)

@@ -29,6 +29,7 @@
 /* What the victim notes down. */
 enum {
 	SENT,	  /* entries */
+	TAKEN,	  /* entries, or what a table's callbacks are told of */
 	ASKED,	  /* operations */
 	ANSWERED, /* requests */
 	TOLD,	  /* messages */
@@ -145,6 +146,7 @@ static void victim_asked(struct evering_ops *ops,
 {
 	(void)ops;
 	(void)context;
+	note(&notes->did[TAKEN], 1);
 	NEED(v.n_got < MOST && r->opcode == v.n_got);
 	NEED(check_entry(r->data, DATA, r->opcode, SALT));
 	NEED(!r->buf || intact(r->buf, r->buf_len));
@@ -251,15 +253,34 @@ static void story_ring(void)
 		NEED(write(bell.fd, &one, sizeof(one)) == sizeof(one));
 }
 
+/* Receives an entry, which is taken up in this call, if there is one. */
+static int take(uint32_t *entry, int64_t timeout_ns)
+{
+	int ret;
+
+	if (notes->began[TAKEN] == notes->did[TAKEN])
+		note(&notes->began[TAKEN], 1);
+	ret = evering_recv(v.ev, entry, LEN, timeout_ns);
+	if (!ret)
+		note(&notes->did[TAKEN], 1);
+	return ret;
+}
+
 static void story_receive(void)
 {
 	uint32_t entry[LEN / 4];
 	uint32_t n;
 
 	for (n = 0; n < 6; n++) {
-		NEED(!evering_recv(v.ev, entry, LEN, EVERING_NOWAIT));
+		NEED(!take(entry, EVERING_NOWAIT));
 		NEED(check_entry(entry, LEN, n, SALT));
 	}
+}
+
+static int begin(uint32_t count)
+{
+	evering_begin(v.ev, count);
+	return 0;
 }
 
 static void story_release(void)
@@ -267,10 +288,12 @@ static void story_release(void)
 	uint32_t entries[6][LEN / 4];
 	uint32_t n;
 
-	NEED(evering_recv_bulk(v.ev, entries, LEN, 6, EVERING_NOWAIT) == 6);
+	DO_MANY(TAKEN, 6,
+		evering_recv_bulk(v.ev, entries, LEN, 6, EVERING_NOWAIT));
 	for (n = 0; n < 6; n++)
 		NEED(check_entry(entries[n], LEN, n, SALT));
 	NEED(evering_peek_at(v.ev, 1));
+	DO_MANY(TAKEN, 2, begin(2));
 	evering_release_many(v.ev, 2);
 	NEED(!evering_publish(v.ev));
 	NEED(!evering_wake(v.ev, EVERING_TX));
@@ -283,7 +306,7 @@ static void story_sleep(void)
 	uint32_t n;
 
 	for (n = 0; n < 2; n++) {
-		NEED(!evering_recv(v.ev, entry, LEN, EVERING_WAIT_FOREVER));
+		NEED(!take(entry, EVERING_WAIT_FOREVER));
 		NEED(check_entry(entry, LEN, n, SALT));
 	}
 }
@@ -296,9 +319,12 @@ static void be_adaptive(void)
 static void story_sleep_for_many(void)
 {
 	uint32_t entries[2][LEN / 4];
+	int ret;
 
-	NEED(evering_recv_bulk(v.ev, entries, LEN, 2, EVERING_WAIT_FOREVER) >
-	     0);
+	note(&notes->began[TAKEN], 2);
+	ret = evering_recv_bulk(v.ev, entries, LEN, 2, EVERING_WAIT_FOREVER);
+	NEED(ret > 0);
+	note(&notes->did[TAKEN], (uint32_t)ret);
 	NEED(check_entry(entries[0], LEN, 0, SALT));
 }
 
@@ -311,11 +337,12 @@ static void story_sleep_for_ever(void)
 static void story_arm(void)
 {
 	struct pollfd fd = { .fd = evering_fd(v.ev) };
+	struct evering_fate_info fate;
 	uint32_t entry[LEN / 4];
 	int ret;
 
 	fd.events = evering_events(v.ev, EVERING_RX);
-	while (evering_recv(v.ev, entry, LEN, EVERING_NOWAIT)) {
+	while (take(entry, EVERING_NOWAIT)) {
 		ret = evering_arm(v.ev, EVERING_RX);
 		NEED(ret >= 0);
 		if (!ret)
@@ -324,6 +351,7 @@ static void story_arm(void)
 	NEED(check_entry(entry, LEN, 0, SALT));
 	evering_arm(v.ev, EVERING_RX);
 	evering_disarm(v.ev, EVERING_RX);
+	NEED(evering_fate(v.ev, &fate) == -EBUSY);
 }
 
 static void fill_ring(void)
@@ -786,7 +814,7 @@ static uint32_t take_turn(uint32_t n)
 {
 	uint32_t entry[LEN / 4];
 
-	while (!evering_recv(v.ev, entry, LEN, EVERING_NOWAIT))
+	while (!take(entry, EVERING_NOWAIT))
 		NEED(check_entry(entry, LEN, n++, SALT));
 	return n;
 }

@@ -138,10 +138,18 @@ void in_place()
 	for (i = 0; !b.peek(i).empty() && i < 4; i++)
 		CHECK(b.peek(i)[b.payload() - 1] == std::byte(i));
 	CHECK(i == 4);
+	b.take_up(4);
 	b.consume(4);
 	CHECK(b.peek().empty() && !a.reserve().empty());
 	CHECK(b.wait(EVERING_RX, 1ms) == -ETIMEDOUT);
 	CHECK(a.wait(EVERING_TX, evr::nowait) == EVERING_TX);
+
+	CHECK(!a.reserve(2).empty());
+	a.commit(3);
+	b.take_up();
+	CHECK(!a.fate());
+	b.close();
+	CHECK(a.fate() && a.fate()->begun == 1 && a.fate()->unseen == 2);
 }
 
 void results()

@@ -48,6 +48,7 @@
  *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group;
  *		memfd: one file for half and arena, and no STATUS;
  *		evering_half.abi and .geometry; the library's hello asks for lanes
+ *	5	evering_half.begun means something
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -55,7 +56,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define EVERING_ABI_VERSION	4
+#define EVERING_ABI_VERSION	5
 
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
@@ -239,7 +240,12 @@ struct evering_counters {
  * @counters: see there
  * @closed: not zero once the owner has closed the channel in good order; tells a
  *	polite end from a death, and nothing hangs on it
- * @begun: 0; for how many entries of the peer's ring the owner has taken up
+ * @begun: entries of the *peer's* ring that the owner has taken up, modulo 2^32: it may
+ *	have acted on all before this one, and on none from this one on.  Stored by the
+ *	owner's receiving thread before it acts; read by the peer when the owner is gone.
+ *	Behind @released it says what that says.  EVERING_BEGUN_ALL entries away from it,
+ *	or further: the owner looks at entries without taking them up, and may have acted on
+ *	any
  * @grown: memfd: how much of the owner's arena has memory, from its start, in units of
  *	EVERING_ARENA_ALIGN; never goes back.  Stored with release order by the thread that
  *	allocates there, after that memory was had and before an entry names a place in it;
@@ -268,6 +274,9 @@ struct evering_half {
 	struct evering_geometry geometry;
 	__u32 pad2[20];
 };
+
+/* Entries: more than a ring has, and than its owner takes between two stores of begun. */
+#define EVERING_BEGUN_ALL	(1u << 30)
 
 /* Slots begin here in a half. */
 #define EVERING_SLOTS_OFFSET	512u
