@@ -9,8 +9,8 @@
  */
 #include "internal.h"
 
-/* The first entry that the peer, which has gone, has certainly not acted on. */
-static uint32_t first_unseen(const struct endpoint *e)
+/* What its words say, each of which is read once; false: what cannot be. */
+static bool read_fate(const struct endpoint *e, struct evering_fate_info *fate)
 {
 	const struct evering_tx *tx = &e->ev.tx;
 	uint32_t released, begun, sent = tx->next;
@@ -19,32 +19,32 @@ static uint32_t first_unseen(const struct endpoint *e)
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	released = evering_load_relaxed(&e->peer->released);
 	begun = evering_load_relaxed(&e->peer->begun);
-	/* It says what cannot be. */
 	if (sent - released > tx->mask + 1)
-		return sent;
-	if (begun - released <= sent - released)
-		return begun;
-	return released - begun < EVERING_BEGUN_ALL ? released : sent;
+		return false;
+	if (begun - released > sent - released)
+		begun = released - begun < EVERING_BEGUN_ALL ? released : sent;
+	fate->unseen = sent - begun;
+	fate->begun = begun - released;
+	return true;
 }
 
+/* So many entries, the last that were sent, has the peer, which is gone, not acted on. */
 uint32_t fate_unseen(const struct endpoint *e)
 {
-	return e->ev.tx.next - first_unseen(e);
+	struct evering_fate_info fate;
+
+	return read_fate(e, &fate) ? fate.unseen : 0;
 }
 
 int evering_fate(struct evering *ev, struct evering_fate_info *fate)
 {
 	struct endpoint *e = to_endpoint(ev);
-	uint32_t released;
-	int error;
+	struct evering_fate_info found;
 
 	if (evering_peer(ev) == EVERING_PEER_ALIVE)
 		return -EBUSY;
-	error = channel_error(e);
-	released = evering_load_acquire(&e->peer->released);
-	if (error == -EPROTO || ev->tx.next - released > ev->tx.mask + 1)
+	if (channel_error(e) == -EPROTO || !read_fate(e, &found))
 		return -EPROTO;
-	fate->unseen = fate_unseen(e);
-	fate->begun = ev->tx.next - released - fate->unseen;
+	*fate = found;
 	return 0;
 }
