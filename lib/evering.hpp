@@ -2737,9 +2737,9 @@ class exchange
 		return state_ ? state_->client : nullptr;
 	}
 	/*
-	 * What the program keeps of the client, of one type for each: made when first asked
-	 * for, destroyed when the client has gone.  nullptr: it is gone(), there is no
-	 * memory, or it has something of another type.
+	 * What the program keeps of the client: one T, made when first asked for, destroyed
+	 * when the client has gone.  nullptr: it is gone(), there is no memory, or what is
+	 * kept of it is of another type.
 	 */
 	template <std::default_initializable T> T *keep() const noexcept
 	{

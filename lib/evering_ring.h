@@ -13,10 +13,12 @@
  *
  *	credit: n - released < entries	 [C]		stamp == n + 1 (acquire)   [A]
  *	write the entry					read the entry
- *	stamp = n + 1 (release)		 [A]		released = n + 1 (release) [C]
+ *	stamp = n + 1 (release)		 [A]		begun = n + 1, then act	   [B]
+ *							released = n + 1 (release) [C]
  *
  * [A] Without release and acquire the consumer could see the stamp and read the
  *     entry that was in the slot a lap ago.
+ * [B] For who outlives the consumer: see evering__begin(), and evering_fate().
  * [C] Without release and acquire the producer could overwrite an entry that is
  *     still being read.  released is published seldom: see evering_release().
  *

@@ -190,8 +190,8 @@ static inline int evering_uring_watch(struct io_uring *ring,
 	if (!sqe)
 		return error;
 	/*
-	 * A group may still be ready when it was looked at, which no wake-up tells of: a
-	 * poll that begins does.
+	 * A group stays ready as long as nobody deals with what is there.  No wake-up tells
+	 * of that, but a poll that begins does.
 	 */
 	if (watch->group)
 		io_uring_prep_poll_add(sqe, fd, watch->events);

@@ -825,17 +825,6 @@ FOLDED unsigned int arm_all(struct evering_group *g)
 
 /* ------------------------------------------------------------------- waiting */
 
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ __volatile__("isb" ::: "memory");
-#else
-	__asm__ __volatile__("" ::: "memory");
-#endif
-}
-
 /*
  * Looks until something is ready (returns how much), the budget or the time given has
  * passed (0), a signal came or the group was woken (-EINTR).

@@ -359,6 +359,18 @@ static inline void counter_add(__u64 *counter, uint64_t value)
 	__atomic_store_n(counter, *counter + value, __ATOMIC_RELAXED);
 }
 
+/* Between two looks of one who spins: what a sibling thread of the CPU can use. */
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("isb" ::: "memory");
+#else
+	__asm__ __volatile__("" ::: "memory");
+#endif
+}
+
 /* channel.c */
 int params_read(const struct evering_params *from, bool limits,
 		struct evering_params *params);

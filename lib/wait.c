@@ -64,17 +64,6 @@ const struct timespec *time_left(int64_t deadline, struct timespec *left)
 	return left;
 }
 
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ __volatile__("isb" ::: "memory");
-#else
-	__asm__ __volatile__("" ::: "memory");
-#endif
-}
-
 /*
  * Ends the channel; the first reason stays.  The sending thread, whichever thread this
  * is, is to find no room from now on: it may have committed more meanwhile, which is

@@ -254,6 +254,27 @@ static inline const struct evering_half *peer_half(const struct evering *ev)
 					     EVERING_SLOTS_OFFSET);
 }
 
+/*
+ * As if @n entries had gone from @a to @b already.  The private counters are
+ * members of the visible structs, the shared ones are in @b's half, and
+ * the slots hold the stamps of the lap before.
+ */
+static inline void start_at(struct evering *a, struct evering *b, uint32_t n)
+{
+	uint32_t k;
+
+	for (k = n - a->tx.mask - 1; k != n; k++)
+		evering_store_release((uint32_t *)(evering__tx_slot(&a->tx, k) +
+						   a->tx.payload),
+				      k + 1);
+	a->tx.next = n;
+	a->tx.limit = n;
+	b->rx.publish_at = n + (b->rx.publish_at - b->rx.next);
+	b->rx.next = n;
+	evering_store_release(&own_half(b)->released, n);
+	evering_store_release(&own_half(b)->begun, n);
+}
+
 static inline uint64_t sleeps_of(const struct evering *ev)
 {
 	struct evering_counters mine, peers;

@@ -45,23 +45,6 @@ static void leave(struct evering *ev[2])
 	ev[1] = NULL;
 }
 
-/* As if @n entries had gone from @a to @b already, and been received. */
-static void start_at(struct evering *a, struct evering *b, uint32_t n)
-{
-	uint32_t k;
-
-	for (k = n - ENTRIES; k != n; k++)
-		evering_store_release((uint32_t *)(evering__tx_slot(&a->tx, k) +
-						   a->tx.payload),
-				      k + 1);
-	a->tx.next = n;
-	a->tx.limit = n + ENTRIES;
-	b->rx.publish_at = n + (b->rx.publish_at - b->rx.next);
-	b->rx.next = n;
-	own_half(b)->released = n;
-	own_half(b)->begun = n;
-}
-
 static int send_some(struct evering *ev, uint32_t count)
 {
 	uint32_t i;

@@ -4,7 +4,7 @@
  * wake-up lost between hot and cold; members that are removed, closed or die meanwhile;
  * peers that ring for nothing; and a group in an event loop of another.
  */
-#include "common.h"
+#include "group.h"
 #include "interpose.h"
 
 #include <sys/epoll.h>
@@ -13,8 +13,6 @@
 #ifdef __x86_64__
 #include <ucontext.h>
 #endif
-
-#define MANY 8
 
 FIXTURE(group)
 {
@@ -56,14 +54,6 @@ FIXTURE_VARIANT_ADD(group, device_adaptive){
 	.policy = EVERING_ADAPTIVE,
 };
 
-static int open_group(uint32_t policy, struct evering_group **g)
-{
-	struct evering_group_params params = EVERING_GROUP_PARAMS_INIT;
-
-	params.policy = policy;
-	return evering_group_open(&params, g);
-}
-
 FIXTURE_SETUP(group)
 {
 	int i;
@@ -86,57 +76,10 @@ FIXTURE_TEARDOWN(group)
 	evering_group_close(self->g);
 }
 
-/* How long to look for an event that must not come. */
-#define QUIET (20 * MSEC)
-
-static int add_all(struct evering_group *g, struct evering *ev[MANY][2])
-{
-	int i, ret = 0;
-
-	for (i = 0; i < MANY && !ret; i++)
-		ret = evering_group_add(g, ev[i][0], EVERING_RX, &ev[i]);
-	return ret;
-}
-
-/* Makes all of them cold: there is nothing to do. */
-static int all_cold(struct evering_group *g)
-{
-	const struct evering_group_event *events;
-
-	return evering_group_poll(g, &events);
-}
-
-static int send_one(struct evering *ev, uint32_t value)
-{
-	return evering_send(ev, &value, sizeof(value), EVERING_NOWAIT);
-}
-
-/* What it was, or a negative errno. */
-static int64_t receive_one(struct evering *ev)
-{
-	uint32_t value;
-	int ret = evering_recv(ev, &value, sizeof(value), EVERING_NOWAIT);
-
-	return ret ? ret : (int64_t)value;
-}
-
-static bool readable(int fd, int timeout_ms)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-
-	return poll(&p, 1, timeout_ms) == 1 && (p.revents & POLLIN);
-}
-
 /* Of one that is armed for an entry. */
 static bool rung(struct evering *ev, int timeout_ms)
 {
 	return readable(evering_fd(ev), timeout_ms);
-}
-
-/* Is the peer of @of armed for an entry, so that a send would ring it? */
-static bool is_armed(const struct evering *of)
-{
-	return evering_load_acquire(of->tx.armed) & EVERING_ARMED;
 }
 
 /* ------------------------------------------------------------------ bad input */

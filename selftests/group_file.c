@@ -6,7 +6,7 @@
  * and go while others ring; fork.  What a group returns, and when, is group.c's, with the
  * same file.
  */
-#include "common.h"
+#include "group.h"
 #include "interpose.h"
 
 #include <dirent.h>
@@ -16,8 +16,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-
-#define MANY 8
 
 /* System calls of this thread, and what the module says in its own stead: an errno. */
 static __thread struct {
@@ -139,14 +137,6 @@ FIXTURE_VARIANT_ADD(file, adaptive){
 	.policy = EVERING_ADAPTIVE,
 };
 
-static int open_group(uint32_t policy, struct evering_group **g)
-{
-	struct evering_group_params params = EVERING_GROUP_PARAMS_INIT;
-
-	params.policy = policy;
-	return evering_group_open(&params, g);
-}
-
 FIXTURE_SETUP(file)
 {
 	int i;
@@ -168,49 +158,6 @@ FIXTURE_TEARDOWN(file)
 	for (i = 0; i < MANY; i++)
 		close_pair(self->ev[i]);
 	evering_group_close(self->g);
-}
-
-#define QUIET (20 * MSEC)
-
-static int add_all(struct evering_group *g, struct evering *ev[MANY][2])
-{
-	int i, ret = 0;
-
-	for (i = 0; i < MANY && !ret; i++)
-		ret = evering_group_add(g, ev[i][0], EVERING_RX, &ev[i]);
-	return ret;
-}
-
-static int all_cold(struct evering_group *g)
-{
-	const struct evering_group_event *events;
-
-	return evering_group_poll(g, &events);
-}
-
-static int send_one(struct evering *ev, uint32_t value)
-{
-	return evering_send(ev, &value, sizeof(value), EVERING_NOWAIT);
-}
-
-static int64_t receive_one(struct evering *ev)
-{
-	uint32_t value;
-	int ret = evering_recv(ev, &value, sizeof(value), EVERING_NOWAIT);
-
-	return ret ? ret : (int64_t)value;
-}
-
-static bool readable(int fd, int timeout_ms)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-
-	return poll(&p, 1, timeout_ms) == 1 && (p.revents & POLLIN);
-}
-
-static bool is_armed(const struct evering *of)
-{
-	return evering_load_acquire(of->tx.armed) & EVERING_ARMED;
 }
 
 static void forget_calls(void)

@@ -43,26 +43,6 @@ static int remake(FIXTURE_DATA(ring) * self, uint32_t slot, uint32_t entries)
 	return ret;
 }
 
-/*
- * As if @n entries had gone from @a to @b already.  The private counters are
- * members of the visible structs, the shared one is at the start of @b's half, and
- * the slots hold the stamps of the lap before.
- */
-static void start_at(struct evering *a, struct evering *b, uint32_t n)
-{
-	uint32_t k;
-
-	for (k = n - a->tx.mask - 1; k != n; k++)
-		evering_store_release((uint32_t *)(evering__tx_slot(&a->tx, k) +
-						   a->tx.payload),
-				      k + 1);
-	a->tx.next = n;
-	a->tx.limit = n;
-	b->rx.publish_at = n + (b->rx.publish_at - b->rx.next);
-	b->rx.next = n;
-	evering_store_release(&own_half(b)->released, n);
-}
-
 /* Has @ev tell what it released lazily, as before a sleep. */
 static void publish(struct evering *ev)
 {

@@ -115,6 +115,20 @@ TEST_F(uring, a_watch_tells_of_each_entry_and_is_submitted_once)
 		  evering_uring_arm(&self->ring, &watch, EVERING_RX));
 }
 
+static int group_of_four(FIXTURE_DATA(uring) * self, struct evering_group **g)
+{
+	int i, ret = evering_group_open(NULL, g);
+
+	for (i = 0; i < 4 && !ret; i++) {
+		if (i)
+			ret = evering_pair(&self->p, self->ev[i]);
+		if (!ret)
+			ret = evering_group_add(*g, self->ev[i][1], EVERING_RX,
+						NULL);
+	}
+	return ret;
+}
+
 /* A group in the loop: a poll for each sleep, or one for all. */
 TEST_F(uring, a_group_is_polled)
 {
@@ -125,13 +139,7 @@ TEST_F(uring, a_group_is_polled)
 	uint32_t i, v;
 	int n, many;
 
-	ASSERT_EQ(0, evering_group_open(NULL, &g));
-	for (i = 0; i < 4; i++) {
-		if (i)
-			ASSERT_EQ(0, evering_pair(&self->p, self->ev[i]));
-		ASSERT_EQ(0, evering_group_add(g, self->ev[i][1], EVERING_RX,
-					       NULL));
-	}
+	ASSERT_EQ(0, group_of_four(self, &g));
 	for (many = 0; many < 2; many++) {
 		for (i = 0; i < 1000; i++) {
 			ASSERT_EQ(0, evering_group_poll(g, &events));
@@ -178,13 +186,7 @@ TEST_F(uring, a_watch_of_a_group_tells_of_each_entry)
 	int pipes[2];
 	uint32_t i, v;
 
-	ASSERT_EQ(0, evering_group_open(NULL, &g));
-	for (i = 0; i < 4; i++) {
-		if (i)
-			ASSERT_EQ(0, evering_pair(&self->p, self->ev[i]));
-		ASSERT_EQ(0, evering_group_add(g, self->ev[i][1], EVERING_RX,
-					       NULL));
-	}
+	ASSERT_EQ(0, group_of_four(self, &g));
 	evering_uring_init_group(&watch, g, TAG);
 	for (i = 0; i < 1000; i++) {
 		ASSERT_EQ(0, evering_group_poll(g, &events));

@@ -275,7 +275,7 @@ struct evering_half {
 	__u32 pad2[20];
 };
 
-/* Entries: more than a ring has, and than its owner takes between two stores of begun. */
+/* Entries: see evering_half.begun.  Far more than a ring has. */
 #define EVERING_BEGUN_ALL	(1u << 30)
 
 /* Slots begin here in a half. */
