@@ -137,8 +137,8 @@ static void *sleep_there(void *arg)
 }
 
 /* How often of TRIALS @w, who is woken, runs on the ringer's CPU; or an errno. */
-static int woken_here_as(FIXTURE_DATA(handover) * self, uint32_t flags,
-			 struct wakee w)
+static int count_here(FIXTURE_DATA(handover) * self, uint32_t flags,
+		      struct wakee w)
 {
 	int i, ret = 0;
 
@@ -161,6 +161,20 @@ static int woken_here_as(FIXTURE_DATA(handover) * self, uint32_t flags,
 	}
 	pthread_join(w.thread, NULL);
 	return ret ? ret : w.error ? w.error : w.found_here;
+}
+
+/*
+ * The same, counted again while it is neither FEW nor MOST: a kernel's own thread that
+ * runs here at that moment keeps one away, and one that runs there moves one.
+ */
+static int woken_here_as(FIXTURE_DATA(handover) * self, uint32_t flags,
+			 struct wakee w)
+{
+	int here = count_here(self, flags, w), i;
+
+	for (i = 0; i < 9 && here > FEW && here < MOST; i++)
+		here = count_here(self, flags, w);
+	return here;
 }
 
 static int woken_here(FIXTURE_DATA(handover) * self, uint32_t flags,

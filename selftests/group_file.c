@@ -284,19 +284,24 @@ TEST_F(file, what_the_module_refuses_is_in_the_set)
 TEST_F(file, an_index_that_is_too_high_is_in_the_set)
 {
 	struct rlimit limit;
-	int fd = eventfd(0, EFD_CLOEXEC), i, ret = 0;
+	int i, ret = 0;
 
 	if (variant->policy != EVERING_BLOCK)
 		return;
+	if (slow(1) > 50)
+		SKIP(return, "so many descriptors take half a minute here");
 	getrlimit(RLIMIT_NOFILE, &limit);
 	limit.rlim_cur = limit.rlim_max;
 	if (limit.rlim_max < EVERING_GROUP_MEMBERS + 200 ||
 	    setrlimit(RLIMIT_NOFILE, &limit))
 		SKIP(return, "not so many descriptors");
-	ASSERT_LE(0, fd);
-	/* The last that has an index, the first that has none, and those between. */
+	/*
+	 * The last that has an index, the first that has none, and those between.  Each is
+	 * a file of its own: epoll goes through all copies of one at each that is added.
+	 */
 	for (i = 0; i < (int)EVERING_GROUP_MEMBERS - 2 && !ret; i++)
-		ret = evering_group_add_fd(self->g, dup(fd), POLLIN, NULL);
+		ret = evering_group_add_fd(self->g, eventfd(0, EFD_CLOEXEC),
+					   POLLIN, NULL);
 	ASSERT_EQ(0, ret);
 	ASSERT_EQ(0, add_all(self->g, self->ev));
 	EXPECT_EQ(1, members());
