@@ -918,7 +918,7 @@ static int ping(struct pinger *p)
 	int ret;
 
 	if (meet(p))
-		return end_signal ? 128 + end_signal : EXIT_FAILURE;
+		return end_status(end_signal ? EXIT_SUCCESS : EXIT_FAILURE);
 	if (prepare(p))
 		return EXIT_FAILURE;
 	if (!p->o->quiet && !p->o->json)
