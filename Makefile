@@ -503,8 +503,10 @@ coverage: ## branches of lib/ and kmod/ that the tests take (TESTS=, VM_TESTS=na
 .PHONY: soak
 soak: ## everything at once, checked to the byte, for an hour (EVERING_SOAK=seconds)
 	@tools/setup run test
-	@$(MAKE) $(jobs) $(BUILD)/selftests/soak
+	@$(MAKE) $(jobs) $(BUILD)/selftests/soak $(BUILD)/selftests/replace
 	@EVERING_SOAK=$${EVERING_SOAK:-3600} $(BUILD)/selftests/soak
+	@EVERING_SOAK=$${EVERING_SOAK:-600} $(BUILD)/selftests/replace \
+		-t servers_are_killed_at_work
 
 .PHONY: model
 model: ## check models of the protocol with spin, and that they can fail (ARGS=--full)

@@ -35,6 +35,7 @@ void answer_init(struct ops *ops)
 
 	for (i = 0; i <= ops->pub.held_mask; i++) {
 		ops->pub.held[i].r.data = held_data(ops, i);
+		ops->pub.held[i].r.id = 0;
 		unplain(ops, &ops->pub.held[i]);
 	}
 }
@@ -134,6 +135,8 @@ void answer_requested(struct ops *ops, const struct arrival *arrival)
 	if (kind)
 		held->r.flags = kind == EVERING_OP_LENT ? EVERING_LEND :
 							  EVERING_GIVE;
+	if (h->flags & EVERING_OP_AGAIN)
+		held->r.flags |= EVERING_AGAIN;
 	if (kind == EVERING_OP_LENT)
 		held->state |= HELD_LENT;
 	ops->request(&ops->pub, &held->r, ops->context);

@@ -384,6 +384,14 @@ void *arena_take_back(struct arena *a, uint32_t g, bool release)
 	return a->base + (size_t)g * GRANULE;
 }
 
+/* Is the block that begins at @g with a peer, for which it has this name? */
+static bool was_given(const struct arena *a, uint32_t g, uint32_t generation)
+{
+	return g < a->granules && book_has(&a->book, g) && block_used(a, g) &&
+	       hold_of(a, g) == HOLD_GIVEN &&
+	       at(a, g)->hold >> HOLD_BITS == generation;
+}
+
 /*
  * The peer says that it is done with a block that it was given.  Returns it, of
  * which @len bytes must be there; NULL: it was given no such.
@@ -391,9 +399,7 @@ void *arena_take_back(struct arena *a, uint32_t g, bool release)
 void *arena_come_home(struct arena *a, uint32_t g, uint32_t generation,
 		      uint64_t len, bool release)
 {
-	if (g >= a->granules || !book_has(&a->book, g) || !block_used(a, g) ||
-	    hold_of(a, g) != HOLD_GIVEN ||
-	    at(a, g)->hold >> HOLD_BITS != generation ||
+	if (!was_given(a, g, generation) ||
 	    len > (uint64_t)block_length(a, g) * GRANULE)
 		return NULL;
 	return arena_take_back(a, g, release);
@@ -414,6 +420,18 @@ void arena_all_home(struct arena *a)
 			block_free(a, g);
 		}
 	}
+}
+
+/*
+ * A block that was given to a peer which has gone is to be given to its successor: until
+ * arena_give() it is nobody's to send home.  False: it is not with that peer any more.
+ */
+bool arena_hold_back(struct arena *a, uint32_t g, uint32_t generation)
+{
+	if (!was_given(a, g, generation))
+		return false;
+	hold_set(a, g, HOLD_LENT);
+	return true;
 }
 
 /* Of its @size bytes the first @there have memory.  0; -ENOMEM. */

@@ -57,7 +57,8 @@ static void place_init(struct ops *ops, uint32_t index,
 {
 	struct evering__place *place = &ops->pub.places[index];
 
-	place->c.id = index;
+	/* What it asks is not taken for what a predecessor has asked. */
+	place->c.id = index | (uint64_t)ops_endpoint(ops)->peers << 48;
 	place->c.data = place_data(ops, index);
 	place->c.flags = EVERING_ANSWERED;
 	place_push(list, place);
@@ -207,6 +208,9 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 
 	heap_remove(ops, place);
 	place->state &= ~OP_OPEN;
+	/* It was not sent to this peer; perhaps to one before. */
+	if (place->state & OP_QUEUED)
+		place->state |= place->state & OP_AGAIN ? OP_BEGUN : OP_UNSEEN;
 	ops->pub.in_flight--;
 	c->result = result;
 	c->len = 0;
@@ -232,8 +236,10 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 	copy = *c;
 	c->buf = NULL;
 	c->buf_len = 0;
+	ops->calls++;
 	if (place->state & OP_SENT) {
 		done(&ops->pub, &copy);
+		ops->calls--;
 		return;
 	}
 	/* It is not to be used while the callback may look at its data. */
@@ -242,6 +248,7 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 	place_clear(place);
 	done(&ops->pub, &copy);
 	place_push(&ops->spare, place);
+	ops->calls--;
 }
 
 /*
@@ -280,12 +287,13 @@ static void op_answered(struct ops *ops, struct evering__place *place,
 		place_free(ops, place);
 }
 
-/* Was it asked, and not answered? */
+/* Was this peer asked, and has not answered? */
 bool ask_expects(const struct ops *ops, uint64_t id)
 {
 	const struct evering__place *place = place_by_id(ops, id);
 
-	return place && (place->state & OP_SENT);
+	return place &&
+	       (place->state & (OP_SENT | OP_QUEUED | OP_ENDS)) == OP_SENT;
 }
 
 /* An answer that ask_expects() has come.  0; -EPROTO: not where it says. */
@@ -311,7 +319,7 @@ void ask_tell(struct ops *ops)
 	struct evering_op_header header = { .type = EVERING_OP_CANCEL };
 	const struct evering__place *place;
 
-	while (ops->tell_count && ops_room(ops)) {
+	while (ops->tell_count && ops_room_beside(ops)) {
 		header.id = ops->tell[ops->tell_first];
 		if (++ops->tell_first == ops->size)
 			ops->tell_first = 0;
@@ -342,6 +350,9 @@ static void op_abandon(struct ops *ops, struct evering__place *place,
 {
 	if (tell)
 		op_tell(ops, place);
+	/* One that has gone uses nothing more, unless it was only left. */
+	if (ops->outlives && ops->error == -EPIPE && !ops_endpoint(ops)->fenced)
+		op_unlend(ops, place);
 	ops->abandoned++;
 	op_outcome(ops, place, result, NULL);
 }
@@ -388,32 +399,195 @@ static void op_end(struct ops *ops, struct evering__place *place,
 		op_outcome(ops, place, result, NULL);
 }
 
+/* What is in this entry the dead peer has not taken up; perhaps one before it has. */
+static void mark_unseen(struct ops *ops, const unsigned char *entry)
+{
+	struct evering_op_header header;
+	struct evering__place *place;
+
+	memcpy(&header, entry, sizeof(header));
+	place = header.type == EVERING_OP_REQUEST ?
+			place_by_id(ops, header.id) :
+			NULL;
+	if (place && (place->state & OP_SENT) && !(place->state & OP_AGAIN))
+		place->state ^= OP_BEGUN | OP_UNSEEN;
+}
+
 /*
  * What the dead peer did about those that it has not answered.  A request that it has not
- * taken up is still in its slot.
+ * taken up is still in its slot, or has not been sent again yet.
  */
 static void mark_fates(struct ops *ops)
 {
 	const struct evering_tx *tx = &ops->pub.ev->tx;
-	struct evering_op_header header;
+	const struct again *again = &ops->again;
 	struct evering__place *place;
 	uint32_t i, n;
 
 	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
 		place = &ops->pub.places[i];
 		unplain(place);
+		place->state &= ~OP_UNSEEN;
 		if (place->state & OP_SENT)
 			place->state |= OP_BEGUN;
 	}
-	for (n = tx->next - fate_unseen(ops_endpoint(ops)); n != tx->next;
-	     n++) {
-		memcpy(&header, evering__tx_slot(tx, n), sizeof(header));
-		place = header.type == EVERING_OP_REQUEST ?
-				place_by_id(ops, header.id) :
-				NULL;
-		if (place && (place->state & OP_SENT))
-			place->state ^= OP_BEGUN | OP_UNSEEN;
+	for (n = tx->next - ops_unseen(ops); n != tx->next; n++)
+		mark_unseen(ops, evering__tx_slot(tx, n));
+	for (n = again->at; n < again->count; n++)
+		mark_unseen(ops, again->entries + (size_t)n * again->size);
+}
+
+/* The peer has gone, and may have a successor: nothing ends but what takes too long. */
+void ask_outlive(struct ops *ops)
+{
+	mark_fates(ops);
+}
+
+/* ---------------------------------------------------------------- a successor */
+
+/* Is a buffer of the dead peer's to go back with one that is prepared? */
+bool ask_gives_back(const struct ops *ops)
+{
+	uint32_t i;
+
+	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++)
+		if (ops->pub.places[i].state & OP_RETURNS)
+			return true;
+	return false;
+}
+
+void ask_queue_none(struct ops *ops)
+{
+	uint32_t i;
+
+	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++)
+		ops->pub.places[i].state &= ~OP_QUEUED;
+}
+
+static bool is_awaited(const struct evering__place *place)
+{
+	return (place->state & (OP_SENT | OP_OPEN | OP_ASKED)) ==
+	       (OP_SENT | OP_OPEN);
+}
+
+/* If anybody waits for its answer the successor is asked for it. */
+bool ask_queue(struct ops *ops, uint64_t id)
+{
+	struct evering__place *place = place_by_id(ops, id);
+
+	if (!place || !is_awaited(place))
+		return false;
+	place->state |= OP_QUEUED;
+	return true;
+}
+
+/* It cannot be asked: as far as anybody knows it was begun. */
+void ask_unqueue(struct ops *ops, uint64_t id)
+{
+	struct evering__place *place = place_by_id(ops, id);
+
+	if (!place)
+		return;
+	place->state &= ~(OP_QUEUED | OP_UNSEEN);
+	place->state |= OP_BEGUN;
+}
+
+/* The request of @place, for somebody who does not know it. */
+static void write_again(const struct ops *ops,
+			const struct evering__place *place,
+			unsigned char *entry)
+{
+	struct evering_op_header header = { .id = place->c.id,
+					    .type = EVERING_OP_REQUEST,
+					    .flags = EVERING_OP_AGAIN,
+					    .len = place->c.len,
+					    .code = (uint32_t)place->c.result };
+	struct evering_op_buffer name = {
+		.granule = place->granule,
+		.generation = place->generation,
+		.len_low = (uint32_t)place->buf_len,
+		.len_high = (uint32_t)(place->buf_len >> 32),
+	};
+
+	/* All of it goes into memory that others read. */
+	memset(entry, 0, ops->pub.ev->tx.payload);
+	if (place->state & OP_LENDS) {
+		header.flags |= EVERING_OP_LENT;
+		memcpy(entry + ops->pub.ev->tx.payload - sizeof(name), &name,
+		       sizeof(name));
 	}
+	memcpy(entry, &header, sizeof(header));
+	memcpy(entry + sizeof(header), place->c.data, header.len);
+}
+
+/*
+ * The next one from index *@at on that was begun, is not queued, and may be begun twice:
+ * writes what it asks.  false: there is none.
+ */
+bool ask_next_reissue(struct ops *ops, uint32_t *at, unsigned char *entry)
+{
+	struct evering__place *place;
+
+	while (++*at <= ops->depth + EVERING_OP_SPARE) {
+		place = &ops->pub.places[*at];
+		if (!is_awaited(place) ||
+		    (place->state & (OP_REISSUE | OP_QUEUED)) != OP_REISSUE)
+			continue;
+		place->state |= OP_QUEUED | OP_AGAIN;
+		write_again(ops, place, entry);
+		return true;
+	}
+	return false;
+}
+
+/*
+ * The successor is there.  Those that it is not asked for are over.  Which these are is
+ * noted before the first of them ends: its callback may submit others.
+ */
+void ask_succeed(struct ops *ops)
+{
+	struct evering__place *place;
+	uint32_t i;
+
+	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
+		place = &ops->pub.places[i];
+		if (place->state & OP_QUEUED)
+			place->state &= ~(OP_BEGUN | OP_UNSEEN);
+		else if (place->state & OP_SENT)
+			place->state |= OP_ENDS;
+	}
+	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
+		place = &ops->pub.places[i];
+		if (!(place->state & OP_ENDS))
+			continue;
+		place->state &= ~OP_ENDS;
+		/* A callback of one before may have found out that all are over. */
+		if (place->state & OP_SENT)
+			op_answered(ops, place, -EOWNERDEAD, NULL);
+	}
+}
+
+/* Does anybody wait for the answer to the request @id, which is queued? */
+bool ask_is_awaited(const struct ops *ops, uint64_t id)
+{
+	const struct evering__place *place = place_by_id(ops, id);
+
+	return place && is_awaited(place);
+}
+
+/* It is sent.  Or, if nobody waits for its answer, it is not, and ends. */
+bool ask_sends(struct ops *ops, uint64_t id)
+{
+	struct evering__place *place = place_by_id(ops, id);
+
+	if (!place || !(place->state & OP_SENT))
+		return false;
+	if (is_awaited(place)) {
+		place->state &= ~OP_QUEUED;
+		return true;
+	}
+	op_answered(ops, place, -ECANCELED, NULL);
+	return false;
 }
 
 /*
@@ -442,16 +616,18 @@ void ask_end_all(struct ops *ops, int result, bool closing)
 /* Can it be?  What its buffer is, is seen later. */
 static int check_op(const struct ops *ops, const struct evering_op *op)
 {
-	uint32_t most = ops->pub.max_data;
+	uint32_t most = ops->pub.max_data, buffer = op->flags;
 
 	if (ops->error)
 		return ops->error;
+	/* One that is given to a peer which goes may not be there any more. */
+	if ((buffer & ~EVERING_REISSUE) != EVERING_GIVE)
+		buffer &= ~EVERING_REISSUE;
 	if (op->reserved || op->timeout_ns < EVERING_WAIT_FOREVER ||
-	    (!op->data && op->len) || (op->buf && !op->flags) ||
-	    (op->flags && op->flags != EVERING_LEND &&
-	     op->flags != EVERING_GIVE))
+	    (!op->data && op->len) || (op->buf && !buffer) ||
+	    (buffer && buffer != EVERING_LEND && buffer != EVERING_GIVE))
 		return -EINVAL;
-	if (op->flags)
+	if (buffer)
 		most -= (uint32_t)sizeof(struct evering_op_buffer);
 	return op->len > most ? -EMSGSIZE : 0;
 }
@@ -465,7 +641,7 @@ static int take_buffer(struct ops *ops, const struct evering_op *op,
 	place->buf = op->buf;
 	place->buf_len = op->buf_len;
 	if (arena_has(arena, op->buf)) {
-		place->state |= op->flags == EVERING_LEND ? OP_LENDS : OP_GIVES;
+		place->state |= op->flags & EVERING_LEND ? OP_LENDS : OP_GIVES;
 		return arena_hand_out(arena, op->buf, op->buf_len, HOLD_LENT,
 				      &place->granule, &place->generation);
 	}
@@ -489,7 +665,9 @@ int evering_op_prepare(struct evering_ops *table, const struct evering_op *op,
 	if (!place)
 		return -EAGAIN;
 	place->state = OP_OPEN | OP_PREPARED;
-	if (op->flags) {
+	if (op->flags & EVERING_REISSUE)
+		place->state |= OP_REISSUE;
+	if (op->flags & (EVERING_LEND | EVERING_GIVE)) {
 		ret = take_buffer(ops, op, place);
 		if (ret) {
 			place->state = 0;
@@ -775,7 +953,10 @@ int evering_op_call(struct evering_ops *table, const struct evering_op *from,
 	if (ret)
 		return ret;
 	ret = ops_wait_for(ops, is_done, id, false, timeout_ns, &deadline);
-	if (ret) {
+	if (ret && ops->error) {
+		/* It has outlived the peer, whose answer this call was for. */
+		op_answered(ops, place_by_id(ops, id), ret, NULL);
+	} else if (ret) {
 		op_abandon(ops, place_by_id(ops, id),
 			   ret == -EAGAIN ? -ETIMEDOUT : ret, true);
 		evering_ops_flush(table);

@@ -532,6 +532,7 @@ void endpoint_destroy(struct endpoint *e)
 	bool own = e->owner == fork_id();
 
 	arena_destroy(&e->arena);
+	relics_destroy(e, own);
 	/* A child has none of these mappings, and perhaps its own in their place. */
 	if (own)
 		unmap_regions(e);

@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ops.h"
 
 #define PAUSE_FIRST 1000000ll
 #define PAUSE_DEAF 20000000ll
@@ -64,6 +64,9 @@
  * @loop, @timer: evering_connecting_fd(): an epoll set of what the next step waits for,
  *	and its timer; -1: not asked for yet
  * @watched: the one descriptor in @loop beside @timer, or -1
+ * @stepping, @closed: a step is being taken, which may call back; it was closed meanwhile
+ * @survivor: whose peer is to be replaced, or NULL
+ * @params: of the channels
  */
 struct evering_connecting {
 	struct lanes lanes;
@@ -88,6 +91,10 @@ struct evering_connecting {
 	int loop;
 	int timer;
 	int watched;
+	bool stepping;
+	bool closed;
+	struct endpoint *survivor;
+	struct evering_params params;
 };
 
 /* ------------------------------------------------------------------- the watch */
@@ -217,6 +224,12 @@ static int greet_listener(struct evering_connecting *c)
 	return ret == -EAGAIN ? -ENOBUFS : ret;
 }
 
+/* The successor has gone in the middle of it, and may have one itself. */
+static bool is_lost(const struct evering_connecting *c, int error)
+{
+	return c->survivor && (error == -ECONNRESET || error == -EPIPE);
+}
+
 /*
  * Is another attempt worth while, after a welcome with @error?  The listener that has
  * accepted this side serves somebody else now (-ERESTART), or did not wait any longer for
@@ -226,11 +239,23 @@ static int greet_listener(struct evering_connecting *c)
  */
 static bool may_come_again(struct evering_connecting *c, int error)
 {
-	return error == -ERESTART || error == -ETIMEDOUT ||
+	return is_lost(c, error) || error == -ERESTART || error == -ETIMEDOUT ||
 	       (error == -ETOOMANYREFS && c->crowded++ < MOST_CROWDED);
 }
 
-static void start_over(struct evering_connecting *c)
+/* This side's part of @count channels. */
+static int make_lanes(struct evering_connecting *c, unsigned int count,
+		      int64_t deadline)
+{
+	int ret = lanes_make(&c->lanes, count, &c->params, deadline);
+
+	if (!ret && c->survivor)
+		c->lanes.e[0]->peers = c->survivor->peers + 1;
+	return ret;
+}
+
+/* 0: another attempt is to be made.  Nobody gets what one that is lost had been given. */
+static int start_over(struct evering_connecting *c, bool anew)
 {
 	leave_loop(c);
 	socket_close(c->sock);
@@ -241,6 +266,26 @@ static void start_over(struct evering_connecting *c)
 	c->back = c->back ? 2 * c->back : PAUSE_FIRST;
 	if (c->back > PAUSE_BACK)
 		c->back = PAUSE_BACK;
+	if (!anew)
+		return 0;
+	lanes_destroy(&c->lanes);
+	return make_lanes(c, 1, c->deadline);
+}
+
+/* The endpoint of the stand-in has the connection, and then the survivor has. */
+static int succeed(struct evering_connecting *c)
+{
+	struct again again;
+	int ret;
+
+	c->sock = -1;
+	c->said = false;
+	ret = survivor_take(c->survivor, c->lanes.e[0], &again);
+	if (ret)
+		return ret;
+	c->lanes.count = 0;
+	survivor_start(c->survivor, &again);
+	return 0;
 }
 
 /* 0: the endpoints are complete; -EAGAIN: not yet; or why it will not be. */
@@ -254,9 +299,11 @@ static int step(struct evering_connecting *c)
 		ret = greet_listener(c);
 	if (!ret)
 		ret = take_welcome(&c->lanes, c->sock, true);
-	if (c->said && may_come_again(c, ret)) {
-		start_over(c);
-		ret = -EAGAIN;
+	if (!ret && c->survivor)
+		return succeed(c);
+	if ((c->said || is_lost(c, ret)) && may_come_again(c, ret)) {
+		ret = start_over(c, is_lost(c, ret));
+		ret = ret ? ret : -EAGAIN;
 	}
 	if (ret == -EAGAIN && c->deadline != INT64_MAX &&
 	    now_ns() >= c->deadline)
@@ -281,12 +328,14 @@ static int next_fd(const struct evering_connecting *c)
 
 /* ------------------------------------------------------- from begin to the end */
 
-/* @c, with this side's part of @count channels made. */
+/*
+ * @c, with this side's part of @count channels made; of one, if there is a @survivor, whose
+ * peer has gone.
+ */
 static int begin(const char *path, const struct evering_params *from,
-		 unsigned int count, int64_t timeout_ns,
-		 struct evering_connecting *c)
+		 struct endpoint *survivor, unsigned int count,
+		 int64_t timeout_ns, struct evering_connecting *c)
 {
-	struct evering_params params;
 	const char *slash;
 	int ret;
 
@@ -299,25 +348,45 @@ static int begin(const char *path, const struct evering_params *from,
 		.loop = -1,
 		.timer = -1,
 		.watched = -1,
+		.survivor = survivor,
 	};
 	if (timeout_ns < EVERING_WAIT_FOREVER || !count)
 		return -EINVAL;
 	if (count > EVERING_MAX_LANES)
 		return -E2BIG;
-	ret = params_read(from, false, &params);
+	ret = params_read(from, false, &c->params);
 	if (!ret)
 		ret = make_address(path, &c->address, &c->len);
 	if (ret)
 		return ret;
-	c->await = params.flags & EVERING_AWAIT;
+	c->await = c->params.flags & EVERING_AWAIT;
 	slash = strrchr(c->address.sun_path, '/');
 	c->name = slash ? slash + 1 : c->address.sun_path;
 	/*
 	 * The channels first: making large ones takes its time, and the listener
 	 * waits for a hello from the moment that somebody connects.
 	 */
-	return lanes_make(&c->lanes, count, &params,
-			  timeout_ns ? c->deadline : INT64_MAX);
+	return make_lanes(c, count, timeout_ns ? c->deadline : INT64_MAX);
+}
+
+/* The same of a successor of the peer of @e. */
+static int begin_replacing(struct endpoint *e, const char *path,
+			   unsigned int flags, int64_t timeout_ns,
+			   struct evering_connecting *c)
+{
+	struct evering_params params;
+	int ret;
+
+	*c = (struct evering_connecting){ .sock = -1 };
+	if (timeout_ns < EVERING_WAIT_FOREVER)
+		return -EINVAL;
+	ret = make_address(path, &c->address, &c->len);
+	if (!ret)
+		ret = survivor_check(e, flags);
+	if (ret)
+		return ret;
+	survivor_params(e, &params);
+	return begin(path, &params, e, 1, timeout_ns, c);
 }
 
 /*
@@ -343,6 +412,10 @@ static int take_endpoints(struct evering_connecting *c, struct evering **ev)
 {
 	unsigned int count = c->lanes.count, i;
 
+	if (c->survivor) {
+		*ev = &c->survivor->ev;
+		return 1;
+	}
 	for (i = 0; i < count; i++)
 		ev[i] = &c->lanes.e[i]->ev;
 	c->lanes.count = 0;
@@ -365,12 +438,33 @@ static int new_connecting(const char *path, const struct evering_params *params,
 	c = malloc(sizeof(*c));
 	if (!c)
 		return -ENOMEM;
-	error = begin(path, params, count, timeout_ns, c);
+	error = begin(path, params, NULL, count, timeout_ns, c);
 	if (error) {
 		free(c);
 		return error;
 	}
 	c->many = many;
+	*ret = c;
+	return 0;
+}
+
+int evering_replace_begin(struct evering *ev, const char *path,
+			  unsigned int flags, int64_t timeout_ns,
+			  struct evering_connecting **ret)
+{
+	struct evering_connecting *c;
+	int error;
+
+	if (timeout_ns == EVERING_NOWAIT)
+		return -EINVAL;
+	c = malloc(sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	error = begin_replacing(to_endpoint(ev), path, flags, timeout_ns, c);
+	if (error) {
+		free(c);
+		return error;
+	}
 	*ret = c;
 	return 0;
 }
@@ -451,15 +545,22 @@ static int take_step(struct evering_connecting *c, bool many,
 {
 	int ret;
 
-	if (c->maker != fork_id() || c->error != -EAGAIN || c->many != many)
+	if (c->maker != fork_id() || c->error != -EAGAIN || c->many != many ||
+	    c->stepping)
 		return -EINVAL;
-	c->error = step(c);
-	if (c->error == -EAGAIN) {
+	c->stepping = true;
+	ret = step(c);
+	if (ret == -EAGAIN) {
 		ret = tell_loop(c);
-		if (ret)
-			c->error = ret;
+		ret = ret ? ret : -EAGAIN;
 	}
-	return c->error ? c->error : take_endpoints(c, ev);
+	c->stepping = false;
+	c->error = ret;
+	if (!ret)
+		ret = take_endpoints(c, ev);
+	if (c->closed)
+		evering_connecting_close(c);
+	return ret;
 }
 
 int evering_connecting_step(struct evering_connecting *c, struct evering **ev)
@@ -478,6 +579,9 @@ int evering_connecting_step_many(struct evering_connecting *c,
 void evering_connecting_close(struct evering_connecting *c)
 {
 	if (!c)
+		return;
+	c->closed = true;
+	if (c->stepping)
 		return;
 	end(c);
 	free(c);
@@ -532,6 +636,27 @@ static int wait_for_step(struct evering_connecting *c)
 		       0;
 }
 
+/* All steps of @c, which ends with that.  How many endpoints; or why there are none. */
+static int go_on(struct evering_connecting *c, int64_t timeout_ns,
+		 struct evering **ev)
+{
+	int ret;
+
+	for (;;) {
+		ret = step(c);
+		if (ret != -EAGAIN)
+			break;
+		ret = wait_for_step(c);
+		if (ret)
+			break;
+	}
+	if (!ret)
+		ret = take_endpoints(c, ev);
+	end(c);
+	/* A caller that would not wait is not told that it took too long. */
+	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
+}
+
 int evering_connect_many(const char *path, const struct evering_params *params,
 			 unsigned int count, int64_t timeout_ns,
 			 struct evering **ev)
@@ -539,22 +664,20 @@ int evering_connect_many(const char *path, const struct evering_params *params,
 	struct evering_connecting c;
 	int ret;
 
-	ret = begin(path, params, count, timeout_ns, &c);
-	if (ret)
-		return ret;
-	for (;;) {
-		ret = step(&c);
-		if (ret != -EAGAIN)
-			break;
-		ret = wait_for_step(&c);
-		if (ret)
-			break;
-	}
+	ret = begin(path, params, NULL, count, timeout_ns, &c);
+	return ret ? ret : go_on(&c, timeout_ns, ev);
+}
+
+int evering_replace(struct evering *ev, const char *path, unsigned int flags,
+		    int64_t timeout_ns)
+{
+	struct evering_connecting c;
+	int ret;
+
+	ret = begin_replacing(to_endpoint(ev), path, flags, timeout_ns, &c);
 	if (!ret)
-		ret = take_endpoints(&c, ev);
-	end(&c);
-	/* A caller that would not wait is not told that it took too long. */
-	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
+		ret = go_on(&c, timeout_ns, &ev);
+	return ret < 0 ? ret : 0;
 }
 
 int evering_connect(const char *path, const struct evering_params *params,

@@ -38,8 +38,9 @@
  *	listener	evering_accept, evering_listener_admit, _fd, _refused, _share: one
  *			thread at a time
  *	connecting	evering_connecting_fd, _step, _step_many: one thread at a time
- *	alone		evering_close, evering_listener_close, evering_connecting_close; evering_set_policy
- *			takes both roles
+ *	alone		evering_close, evering_listener_close, evering_connecting_close,
+ *			evering_replace, evering_replace_begin and its steps;
+ *			evering_set_policy takes both roles
  *	any thread	the rest; see evering_op.h for a table of operations, which
  *			takes everything, and evering_group.h and evering_server.h for
  *			groups and servers
@@ -955,6 +956,84 @@ struct evering_fate_info {
  */
 EVERING_API int evering_fate(struct evering *ev,
 			     struct evering_fate_info *fate);
+
+/* evering_replace() */
+#define EVERING_REPLACE_FORCE (1u << 0)
+
+/**
+ * evering_replace - meet the successor of a peer that has gone
+ * @ev: endpoint, which stays the same
+ * @path: where the successor listens, or will, as for evering_listen()
+ * @flags: 0; EVERING_REPLACE_FORCE: the peer may still live, or be stopped: the channel
+ *	with it ends now, whether a successor comes or not.  Entries of its that are not
+ *	received are lost, but for those that a table takes in this call; and nothing counts
+ *	as unseen, as it may go on reading what it was sent
+ * @timeout_ns: how long to wait for the successor
+ *
+ * The successor accepts this side like any other client, with a new channel of the same
+ * geometry; its evering_predecessors() tells it that this side had a peer before.
+ * Everything that this side holds stays as it is: the endpoint, its policy, its arena with
+ * all buffers at their addresses, its place in a group.  Entries that the peer had
+ * certainly not seen (evering_fate()) are sent to the successor, in order and before
+ * anything else.  For what becomes of operations see evering_ops_params.flags,
+ * EVERING_REPLACEABLE.  It waits for a listener that is not there yet, as under
+ * EVERING_AWAIT, and a successor that dies while it is met has one, too.
+ *
+ * Before: all that the peer had sent is received (with a table, this does it), and nothing
+ * of the peer's is held but buffers that it gave, which can be read until evering_free().
+ * evering_fd() is taken out of event loops.
+ *
+ * Meanwhile no other thread uses the endpoint or writes to its arena, nor does the kernel
+ * (io_uring, O_DIRECT), nor does anybody call evering_wake() for it.
+ *
+ * Afterwards evering_fd() is another descriptor, the arena has other pages at the same
+ * addresses, so that buffers are to be registered with the kernel anew, and this side is
+ * EVERING_A of a channel that was made alone (evering_get_geometry(), evering_get_lane()).
+ * If it fails the endpoint is as it was, and the call can be repeated.
+ *
+ * A successor that dies before its first evering_recv() or evering_begin(), and has no
+ * table, counts as having begun all entries that were sent again: see evering_fate().
+ *
+ * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no successor in time; -EBUSY: the peer
+ * lives, or requests, posts or messages of its are not finished with, or its entries are not
+ * received, or a prepared operation is to give a buffer of its back; -EPROTO: it broke the
+ * rules; -EACCES: who listens there runs as another user than the peer did, or this user
+ * may not connect to the socket; -EOPNOTSUPP: the table beside @ev has no
+ * EVERING_REPLACEABLE, as those of a server (evering_server.h); -EDEADLK: a callback of the
+ * table runs; -EINVAL: @flags, @timeout_ns, or a process that fork() has made; or as
+ * evering_connect().  Thread: both roles and the arena's, and no other.
+ */
+EVERING_API int evering_replace(struct evering *ev, const char *path,
+				unsigned int flags, int64_t timeout_ns);
+
+/**
+ * evering_replace_begin - begin to meet the successor of a peer that has gone
+ * @ev: endpoint
+ * @path: as for evering_replace()
+ * @flags: as for evering_replace()
+ * @timeout_ns: for all of it from now on, not EVERING_NOWAIT
+ * @c: out: for evering_connecting_close()
+ *
+ * evering_replace() for event loops: evering_connecting_step() does the rest, and returns
+ * @ev when the successor is there; it may call callbacks of the table first.  The endpoint
+ * is not closed before evering_connecting_close().  Of several that are begun for an
+ * endpoint one succeeds, and the steps of the others return -EBUSY.
+ *
+ * Returns 0; or as evering_replace(), without what the successor has to do with.  Thread:
+ * as evering_replace(), in all steps.
+ */
+EVERING_API int evering_replace_begin(struct evering *ev, const char *path,
+				      unsigned int flags, int64_t timeout_ns,
+				      struct evering_connecting **c);
+
+/**
+ * evering_predecessors - how many peers there were in the place of this one
+ * @ev: endpoint
+ *
+ * Of the side that called evering_replace(): how often that was.  Of the other side: what
+ * its peer says: 0: it is a new client.  Any thread.
+ */
+EVERING_API uint32_t evering_predecessors(const struct evering *ev);
 
 /**
  * evering_peer_cred - who is the other side

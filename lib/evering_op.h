@@ -22,7 +22,8 @@
  *
  * - Each operation that was submitted has exactly one outcome: the answer's result,
  *   -ECANCELED, -ETIMEDOUT, -EPIPE (the peer is gone; evering_peer() tells whether
- *   it closed or died) or -EPROTO (it broke the rules).  EVERING_ABANDONED with it says
+ *   it closed or died), -EOWNERDEAD (the same, and it has a successor) or -EPROTO (it
+ *   broke the rules).  EVERING_ABANDONED with it says
  *   that a buffer that was lent is not the caller's any more.
  * - Its resources stay with it until the peer can no longer use them, which is when
  *   the answer has come or the channel has ended, whoever may have lost interest
@@ -69,7 +70,7 @@
  * - What was submitted or answered is seen by a peer that is awake at once, one that
  *   sleeps is woken by the next evering_ops_poll(), _wait(), _flush() or _arm(), or
  *   evering_op_ function that waits.  A message wakes it at once.
- * - Nothing is allocated after evering_ops_open().
+ * - Nothing is allocated after evering_ops_open(), but by evering_replace().
  */
 #ifndef EVERING_OP_H
 #define EVERING_OP_H
@@ -85,9 +86,14 @@ struct evering_ops;
 /* evering_op.flags */
 #define EVERING_LEND (1u << 0)
 #define EVERING_GIVE (1u << 1)
+#define EVERING_REISSUE (1u << 4)
 
 /* evering_request.flags, beside the above */
 #define EVERING_POST (1u << 2)
+#define EVERING_AGAIN (1u << 3)
+
+/* evering_ops_params.flags */
+#define EVERING_REPLACEABLE (1u << 0)
 
 /* evering_completion.flags */
 #define EVERING_ANSWERED (1u << 0)
@@ -103,7 +109,8 @@ struct evering_ops;
  * struct evering_completion - how an operation ended
  * @id: which
  * @user, @ext: of its struct evering_op
- * @result: what the peer answered; or else -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO
+ * @result: what the peer answered; or else -ECANCELED, -ETIMEDOUT, -EPIPE, -EOWNERDEAD,
+ *	-EPROTO
  * @len: bytes at @data, which is not to be looked at beyond
  * @flags: EVERING_ANSWERED: @result is the peer's, who may have answered whatever
  *	this library says, too; else it is the library's.  EVERING_ABANDONED: the peer
@@ -146,7 +153,10 @@ typedef void (*evering_done_fn)(struct evering_ops *ops,
 /**
  * struct evering_op - an operation to submit
  * @opcode: what to do; means nothing to the library
- * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0.  EVERING_REISSUE, not
+ *	with EVERING_GIVE: it may be begun twice: if the peer goes that may have begun it,
+ *	its successor (evering_replace()) is asked for it, and told so by EVERING_AGAIN.  What
+ *	is in a buffer that both write (EVERING_SHARED_ARENA) may have been changed
  * @data: to go in the entry; copied
  * @len: its bytes, 0..evering_ops_info.max_data, 16 fewer with a buffer
  * @reserved: 0
@@ -179,7 +189,8 @@ struct evering_op {
  * struct evering_request - an operation of the peer's, to be answered; or a post
  * @id: for evering_op_answer*(); 0: a post, which cannot be answered
  * @opcode: what to do, as the peer says
- * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf; EVERING_POST if it is a post
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf; EVERING_POST if it is a post;
+ *	EVERING_AGAIN: a predecessor of this side may have begun it, or done it
  * @len: bytes at @data
  * @reserved: 0
  * @data: what the request carries, copied, aligned to 16 bytes; stays until it is
@@ -258,7 +269,17 @@ typedef void (*evering_message_fn)(struct evering_ops *ops,
 /**
  * struct evering_ops_params - how to make a table
  * @size: sizeof(struct evering_ops_params)
- * @flags: 0
+ * @flags: 0; EVERING_REPLACEABLE: if the peer goes, operations in flight wait for its
+ *	successor.  The functions that poll and wait return -EPIPE as without, until
+ *	evering_replace() succeeds; operations can be cancelled meanwhile, and run out of
+ *	time when somebody polls.  Then those that the peer had certainly not seen are sent
+ *	to the successor, when that has opened its table, and so are posts and messages.
+ *	One that it may have begun ends with -EOWNERDEAD and EVERING_BEGUN, unless it has
+ *	EVERING_REISSUE; one that gives a buffer back to the peer with -EOWNERDEAD, and the
+ *	buffer is gone, as is a post that does.  evering_op_call() and _callv() end with
+ *	-EPIPE.  As many may be in flight as before: a successor whose table serves fewer
+ *	ends the channel with -EPROTO, and so does one that stores no posts and messages if
+ *	there are any for it.  Copies of what is sent again are allocated
  * @depth: the most operations in the table, 0..three quarters of the ring;
  *	EVERING_OPS_DEFAULT: half of it
  * @serve: the most requests of the peer's to hold unanswered, likewise
@@ -370,7 +391,7 @@ evering_ops_endpoint(const struct evering_ops *ops);
  * was freed and wakes a peer that sleeps.  Does not wait.
  *
  * Returns how much was done, 0 being nothing; -EPIPE: the peer is gone, everything
- * has its outcome and nothing more will come; -EPROTO: the peer broke the rules, and
+ * has its outcome, unless the table has EVERING_REPLACEABLE, and nothing more will come; -EPROTO: the peer broke the rules, and
  * the channel has ended likewise; -EPROTONOSUPPORT: it speaks another version.
  */
 EVERING_API int evering_ops_poll(struct evering_ops *ops);
@@ -627,7 +648,8 @@ EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
  * evering_op_post - send a request that gets no answer
  * @ops: table
  * @op: what: @opcode, @flags, @data, @len, @buf and @buf_len as for
- *	evering_op_submit(), but that EVERING_LEND is refused; the rest is 0
+ *	evering_op_submit(), but that EVERING_LEND and EVERING_REISSUE are refused; the
+ *	rest is 0
  * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try
  *
  * It comes to the peer as a request with EVERING_POST.  Nobody is told whether the peer

@@ -9,6 +9,13 @@
  */
 #include "internal.h"
 
+/* How many entries there ever were over this channel. */
+static uint64_t sent_ever(const struct endpoint *e)
+{
+	return e->half->counters.tx_entries +
+	       (uint32_t)(e->ev.tx.next - e->tx.counted) - e->sent_before;
+}
+
 /* What its words say, each of which is read once; false: what cannot be. */
 static bool read_fate(const struct endpoint *e, struct evering_fate_info *fate)
 {
@@ -25,6 +32,9 @@ static bool read_fate(const struct endpoint *e, struct evering_fate_info *fate)
 		begun = released - begun < EVERING_BEGUN_ALL ? released : sent;
 	fate->unseen = sent - begun;
 	fate->begun = begun - released;
+	/* Before the first there are none, whatever it says. */
+	if (fate->unseen > sent_ever(e))
+		fate->unseen = (uint32_t)sent_ever(e);
 	return true;
 }
 
@@ -33,7 +43,8 @@ uint32_t fate_unseen(const struct endpoint *e)
 {
 	struct evering_fate_info fate;
 
-	return read_fate(e, &fate) ? fate.unseen : 0;
+	/* One that may live goes on. */
+	return !e->fenced && read_fate(e, &fate) ? fate.unseen : 0;
 }
 
 int evering_fate(struct evering *ev, struct evering_fate_info *fate)

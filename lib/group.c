@@ -1362,6 +1362,32 @@ static void unwant(struct member *m)
 	m->place = 0;
 }
 
+/*
+ * @s is to take the place of @e, which may be a member: @s becomes one, too.  0; or as
+ * evering_group_add().
+ */
+int group_welcome(struct endpoint *e, struct endpoint *s)
+{
+	const struct member *m = e->member;
+
+	if (!m)
+		return 0;
+	return evering_group_add(m->group, &s->ev, m->want, m->context);
+}
+
+/* What @s is a member as, @e is from now on.  First @e, with all it has, is removed. */
+void group_replaced(struct endpoint *e, struct endpoint *s)
+{
+	struct member *m = s->member;
+
+	if (!m)
+		return;
+	group_forget(e->member);
+	m->e = e;
+	e->member = m;
+	s->member = NULL;
+}
+
 int evering_group_want(struct evering_group *g, struct evering *ev,
 		       unsigned int what)
 {

@@ -18,6 +18,8 @@
  *	answer.c	operations: requests and their answers
  *	message.c	operations: posts, messages, and calls of any length
  *	loan.c		operations: buffers of the peer's, and their way home
+ *	again.c		operations: what a successor is sent again
+ *	replace.c	a successor takes the place of a peer that has gone
  *	memory.c	whether memory could be had
  *	group.c		many members under one sleeper
  *	device.c	backend: the kernel module
@@ -68,6 +70,8 @@ struct endpoint;
 struct ledger;
 struct member;
 struct ops;
+struct relic;
+struct again;
 struct epoll_event;
 struct sockaddr_un;
 struct timespec;
@@ -282,6 +286,12 @@ struct device_state {
  * @ops: the table that is open, if there is one
  * @room: free slots that EVERING_TX means, less one; the table sets it
  * @member: what it is of a group, or NULL
+ * @peers: how many peers it has had before the one that it has
+ * @sent_before: entries that it had sent to all of these
+ * @fenced: EVERING_REPLACE_FORCE has ended it, whether the peer lives or not
+ * @replacing: evering_replace() takes what the peer had sent
+ * @tabled: it had a table, which was closed: nobody knows what its entries were for
+ * @relics: of the arenas of peers that have gone, what this side still has
  */
 struct endpoint {
 	struct evering ev;
@@ -324,6 +334,12 @@ struct endpoint {
 	struct ops *ops;
 	uint32_t room;
 	struct member *member;
+	uint32_t peers;
+	uint64_t sent_before;
+	bool fenced;
+	bool replacing;
+	bool tabled;
+	struct relic *relics;
 	struct memfd_state memfd;
 	struct device_state device;
 };
@@ -416,6 +432,14 @@ uint64_t fork_id(void);
 
 /* fate.c */
 uint32_t fate_unseen(const struct endpoint *e);
+
+/* replace.c */
+int survivor_check(struct endpoint *e, unsigned int flags);
+int survivor_params(const struct endpoint *e, struct evering_params *params);
+int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again);
+void survivor_start(struct endpoint *e, struct again *again);
+int relics_free(struct endpoint *e, const void *buf);
+void relics_destroy(struct endpoint *e, bool own);
 
 /* stranger.c */
 
@@ -564,6 +588,8 @@ void *arena_take_back(struct arena *arena, uint32_t granule, bool release);
 void *arena_come_home(struct arena *arena, uint32_t granule,
 		      uint32_t generation, uint64_t len, bool release);
 void arena_all_home(struct arena *arena);
+bool arena_hold_back(struct arena *arena, uint32_t granule,
+		     uint32_t generation);
 
 /* grow.c */
 uint64_t arena_there(const struct endpoint *e);
@@ -597,6 +623,8 @@ void group_flush(struct endpoint *e);
 bool group_rings(struct endpoint *e, unsigned int what);
 void group_due(struct endpoint *e, int64_t deadline);
 void group_forget(struct member *member);
+int group_welcome(struct endpoint *e, struct endpoint *s);
+void group_replaced(struct endpoint *e, struct endpoint *s);
 
 /* loan.c */
 int ops_free(struct endpoint *e, void *buf);

@@ -174,7 +174,7 @@ int ops_free(struct endpoint *e, void *buf)
 	if (loan && loan_hold(loan) == LOAN_LENT)
 		return -EBUSY;
 	if (!loan || loan_hold(loan) != LOAN_GIVEN)
-		return -EINVAL;
+		return relics_free(e, buf);
 	/* Nobody is there to have it back. */
 	if (ops->error) {
 		loan->hold = LOAN_NONE;
@@ -192,6 +192,35 @@ int ops_free(struct endpoint *e, void *buf)
 	if (e->member)
 		group_touched(e);
 	return 0;
+}
+
+/* The next one from granule @from on that was given to this side; NONE: there is none. */
+uint32_t loan_next_given(const struct ops *ops, uint32_t from)
+{
+	for (; from < ops->loan_count; from++)
+		if (book_has(&ops->loans, from) &&
+		    loan_hold(loan_of(ops, from)) == LOAN_GIVEN)
+			return from;
+	return NONE;
+}
+
+uint32_t loan_count_given(const struct ops *ops)
+{
+	uint32_t count = 0, at = loan_next_given(ops, 0);
+
+	for (; at != NONE; at = loan_next_given(ops, at + 1))
+		count++;
+	return count;
+}
+
+/* The peer's arena is another one, of which this side has nothing. */
+void loan_renew(struct ops *ops)
+{
+	uint32_t i;
+
+	for (i = 0; i < ops->loan_count; i++)
+		if (book_has(&ops->loans, i))
+			loan_of(ops, i)->hold = LOAN_NONE;
 }
 
 /*

@@ -47,7 +47,8 @@
  * @fds: how many descriptors come with it, as many of each lane
  * @geometry: of each channel
  * @lanes: how many channels are wished for, 1..EVERING_MAX_LANES
- * @reserved: 0
+ * @peers: how many peers the connecting side has had in the place of this one; it is what it
+ *	says
  *
  * What comes before @backend is the same in every version, and is judged first: so that
  * another version is told what it is, whatever else has changed.
@@ -60,7 +61,7 @@ struct hello {
 	uint32_t fds;
 	struct evering_geometry geometry;
 	uint32_t lanes;
-	uint32_t reserved;
+	uint32_t peers;
 };
 
 /**
@@ -211,7 +212,7 @@ static int judge_hello(const struct hello *hello, size_t len, bool fds)
 	if (hello->abi != EVERING_ABI_VERSION)
 		return -EPROTONOSUPPORT;
 	if (len != sizeof(*hello) || hello->size != len ||
-	    !backend_by_id(hello->backend) || hello->reserved || !hello->lanes)
+	    !backend_by_id(hello->backend) || !hello->lanes)
 		return -EPROTO;
 	if (hello->lanes > EVERING_MAX_LANES)
 		return -E2BIG;
@@ -235,6 +236,7 @@ static int join(const struct hello *hello, const int *fds, unsigned int count,
 		close_fds(fds, count);
 		return error;
 	}
+	e->peers = hello->peers;
 	error = backend->join(e, fds, count, deadline);
 	if (!error)
 		error = endpoint_ready(e);
@@ -625,6 +627,7 @@ int say_hello(const struct lanes *lanes, int sock)
 		.backend = lanes->e[0]->backend->id,
 		.geometry = lanes->e[0]->geometry,
 		.lanes = lanes->count,
+		.peers = lanes->e[0]->peers,
 	};
 	int fds[MAX_PACKET_FDS], ret;
 

@@ -156,6 +156,30 @@ int evering__msg_tell(struct evering_ops *table)
 	return 0;
 }
 
+/* Is any not finished with yet? */
+bool message_any(const struct ops *ops)
+{
+	const struct evering__stored *stored;
+	uint32_t count = ops->stored_used;
+
+	for (stored = ops->pub.vacant; stored; stored = stored->vacant)
+		count--;
+	return count;
+}
+
+/* A peer that has sent none, and has been told of none. */
+void message_renew(struct ops *ops)
+{
+	ops->pub.received = 0;
+	ops->pub.tell_in = ops->tell_at;
+	ops->pub.credit = 0;
+	ops->told = 0;
+	ops->told_messages = 0;
+	ops->freed = 0;
+	ops->peer_store = 0;
+	ops->peer_finished = 0;
+}
+
 /* The post that is stored at @at, for the user. */
 struct evering_request message_post(const struct ops *ops, uint32_t at)
 {

@@ -44,7 +44,7 @@ void ops_send_home(struct ops *ops, bool all)
 	while ((ops->homebound.count ||
 		(all ? message_credit_due(ops) :
 		       (int32_t)ops->pub.tell_in <= 0)) &&
-	       ops_room(ops)) {
+	       ops_room_beside(ops)) {
 		header.code = message_tell(ops);
 		ops_send(ops, &header, NULL, NULL);
 	}
@@ -78,6 +78,11 @@ int ops_end(struct ops *ops, int error)
 	ops_update(ops);
 	if (error != -EPIPE)
 		channel_end(ops_endpoint(ops), -EPROTO);
+	if (error == -EPIPE && ops->outlives) {
+		ask_outlive(ops);
+		return error;
+	}
+	again_end(ops);
 	ask_end_all(ops, error, false);
 	arena_all_home(&ops_endpoint(ops)->arena);
 	return error;
@@ -86,6 +91,7 @@ int ops_end(struct ops *ops, int error)
 static int opened(struct ops *ops, const struct arrival *arrival)
 {
 	struct evering_op_open open;
+	uint32_t depth;
 
 	if (ops->opened)
 		return -EPROTO;
@@ -94,15 +100,20 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 	if (arrival->header.len < sizeof(open))
 		return -EPROTO;
 	memcpy(&open, arrival->data, sizeof(open));
-	if (open.reserved)
+	depth = open.serve < ops->size ? open.serve : ops->size;
+	/* A successor that takes less than what was in flight at once cannot be one. */
+	if (open.reserved || depth < ops->depth ||
+	    again_opened(ops, open.store))
 		return -EPROTO;
 	ops->opened = true;
 	answer_open(ops, open.depth < ops->serve_size ? open.depth :
 							ops->serve_size);
-	ops->keep = ops->serve;
+	ops->keep = ops->again.entries ? NO_ROOM : ops->serve;
 	ops_update(ops);
 	message_open(ops, open.store);
-	ask_open(ops, open.serve < ops->size ? open.serve : ops->size);
+	/* What is in flight goes on, and so does the number of places. */
+	if (!ops->depth)
+		ask_open(ops, depth);
 	return 0;
 }
 
@@ -161,7 +172,7 @@ static int take_any(struct ops *ops, const unsigned char *slot)
 
 	memcpy(&arrival.header, copy, sizeof(arrival.header));
 	from = (uint32_t)sizeof(*h) + h->len;
-	if (h->flags & EVERING_OP_NO_FLAGS)
+	if ((h->flags & EVERING_OP_AGAIN) && h->type != EVERING_OP_REQUEST)
 		return -EPROTO;
 	if (h->flags & EVERING_OP_BUFFER) {
 		to -= (uint32_t)sizeof(arrival.name);
@@ -361,8 +372,11 @@ static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 	struct evering__place *spare = ops->spare;
 	int n, ret;
 
-	if (ops->error)
+	if (EVERING_UNLIKELY(ops->error)) {
+		if (ops->heap_count)
+			ask_expire(ops);
 		return ops->error;
+	}
 	/* As many polls are in each other. */
 	if (!spare)
 		return -EDEADLK;
@@ -379,6 +393,8 @@ static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 		evering__publish(ops->pub.ev);
 	if (ops->heap_count)
 		n += ask_expire(ops);
+	if (EVERING_UNLIKELY(ops->again.entries))
+		n += again_send(ops);
 	if (ops->tell_count)
 		ask_tell(ops);
 	/* A few are not worth an entry while others may take them along. */
@@ -406,13 +422,20 @@ int ops_poll_some(struct ops *ops, uint32_t most)
 	return poll_once(ops, false, most);
 }
 
+/* Slots that are to be free beside the one that is waited for. */
+static uint32_t reserve_of(const struct ops *ops)
+{
+	return ops->opened ? ops->serve : NO_ROOM;
+}
+
 /* Sends what has waited for room; true: some still does. */
 static bool send_rest(struct ops *ops)
 {
 	ops_send_home(ops, true);
 	ask_tell(ops);
-	return ops->opened && (ops->homebound.count || ops->tell_count ||
-			       message_credit_due(ops));
+	return ops->opened &&
+	       (ops->homebound.count || ops->tell_count ||
+		again_lacks_room(ops) || message_credit_due(ops));
 }
 
 /* As before a sleep, for a member of a group that stays hot, and so never is armed. */
@@ -433,9 +456,13 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 	int64_t until = deadline, timeout = EVERING_WAIT_FOREVER;
 	int ret;
 
-	if (send_rest(ops) || space) {
+	/* What there is to be sent again is the next look's, which may call back. */
+	if (again_is_due(ops))
+		return 0;
+	/* Whoever wants to submit comes after that, and that may wait for credit. */
+	if (send_rest(ops) || (space && !ops->again.entries)) {
 		what |= EVERING_TX;
-		e->room = ops->keep;
+		e->room = reserve_of(ops);
 	}
 	if (ops->heap_count && ops->pub.places[ops->heap[0]].deadline < until)
 		until = ops->pub.places[ops->heap[0]].deadline;
@@ -617,15 +644,17 @@ static int arm_table(struct ops *ops, unsigned int *armed,
 	    to_take(&ops->messages, ops->takes_messages, &ops->told_messages))
 		return EVERING_RX;
 	rest = send_rest(ops);
+	if (again_is_due(ops))
+		return EVERING_RX;
 	if (ops->refused && ops_room(ops)) {
 		ops->refused = false;
 		return EVERING_RX;
 	}
 	if (what & EVERING_TX) {
 		/* Any room is what the caller waits for. */
-	} else if (rest || ops->refused) {
+	} else if (rest || (ops->refused && !ops->again.entries)) {
 		what |= EVERING_TX;
-		e->room = ops->keep;
+		e->room = reserve_of(ops);
 		*armed = what;
 	} else {
 		/* Nor is it to wake anybody any more. */
@@ -667,7 +696,7 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 bool ops_to_do(struct ops *ops)
 {
 	if ((ops->inbox.count && ops->takes_requests) ||
-	    (ops->messages.count && ops->takes_messages))
+	    (ops->messages.count && ops->takes_messages) || again_is_due(ops))
 		return true;
 	if (!ops->refused || ops->error || !ops_room(ops))
 		return false;
@@ -739,7 +768,8 @@ static int read_params(const struct evering_ops_params *from, uint32_t entries,
 		params->store = entries / 2;
 	if (params->reserved || params->store > entries)
 		return -EINVAL;
-	if (params->flags || params->depth > entries - entries / 4 ||
+	if ((params->flags & ~EVERING_REPLACEABLE) ||
+	    params->depth > entries - entries / 4 ||
 	    params->serve > entries - entries / 4)
 		return -EINVAL;
 	return 0;
@@ -847,6 +877,7 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	ops->request = params->request ? params->request : answer_later;
 	ops->cancelled = params->cancelled;
 	ops->context = params->context;
+	ops->outlives = params->flags & EVERING_REPLACEABLE;
 	ops_update(ops);
 	answer_init(ops);
 	ask_init(ops);
@@ -854,17 +885,61 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	evering_begin(&e->ev, 0);
 }
 
-int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
-		     struct evering_ops **ret)
+/* The first entry of a channel, for which there is room. */
+static void say_open(struct ops *ops)
 {
-	struct endpoint *e = to_endpoint(ev);
 	const struct evering_op_header header = {
 		.type = EVERING_OP_OPEN,
 		.len = sizeof(struct evering_op_open),
 		.code = EVERING_OPS_VERSION,
 	};
+	const struct evering_op_open open = {
+		.depth = ops->size,
+		.serve = ops->serve_size,
+		.store = ops->store,
+	};
+
+	ops_send(ops, &header, &open, NULL);
+	ops->pub.flushed = ops->pub.ev->tx.next;
+	evering_flush(ops->pub.ev);
+}
+
+/*
+ * The channel is a new one.  What is in flight stays, and is sent by again.c when the peer
+ * has opened its table; of the peer nothing is known.
+ */
+void ops_renew(struct ops *ops)
+{
+	ops->error = 0;
+	ops->opened = false;
+	ops->keep = NO_ROOM;
+	ops->serve = 0;
+	ops->tell_first = ops->tell_count = 0;
+	ops->told_requests = 0;
+	loan_renew(ops);
+	message_renew(ops);
+	answer_init(ops);
+	ops_update(ops);
+	evering_begin(ops->pub.ev, 0);
+	say_open(ops);
+}
+
+/* Does a callback of the table run, or a wait for it? */
+bool ops_in_callback(const struct ops *ops)
+{
+	const struct evering__place *spare;
+	unsigned int count = 0;
+
+	for (spare = ops->spare; spare; spare = spare->next)
+		count++;
+	return ops->waits || ops->calls || count < EVERING_OP_SPARE;
+}
+
+int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
+		     struct evering_ops **ret)
+{
+	struct endpoint *e = to_endpoint(ev);
 	struct evering_ops_params params;
-	struct evering_op_open open;
 	struct layout layout;
 	struct ops *ops;
 	int error;
@@ -893,13 +968,7 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 		return -ENOMEM;
 	}
 
-	open.depth = params.depth;
-	open.serve = params.serve;
-	open.store = params.store;
-	open.reserved = 0;
-	ops_send(ops, &header, &open, NULL);
-	ops->pub.flushed = ev->tx.next;
-	evering_flush(ev);
+	say_open(ops);
 	*ret = &ops->pub;
 	return 0;
 }
@@ -907,6 +976,8 @@ int evering_ops_open(struct evering *ev, const struct evering_ops_params *from,
 static void ops_free_table(struct ops *ops)
 {
 	ops_endpoint(ops)->ops = NULL;
+	ops_endpoint(ops)->tabled = true;
+	again_drop(&ops->again);
 	book_destroy(&ops->loans);
 	munmap(ops, ops->map_size);
 }
@@ -922,6 +993,8 @@ void evering_ops_close(struct evering_ops *table)
 		ops_free_table(ops);
 		return;
 	}
+	/* From here on it is as if the peer were there, and it may be. */
+	ops->outlives = false;
 	if (!ops->error) {
 		send_rest(ops);
 		ops->error = -EPIPE;

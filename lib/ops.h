@@ -37,6 +37,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define OP_TIMED    (1u << 8) /* it is in the heap */
 #define OP_BEGUN    (1u << 9) /* the peer has gone, and may have acted on it */
 #define OP_UNSEEN   (1u << 10) /* or certainly not */
+#define OP_REISSUE  (1u << 11) /* EVERING_REISSUE */
+#define OP_AGAIN    (1u << 12) /* a peer before may have begun it */
+#define OP_QUEUED   (1u << 13) /* a successor is to be asked: see struct again */
+#define OP_ENDS	    (1u << 14) /* it is not */
 
 /* struct evering__held.state; a place that no request may take has HELD_BUSY alone */
 #define HELD_BUSY      (1u << 0) /* there is one */
@@ -77,6 +81,22 @@ struct fifo {
 	uint32_t head;
 	uint32_t tail;
 	uint32_t count;
+};
+
+/**
+ * struct again - entries that the peer that has gone had not seen, for its successor
+ * @entries: each as it was, of @size bytes
+ * @count: how many there are
+ * @at: the next one to be sent
+ * @sent: those before this one its predecessor was sent, the others were queued for it
+ * @size: bytes of one
+ */
+struct again {
+	unsigned char *entries;
+	uint32_t count;
+	uint32_t at;
+	uint32_t sent;
+	uint32_t size;
 };
 
 /**
@@ -122,6 +142,9 @@ struct fifo {
  * @heap, @heap_count: operations by deadline
  * @tell, @tell_first, @tell_count: ring of operations whose end the peer is to know
  * @map_size: bytes of all this
+ * @outlives: EVERING_REPLACEABLE: operations stay when the peer goes
+ * @calls: callbacks with outcomes that are in each other
+ * @again: what a successor is still to be sent; nothing else is until then
  * @taken: data of the outcome that was taken last
  */
 struct ops {
@@ -176,6 +199,9 @@ struct ops {
 	uint32_t tell_first;
 	uint32_t tell_count;
 	size_t map_size;
+	bool outlives;
+	uint32_t calls;
+	struct again again;
 	unsigned char taken[EVERING_MAX_SLOT] __attribute__((aligned(16)));
 };
 
@@ -246,6 +272,33 @@ static inline bool ops_room(struct ops *ops)
 }
 
 /*
+ * Or what is of no operation: a cancellation, buffers and credit that go home?  That need
+ * not wait until a successor was sent what its predecessor had not seen, which in turn may
+ * wait for it.
+ */
+static inline bool ops_room_beside(struct ops *ops)
+{
+	return ops->opened && !ops->error &&
+	       evering_reserve_at(ops->pub.ev, ops->serve);
+}
+
+/* Of the entries of the table, which are those from the last that has opened one. */
+static inline uint32_t ops_unseen(const struct ops *ops)
+{
+	const struct evering_tx *tx = &ops->pub.ev->tx;
+	uint32_t unseen = fate_unseen(ops_endpoint(ops)), n;
+	struct evering_op_header header;
+
+	for (n = 0; n < unseen; n++) {
+		memcpy(&header, evering__tx_slot(tx, tx->next - n - 1),
+		       sizeof(header));
+		if (header.type == EVERING_OP_OPEN)
+			break;
+	}
+	return n;
+}
+
+/*
  * What of it the fast path may know: it does not take buffers home with it, and does
  * not ask why the channel has ended.
  */
@@ -287,6 +340,8 @@ static inline uint64_t ops_arena_size(const struct ops *ops)
 void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer);
 int ops_end(struct ops *ops, int error);
+void ops_renew(struct ops *ops);
+bool ops_in_callback(const struct ops *ops);
 void ops_flush(struct ops *ops);
 void ops_settle(struct ops *ops);
 int ops_poll_some(struct ops *ops, uint32_t most);
@@ -307,6 +362,26 @@ int ask_answered(struct ops *ops, const struct arrival *arrival);
 int ask_expire(struct ops *ops);
 void ask_tell(struct ops *ops);
 void ask_end_all(struct ops *ops, int result, bool closing);
+void ask_outlive(struct ops *ops);
+bool ask_gives_back(const struct ops *ops);
+void ask_queue_none(struct ops *ops);
+bool ask_queue(struct ops *ops, uint64_t id);
+void ask_unqueue(struct ops *ops, uint64_t id);
+bool ask_next_reissue(struct ops *ops, uint32_t *at, unsigned char *entry);
+void ask_succeed(struct ops *ops);
+bool ask_is_awaited(const struct ops *ops, uint64_t id);
+bool ask_sends(struct ops *ops, uint64_t id);
+
+/* again.c */
+int again_check(struct ops *ops);
+int again_collect(struct endpoint *e, struct again *again);
+void again_start(struct ops *ops, const struct again *again);
+int again_opened(const struct ops *ops, uint32_t store);
+bool again_is_due(const struct ops *ops);
+bool again_lacks_room(const struct ops *ops);
+int again_send(struct ops *ops);
+void again_end(struct ops *ops);
+void again_drop(struct again *again);
 
 /* answer.c */
 void answer_init(struct ops *ops);
@@ -327,6 +402,8 @@ void iov_gather(void *to, const struct iovec *iov, int count);
 bool message_credit_due(const struct ops *ops);
 uint32_t message_tell(struct ops *ops);
 int message_told(struct ops *ops, uint32_t finished);
+bool message_any(const struct ops *ops);
+void message_renew(struct ops *ops);
 int message_arrived(struct ops *ops, struct arrival *arrival);
 void message_finish(struct ops *ops, uint32_t at);
 struct evering_request message_post(const struct ops *ops, uint32_t at);
@@ -340,6 +417,9 @@ int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		   uint32_t *granule, uint32_t *generation);
 void loan_forget(struct ops *ops);
 void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation);
+uint32_t loan_count_given(const struct ops *ops);
+uint32_t loan_next_given(const struct ops *ops, uint32_t from);
+void loan_renew(struct ops *ops);
 unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
 			 uint32_t to);
 int loan_come_home(struct ops *ops, const unsigned char *slot, uint32_t from,

@@ -22,7 +22,7 @@ struct hello {
 	uint32_t fds;
 	struct evering_geometry geometry;
 	uint32_t lanes;
-	uint32_t reserved;
+	uint32_t peers;
 };
 
 struct welcome {

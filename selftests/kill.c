@@ -9,8 +9,9 @@
  * The victim keeps a log, in memory that outlives it, of what it has begun and what
  * it has done.  So the survivor knows what it has to find: all that was done, perhaps
  * what was begun, whole, and nothing else; an outcome for each operation, once; all
- * of its arena; and a new peer at the same place, which is the next victim.  Of the
- * dead nothing is left, be it in the file system, in the module or in memory.
+ * of its arena; and a new peer at the same place, which is the next victim.  Or, every
+ * second time, a successor, which is sent what the victim had not seen and nothing else.  Of
+ * the dead nothing is left, be it in the file system, in the module or in memory.
  *
  * EVERING_KILLS=n kills n on each backend (default 1500), and goes on until it has
  * killed before each instruction that any of the stories takes.  Full run:
@@ -106,6 +107,11 @@ static struct {
 	unsigned int n_gifts;
 	struct evering_msg kept[MOST];
 	unsigned int messages, n_freed;
+	/* Whether the victim has a successor, and who that is. */
+	bool succeeds;
+	struct evering *heir;
+	struct evering_ops *heirs_ops;
+	unsigned int taken_over, inherited;
 	uint32_t received;
 	unsigned int acted;
 
@@ -278,7 +284,11 @@ static void outcome(struct evering_ops *ops, const struct evering_completion *c)
 	MUST_BE(++a->times, 1);
 	s.outcomes++;
 	if (c->flags & EVERING_ANSWERED) {
-		s.answered++;
+		/* Which the victim cannot have seen. */
+		if (s.heir)
+			MUST(i >= notes->did[TAKEN]);
+		else
+			s.answered++;
 		MUST_BE(c->result, ANSWER + (int)i);
 		MUST(!c->len ||
 		     (c->len == DATA && check_entry(c->data, DATA, i, SALT)));
@@ -289,9 +299,10 @@ static void outcome(struct evering_ops *ops, const struct evering_completion *c)
 				MUST_BE(evering_free(s.ev, c->buf), 0);
 		}
 	} else {
-		MUST_BE(c->result, -EPIPE);
+		MUST_BE(c->result, s.succeeds ? -EOWNERDEAD : -EPIPE);
 		MUST(!c->buf);
 		unseen = c->flags & EVERING_UNSEEN;
+		MUST(!unseen || !s.succeeds || a->how == EVERING_GIVE);
 		MUST_BE(!unseen, !!(c->flags & EVERING_BEGUN));
 		/* It calls back as soon as it has taken a request up, or later. */
 		MUST(!unseen || i >= notes->did[TAKEN]);
@@ -609,6 +620,8 @@ static void open_table(void)
 
 	p.request = requested;
 	p.message = messaged;
+	if (s.succeeds)
+		p.flags = EVERING_REPLACEABLE;
 	if (s.story->store)
 		p.store = s.story->store;
 	MUST_BE(evering_ops_open(s.ev, &p, &s.ops), 0);
@@ -626,6 +639,19 @@ static bool act_be_served(void)
 	MUST(ret >= 0 || (ret == -EPIPE && notes->began[CLOSED]));
 	if (info_of(s.ops).depth && !s.acted++)
 		ask_victim(s.story->calls ? 0 : EVERING_LEND, ASKS);
+	return true;
+}
+
+static bool act_accept_and_serve(void)
+{
+	int ret;
+
+	if (accept_one()) {
+		s.ev = s.lane[0];
+		open_table();
+	}
+	ret = s.ops ? evering_ops_poll(s.ops) : 0;
+	MUST(ret >= 0 || (ret == -EPIPE && notes->began[CLOSED]));
 	return true;
 }
 
@@ -655,12 +681,24 @@ static const struct evering_params *limits_of_story(void)
 	return &limits;
 }
 
+/* Where the victim listened: a child of its, which dies with it, may do so a moment. */
+static int listen_again(struct evering_listener **l)
+{
+	int64_t end = now_ns() + PLENTY;
+	int ret;
+
+	do
+		ret = evering_listen(s.path[1], 0600, l);
+	while (ret == -EADDRINUSE && now_ns() < end);
+	return ret;
+}
+
 static int meet_survivor(int k)
 {
 	if (k)
 		return evering_connect(s.path[0], &s.p, PLENTY, &v.ev);
 	/* The socket file that this one leaves is replaced by the next one. */
-	if (evering_listen(s.path[1], 0600, &v.listener))
+	if (listen_again(&v.listener))
 		return -1;
 	return evering_accept(v.listener, limits_of_story(), PLENTY, &v.ev);
 }
@@ -748,6 +786,8 @@ static void bear(int k, enum way way)
 	s.n_asked = s.outcomes = s.answered = 0;
 	s.n_held = s.requests = s.n_gifts = s.received = s.acted = 0;
 	s.messages = s.n_freed = s.n_lanes = 0;
+	s.succeeds = !s.story->meets && random_below(&s.rng, 2);
+	s.taken_over = s.inherited = 0;
 	s.way = way;
 	if (s.story->socket)
 		MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
@@ -846,10 +886,9 @@ static int drain(void)
 	return ret;
 }
 
-/* All that was given, lent and held, of which nothing may be lost now. */
-static void settle_table(void)
+/* What only the victim could have back. */
+static void finish_held(void)
 {
-	struct evering_ops_info info;
 	unsigned int i;
 
 	for (i = 0; i < s.n_held; i++) {
@@ -858,8 +897,18 @@ static void settle_table(void)
 		MUST_BE(evering_op_answer(s.ops, s.held[i].id, 0, NULL, 0),
 			-EPIPE);
 	}
+	s.n_held = 0;
 	while (s.n_freed < s.messages)
 		free_message();
+}
+
+/* All that was given, lent and held, of which nothing may be lost now. */
+static void settle_table(void)
+{
+	struct evering_ops_info info;
+	unsigned int i;
+
+	finish_held();
 	for (i = 0; i < s.n_gifts; i++) {
 		MUST(intact(s.gifts[i], BUFFER));
 		MUST_BE(evering_free(s.ev, s.gifts[i]), 0);
@@ -911,6 +960,133 @@ static void check_fate(void)
 		MUST_BE_AMONG(taken, notes->did[TAKEN], notes->began[TAKEN]);
 }
 
+/* The successor is asked, in order, for what the victim has not seen. */
+static void inherit_request(struct evering_ops *ops,
+			    const struct evering_request *r, void *context)
+{
+	(void)context;
+	MUST_BE(r->flags & EVERING_AGAIN, 0);
+	if (s.taken_over)
+		MUST(r->opcode > s.inherited);
+	s.inherited = r->opcode;
+	s.taken_over++;
+	MUST(r->opcode >= notes->did[TAKEN]);
+	MUST(check_entry(r->data, DATA, r->opcode, SALT));
+	if (r->buf)
+		MUST(intact(r->buf, BUFFER));
+	if (r->flags & EVERING_GIVE)
+		MUST_BE(evering_free(ops->ev, r->buf), 0);
+	if (!(r->flags & EVERING_POST))
+		MUST_BE(evering_op_answer(ops, r->id, ANSWER + (int)r->opcode,
+					  NULL, 0),
+			0);
+}
+
+static void inherit_message(struct evering_ops *ops,
+			    const struct evering_msg *msg, void *context)
+{
+	unsigned int n = s.inherited;
+
+	(void)context;
+	while (n < MOST && !is_message(msg, n))
+		n++;
+	MUST(n < MOST);
+	s.taken_over++;
+	s.inherited = n + 1;
+	MUST_BE(evering_msg_free(ops, msg), 0);
+}
+
+/* Survivor and successor, of which neither waits for the other. */
+static void meet_heir(void)
+{
+	struct evering_connecting *c;
+	struct evering *same = NULL;
+	int64_t end = now_ns() + PLENTY;
+	int ret, accepted;
+
+	MUST_BE(evering_replace_begin(s.ev, s.path[0], 0, PLENTY, &c), 0);
+	do {
+		ret = evering_connecting_step(c, &same);
+		accepted = s.heir ?
+				   0 :
+				   evering_accept(s.listener, limits_of_story(),
+						  EVERING_NOWAIT, &s.heir);
+		MUST(!accepted || accepted == -EAGAIN);
+	} while (ret == -EAGAIN && now_ns() < end);
+	evering_connecting_close(c);
+	MUST_BE(ret, 0);
+	MUST(same == s.ev && s.heir);
+	MUST_BE(evering_predecessors(s.heir), 1);
+}
+
+/* Of the last @unseen entries, how many a successor is to have. */
+static unsigned int heirs_share(uint32_t unseen)
+{
+	const struct evering_tx *tx = &s.ev->tx;
+	struct evering_op_header h;
+	unsigned int n = 0;
+
+	for (; unseen; unseen--) {
+		memcpy(&h, evering__tx_slot(tx, tx->next - unseen), sizeof(h));
+		n += h.type == EVERING_OP_REQUEST ||
+		     h.type == EVERING_OP_POST || h.type == EVERING_OP_MESSAGE;
+	}
+	return n;
+}
+
+static void serve_heir(void)
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+	int idle;
+
+	p.request = inherit_request;
+	p.message = inherit_message;
+	MUST_BE(evering_ops_open(s.heir, &p, &s.heirs_ops), 0);
+	for (idle = 0; idle < 2; idle++)
+		if (evering_ops_poll(s.ops) > 0 ||
+		    evering_ops_poll(s.heirs_ops) > 0)
+			idle = -1;
+	MUST_BE(s.outcomes, s.n_asked);
+}
+
+/* Those that were sent last. */
+static void receive_as_heir(uint32_t unseen)
+{
+	uint32_t entry[LEN / 4], sent = s.acted, i;
+
+	if (s.story->before == before_receive)
+		sent = 6;
+	else if (s.story->before == before_release)
+		sent = ENTRIES;
+	for (i = 0; i < unseen; i++) {
+		MUST_BE(evering_recv(s.heir, entry, LEN, EVERING_NOWAIT), 0);
+		MUST(check_entry(entry, LEN, sent - unseen + i, SALT));
+	}
+	MUST(!evering_peek(s.heir));
+}
+
+/* A successor comes, takes over what there is, and goes as well. */
+static void succeed(void)
+{
+	struct evering_fate_info fate;
+	unsigned int share = 0;
+
+	MUST_BE(evering_fate(s.ev, &fate), 0);
+	if (s.ops) {
+		finish_held();
+		share = heirs_share(fate.unseen);
+	}
+	meet_heir();
+	if (s.ops)
+		serve_heir();
+	else
+		receive_as_heir(fate.unseen);
+	MUST_BE(s.taken_over, share);
+	evering_close(s.heir);
+	s.heir = NULL;
+	MUST_BE(drain(), -EPIPE);
+}
+
 /* @n: channels that the victim ends before this one. */
 static void settle(unsigned int n)
 {
@@ -924,6 +1100,8 @@ static void settle(unsigned int n)
 	else
 		MUST(peer == EVERING_PEER_DIED || peer == EVERING_PEER_CLOSED);
 	check_fate();
+	if (s.succeeds)
+		succeed();
 	if (s.ops)
 		settle_table();
 	else
@@ -936,18 +1114,6 @@ static void settle(unsigned int n)
 static bool is_there(const char *path)
 {
 	return !access(path, F_OK);
-}
-
-/* Where the victim listened: a child of its, which dies with it, may do so a moment. */
-static int listen_again(struct evering_listener **l)
-{
-	int64_t end = now_ns() + PLENTY;
-	int ret;
-
-	do
-		ret = evering_listen(s.path[1], 0600, l);
-	while (ret == -EADDRINUSE && now_ns() < end);
-	return ret;
 }
 
 /* Who was called may have lived to answer, or not. */
@@ -1187,7 +1353,7 @@ struct place {
 };
 
 #define PLACES (1u << 16)
-#define STORIES 63
+#define STORIES 65
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1635,6 +1801,9 @@ STORY(accepts_over_a_socket, accept_fd, .meets = true, .socket = true,
 STORY(makes_a_pair, pair, .meets = true)
 STORY(connects_with_lanes, connect_lanes, .meets = true, .lanes = LANES,
       .act = act_accept)
+STORY(survives, replace, .meets = true, .act = act_accept)
+STORY(survives_with_a_table, replace_in_steps, .meets = true, .ops = true,
+      .serves = true, .act = act_accept_and_serve)
 STORY(serves, serve, .ops = true, .opens = true, .act = act_be_served)
 STORY(serves_in_a_loop, serve_in_loop, .meets = true, .calls = true,
       .ops = true, .act = act_call_server)
@@ -1658,6 +1827,7 @@ static const char *const harmless[] = {
 	"evering_listen_activated",
 	"evering_peer_buffer",
 	"evering_peer_cred",
+	"evering_predecessors",
 	"evering_set_policy",
 	"evering_version",
 	"evering__op_submit_data", /* hands on to another */
@@ -1743,6 +1913,8 @@ static __attribute__((constructor)) void prepare(int argc, char **argv)
 	tallies = shared_memory(2 * sizeof(*tallies));
 	if (getenv("LD_BIND_NOW") || setenv("LD_BIND_NOW", "1", 1))
 		return;
+	/* What malloc(3) keeps for each thread counts as in use: see weigh(). */
+	setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0", 0);
 	execv("/proc/self/exe", argv);
 }
 

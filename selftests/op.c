@@ -70,7 +70,7 @@ TEST_F(op, params_that_cannot_be_are_refused)
 	p.size = 0;
 	EXPECT_EQ(-EINVAL, evering_ops_open(self->ev[0], &p, &ops));
 	p = good;
-	p.flags = 1;
+	p.flags = EVERING_REPLACEABLE << 1;
 	EXPECT_EQ(-EINVAL, evering_ops_open(self->ev[0], &p, &ops));
 	p = good;
 	p.depth = 13;

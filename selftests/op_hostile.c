@@ -511,11 +511,11 @@ static unsigned int make_header(struct scene *s, unsigned int which,
 static unsigned int make_flags(struct scene *s, unsigned int which,
 			       struct entry *e)
 {
-	uint64_t id = s->request + 3, answer = s->id[PLAIN];
+	uint64_t answer = s->id[PLAIN];
 
 	switch (which) {
 	case 0:
-		e[0] = entry_of(REQUEST, id, 8, 0, 0);
+		e[0] = entry_of(EVERING_OP_CANCEL, s->request, 8, 0, 0);
 		return 1;
 	case 1:
 		e[0] = entry_of(ANSWER, answer, 8, 0, 0);
@@ -907,7 +907,7 @@ static unsigned int make_message(struct scene *s, unsigned int which,
 		e[0].h.len = MAX_DATA - 15;
 		return 1;
 	case 3:
-		e[0] = entry_of(type, 0, EVERING_OP_NO_FLAGS, 4, 0);
+		e[0] = entry_of(type, 0, EVERING_OP_AGAIN, 4, 0);
 		return 1;
 	case 4: /* more go home than fit, and what is not away */
 		e[0] = entry_of(type, 0, 15 << EVERING_OP_HOME_SHIFT, 4, 0);

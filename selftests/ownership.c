@@ -1445,6 +1445,9 @@ static void attempt_nonsense(struct attempt *a)
 		break;
 	case 1:
 		a->op.flags |= 4u << below(30);
+		/* Which is nonsense with a buffer that is given. */
+		if (a->op.flags & EVERING_REISSUE)
+			a->op.flags |= EVERING_GIVE;
 		a->error = -EINVAL;
 		break;
 	case 2:

@@ -1006,6 +1006,87 @@ static void story_accept_fd(void)
 	DO(MET, evering_accept_fd(v.sock, NULL, EVERING_WAIT_FOREVER, &v.ev));
 }
 
+/* --------------------------------------------- stories: a peer that is replaced */
+
+/* Its peer has gone, and has not seen two entries. */
+static void story_replace(void)
+{
+	struct evering *ev[2];
+	int i;
+
+	NEED(!evering_pair(&v.p, ev));
+	evering_begin(ev[1], 0);
+	note(&notes->began[SENT], 2);
+	for (i = 0; i < 2; i++)
+		NEED(!evering_send(ev[0], v.entries[i], LEN, EVERING_NOWAIT));
+	evering_close(ev[1]);
+	DO(MET, evering_replace(ev[0], v.path, 0, EVERING_WAIT_FOREVER));
+	note(&notes->did[SENT], 2);
+}
+
+static void victim_answered(struct evering_ops *ops,
+			    const struct evering_completion *c)
+{
+	(void)ops;
+	NEED(c->flags == EVERING_ANSWERED);
+	NEED(c->result == ANSWER || c->result == ANSWER + 1);
+	v.heard++;
+}
+
+/* A table, whose peer has opened its own, and then gone without a look at two requests. */
+static void outlive(struct evering *ev[2])
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+	struct evering_ops *other;
+	struct evering_op op;
+	int i;
+
+	NEED(!evering_pair(&v.p, ev));
+	v.ev = ev[0];
+	NEED(!evering_ops_open(ev[1], NULL, &other));
+	p.flags = EVERING_REPLACEABLE;
+	NEED(!evering_ops_open(ev[0], &p, &v.ops));
+	NEED(evering_ops_poll(v.ops) > 0);
+	for (i = 0; i < 2; i++) {
+		op = victims_op(i ? EVERING_REISSUE : 0, NULL);
+		op.done = victim_answered;
+		note(&notes->began[ASKED], 1);
+		NEED(!evering_op_submit(v.ops, &op, NULL, EVERING_NOWAIT));
+	}
+	evering_close(ev[1]);
+	NEED(evering_ops_poll(v.ops) == -EPIPE);
+}
+
+static int replace_in_steps(void)
+{
+	struct evering_connecting *c;
+	struct pollfd fd = { .events = POLLIN };
+	struct evering *same;
+	int ret;
+
+	ret = evering_replace_begin(v.ev, v.path, 0, EVERING_WAIT_FOREVER, &c);
+	if (ret)
+		return ret;
+	fd.fd = evering_connecting_fd(c);
+	while ((ret = evering_connecting_step(c, &same)) == -EAGAIN)
+		poll(&fd, 1, -1);
+	NEED(ret || same == v.ev);
+	evering_connecting_close(c);
+	return ret;
+}
+
+static void story_replace_in_steps(void)
+{
+	struct evering *ev[2];
+
+	outlive(ev);
+	DO(MET, replace_in_steps());
+	while (v.heard < 2)
+		NEED(evering_ops_wait(v.ops, EVERING_WAIT_FOREVER) > 0);
+	note(&notes->did[ASKED], 2);
+	DO(CLOSED, close_endpoint());
+}
+
 /* ---------------------------------------------------- stories: serving clients */
 
 /* What a client asks; of the requests two are kept, one of them until the end. */

@@ -111,7 +111,8 @@ static bool is_fatal(const struct peer *p, const unsigned char *entry)
 	size = sizeof(h) + h.len + (kind ? sizeof(p->names[0]) : 0) +
 	       (h.flags >> EVERING_OP_HOME_SHIFT) *
 		       sizeof(struct evering_op_home);
-	if (size > p->ev->ev.tx.payload || (h.flags & EVERING_OP_NO_FLAGS) ||
+	if (size > p->ev->ev.tx.payload ||
+	    ((h.flags & EVERING_OP_AGAIN) && h.type != EVERING_OP_REQUEST) ||
 	    kind > EVERING_OP_IN_PLACE || names_alien(p, entry, &h))
 		return true;
 	if (!p->opened && h.type != EVERING_OP_OPEN)

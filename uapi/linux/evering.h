@@ -48,7 +48,8 @@
  *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group;
  *		memfd: one file for half and arena, and no STATUS;
  *		evering_half.abi and .geometry; the library's hello asks for lanes
- *	5	evering_half.begun means something
+ *	5	evering_half.begun means something; the library's hello tells of
+ *		predecessors
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H

@@ -13,13 +13,14 @@
  * Change log, by EVERING_OPS_VERSION
  *	1	first version
  *	2	POST, MESSAGE; evering_op_open.store and .reserved; HOME's @code
+ *	3	EVERING_OP_AGAIN
  */
 #ifndef _UAPI_LINUX_EVERING_OP_H
 #define _UAPI_LINUX_EVERING_OP_H
 
 #include <linux/evering.h>
 
-#define EVERING_OPS_VERSION	2u
+#define EVERING_OPS_VERSION	3u
 #define EVERING_OPS_MIN_SLOT	64u
 #define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
 #define EVERING_OP_INDEX_BITS	16
@@ -40,7 +41,7 @@
 #define EVERING_OP_GIVEN	2u	/* sender's arena, the receiver's from now on */
 #define EVERING_OP_BACK		3u	/* receiver's arena, and its own again */
 #define EVERING_OP_IN_PLACE	4u	/* the answer is in the buffer that was lent */
-#define EVERING_OP_NO_FLAGS	0x08u	/* 0 */
+#define EVERING_OP_AGAIN	0x08u	/* REQUEST: one who has gone may have begun it */
 #define EVERING_OP_HOME_SHIFT	4
 #define EVERING_OP_MAX_HOME	15u
 
