@@ -503,7 +503,21 @@ class channel
 			return std::nullopt;
 		return fate;
 	}
-	/* Empty: no room, or @align cannot be. */
+	/*
+	 * Meets the successor of a peer that has gone, at @path: 0, or as
+	 * evering_replace().  Everything that is held of the own arena stays.
+	 */
+	int replace(const char *path, wait_time timeout = forever,
+		    unsigned int flags = 0) noexcept
+	{
+		return evering_replace(get(), path, flags, timeout.count());
+	}
+	/* How many peers there were in the place of this one. */
+	std::uint32_t predecessors() const noexcept
+	{
+		return evering_predecessors(get());
+	}
+	/* Empty: no room, or @align is invalid. */
 	buffer allocate(std::size_t size, std::size_t align = 0) noexcept
 	{
 		void *at = evering_alloc(get(), size, align);
@@ -1425,6 +1439,71 @@ struct end_connecting {
 	}
 };
 using connecting = std::unique_ptr<::evering_connecting, end_connecting>;
+
+/* All steps of @begun, which ends with that: 0, and the endpoint; or why there is none. */
+inline task<int> connect(loop &l, ::evering_connecting *begun, ::evering **ev)
+{
+	connecting c(begun);
+	int ret = evering_connecting_fd(begun);
+
+	if (ret < 0)
+		co_return ret;
+	descriptor fd(l, ret);
+	while ((ret = evering_connecting_step(begun, ev)) == -EAGAIN) {
+		ret = co_await fd.readable();
+		if (ret)
+			break;
+	}
+	co_return ret;
+}
+
+/* An endpoint, whose descriptor is another one afterwards, out of its loop meanwhile. */
+class unwatched
+{
+    public:
+	unwatched(loop &l, ::evering *ev, source &s) noexcept
+		: loop_(l), ev_(ev), source_(s)
+	{
+		loop_.unwatch(evering_fd(ev));
+	}
+	unwatched(const unwatched &) = delete;
+	unwatched &operator=(const unwatched &) = delete;
+	~unwatched()
+	{
+		(void)watch();
+	}
+	/* 0, or a negative errno. */
+	int watch() noexcept
+	{
+		if (watched_ || !loop_.is_ours())
+			return 0;
+		watched_ = true;
+		return loop_.watch(EPOLL_CTL_ADD, evering_fd(ev_),
+				   all_events(ev_), &source_);
+	}
+
+    private:
+	loop &loop_;
+	::evering *ev_;
+	source &source_;
+	bool watched_ = false;
+};
+
+/* evering_replace() in the loop of @s.  If @watch says so it is not watched any more. */
+inline task<int> replace(loop &l, ::evering *ev, source &s, const char *path,
+			 wait_time timeout, unsigned int flags, int &watch)
+{
+	::evering_connecting *begun;
+	unwatched meanwhile(l, ev, s);
+	::evering *same;
+	int ret = evering_replace_begin(ev, path, flags, timeout.count(),
+					&begun);
+
+	if (!ret)
+		ret = co_await connect(l, begun, &same);
+	watch = meanwhile.watch();
+	co_return ret;
+}
 } // namespace detail
 
 /*
@@ -1439,18 +1518,8 @@ inline task<result<channel>> connect(loop &l, const char *path,
 	::evering *ev;
 	int ret = evering_connect_begin(path, &wish, timeout.count(), &begun);
 
-	if (ret)
-		co_return failure{ ret };
-	detail::connecting c(begun);
-	ret = evering_connecting_fd(begun);
-	if (ret < 0)
-		co_return failure{ ret };
-	descriptor fd(l, ret);
-	while ((ret = evering_connecting_step(begun, &ev)) == -EAGAIN) {
-		ret = co_await fd.readable();
-		if (ret)
-			break;
-	}
+	if (!ret)
+		ret = co_await detail::connect(l, begun, &ev);
 	if (ret)
 		co_return failure{ ret };
 	co_return channel(ev);
@@ -1529,6 +1598,24 @@ class async_channel : detail::source
 	template <plain T> auto send_value(const T &value) noexcept
 	{
 		return send(bytes_of(value));
+	}
+	/*
+	 * channel::replace() in the loop, when receive() has returned -EPIPE.  @path has
+	 * to be there until this was awaited.
+	 */
+	task<int> replace(const char *path, wait_time timeout = forever,
+			  unsigned int flags = 0)
+	{
+		int watch = 0, ret = error_;
+
+		if (!ret)
+			ret = co_await detail::replace(loop_, channel_.get(),
+						       *this, path, timeout,
+						       flags, watch);
+		if (watch)
+			error_ = watch;
+		loop_.wake(*this);
+		co_return ret ? ret : watch;
 	}
 
     private:
@@ -1657,6 +1744,8 @@ class async_channel : detail::source
 
 /* -------------------------------------------------------------- operations */
 
+class operations;
+
 /*
  * A request of the peer's.  Its data stay until it is answered, those of a post as long
  * as this.
@@ -1679,10 +1768,15 @@ class request
 	{
 		return r_.opcode;
 	}
-	/* EVERING_LEND, EVERING_GIVE or 0, and EVERING_POST. */
+	/* EVERING_LEND, EVERING_GIVE or 0, and EVERING_POST, EVERING_AGAIN. */
 	std::uint32_t flags() const noexcept
 	{
 		return r_.flags;
+	}
+	/* A predecessor of this side may have begun it, or done it. */
+	bool again() const noexcept
+	{
+		return r_.flags & EVERING_AGAIN;
 	}
 	/* It gets no answer. */
 	bool is_post() const noexcept
@@ -1712,6 +1806,7 @@ class request
 	}
 
     private:
+	friend class operations;
 	::evering_request r_;
 	std::vector<std::byte> own_;
 };
@@ -1720,7 +1815,7 @@ class request
 class answer
 {
     public:
-	/* The peer's, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EPROTO, … */
+	/* The peer's, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EOWNERDEAD, -EPROTO, … */
 	int result = -ECANCELED;
 	/* The result is the peer's. */
 	bool answered = false;
@@ -1765,8 +1860,6 @@ class answer
 	std::byte data_[EVERING_MAX_SLOT];
 	writable_bytes into_;
 };
-
-class operations;
 
 /* A message of the peer's, freed at the end; move only. */
 class message
@@ -1837,15 +1930,18 @@ class operations : detail::source
     public:
 	class asked;
 
+	/* @flags: EVERING_REPLACEABLE: calls outlive the peer, see replace(). */
 	operations(loop &l, channel c, std::uint32_t depth = EVERING_OPS_DEFAULT,
 		   std::uint32_t serve = EVERING_OPS_DEFAULT,
-		   std::uint32_t store = EVERING_OPS_DEFAULT) noexcept
+		   std::uint32_t store = EVERING_OPS_DEFAULT,
+		   std::uint32_t flags = 0) noexcept
 		: loop_(l), channel_(std::move(c)), alarm_(l.no_alarm())
 	{
 		::evering_ops_params wish = EVERING_OPS_PARAMS_INIT;
 		::evering *ev = channel_.get();
 		::evering_ops_info info;
 
+		wish.flags = flags;
 		wish.depth = depth;
 		wish.serve = serve;
 		wish.context = this;
@@ -1890,6 +1986,29 @@ class operations : detail::source
 	::evering_ops *table() const noexcept
 	{
 		return ops_;
+	}
+	/*
+	 * co_await ops.replace(path): 0, or as evering_replace(); for a table with
+	 * EVERING_REPLACEABLE, when next() has returned -EPIPE.  Calls that were under way
+	 * then go on; those that are made meanwhile have the outcome -EPIPE.  Requests,
+	 * posts and messages of the peer that has gone are finished with before this is
+	 * called; @path has to be there until it was awaited.
+	 */
+	task<int> replace(const char *path, wait_time timeout = forever,
+			  unsigned int flags = 0)
+	{
+		int watch = 0, ret = watched_ ? 0 : error_;
+
+		if (!ret)
+			ret = co_await detail::replace(loop_, channel_.get(),
+						       *this, path, timeout,
+						       flags, watch);
+		if (!ret)
+			error_ = 0;
+		if (watch)
+			end(watch);
+		loop_.wake(*this);
+		co_return ret ? ret : watch;
 	}
 
 	/*
@@ -1951,7 +2070,7 @@ class operations : detail::source
 	 * co_await ops.call(opcode, data): answer.  Waits for room, too.  @data have
 	 * to be there until this was awaited; more of them than fits an entry is copied
 	 * into a buffer, which is lent meanwhile.  With .timeout(t), .lend(buffer),
-	 * .give(buffer), .into(span), .stop_by(token).
+	 * .give(buffer), .into(span), .stop_by(token), .reissue().
 	 */
 	asked call(std::uint32_t opcode, bytes data = {}) noexcept;
 
@@ -2078,12 +2197,23 @@ class operations : detail::source
 		while (posts_ < most_posts_ &&
 		       !evering_op_next(ops_, &r, EVERING_NOWAIT)) {
 			/* Nobody can be answered any more. */
-			if (error_ && !(r.flags & EVERING_POST))
+			if (error_ && !(r.flags & EVERING_POST)) {
+				drop(r);
 				continue;
+			}
 			requests_.items.emplace_back(r);
 			posts_ += requests_.items.back().is_post();
 		}
 		more_ = posts_ >= most_posts_;
+	}
+	/* One that nobody has taken and nobody can answer is finished with. */
+	void drop(const ::evering_request &r) noexcept
+	{
+		if (closing_)
+			return;
+		if (r.flags & EVERING_GIVE)
+			(void)evering_free(channel_.get(), r.buf);
+		(void)evering_op_answer(ops_, r.id, -EPIPE, nullptr, 0);
 	}
 	void taken(const request &r) noexcept
 	{
@@ -2111,12 +2241,11 @@ class operations : detail::source
 	void end(int why) noexcept;
 	bool turn() noexcept override
 	{
-		std::int64_t left;
 		short events;
 		int n;
 
 		if (error_)
-			return false;
+			return outlive();
 		n = evering_ops_poll(ops_);
 		if (n || more_)
 			refill();
@@ -2129,17 +2258,33 @@ class operations : detail::source
 			end(n);
 		offer(requests_, false);
 		offer(messages_, false);
-		if (n)
-			return n > 0;
+		if (n < 0)
+			return outlive();
+		if (!n)
+			set_alarm();
+		return n;
+	}
+	/* What waits for a successor of the peer runs out of time all the same. */
+	bool outlive() noexcept
+	{
+		if (error_ == -EPIPE && watched_) {
+			(void)evering_ops_poll(ops_);
+			set_alarm();
+		}
+		return false;
+	}
+	void set_alarm() noexcept
+	{
+		std::int64_t left = evering_ops_timeout(ops_);
+
 		loop_.unset_alarm(alarm_);
-		left = evering_ops_timeout(ops_);
 		/* Then this looks from time to time, until next() takes some. */
-		if (posts_ >= most_posts_ && (left < 0 || left > look_again))
+		if (!error_ && posts_ >= most_posts_ &&
+		    (left < 0 || left > look_again))
 			left = look_again;
 		if (left >= 0)
 			alarm_ = loop_.set_alarm(detail::moment_after(left),
 						 { nullptr, this });
-		return false;
 	}
 	void rung() noexcept override
 	{
@@ -2226,6 +2371,11 @@ class operations::sender : public operations::pending
     protected:
 	/* 0, -EAGAIN, or another error. */
 	virtual int attempt() noexcept = 0;
+	void refuse(int error) noexcept override
+	{
+		ret_ = error;
+		o_->loop_.ready(*this);
+	}
 
     private:
 	bool submit() noexcept override
@@ -2235,11 +2385,6 @@ class operations::sender : public operations::pending
 			return false;
 		o_->loop_.ready(*this);
 		return true;
-	}
-	void refuse(int error) noexcept override
-	{
-		ret_ = error;
-		o_->loop_.ready(*this);
 	}
 
 	int ret_ = -EAGAIN;
@@ -2319,6 +2464,14 @@ class operations::replier : public operations::sender
 		return evering_op_answerv(o_->ops_, id_, code_, &piece_, 1,
 					  EVERING_NOWAIT);
 	}
+	/* The peer has gone, and its request ends. */
+	void refuse(int error) noexcept override
+	{
+		if (!o_->closing_)
+			(void)evering_op_answer(o_->ops_, id_, code_, nullptr,
+						0);
+		sender::refuse(error);
+	}
 
 	std::uint64_t id_;
 	std::int32_t code_;
@@ -2383,14 +2536,14 @@ class operations::asked
 	asked &&lend(buffer b) && noexcept
 	{
 		buf_ = std::move(b);
-		op_.flags = EVERING_LEND;
+		op_.flags |= EVERING_LEND;
 		return std::move(*this);
 	}
 	/* Comes back if it could not be sent. */
 	asked &&give(buffer b) && noexcept
 	{
 		buf_ = std::move(b);
-		op_.flags = EVERING_GIVE;
+		op_.flags |= EVERING_GIVE;
 		return std::move(*this);
 	}
 	/*
@@ -2409,6 +2562,15 @@ class operations::asked
 	asked &&stop_by(std::stop_token token) && noexcept
 	{
 		token_ = std::move(token);
+		return std::move(*this);
+	}
+	/*
+	 * It may be begun twice: if the peer goes that may have begun it, its successor is
+	 * asked for it, too.  Not with give().
+	 */
+	asked &&reissue() && noexcept
+	{
+		op_.flags |= EVERING_REISSUE;
 		return std::move(*this);
 	}
 	/*
@@ -2433,7 +2595,8 @@ class operations::call_awaiter : public operations::pending
 	/* Data that fit no entry go in a buffer, if there is no other. */
 	explicit call_awaiter(asked &&what) noexcept
 		: pending(*what.o_, calls,
-			  !what.op_.flags && what.size_ > what.o_->max_data_),
+			  !(what.op_.flags & (EVERING_LEND | EVERING_GIVE)) &&
+				  what.size_ > what.o_->max_data_),
 		  loop_(what.o_->loop_), op_(what.op_), size_(what.size_),
 		  buf_(std::move(what.buf_)), into_(what.into_),
 		  token_(std::move(what.token_))
@@ -2537,7 +2700,7 @@ class operations::call_awaiter : public operations::pending
 		std::memcpy(buf_.span().data(), op_.data, size_);
 		op_.data = nullptr;
 		op_.len = 0;
-		op_.flags = EVERING_LEND;
+		op_.flags |= EVERING_LEND;
 		op_.buf = buf_.span().data();
 		op_.buf_len = size_;
 		return 0;
@@ -2585,7 +2748,7 @@ class operations::call_awaiter : public operations::pending
 			std::memcpy(answer_.data_, c.data, c.len);
 		if (c.buf)
 			answer_.buf = buffer(ev, c.buf, c.buf_len);
-		if (op_.flags == EVERING_LEND && c.buf != op_.buf && !lost)
+		if ((op_.flags & EVERING_LEND) && c.buf != op_.buf && !lost)
 			answer_.lent = buffer(ev, op_.buf, op_.buf_len);
 		if (large_)
 			answer_.lent.reset();
@@ -2655,8 +2818,11 @@ inline void operations::end(int why) noexcept
 		}
 	}
 	loop_.hope(*this, false);
-	std::erase_if(requests_.items,
-		      [](const request &r) { return !r.is_post(); });
+	std::erase_if(requests_.items, [this](const request &r) {
+		if (!r.is_post())
+			drop(r.r_);
+		return !r.is_post();
+	});
 	refill();
 	offer(requests_, true);
 	offer(messages_, true);
@@ -2710,10 +2876,15 @@ class exchange
 	{
 		return state_ ? state_->request.opcode : 0;
 	}
-	/* EVERING_LEND, EVERING_GIVE or 0. */
+	/* EVERING_LEND, EVERING_GIVE or 0, and EVERING_AGAIN. */
 	std::uint32_t flags() const noexcept
 	{
 		return state_ ? state_->request.flags : 0;
+	}
+	/* A predecessor of this server may have begun it, or done it. */
+	bool again() const noexcept
+	{
+		return flags() & EVERING_AGAIN;
 	}
 	/* What came, of any length; empty if it is gone(). */
 	bytes contents() const noexcept

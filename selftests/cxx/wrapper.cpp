@@ -2495,6 +2495,230 @@ void fork_exits()
 	CHECK(access(path, F_OK));
 }
 
+// -------------------------------------------------------------- successors
+
+/* A process that accepts who has had a peer before, and sends back what it receives. */
+pid_t echo_at(const char *name)
+{
+	pid_t pid = fork();
+	u64 value;
+
+	CHECK(pid >= 0);
+	if (pid)
+		return pid;
+	alarm(60);
+	{
+		auto l = evr::listener::listen(name);
+		CHECK(l);
+		auto c = l->accept();
+		CHECK(c && c->predecessors() == 1);
+		while (!c->receive_value(value))
+			CHECK(c->send_value(value) == 0);
+	}
+	_exit(0);
+}
+
+void replaces()
+{
+	char name[64];
+	u64 got = 0;
+	int status;
+
+	std::snprintf(name, sizeof(name), "@cxx-replaces-%d", getpid());
+	pid_t pid = echo_at(name);
+	auto [a, b] = make_pair();
+	evr::buffer kept = a.allocate(64);
+
+	CHECK(kept);
+	std::memset(kept.span().data(), 7, 64);
+	CHECK(a.send_value(u64{ 1 }) == 0 && a.send_value(u64{ 2 }) == 0);
+	CHECK(b.receive_value(got) == 0 && got == 1);
+	CHECK(a.replace(name) == -EBUSY && a.predecessors() == 0);
+	b.close();
+	CHECK(a.replace(name, evr::nowait, 1u << 31) == -EINVAL);
+	CHECK(a.replace("@cxx-nobody", evr::nowait) == -EAGAIN);
+	CHECK(a.replace(name, 10s) == 0 && a.predecessors() == 1);
+	CHECK(a.receive_value(got, 10s) == 0 && got == 2);
+	CHECK(kept.span()[63] == std::byte(7));
+	kept.reset();
+	CHECK(arena_whole(a));
+	a.close();
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+struct survivor {
+	evr::loop loop;
+	char name[64];
+	evr::answer begun, reissued, unseen, late;
+	unsigned int asked = 0, ended = 0, served = 0, agains = 0;
+
+	explicit survivor(const char *what)
+	{
+		std::snprintf(name, sizeof(name), "@cxx-%s-%d", what, getpid());
+	}
+};
+
+evr::task<> ask_as(survivor &s, evr::operations::asked asks, evr::answer &got)
+{
+	s.asked++;
+	got = co_await std::move(asks);
+	s.ended++;
+}
+
+/* Answers all. */
+evr::task<> succeed(survivor &s, evr::listener &listener)
+{
+	auto c = co_await evr::acceptor(s.loop, listener).accept();
+
+	CHECK(c && c->predecessors() == 1);
+	evr::operations ops(s.loop, std::move(*c));
+	while (auto r = co_await ops.next()) {
+		s.served++;
+		s.agains += r->again();
+		CHECK(ops.reply(*r, 9) == 0);
+	}
+	CHECK(ops.error() == -EPIPE);
+}
+
+/* The first server: takes up three requests, asks itself for something, and goes. */
+evr::task<> die(survivor &s, evr::operations &ops, evr::channel c)
+{
+	const unsigned int flags = EVERING_LEND | EVERING_AGAIN;
+	evr::operations::asked begun = ops.call(KEEP);
+	evr::operations::asked late = ops.call(KEEP).timeout(20ms);
+	evr::operations::asked lent = ops.call(KEEP).reissue().lend(
+		ops.get().allocate(64));
+	::evering_request r;
+	::evering_ops *table;
+	::evering_op op = {};
+
+	CHECK(evering_ops_open(c.get(), nullptr, &table) == 0);
+	s.loop.spawn(ask_as(s, std::move(begun), s.begun));
+	s.loop.spawn(ask_as(s, std::move(lent), s.reissued));
+	s.loop.spawn(ask_as(s, std::move(late), s.late));
+	for (int n = 0; n < 3;) {
+		if (evering_op_next(table, &r, EVERING_NOWAIT) == 0) {
+			CHECK(!(r.flags & flags & ~EVERING_LEND));
+			n++;
+		} else {
+			co_await s.loop.sleep_for(1ms);
+		}
+	}
+	evr::buffer given = c.allocate(64);
+	op.flags = EVERING_GIVE;
+	op.buf = given.release();
+	op.buf_len = 64;
+	CHECK(evering_op_submit(table, &op, nullptr, EVERING_NOWAIT) == 0);
+	s.loop.spawn(ask_as(s, ops.call(KEEP), s.unseen));
+	while (s.asked < 4)
+		co_await s.loop.sleep_for(1ms);
+}
+
+evr::task<> survive(survivor &s, evr::listener &listener)
+{
+	auto [a, b] = make_pair();
+	evr::operations ops(s.loop, std::move(a), 8, 8, 8, EVERING_REPLACEABLE);
+
+	CHECK(!ops.error());
+	CHECK(co_await ops.replace(s.name, 1ms) == -EBUSY);
+	co_await die(s, ops, std::move(b));
+	while (!ops.error())
+		co_await s.loop.sleep_for(1ms);
+	// The one that the dead had asked for nobody has taken.
+	auto none = co_await ops.next();
+	CHECK(!none && none.error() == -EPIPE);
+	auto refused = co_await ops.call(ECHO).lend(ops.get().allocate(64));
+	CHECK(refused.result == -EPIPE && refused.lent);
+	refused.lent.reset();
+	// Nobody else runs out of time, and nobody else has an outcome.
+	while (!s.ended)
+		co_await s.loop.sleep_for(1ms);
+	CHECK(s.ended == 1 && s.late.result == -ETIMEDOUT);
+	CHECK(co_await ops.replace("@cxx-nobody", 1ms) == -ETIMEDOUT);
+	CHECK(co_await ops.replace(s.name, evr::nowait) == -EINVAL);
+	CHECK(ops.error() == -EPIPE);
+
+	s.loop.spawn(succeed(s, listener));
+	CHECK(co_await ops.replace(s.name, 10s) == 0);
+	CHECK(!ops.error() && ops.get().predecessors() == 1);
+	while (s.ended < 4)
+		co_await s.loop.sleep_for(1ms);
+	CHECK(s.begun.result == -EOWNERDEAD && s.begun.begun);
+	CHECK(s.reissued && s.reissued.result == 9);
+	CHECK(s.unseen && s.unseen.result == 9);
+	CHECK(s.served == 2 && s.agains == 1);
+	// What is lent comes back; what is given cannot be begun twice.
+	CHECK(s.reissued.lent && s.reissued.lent.size() == 64);
+	s.reissued.lent.reset();
+	auto wrong = co_await ops.call(KEEP).reissue().give(
+		ops.get().allocate(64));
+	CHECK(wrong.result == -EINVAL && wrong.lent);
+	wrong.lent.reset();
+	// What does not fit an entry is lent as well.
+	std::vector<std::byte> much(1000);
+	auto last = co_await ops.call(KEEP, much).reissue();
+	CHECK(last && last.result == 9 && s.served == 3);
+	CHECK(arena_whole(ops.get()));
+}
+
+/* Calls of coroutines outlive their server. */
+void successors()
+{
+	survivor s("successors");
+	auto listener = evr::listener::listen(s.name);
+
+	CHECK(listener);
+	s.loop.spawn(survive(s, *listener));
+	CHECK(s.loop.run() == 0 && s.ended == 4);
+}
+
+/* And so does a channel in a loop; one that waits for a successor can be destroyed. */
+void async_successors()
+{
+	survivor s("async-successors");
+	auto listener = evr::listener::listen(s.name);
+	bool waits = false;
+
+	CHECK(listener);
+	s.loop.spawn([](survivor &ss, evr::listener &l, bool &w) -> evr::task<> {
+		auto [a, b] = make_pair();
+		evr::async_channel c(ss.loop, std::move(a));
+		auto echo = [](survivor &sss, evr::listener &ll) -> evr::task<> {
+			auto met = co_await evr::acceptor(sss.loop, ll).accept();
+			CHECK(met);
+			evr::async_channel d(sss.loop, std::move(*met));
+			u64 v = 0;
+			while (co_await d.receive_value(v) == 0)
+				CHECK(co_await d.send_value(v) == 0);
+		};
+		u64 got = 0;
+
+		for (u64 i = 0; i < 3; i++) {
+			b.close();
+			CHECK(co_await c.receive_value(got) == -EPIPE);
+			ss.loop.spawn(echo(ss, l));
+			CHECK(co_await c.replace(ss.name, 10s) == 0);
+			CHECK(co_await c.send_value(i) == 0);
+			CHECK(co_await c.receive_value(got) == 0 && got == i);
+			CHECK(c.get().predecessors() == i + 1);
+			// Of whom this does not know that it goes.
+			CHECK(co_await c.replace("@cxx-nobody", 1ms,
+						 EVERING_REPLACE_FORCE) ==
+			      -ETIMEDOUT);
+		}
+		w = true;
+		co_await c.replace("@cxx-nobody");
+		CHECK(!"destroyed");
+	}(s, *listener, waits));
+	s.loop.spawn([](evr::loop &l, bool &w) -> evr::task<> {
+		while (!w)
+			co_await l.sleep_for(1ms);
+		co_await l.sleep_for(1ms);
+		l.stop();
+	}(s.loop, waits));
+	CHECK(s.loop.run() == 0 && waits);
+}
+
 const struct {
 	const char *name;
 	void (*run)();
@@ -2553,6 +2777,9 @@ const struct {
 	{ "server", server },
 	{ "server-gone", server_gone },
 	{ "comes_later", comes_later },
+	{ "replaces", replaces },
+	{ "successors", successors },
+	{ "async-successors", async_successors },
 	{ "fork-exits", fork_exits },
 };
 
