@@ -480,14 +480,48 @@ kv_clients_killed() {
 		[[ ! -s served-err ]]
 }
 
-kv_server_killed() {
-	serve kv serve || return
-	endless 2 || return
-	stop "$1" "$2" || return
-	wait "$bench"
-	(($? == 1)) && says '2 of 2 clients failed' || return
-	# It comes back where it was, killed or not.
-	serve kv serve && run 0 kv --keys=10 bench && stop TERM 0
+# It ends, by this signal and with this status, until its clients are done: each time
+# another one takes its place, and no answer is wrong.
+kv_server_comes_back() {
+	local deaths=0
+	serve kv --file=kept --workers=2 serve && run 0 kv put kept value || return
+	"$bin/kv" --clients=2 --keys=$keys --rounds=3 bench >out 2>err &
+	bench=$!
+	soon grep -qs '^over' out || return
+	while kill -0 "$bench" 2>/dev/null; do
+		stop "$1" "$2" && serve kv --file=kept --workers=2 serve || return
+		((++deaths))
+	done
+	if ! wait "$bench" || ! grep -q 'all right' out || ((!deaths)); then
+		cat out err
+		echo "$deaths deaths"
+		return 1
+	fi
+	run 0 kv get kept && [[ $(<out) == value ]] && stop TERM 0 &&
+		[[ ! -s served-err ]]
+}
+
+# The file of one that was killed while it wrote, and of one with much to forget.
+kv_file() {
+	local i
+	serve kv --file=kept --workers=1 serve || return
+	for i in {1..3}; do
+		run 0 kv put k "$i" && run 0 kv put gone x && run 0 kv delete gone || return
+	done
+	stop KILL 137 || return
+	printf 'torn' >>kept.0
+	serve kv --file=kept --workers=1 serve && run 0 kv get k && [[ $(<out) == 3 ]] &&
+		run 1 kv get gone && run 0 kv put after 1 && stop KILL 137 || return
+	# One record each is left of what was before.
+	serve kv --file=kept --workers=1 serve && run 0 kv get after && [[ $(<out) == 1 ]] &&
+		(($(stat -c %s kept.0) < 100)) && stop TERM 0 || return
+	run 1 kv --file=none/x serve && says 'none/x' || return
+	# Who has it is not disturbed, and where keys belong is not forgotten.
+	serve kv --file=kept --workers=1 serve && run 0 kv put k 4 || return
+	run 1 kv --socket=@other-$$ --file=kept --workers=1 serve &&
+		says 'another server has this file' && run 0 kv put k 5 && stop KILL 137 || return
+	run 1 kv --file=kept --workers=2 serve && says 'another --workers' || return
+	serve kv --file=kept --workers=1 serve && run 0 kv get k && [[ $(<out) == 5 ]] && stop TERM 0
 }
 
 kv_server_stopped() {
@@ -608,8 +642,9 @@ on() {
 	try 'kv: large values, two workers' kv_large 2
 	try 'kv: pinned' kv_pinned
 	try 'kv: clients killed' kv_clients_killed
-	try 'kv: server killed' kv_server_killed KILL 137
-	try 'kv: server terminated at work' kv_server_killed TERM 0
+	try 'kv: server killed' kv_server_comes_back KILL 137
+	try 'kv: server terminated at work' kv_server_comes_back TERM 0
+	try 'kv: file' kv_file
 	try 'kv: server stopped for a while' kv_server_stopped
 	try 'kv: socket in use' kv_in_use
 	try 'kv: strangers' kv_strangers
@@ -624,7 +659,7 @@ on_slow() {
 	try 'kv: four workers, two clients' kv_bench 4 2 TERM
 	try 'kv: large values, two workers' kv_large 2
 	try 'kv: clients killed' kv_clients_killed
-	try 'kv: server killed' kv_server_killed KILL 137
+	try 'kv: server killed' kv_server_comes_back KILL 137
 }
 
 echo 'TAP version 13'

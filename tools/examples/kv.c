@@ -13,6 +13,10 @@
  * Small values travel in the entry.  A larger one that is put is lent for as long as it
  * takes to copy it; one that is got is given, in the server's arena, and goes home when the
  * client frees it.  An answer for which there is no room waits until some have come home.
+ *
+ * With --file a server that is killed, at any moment, costs its clients a pause: the next
+ * one finds in the files what was put, and the clients' library asks it what the dead had
+ * not answered (kv.h).
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -20,6 +24,7 @@
 #include <sys/wait.h>
 
 #include "kv_bench.h"
+#include "kv_log.h"
 
 #define TABLE_MAX ((uint64_t)256 << 20) /* bytes that a worker keeps */
 #define BUCKETS	  65536u
@@ -40,6 +45,7 @@ struct worker {
 	struct item *buckets[BUCKETS];
 	uint64_t bytes;
 	uint64_t requests;
+	struct kv_log log;
 } __attribute__((aligned(128))); /* no two in the same cache line */
 
 /* Requests of a client that wait for room in the arena. */
@@ -78,6 +84,7 @@ static int put(struct worker *w, struct item **at, uint64_t hash,
 {
 	uint64_t size = sizeof(struct item) + key_len + len;
 	struct item *item;
+	int ret;
 
 	if (len > KV_MAX_VALUE)
 		return -E2BIG;
@@ -88,6 +95,13 @@ static int put(struct worker *w, struct item **at, uint64_t hash,
 	memcpy(item->bytes, key, key_len);
 	if (len)
 		memcpy(item->bytes + key_len, value, len);
+	/* Of the copy, which nobody changes. */
+	ret = log_append(&w->log, KV_PUT, item->bytes, key_len,
+			 item->bytes + key_len, len);
+	if (ret) {
+		free(item);
+		return ret;
+	}
 	if (*at)
 		delete (w, at);
 	item->next = *at;
@@ -96,7 +110,76 @@ static int put(struct worker *w, struct item **at, uint64_t hash,
 	return 0;
 }
 
+/* What a predecessor has done. */
+static int redo(void *context, uint32_t opcode, const char *key,
+		uint32_t key_len, const void *value, uint64_t len)
+{
+	uint64_t hash = hash_key(key, key_len);
+	struct worker *w = context;
+	struct item **at = find(w, hash, key, key_len);
+
+	if (opcode == KV_PUT)
+		return put(w, at, hash, key, key_len, value, len);
+	if (opcode != KV_DELETE)
+		return -EBADMSG;
+	if (*at)
+		delete (w, at);
+	return 0;
+}
+
+/* All that there is, in a new file. */
+static int compact(struct worker *w)
+{
+	struct kv_log new = { 0 };
+	struct item *item;
+	unsigned int i;
+	int ret = log_begin(&w->log, &new);
+
+	if (!ret)
+		ret = log_hello(&new, w->count);
+	for (i = 0; i < BUCKETS && !ret; i++)
+		for (item = w->buckets[i]; item && !ret; item = item->next)
+			ret = log_append(&new, KV_PUT, item->bytes,
+					 item->key_len,
+					 item->bytes + item->key_len,
+					 item->len);
+	if (!ret)
+		ret = log_replace(&w->log, &new);
+	log_drop(&new);
+	return ret;
+}
+
+/* The file of the worker, if there is one, and what is in it. */
+static int restore(struct worker *w, const char *file)
+{
+	struct kv_log log;
+	int ret;
+
+	ret = log_open(&log, file ? socket_of(file, w->index) : NULL);
+	if (!ret && file)
+		ret = log_lock(&log);
+	/* What is done again is not to be written again. */
+	if (!ret && file)
+		ret = log_replay(&log, w->count, redo, w);
+	if (ret) {
+		log_close(&log);
+		return ret;
+	}
+	w->log = log;
+	return file ? compact(w) : 0;
+}
+
 /* --------------------------------------------------------------------- a worker */
+
+static int forget(struct worker *w, struct item **at)
+{
+	int ret = log_append(&w->log, KV_DELETE, (*at)->bytes, (*at)->key_len,
+			     NULL, 0);
+
+	if (!ret)
+		delete (w, at);
+	return ret;
+}
 
 /* What a request asks for; its answer, of any length, is at @answer. */
 static int perform(struct worker *w, const struct evering_request *request,
@@ -128,15 +211,21 @@ static int perform(struct worker *w, const struct evering_request *request,
 	if (worker_of(hash, w->count) != w->index)
 		return -EINVAL;
 	at = find(w, hash, key, head[0]);
+	if (log_is_long(&w->log, w->bytes))
+		compact(w);
 	if (request->opcode == KV_PUT)
 		return put(w, at, hash, key, head[0], bytes, len);
+	/* A predecessor may have deleted it, and not have lived to say so. */
 	if (!*at)
-		return -ENOENT;
+		return request->opcode == KV_DELETE &&
+				       request->flags & EVERING_AGAIN ?
+			       0 :
+			       -ENOENT;
 	if (request->opcode == KV_GET)
 		*answer = (struct iovec){ (*at)->bytes + (*at)->key_len,
 					  (*at)->len };
 	else if (request->opcode == KV_DELETE)
-		delete (w, at);
+		return forget(w, at);
 	else
 		return -EINVAL;
 	return 0;
@@ -251,6 +340,7 @@ static void *worker_main(void *arg)
 	for (i = 0; i < BUCKETS; i++)
 		while (w->buckets[i])
 			delete (w, &w->buckets[i]);
+	log_close(&w->log);
 	return NULL;
 }
 
@@ -265,7 +355,7 @@ static int cpu_of(const cpu_set_t *allowed, unsigned int index)
 	return cpu;
 }
 
-static int serve(const char *path, unsigned int count)
+static int serve(const char *path, const char *file, unsigned int count)
 {
 	static struct worker workers[MAX_WORKERS];
 	unsigned int i, started;
@@ -291,8 +381,10 @@ static int serve(const char *path, unsigned int count)
 		workers[i].index = i;
 		workers[i].count = count;
 		workers[i].cpu = cpu_of(&allowed, i);
-		ret = worker_open(&workers[i], name);
+		ret = restore(&workers[i], file);
 		if (ret)
+			fail_with(file, ret, kv_remedy(ret));
+		else if ((ret = worker_open(&workers[i], name)))
 			fail(name, ret);
 		free(name);
 	}
@@ -324,9 +416,10 @@ static int serve(const char *path, unsigned int count)
 int main(int argc, char **argv)
 {
 	unsigned int workers = 0;
-	const char *path = "kv.socket";
+	const char *path = "kv.socket", *file = NULL;
 	const struct setting settings[] = {
 		{ "socket", .text = &path },
+		{ "file", .text = &file },
 		{ "workers", .number = &workers, .most = MAX_WORKERS },
 		{ "clients", .number = &bench.clients, .most = 64 },
 		{ "keys", .number = &bench.keys, .most = 100000 },
@@ -339,7 +432,7 @@ int main(int argc, char **argv)
 	for (argc = 0; argv[argc]; argc++)
 		;
 	if (argc == 1 && !strcmp(argv[0], "serve"))
-		return serve(path, workers);
+		return serve(path, file, workers);
 	if (argc == 3 && !strcmp(argv[0], "put"))
 		return command(path, KV_PUT, argv[1], argv[2]);
 	if (argc == 2 && !strcmp(argv[0], "get"))

@@ -62,6 +62,12 @@ static inline const char *kv_remedy(int error)
 		return "a key has 1 to 64 bytes, a value at most 1 MiB";
 	case -ENOSPC:
 		return "the worker is full: start more, or delete something";
+	case -EOWNERDEAD:
+		return "the server died, and may have done it or not: look";
+	case -EBUSY:
+		return "another server has this file: stop it, or choose another";
+	case -EBADMSG:
+		return "what is in the file is not kv's, or of another --workers";
 	default:
 		return NULL;
 	}
@@ -69,6 +75,7 @@ static inline const char *kv_remedy(int error)
 
 /* A channel and a table to each worker. */
 struct kv {
+	const char *path;
 	unsigned int workers;
 	struct evering *ev[MAX_WORKERS];
 	struct evering_ops *ops[MAX_WORKERS];
@@ -98,10 +105,28 @@ static inline int kv_connect(struct kv *kv, const char *path,
 	params.arena_size[EVERING_PEERS] = KV_ARENA;
 	ops.depth = KV_DEPTH;
 	ops.serve = 0;
+	ops.flags = EVERING_REPLACEABLE;
 	ret = evering_connect(name, &params, PATIENCE, &kv->ev[worker]);
 	free(name);
 	return ret ? ret :
 		     evering_ops_open(kv->ev[worker], &ops, &kv->ops[worker]);
+}
+
+/*
+ * Has a worker died?  Then whoever has its place from now on is asked for what it has not
+ * seen, and for what may be done twice.  0: go on; else @error, or why nobody has come.
+ */
+static inline int kv_return(struct kv *kv, unsigned int worker, int error)
+{
+	char *name;
+	int ret;
+
+	if (error != -EPIPE)
+		return error;
+	name = socket_of(kv->path, worker);
+	ret = evering_replace(kv->ev[worker], name, 0, PATIENCE);
+	free(name);
+	return ret;
 }
 
 /* 0, or negative errno; kv_close() in either case. */
@@ -113,6 +138,7 @@ static inline int kv_open(struct kv *kv, const char *path)
 	int ret;
 
 	memset(kv, 0, sizeof(*kv));
+	kv->path = path;
 	ret = kv_connect(kv, path, 0);
 	/* The first worker says how many there are. */
 	if (!ret)
@@ -149,11 +175,21 @@ static inline int kv_call(struct kv *kv, uint32_t opcode, const char *key,
 	if (!*key || strlen(key) > KV_MAX_KEY || *len > KV_MAX_VALUE)
 		return -E2BIG;
 	worker = worker_of(hash_key(key, key_len), kv->workers);
-	ret = evering_op_callv(kv->ops[worker], opcode, in,
-			       opcode == KV_PUT ? 3 : 2, &in[2],
-			       opcode == KV_GET ? 1 : 0, &done, PATIENCE);
-	*len = ret ? 0 : done.buf_len;
-	return ret ? ret : done.result;
+	do {
+		ret = evering_op_callv(kv->ops[worker], opcode, in,
+				       opcode == KV_PUT ? 3 : 2, &in[2],
+				       opcode == KV_GET ? 1 : 0, &done,
+				       PATIENCE);
+		ret = ret ? ret : done.result;
+		/* To put or delete again could undo what others have put since. */
+		if (ret == -EPIPE && opcode != KV_GET &&
+		    done.flags & EVERING_BEGUN)
+			return -EOWNERDEAD;
+		/* If the worker has died, or is to end, another one is asked. */
+	} while (ret == -ESHUTDOWN ||
+		 (ret == -EPIPE && !(ret = kv_return(kv, worker, ret))));
+	*len = done.buf_len;
+	return ret;
 }
 
 static const char usage[] =
@@ -166,6 +202,7 @@ static const char usage[] =
 	"  bench             clients that check every answer\n"
 	"\n"
 	"  --socket=PATH     PATH.0, PATH.1, ... (kv.socket); or @NAME\n"
+	"  --file=PATH       serve: keep what is put in PATH.0, PATH.1, ...\n"
 	"  --workers=N       serve: threads, 1..64 (one for each CPU)\n"
 	"  --clients=N       bench: processes, 1..64 (2)\n"
 	"  --keys=N          bench: of each client, 1..100000 (2000)\n"
