@@ -15,7 +15,8 @@
  * Posts and messages that were not seen are sent again in their order, among the requests.
  * Answers, cancellations and buffers that were on their way home were for the dead.  All are
  * copied out of the old ring before it goes, and sent when the successor has opened its
- * table, and has room and credit; until then nothing else is.
+ * table, and has room and credit.  Until then no new request, post or message is sent; what
+ * goes home is, for the successor may wait for that.
  */
 #include <stdlib.h>
 

@@ -417,7 +417,7 @@ static void mark_unseen(struct ops *ops, const unsigned char *entry)
  * What the dead peer did about those that it has not answered.  A request that it has not
  * taken up is still in its slot, or has not been sent again yet.
  */
-static void mark_fates(struct ops *ops)
+void ask_mark_fates(struct ops *ops)
 {
 	const struct evering_tx *tx = &ops->pub.ev->tx;
 	const struct again *again = &ops->again;
@@ -435,12 +435,6 @@ static void mark_fates(struct ops *ops)
 		mark_unseen(ops, evering__tx_slot(tx, n));
 	for (n = again->at; n < again->count; n++)
 		mark_unseen(ops, again->entries + (size_t)n * again->size);
-}
-
-/* The peer has gone, and may have a successor: nothing ends but what takes too long. */
-void ask_outlive(struct ops *ops)
-{
-	mark_fates(ops);
 }
 
 /* ---------------------------------------------------------------- a successor */
@@ -492,23 +486,34 @@ void ask_unqueue(struct ops *ops, uint64_t id)
 	place->state |= OP_BEGUN;
 }
 
-/* The request of @place, for somebody who does not know it. */
-static void write_again(const struct ops *ops,
-			const struct evering__place *place,
-			unsigned char *entry)
+/* What the operation at @place, which has no outcome, asks. */
+static struct evering_op_header request_of(const struct evering__place *place)
 {
-	struct evering_op_header header = { .id = place->c.id,
-					    .type = EVERING_OP_REQUEST,
-					    .flags = EVERING_OP_AGAIN,
-					    .len = place->c.len,
-					    .code = (uint32_t)place->c.result };
-	struct evering_op_buffer name = {
+	return (struct evering_op_header){ .id = place->c.id,
+					   .type = EVERING_OP_REQUEST,
+					   .len = place->c.len,
+					   .code = (uint32_t)place->c.result };
+}
+
+static struct evering_op_buffer buffer_of(const struct evering__place *place)
+{
+	return (struct evering_op_buffer){
 		.granule = place->granule,
 		.generation = place->generation,
 		.len_low = (uint32_t)place->buf_len,
 		.len_high = (uint32_t)(place->buf_len >> 32),
 	};
+}
 
+/* The request of @place, for somebody who does not know it. */
+static void write_again(const struct ops *ops,
+			const struct evering__place *place,
+			unsigned char *entry)
+{
+	struct evering_op_header header = request_of(place);
+	struct evering_op_buffer name = buffer_of(place);
+
+	header.flags = EVERING_OP_AGAIN;
 	/* All of it goes into memory that others read. */
 	memset(entry, 0, ops->pub.ev->tx.payload);
 	if (place->state & OP_LENDS) {
@@ -576,18 +581,16 @@ bool ask_is_awaited(const struct ops *ops, uint64_t id)
 }
 
 /* It is sent.  Or, if nobody waits for its answer, it is not, and ends. */
-bool ask_sends(struct ops *ops, uint64_t id)
+void ask_sends(struct ops *ops, uint64_t id)
 {
 	struct evering__place *place = place_by_id(ops, id);
 
 	if (!place || !(place->state & OP_SENT))
-		return false;
-	if (is_awaited(place)) {
+		return;
+	if (is_awaited(place))
 		place->state &= ~OP_QUEUED;
-		return true;
-	}
-	op_answered(ops, place, -ECANCELED, NULL);
-	return false;
+	else
+		op_answered(ops, place, -ECANCELED, NULL);
 }
 
 /*
@@ -600,7 +603,7 @@ void ask_end_all(struct ops *ops, int result, bool closing)
 	uint32_t i;
 
 	if (!closing && result == -EPIPE)
-		mark_fates(ops);
+		ask_mark_fates(ops);
 	for (i = 1; i <= ops->depth + EVERING_OP_SPARE; i++) {
 		place = &ops->pub.places[i];
 		unplain(place);
@@ -692,16 +695,8 @@ int evering_op_prepare(struct evering_ops *table, const struct evering_op *op,
 
 static void op_start(struct ops *ops, struct evering__place *place)
 {
-	struct evering_op_header header = { .id = place->c.id,
-					    .type = EVERING_OP_REQUEST,
-					    .len = place->c.len,
-					    .code = (uint32_t)place->c.result };
-	struct evering_op_buffer name = {
-		.granule = place->granule,
-		.generation = place->generation,
-		.len_low = (uint32_t)place->buf_len,
-		.len_high = (uint32_t)(place->buf_len >> 32),
-	};
+	struct evering_op_header header = request_of(place);
+	struct evering_op_buffer name = buffer_of(place);
 
 	if (place->state & OP_LENDS)
 		header.flags = EVERING_OP_LENT;

@@ -425,8 +425,10 @@ static int take_endpoints(struct evering_connecting *c, struct evering **ev)
 
 /* -------------------------------------------------------------- in event loops */
 
-static int new_connecting(const char *path, const struct evering_params *params,
-			  unsigned int count, bool many, int64_t timeout_ns,
+/* Of the successor of @survivor's peer, if it is not NULL; else of @count new channels. */
+static int new_connecting(struct endpoint *survivor, unsigned int flags,
+			  const char *path, const struct evering_params *params,
+			  unsigned int count, int64_t timeout_ns,
 			  struct evering_connecting **ret)
 {
 	struct evering_connecting *c;
@@ -438,41 +440,29 @@ static int new_connecting(const char *path, const struct evering_params *params,
 	c = malloc(sizeof(*c));
 	if (!c)
 		return -ENOMEM;
-	error = begin(path, params, NULL, count, timeout_ns, c);
-	if (error) {
+	if (survivor)
+		error = begin_replacing(survivor, path, flags, timeout_ns, c);
+	else
+		error = begin(path, params, NULL, count, timeout_ns, c);
+	if (error)
 		free(c);
-		return error;
-	}
-	c->many = many;
-	*ret = c;
-	return 0;
+	else
+		*ret = c;
+	return error;
 }
 
 int evering_replace_begin(struct evering *ev, const char *path,
 			  unsigned int flags, int64_t timeout_ns,
 			  struct evering_connecting **ret)
 {
-	struct evering_connecting *c;
-	int error;
-
-	if (timeout_ns == EVERING_NOWAIT)
-		return -EINVAL;
-	c = malloc(sizeof(*c));
-	if (!c)
-		return -ENOMEM;
-	error = begin_replacing(to_endpoint(ev), path, flags, timeout_ns, c);
-	if (error) {
-		free(c);
-		return error;
-	}
-	*ret = c;
-	return 0;
+	return new_connecting(to_endpoint(ev), flags, path, NULL, 1, timeout_ns,
+			      ret);
 }
 
 int evering_connect_begin(const char *path, const struct evering_params *params,
 			  int64_t timeout_ns, struct evering_connecting **ret)
 {
-	return new_connecting(path, params, 1, false, timeout_ns, ret);
+	return new_connecting(NULL, 0, path, params, 1, timeout_ns, ret);
 }
 
 int evering_connect_begin_many(const char *path,
@@ -480,7 +470,12 @@ int evering_connect_begin_many(const char *path,
 			       unsigned int count, int64_t timeout_ns,
 			       struct evering_connecting **ret)
 {
-	return new_connecting(path, params, count, true, timeout_ns, ret);
+	int error =
+		new_connecting(NULL, 0, path, params, count, timeout_ns, ret);
+
+	if (!error)
+		(*ret)->many = true;
+	return error;
 }
 
 static int set_timer(const struct evering_connecting *c)

@@ -435,7 +435,7 @@ uint32_t fate_unseen(const struct endpoint *e);
 
 /* replace.c */
 int survivor_check(struct endpoint *e, unsigned int flags);
-int survivor_params(const struct endpoint *e, struct evering_params *params);
+void survivor_params(const struct endpoint *e, struct evering_params *params);
 int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again);
 void survivor_start(struct endpoint *e, struct again *again);
 int relics_free(struct endpoint *e, const void *buf);

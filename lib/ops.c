@@ -79,7 +79,8 @@ int ops_end(struct ops *ops, int error)
 	if (error != -EPIPE)
 		channel_end(ops_endpoint(ops), -EPROTO);
 	if (error == -EPIPE && ops->outlives) {
-		ask_outlive(ops);
+		/* There may be a successor: nothing ends but what takes too long. */
+		ask_mark_fates(ops);
 		return error;
 	}
 	again_end(ops);
@@ -373,6 +374,7 @@ static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 	int n, ret;
 
 	if (EVERING_UNLIKELY(ops->error)) {
+		/* Of those that outlive the peer. */
 		if (ops->heap_count)
 			ask_expire(ops);
 		return ops->error;
@@ -696,7 +698,8 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 bool ops_to_do(struct ops *ops)
 {
 	if ((ops->inbox.count && ops->takes_requests) ||
-	    (ops->messages.count && ops->takes_messages) || again_is_due(ops))
+	    (ops->messages.count && ops->takes_messages) ||
+	    EVERING_UNLIKELY(ops->again.entries && again_is_due(ops)))
 		return true;
 	if (!ops->refused || ops->error || !ops_room(ops))
 		return false;

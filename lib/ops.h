@@ -144,7 +144,7 @@ struct again {
  * @map_size: bytes of all this
  * @outlives: EVERING_REPLACEABLE: operations stay when the peer goes
  * @calls: callbacks with outcomes that are in each other
- * @again: what a successor is still to be sent; nothing else is until then
+ * @again: what a successor is still to be sent; until then nothing is submitted
  * @taken: data of the outcome that was taken last
  */
 struct ops {
@@ -362,7 +362,7 @@ int ask_answered(struct ops *ops, const struct arrival *arrival);
 int ask_expire(struct ops *ops);
 void ask_tell(struct ops *ops);
 void ask_end_all(struct ops *ops, int result, bool closing);
-void ask_outlive(struct ops *ops);
+void ask_mark_fates(struct ops *ops);
 bool ask_gives_back(const struct ops *ops);
 void ask_queue_none(struct ops *ops);
 bool ask_queue(struct ops *ops, uint64_t id);
@@ -370,7 +370,7 @@ void ask_unqueue(struct ops *ops, uint64_t id);
 bool ask_next_reissue(struct ops *ops, uint32_t *at, unsigned char *entry);
 void ask_succeed(struct ops *ops);
 bool ask_is_awaited(const struct ops *ops, uint64_t id);
-bool ask_sends(struct ops *ops, uint64_t id);
+void ask_sends(struct ops *ops, uint64_t id);
 
 /* again.c */
 int again_check(struct ops *ops);

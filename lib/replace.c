@@ -209,7 +209,7 @@ static int check_again(struct endpoint *e, const struct endpoint *s)
 }
 
 /* Those of a channel like @e's. */
-int survivor_params(const struct endpoint *e, struct evering_params *params)
+void survivor_params(const struct endpoint *e, struct evering_params *params)
 {
 	const struct evering_geometry *g = &e->geometry;
 
@@ -224,7 +224,6 @@ int survivor_params(const struct endpoint *e, struct evering_params *params)
 		.spin_ns = e->spin_ns,
 		.arena_begin = arena_there(e),
 	};
-	return 0;
 }
 
 /* ---------------------------------------------------------------------- exchange */

@@ -544,7 +544,25 @@ static int next_server(FIXTURE_DATA(replace) * self)
 	return ret;
 }
 
-/* The server takes what has arrived, and dies before anything else. */
+/* Another one, which stores one post or message at a time. */
+static int next_server_stores_one(FIXTURE_DATA(replace) * self)
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+	int ret;
+
+	leave(self);
+	ret = replace(self);
+	if (ret)
+		return ret;
+	p.depth = p.serve = 8;
+	p.store = 1;
+	ret = evering_ops_open(self->b, &p, &self->s[1].ops);
+	if (!ret)
+		pump(self->s);
+	return ret;
+}
+
+/* What has come, with the same result for each. */
 static int answer_all(struct side *s, int32_t result)
 {
 	unsigned int i;
@@ -783,7 +801,6 @@ TEST_F(replace, messages_and_posts_come_again_in_order)
 /* The successor stores one at a time: the others wait for it. */
 TEST_F(replace, messages_come_again_as_there_is_credit)
 {
-	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
 	struct evering_msg msg;
 	uint32_t i;
 
@@ -794,12 +811,7 @@ TEST_F(replace, messages_come_again_as_there_is_credit)
 		ASSERT_EQ(0, evering_msg_send(self->s[0].ops, &iov, 1,
 					      EVERING_NOWAIT));
 	}
-	leave(self);
-	ASSERT_EQ(0, replace(self));
-	p.depth = p.serve = 8;
-	p.store = 1;
-	ASSERT_EQ(0, evering_ops_open(self->b, &p, &self->s[1].ops));
-	pump(self->s);
+	ASSERT_EQ(0, next_server_stores_one(self));
 	for (i = 0; i < 5; i++) {
 		ASSERT_EQ(0, evering_msg_recv(self->s[1].ops, &msg,
 					      EVERING_NOWAIT));
@@ -1285,7 +1297,6 @@ TEST_F(replace, the_rest_is_sent_when_there_is_room)
 TEST_F(replace, credit_goes_home_before_what_is_sent_again)
 {
 	const struct iovec iov = { (void *)(uintptr_t) "text", 4 };
-	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
 	struct evering_msg msg;
 	uint32_t i;
 
@@ -1293,12 +1304,7 @@ TEST_F(replace, credit_goes_home_before_what_is_sent_again)
 	for (i = 0; i < 4; i++)
 		ASSERT_EQ(0, evering_msg_send(self->s[0].ops, &iov, 1,
 					      EVERING_NOWAIT));
-	leave(self);
-	ASSERT_EQ(0, replace(self));
-	p.depth = p.serve = 8;
-	p.store = 1;
-	ASSERT_EQ(0, evering_ops_open(self->b, &p, &self->s[1].ops));
-	pump(self->s);
+	ASSERT_EQ(0, next_server_stores_one(self));
 	/* It takes none before it was heard itself, more than once round. */
 	for (i = 0; i < 20; i++) {
 		ASSERT_EQ(0, evering_msg_send(self->s[1].ops, &iov, 1,
