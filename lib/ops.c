@@ -456,13 +456,19 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 	struct endpoint *e = ops_endpoint(ops);
 	unsigned int what = EVERING_RX;
 	int64_t until = deadline, timeout = EVERING_WAIT_FOREVER;
+	bool rest;
 	int ret;
 
-	/* What there is to be sent again is the next look's, which may call back. */
+	rest = send_rest(ops);
+	/*
+	 * What there is to be sent again is the next look's, which may call back.  If it
+	 * lacked room before, and does not any more, that is not to be slept over: so
+	 * this look is the later one.
+	 */
 	if (again_is_due(ops))
 		return 0;
 	/* Whoever wants to submit comes after that, and that may wait for credit. */
-	if (send_rest(ops) || (space && !ops->again.entries)) {
+	if (rest || (space && !ops->again.entries)) {
 		what |= EVERING_TX;
 		e->room = reserve_of(ops);
 	}
