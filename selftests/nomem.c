@@ -14,6 +14,7 @@
 #include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -113,6 +114,24 @@ HIDDEN int madvise(void *at, size_t size, int advice)
 	return refused("madvise", ENOMEM, EAGAIN, ENOMEM) ?
 		       -1 :
 		       REAL(madvise)(at, size, advice);
+}
+
+HIDDEN void *mremap(void *old, size_t old_size, size_t size, int flags, ...)
+{
+	va_list args;
+	void *to;
+
+	va_start(args, flags);
+	to = va_arg(args, void *);
+	va_end(args);
+	return refused("mremap", ENOMEM, ENOMEM, ENOMEM) ?
+		       MAP_FAILED :
+		       REAL(mremap)(old, old_size, size, flags, to);
+}
+
+HIDDEN int inotify_init1(int flags)
+{
+	return REFUSED_FD("inotify_init1") ? -1 : REAL(inotify_init1)(flags);
 }
 
 HIDDEN int memfd_create(const char *name, unsigned int flags)
@@ -280,7 +299,8 @@ static bool tells_it(int ret)
 	if (!name)
 		return false;
 	if (!strcmp(name, "mmap") || !strcmp(name, "madvise") ||
-	    !strcmp(name, "fallocate") || !strcmp(name, "pwrite"))
+	    !strcmp(name, "mremap") || !strcmp(name, "fallocate") ||
+	    !strcmp(name, "pwrite"))
 		return ret == -ENOMEM;
 	/* The check of what the peer has brought. */
 	if (!strcmp(name, "ftruncate") && ret == -EPROTO)
@@ -781,6 +801,147 @@ TEST_F(nomem, connecting_lanes)
 		m.at = at;
 		m.variety = variety;
 		ASSERT_EQ(0, meet_many(l, &m, -1, 0, &missed));
+	});
+	EXPECT_SAME_WEIGHT(before);
+	evering_listener_close(l);
+}
+
+/* ------------------------------------------------------------------- succeeding */
+
+/* A survivor, which is refused something while it meets a successor. */
+struct survivor {
+	const char *path;
+	struct side side;
+	int at, variety;
+	bool missed, over;
+	int failed;
+};
+
+static int survives(struct survivor *s)
+{
+	int tries, ret;
+
+	inject(s->at, s->variety);
+	ret = UNDER(evering_replace(s->side.ev, s->path, 0, PLENTY));
+	s->missed = !injection.name;
+	if (ret)
+		NEED(tells_it(ret));
+	spare();
+	/* Nothing has changed. */
+	for (tries = 0; ret && tries < 100; tries++) {
+		NEED(evering_peer(s->side.ev) == EVERING_PEER_CLOSED);
+		ret = evering_replace(s->side.ev, s->path, 0, PLENTY);
+	}
+	NEED(!ret);
+	return 0;
+}
+
+static void *survivor_main(void *arg)
+{
+	struct survivor *s = arg;
+
+	s->failed = survives(s);
+	__atomic_store_n(&s->over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static int open_survivor(struct side *s, struct evering *ev)
+{
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+
+	*s = (struct side){ .ev = ev };
+	p.flags = EVERING_REPLACEABLE;
+	return evering_ops_open(ev, &p, &s->ops);
+}
+
+/*
+ * A peer that has given a buffer, and has begun one request and not seen two, goes, and has
+ * a successor.
+ */
+static int succeed_once(struct evering_listener *l,
+			const struct evering_params *p, struct survivor *s)
+{
+	struct outcome o[4] = { 0 };
+	struct evering *ev[2], *next = NULL, *met;
+	struct side pair[2], successor;
+	struct evering_op op;
+	pthread_t t;
+	void *given;
+	int i;
+
+	NEED(!evering_pair(p, ev));
+	NEED(!open_survivor(&pair[0], ev[0]));
+	NEED(!side_open(&pair[1], ev[1], 4, 4, false));
+	pump(pair);
+	for (i = 0; i < 4; i++) {
+		op = asks((uint32_t)i, &i, sizeof(i), &o[i]);
+		if (i == 3)
+			op = hands(EVERING_LEND, evering_alloc(ev[0], 4000, 0),
+				   4000, &o[i]);
+		NEED(!ask(&pair[0], &op, NULL));
+		if (i < 2)
+			pump(pair);
+	}
+	given = evering_alloc(ev[1], 4000, 0);
+	NEED(pair[1].n_got == 2 && given);
+	NEED(!evering_op_answer_buffer(pair[1].ops, pair[1].got[0].id, 0, given,
+				       4000));
+	while (evering_ops_poll(pair[0].ops) > 0)
+		;
+	NEED(o[0].times == 1 && o[0].buf);
+	evering_close(ev[1]);
+
+	s->side = pair[0];
+	s->over = false;
+	NEED(!pthread_create(&t, NULL, survivor_main, s));
+	while (!__atomic_load_n(&s->over, __ATOMIC_ACQUIRE)) {
+		if (evering_accept(l, NULL, MSEC, &met))
+			continue;
+		evering_close(next);
+		next = met;
+	}
+	pthread_join(t, NULL);
+	NEED(!s->failed && next);
+	pair[0] = s->side;
+	NEED(!side_open(&successor, next, 4, 4, false));
+	pair[1] = successor;
+	NEED(!evering_free(ev[0], o[0].buf));
+	/* The callbacks of the other side's table are told where it was. */
+	for (i = 0; i < 100; i++) {
+		evering_ops_poll(pair[0].ops);
+		evering_ops_poll(successor.ops);
+	}
+	NEED(successor.n_got == 2 && successor.got[1].buf_len == 4000);
+	NEED(o[1].times == 1 && o[1].result == -EOWNERDEAD);
+	for (i = 0; i < 2; i++)
+		NEED(!evering_op_answer(successor.ops, successor.got[i].id,
+					i + 5, NULL, 0));
+	while (evering_ops_poll(pair[0].ops) > 0)
+		;
+	NEED(o[2].times == 1 && o[2].result == 5);
+	NEED(o[3].times == 1 && o[3].result == 6);
+	over = true;
+	evering_close(next);
+	evering_close(ev[0]);
+	over = false;
+	return 0;
+}
+
+TEST_F(nomem, replacing)
+{
+	struct survivor s = { .path = self->path, .at = -1 };
+	struct evering_listener *l;
+	struct weight before = { 0 };
+	int at, variety;
+	bool missed;
+
+	ASSERT_EQ(0, evering_listen(self->path, 0600, &l));
+	ASSERT_EQ(0, succeed_once(l, &self->p, &s));
+	SWEEP(at, variety, missed, {
+		s.at = at;
+		s.variety = variety;
+		ASSERT_EQ(0, succeed_once(l, &self->p, &s));
+		missed = s.missed;
 	});
 	EXPECT_SAME_WEIGHT(before);
 	evering_listener_close(l);
