@@ -249,7 +249,7 @@ int again_opened(const struct ops *ops, uint32_t store)
 /* What the next one lacks. */
 enum lack {
 	NOTHING,
-	PEER, /* it has not opened its table, or is gone */
+	PEER, /* it has not opened its table, or is to go, or gone */
 	CREDIT,
 	ROOM,
 };
@@ -259,7 +259,7 @@ static enum lack what_it_lacks(const struct ops *ops)
 	const struct again *again = &ops->again;
 	struct evering_op_header header;
 
-	if (!ops->opened || ops->error)
+	if (!ops->opened || ops->left || ops->error)
 		return PEER;
 	if (again->at == again->count)
 		return NOTHING;
@@ -332,8 +332,7 @@ int again_send(struct ops *ops)
 			continue;
 		}
 		again_drop(again);
-		ops->keep = ops->serve;
-		ops_update(ops);
+		ops_set_keep(ops);
 	}
 	return n;
 }

@@ -277,9 +277,9 @@ typedef void (*evering_message_fn)(struct evering_ops *ops,
  *	One that it may have begun ends with -EOWNERDEAD and EVERING_BEGUN, unless it has
  *	EVERING_REISSUE; one that gives a buffer back to the peer with -EOWNERDEAD, and the
  *	buffer is gone, as is a post that does.  evering_op_call() and _callv() end with
- *	-EPIPE.  As many may be in flight as before: a successor whose table serves fewer
- *	ends the channel with -EPROTO, and so does one that stores no posts and messages if
- *	there are any for it.  Copies of what is sent again are allocated
+ *	-EPIPE, unless evering_ops_follow() was called.  As many may be in flight as before:
+ *	a successor whose table serves fewer ends the channel with -EPROTO, and so does one
+ *	that stores no posts and messages if there are any for it.  Copies of what is sent again are allocated
  * @depth: the most operations in the table, 0..three quarters of the ring;
  *	EVERING_OPS_DEFAULT: half of it
  * @serve: the most requests of the peer's to hold unanswered, likewise

@@ -353,8 +353,13 @@ EVERING_API int evering_server_wake(struct evering_server *server);
  *
  * - The listener is closed, and its socket file removed if it has made it; if servers
  *   share it, by the last of them.
- * - New requests are answered with -ESHUTDOWN, and no callback is called for them: they can
- *   be sent to another server without fear that they are done twice.
+ * - A client with EVERING_REPLACEABLE is told, if there is something kept of it, and keeps
+ *   what is new for the successor from then on.  What it sends before it has heard of that is
+ *   served as ever.  What is not looked at when it is closed goes to the successor, in order
+ *   (evering_replace()).
+ * - Other clients' new requests are answered with -ESHUTDOWN, and no callback is called for
+ *   them: they were not begun, and can be sent to another server.  Their posts and messages
+ *   are lost.
  * - A client is closed with -ESHUTDOWN as soon as none of its requests is kept.
  * - When the time is up the rest is: what is kept ends with -ESHUTDOWN (see
  *   evering_server_params.cancelled).

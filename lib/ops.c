@@ -103,14 +103,14 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 	memcpy(&open, arrival->data, sizeof(open));
 	depth = open.serve < ops->size ? open.serve : ops->size;
 	/* A successor that takes less than what was in flight at once cannot be one. */
-	if (open.reserved || depth < ops->depth ||
+	if ((open.flags & ~EVERING_OP_OUTLIVES) || depth < ops->depth ||
 	    again_opened(ops, open.store))
 		return -EPROTO;
 	ops->opened = true;
+	ops->peer_outlives = open.flags & EVERING_OP_OUTLIVES;
 	answer_open(ops, open.depth < ops->serve_size ? open.depth :
 							ops->serve_size);
-	ops->keep = ops->again.entries ? NO_ROOM : ops->serve;
-	ops_update(ops);
+	ops_set_keep(ops);
 	message_open(ops, open.store);
 	/* What is in flight goes on, and so does the number of places. */
 	if (!ops->depth)
@@ -151,6 +151,12 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 		return message_arrived(ops, arrival);
 	case EVERING_OP_OPEN:
 		return kind ? -EPROTO : opened(ops, arrival);
+	case EVERING_OP_LEAVE:
+		if (kind || !ops->outlives)
+			return -EPROTO;
+		ops->left = true;
+		ops_set_keep(ops);
+		return 0;
 	default:
 		return -EPROTO;
 	}
@@ -530,7 +536,8 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 			 * a second one, room that came between the two would be
 			 * neither used nor waited for.
 			 */
-			room = !space || !ops->opened || ops_room(ops);
+			room = !space || !ops->opened || ops->left ||
+			       ops_room(ops);
 			if (room && condition(ops, arg)) {
 				ops_flush(ops);
 				return 0;
@@ -660,7 +667,8 @@ static int arm_table(struct ops *ops, unsigned int *armed,
 	}
 	if (what & EVERING_TX) {
 		/* Any room is what the caller waits for. */
-	} else if (rest || (ops->refused && !ops->again.entries)) {
+	} else if (rest ||
+		   (ops->refused && !ops->again.entries && !ops->left)) {
 		what |= EVERING_TX;
 		e->room = reserve_of(ops);
 		*armed = what;
@@ -906,6 +914,7 @@ static void say_open(struct ops *ops)
 		.depth = ops->size,
 		.serve = ops->serve_size,
 		.store = ops->store,
+		.flags = ops->outlives ? EVERING_OP_OUTLIVES : 0,
 	};
 
 	ops_send(ops, &header, &open, NULL);
@@ -920,7 +929,7 @@ static void say_open(struct ops *ops)
 void ops_renew(struct ops *ops)
 {
 	ops->error = 0;
-	ops->opened = false;
+	ops->opened = ops->left = ops->leaves = false;
 	ops->keep = NO_ROOM;
 	ops->serve = 0;
 	ops->tell_first = ops->tell_count = 0;
@@ -931,6 +940,48 @@ void ops_renew(struct ops *ops)
 	ops_update(ops);
 	evering_begin(ops->pub.ev, 0);
 	say_open(ops);
+}
+
+/*
+ * May it be told, without an answer having to wait for that?  If all that the peer has not
+ * released are answers, then these, those that may become due before it takes more, and this
+ * one are n + 1 at the most, and less than a quarter of the ring is released and not
+ * published: there is room for all of them.  A peer that is busy may never leave more.
+ */
+static bool room_to_leave(struct ops *ops)
+{
+	const struct evering_tx *tx = &ops->pub.ev->tx;
+	struct evering_op_header header;
+	uint32_t used;
+
+	if (ops_room_beside(ops))
+		return true;
+	if (!ops->opened || ops->error || !evering_reserve(ops->pub.ev))
+		return false;
+	used = tx->next - (tx->limit - (tx->mask + 1));
+	for (; used; used--) {
+		memcpy(&header, evering__tx_slot(tx, tx->next - used),
+		       sizeof(header));
+		if (header.type != EVERING_OP_ANSWER)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * This side is to go, and the peer waits for its successor: from now on it keeps what is new
+ * for that one.  It is told once, when there is room.  Was it now?
+ */
+bool ops_leave(struct ops *ops)
+{
+	const struct evering_op_header header = { .type = EVERING_OP_LEAVE };
+
+	if (ops->leaves || !room_to_leave(ops))
+		return false;
+	ops->leaves = true;
+	ops_send(ops, &header, NULL, NULL);
+	ops_flush(ops);
+	return true;
 }
 
 /* Does a callback of the table run, or a wait for it? */

@@ -143,6 +143,9 @@ struct again {
  * @tell, @tell_first, @tell_count: ring of operations whose end the peer is to know
  * @map_size: bytes of all this
  * @outlives: EVERING_REPLACEABLE: operations stay when the peer goes
+ * @peer_outlives: the peer says the same of itself
+ * @leaves: it was told that this side is to go: see ops_leave()
+ * @left: it has said so
  * @calls: callbacks with outcomes that are in each other
  * @again: what a successor is still to be sent; until then nothing is submitted
  * @taken: data of the outcome that was taken last
@@ -200,6 +203,9 @@ struct ops {
 	uint32_t tell_count;
 	size_t map_size;
 	bool outlives;
+	bool peer_outlives;
+	bool leaves;
+	bool left;
 	uint32_t calls;
 	struct again again;
 	unsigned char taken[EVERING_MAX_SLOT] __attribute__((aligned(16)));
@@ -314,6 +320,16 @@ static inline void ops_update(struct ops *ops)
 					 ops->pub.max_data + 1;
 }
 
+/* What is new waits for a peer, for what is sent again before it, or for the next peer. */
+static inline void ops_set_keep(struct ops *ops)
+{
+	ops->keep = ops->error || !ops->opened || ops->left ||
+				    ops->again.entries ?
+			    NO_ROOM :
+			    ops->serve;
+	ops_update(ops);
+}
+
 /* Posts and messages that are finished with, and the peer does not know of. */
 static inline uint32_t ops_finished(const struct ops *ops)
 {
@@ -341,6 +357,7 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer);
 int ops_end(struct ops *ops, int error);
 void ops_renew(struct ops *ops);
+bool ops_leave(struct ops *ops);
 bool ops_in_callback(const struct ops *ops);
 void ops_flush(struct ops *ops);
 void ops_settle(struct ops *ops);

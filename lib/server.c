@@ -65,6 +65,8 @@ struct kept {
  * @answered: when it last had an answer out of its turn, likewise
  * @kept: by index in the table; NULL: none was kept yet, or there is no time limit
  * @seen: the entries that were taken by when @active was set
+ * @late: what it has asked or sent since it was told that the server is to go, or, if there
+ *	was no room to tell it, since that is
  * @holds: evering_client_hold(), and 1 until it has ended
  * @turn: its turn is on, and ends with a flush
  * @closing: it is to end
@@ -78,6 +80,7 @@ struct client {
 	int64_t answered;
 	struct kept *kept;
 	uint32_t seen;
+	uint32_t late;
 	unsigned int holds;
 	bool turn;
 	bool closing;
@@ -191,6 +194,17 @@ static void forget_kept(struct client *c, uint32_t index)
 		list_remove(&c->kept[index].links);
 }
 
+/* The server is to end: so does a client that waits for no answer; others are told. */
+static void end_or_leave(struct client *c)
+{
+	struct ops *ops = to_ops(c->pub.ops);
+
+	if (!ops->pub.holding)
+		evering_client_close(&c->pub, -ESHUTDOWN);
+	else if (ops->peer_outlives && ops_leave(ops))
+		c->late = 0;
+}
+
 /* Answered, now or later, or there is nobody any more to answer. */
 static void request_ended(struct ops *ops, uint32_t index)
 {
@@ -208,8 +222,8 @@ static void request_ended(struct ops *ops, uint32_t index)
 		ops_flush(ops);
 	else
 		evering_ops_flush(&ops->pub);
-	if (s->stopping && !ops->pub.holding)
-		evering_client_close(&c->pub, -ESHUTDOWN);
+	if (s->stopping)
+		end_or_leave(c);
 }
 
 /* A callback has returned and not answered it. */
@@ -263,6 +277,28 @@ static void refuse_request(struct client *c,
 		evering_op_answer(c->pub.ops, request->id, error, NULL, 0);
 }
 
+/*
+ * Is what has come not for the program any more?  A client that was told that the server is
+ * to go, and whose requests are still answered, sends nothing new when it has heard of it,
+ * which is when it has taken what was sent before that.  One that goes on all the same would
+ * keep the server from its end.
+ */
+static bool is_refused(struct client *c)
+{
+	const struct evering_server *s = c->pub.server;
+	const struct ops *ops = to_ops(c->pub.ops);
+	uint32_t rings;
+
+	if (c->closing || !ops->peer_outlives)
+		return true;
+	rings = ops->leaves ? 4 : 1024;
+	if (s->stopping && c->late++ > rings * (c->pub.ev->rx.mask + 1)) {
+		evering_client_close(&c->pub, -EPROTO);
+		return true;
+	}
+	return false;
+}
+
 static void on_request(struct evering_ops *table,
 		       const struct evering_request *request, void *context)
 {
@@ -270,7 +306,8 @@ static void on_request(struct evering_ops *table,
 	struct evering_server *s = c->pub.server;
 	uint64_t id = request->id;
 
-	if (EVERING_UNLIKELY(s->stopping || c->closing || !s->params.request)) {
+	if (EVERING_UNLIKELY(s->stopping || c->closing || !s->params.request) &&
+	    (!s->params.request || is_refused(c))) {
 		refuse_request(c, request,
 			       s->params.request ? -ESHUTDOWN : -EOPNOTSUPP);
 		return;
@@ -299,7 +336,8 @@ static void on_message(struct evering_ops *table, const struct evering_msg *msg,
 	struct client *c = context;
 	struct evering_server *s = c->pub.server;
 
-	if (s->stopping || c->closing || !s->params.message) {
+	if ((s->stopping || c->closing || !s->params.message) &&
+	    (!s->params.message || is_refused(c))) {
 		evering_msg_free(table, msg);
 		return;
 	}
@@ -622,8 +660,8 @@ static void serve(struct client *c, uint32_t most)
 	c->turn = false;
 	if (ret < 0)
 		evering_client_close(&c->pub, ret);
-	else if (s->stopping && !c->pub.ops->holding)
-		evering_client_close(&c->pub, -ESHUTDOWN);
+	else if (s->stopping)
+		end_or_leave(c);
 	if (ret > 0 && s->params.turn && !c->closing) {
 		s->callbacks++;
 		s->params.turn(&c->pub);
@@ -745,7 +783,27 @@ static int64_t stop_time(const struct evering_server *s)
 	return __atomic_load_n(&s->stop_at, __ATOMIC_ACQUIRE);
 }
 
-/* What the clients had sent before is answered, one way or the other. */
+/*
+ * A client that waits for a successor keeps what is new for that one from now on.  What it
+ * has sent already need not even be looked at, if nothing is to be answered by either side:
+ * nobody has seen it.  Of others it is answered, one way or the other.
+ */
+static void begin_leaving(struct client *c)
+{
+	struct ops *ops = to_ops(c->pub.ops);
+
+	/* The first entry tells; what is wrong with it the next poll says again. */
+	if (!ops->opened)
+		ops_poll_some(ops, 1);
+	if (ops->peer_outlives && ops->pub.holding)
+		ops_leave(ops);
+	else if (!ops->error && !ops->pub.in_flight &&
+		 (ops->peer_outlives || !ops->opened))
+		evering_client_close(&c->pub, -ESHUTDOWN);
+	else
+		serve(c, UINT32_MAX);
+}
+
 static void begin_stop(struct evering_server *s)
 {
 	struct links *at, *next;
@@ -758,7 +816,7 @@ static void begin_stop(struct evering_server *s)
 	s->waiting = 0;
 	for (at = s->clients.next; at != &s->clients; at = next) {
 		next = at->next;
-		serve(client_at(at), UINT32_MAX);
+		begin_leaving(client_at(at));
 	}
 }
 

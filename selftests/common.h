@@ -208,6 +208,15 @@ static inline bool backend_there(uint32_t backend)
 			SKIP(return, "this backend is not there");             \
 	} while (0)
 
+/* A path for a listener of this process. */
+static inline void socket_file(char *path, size_t size)
+{
+	const char *tmp = getenv("TMPDIR");
+
+	snprintf(path, size, "%.40s/evering-%d", tmp && *tmp ? tmp : "/tmp",
+		 getpid());
+}
+
 static inline struct evering_params params_on(uint32_t backend)
 {
 	struct evering_params p = EVERING_PARAMS_INIT;

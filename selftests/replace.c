@@ -1852,15 +1852,6 @@ static int check_work(void)
 	return 0;
 }
 
-static const char *file_path(char *path, size_t size)
-{
-	const char *tmp = getenv("TMPDIR");
-
-	snprintf(path, size, "%.40s/evering-replace-%d",
-		 tmp && *tmp ? tmp : "/tmp", getpid());
-	return path;
-}
-
 /* From a successor that listens to its first answer. */
 static int64_t pauses[1 << 16];
 static size_t n_pauses;
@@ -1904,7 +1895,7 @@ static int work_and_kill(uint32_t backend, uint64_t *random)
 
 	memset(book, 0, sizeof(*book));
 	memset(work, 0, sizeof(work));
-	file_path(path, sizeof(path));
+	socket_file(path, sizeof(path));
 	server = spawn(serve_until_killed, path);
 	params.flags = EVERING_AWAIT;
 	ret = evering_connect(path, &params, PLENTY, &ev);
@@ -1989,7 +1980,7 @@ TEST_F(replace, both_may_die)
 	book = mmap(NULL, sizeof(*book), PROT_READ | PROT_WRITE,
 		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, (void *)book);
-	file_path(path, sizeof(path));
+	socket_file(path, sizeof(path));
 	for (i = 1; i <= 3; i++) {
 		server = spawn(serve_until_killed, path);
 		ASSERT_TRUE(EVENTUALLY(
@@ -2115,7 +2106,7 @@ TEST_F(replace, successors_may_die_while_they_are_met)
 	book = mmap(NULL, sizeof(*book), PROT_READ | PROT_WRITE,
 		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, (void *)book);
-	file_path(path, sizeof(path));
+	socket_file(path, sizeof(path));
 	evering_begin(self->b, 0);
 	ASSERT_EQ(0, send_from(self->a, 0, 3));
 	leave(self);

@@ -14,13 +14,14 @@
  *	1	first version
  *	2	POST, MESSAGE; evering_op_open.store and .reserved; HOME's @code
  *	3	EVERING_OP_AGAIN
+ *	4	LEAVE; evering_op_open.flags, which was .reserved: EVERING_OP_OUTLIVES
  */
 #ifndef _UAPI_LINUX_EVERING_OP_H
 #define _UAPI_LINUX_EVERING_OP_H
 
 #include <linux/evering.h>
 
-#define EVERING_OPS_VERSION	3u
+#define EVERING_OPS_VERSION	4u
 #define EVERING_OPS_MIN_SLOT	64u
 #define EVERING_OP_GRANULE	64u	/* buffers begin at multiples of it */
 #define EVERING_OP_INDEX_BITS	16
@@ -34,6 +35,7 @@
 #define EVERING_OP_HOME		5u	/* buffers that go home, and credit */
 #define EVERING_OP_POST		6u	/* a request that gets no answer */
 #define EVERING_OP_MESSAGE	7u
+#define EVERING_OP_LEAVE	8u	/* what is new is for who comes next */
 
 /* evering_op_header.flags: what the buffer is, and how many go home */
 #define EVERING_OP_BUFFER	0x07u
@@ -45,9 +47,12 @@
 #define EVERING_OP_HOME_SHIFT	4
 #define EVERING_OP_MAX_HOME	15u
 
+/* evering_op_open.flags: outlives its peer, and may be sent a LEAVE */
+#define EVERING_OP_OUTLIVES	1u
+
 /**
  * struct evering_op_header - how each entry begins
- * @id: POST, MESSAGE, HOME: 0, not looked at.  Else the operation: the asking side's
+ * @id: POST, MESSAGE, HOME, LEAVE: 0, not looked at.  Else the operation: the asking side's
  *	index, from 1 to EVERING_OP_SPARE more than may be in flight, and above it
  *	EVERING_OP_INDEX_BITS a generation, so that no two have the same
  * @type: EVERING_OP_*
@@ -94,13 +99,13 @@ struct evering_op_home {
  *	the lesser of the one's @depth and the other's @serve.
  * @store: the most of the peer's posts and messages that it stores.  The peer never has
  *	more than so many sent that are not finished with, as HOME entries tell.
- * @reserved: 0
+ * @flags: EVERING_OP_OUTLIVES
  */
 struct evering_op_open {
 	__u32 depth;
 	__u32 serve;
 	__u32 store;
-	__u32 reserved;
+	__u32 flags;
 };
 
 /* As in <linux/evering.h>: the same to the byte, whatever it was compiled by. */
