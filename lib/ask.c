@@ -621,7 +621,7 @@ static int check_op(const struct ops *ops, const struct evering_op *op)
 {
 	uint32_t most = ops->pub.max_data, buffer = op->flags;
 
-	if (ops->error)
+	if (ops_closed(ops))
 		return ops->error;
 	/* One that is given to a peer which goes may not be there any more. */
 	if ((buffer & ~EVERING_REISSUE) != EVERING_GIVE)
@@ -663,6 +663,8 @@ int evering_op_prepare(struct evering_ops *table, const struct evering_op *op,
 	int ret;
 
 	ret = check_op(ops, op);
+	if (!ret)
+		ret = ops->error;
 	if (ret)
 		return ret;
 	if (!place)

@@ -631,6 +631,49 @@ static int wait_for_step(struct evering_connecting *c)
 		       0;
 }
 
+/*
+ * A stretch, until @until, of a meeting with a successor, for a table that waits: *@meeting,
+ * which is begun if there is none, and goes on with the next stretch if this one returns
+ * -ETIMEDOUT or -EINTR.  0; or as evering_replace().
+ */
+int survivor_follow(struct endpoint *e, const char *path,
+		    struct evering_connecting **meeting, int64_t until)
+{
+	struct evering_connecting *c;
+	struct timespec left;
+	struct evering *ev;
+	struct pollfd fd = { .events = POLLIN };
+	int64_t look;
+	int ret = 0;
+
+	if (!*meeting)
+		ret = evering_replace_begin(&e->ev, path, 0,
+					    EVERING_WAIT_FOREVER, meeting);
+	if (ret)
+		return ret;
+	c = *meeting;
+	while ((ret = evering_connecting_step(c, &ev)) == -EAGAIN) {
+		if (wait_woken(e))
+			return -EINTR;
+		look = now_ns();
+		if (look >= until)
+			return -ETIMEDOUT;
+		/* What evering_wake() rings is of the channel that has ended. */
+		look += PAUSE_WATCHED;
+		look = next_look(c) < look ? next_look(c) : look;
+		fd.fd = next_fd(c);
+		if (ppoll(&fd, 1, time_left(look < until ? look : until, &left),
+			  NULL) < 0)
+			return -errno;
+	}
+	/* Unless a callback has done so, or the table, with its new channel. */
+	if (*meeting == c) {
+		*meeting = NULL;
+		evering_connecting_close(c);
+	}
+	return ret;
+}
+
 /* All steps of @c, which ends with that.  How many endpoints; or why there are none. */
 static int go_on(struct evering_connecting *c, int64_t timeout_ns,
 		 struct evering **ev)

@@ -447,6 +447,32 @@ EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
 EVERING_API int64_t evering_ops_timeout(const struct evering_ops *ops);
 
 /**
+ * evering_ops_follow - go on with the successor of a peer that goes
+ * @ops: table with EVERING_REPLACEABLE
+ * @path: where the successor will listen, as for evering_connect(); NULL: do not
+ * @patience_ns: how long one call waits for it, at the most: EVERING_WAIT_FOREVER, or
+ *	nanoseconds, not 0
+ *
+ * From now on a function of this table that waits, with a @timeout_ns other than
+ * EVERING_NOWAIT, does not return -EPIPE when the peer goes, but meets the successor, as
+ * evering_replace() does, and waits on.  So whoever asks and waits need not know that a
+ * server dies or is upgraded, but for what its operations end with.  With what
+ * evering_replace() says of the other threads, of the descriptor of evering_fd(), and of
+ * what has to be finished with before.
+ *
+ * If none has come in @patience_ns since the peer went, or since the wait began, the function
+ * returns -EPIPE, and the next one that waits goes on; or it returns what else
+ * evering_replace() says, such as -EACCES for a successor of another user.  A signal, or
+ * evering_wake() within a second, ends it with -EINTR.  What the table still has of the peer that has gone (-EBUSY there), a wait in a
+ * callback (-EDEADLK), and evering_ops_poll() are answered with -EPIPE, as without this.
+ *
+ * Returns 0; -EOPNOTSUPP: without EVERING_REPLACEABLE; -EINVAL: @path is empty, or
+ * @patience_ns; -ENAMETOOLONG: @path.
+ */
+EVERING_API int evering_ops_follow(struct evering_ops *ops, const char *path,
+				   int64_t patience_ns);
+
+/**
  * evering_ops_get_info - how does the table stand
  * @ops: table
  * @info: out

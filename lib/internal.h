@@ -438,6 +438,8 @@ int survivor_check(struct endpoint *e, unsigned int flags);
 void survivor_params(const struct endpoint *e, struct evering_params *params);
 int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again);
 void survivor_start(struct endpoint *e, struct again *again);
+int survivor_follow(struct endpoint *e, const char *path,
+		    struct evering_connecting **meeting, int64_t until);
 int relics_free(struct endpoint *e, const void *buf);
 void relics_destroy(struct endpoint *e, bool own);
 

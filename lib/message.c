@@ -383,7 +383,7 @@ int evering__msg_send(struct evering_ops *table, const struct iovec *iov,
 	ret = iov_length(iov, count, &s.len);
 	if (ret)
 		return ret;
-	if (ops->error)
+	if (ops_closed(ops))
 		return ops->error;
 	if (s.len > ops->pub.max_data && s.len > ops_arena_size(ops))
 		return -EMSGSIZE;
@@ -417,7 +417,7 @@ int evering_op_post(struct evering_ops *table, const struct evering_op *op,
 	int64_t deadline = 0;
 	int ret;
 
-	if (ops->error)
+	if (ops_closed(ops))
 		return ops->error;
 	if (op->reserved || op->timeout_ns || op->done || op->user || op->ext ||
 	    (!op->data && op->len) ||
@@ -500,7 +500,7 @@ int evering_op_callv(struct evering_ops *table, uint32_t opcode,
 		op.len = (uint32_t)s.len;
 		return call(table, &op, out, out_count, completion, timeout_ns);
 	}
-	if (ops->error)
+	if (ops_closed(ops))
 		return ops->error;
 	if (s.len > ops_arena_size(ops))
 		return -EMSGSIZE;

@@ -7,6 +7,7 @@
  * answer.c's, what is a buffer loan.c's.  Each entry is copied before it is looked
  * at, and released before anybody is called, who may thus call back.
  */
+#include <stdio.h>
 #include <sys/mman.h>
 
 #include "ops.h"
@@ -453,6 +454,16 @@ void ops_settle(struct ops *ops)
 		send_rest(ops);
 }
 
+/* The next time that anything is due, until @deadline. */
+static int64_t due_before(const struct ops *ops, int64_t deadline)
+{
+	int64_t due = deadline;
+
+	if (ops->heap_count && ops->pub.places[ops->heap[0]].deadline < due)
+		due = ops->pub.places[ops->heap[0]].deadline;
+	return due;
+}
+
 /*
  * One sleep, until something arrives, an operation runs out of time or, if @space is
  * what lacks, there is room to submit one.
@@ -461,7 +472,8 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 {
 	struct endpoint *e = ops_endpoint(ops);
 	unsigned int what = EVERING_RX;
-	int64_t until = deadline, timeout = EVERING_WAIT_FOREVER;
+	int64_t until = due_before(ops, deadline);
+	int64_t timeout = EVERING_WAIT_FOREVER;
 	bool rest;
 	int ret;
 
@@ -478,8 +490,6 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 		what |= EVERING_TX;
 		e->room = reserve_of(ops);
 	}
-	if (ops->heap_count && ops->pub.places[ops->heap[0]].deadline < until)
-		until = ops->pub.places[ops->heap[0]].deadline;
 	if (until != INT64_MAX) {
 		timeout = until - now_ns();
 		if (timeout < 0)
@@ -512,10 +522,57 @@ static bool never(struct ops *ops, uint64_t arg)
 	return false;
 }
 
+/* A meeting that is under way ends, if need be when its step does. */
+static void meet_nobody(struct ops *ops)
+{
+	struct evering_connecting *meeting = ops->meeting;
+
+	ops->meeting = NULL;
+	evering_connecting_close(meeting);
+}
+
+/*
+ * The peer has gone.  Meets its successor, until @deadline, *@patience (0: not set yet) or
+ * the next operation runs out of time.  1: there is one; 0: not yet; or what to return.
+ */
+static int follow(struct ops *ops, int64_t deadline, int64_t *patience)
+{
+	int64_t until, now = now_ns();
+	int ret;
+
+	if (!*patience)
+		*patience = deadline_after(ops->patience_ns);
+	if (deadline <= now)
+		return -ETIMEDOUT;
+	if (*patience <= now)
+		return -EPIPE;
+	until = due_before(ops, *patience < deadline ? *patience : deadline);
+	/* The wait that this is part of has nothing under way: see ops_in_callback(). */
+	ops->waits--;
+	ret = ops_in_callback(ops) ?
+		      -EDEADLK :
+		      survivor_follow(ops_endpoint(ops), ops->successor,
+				      &ops->meeting, until);
+	ops->waits++;
+	switch (ret) {
+	case 0:
+		return 1;
+	case -ETIMEDOUT:
+		return 0;
+	case -EBUSY:
+	case -EDEADLK:
+		return -EPIPE;
+	default:
+		return ret;
+	}
+}
+
 static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		    bool space, int64_t timeout_ns, int64_t *deadline)
 {
-	bool room;
+	int64_t patience = 0;
+	uint32_t in_flight = ops->pub.in_flight;
+	bool room, gone;
 	int ret;
 
 	for (;;) {
@@ -524,13 +581,27 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 			ops_flush(ops);
 			return 0;
 		}
-		if (ret < 0 || (ret && condition == never))
+		gone = ret == -EPIPE && !ops_closed(ops) &&
+		       timeout_ns != EVERING_NOWAIT;
+		if (!gone && (ret < 0 || (ret && condition == never)))
 			return ret;
+		/* Operations had their outcome, or ran out of time. */
+		if (gone && condition == never &&
+		    ops->pub.in_flight != in_flight)
+			return 1;
 		if (timeout_ns == EVERING_NOWAIT)
 			return -EAGAIN;
 		if (!*deadline)
 			*deadline = deadline_after(timeout_ns);
-		if (!ret) {
+		if (gone) {
+			ret = follow(ops, *deadline, &patience);
+			/* Operations may have ended by that. */
+			if (ret > 0 && condition == never)
+				return ret;
+			/* The next one that goes is waited for as long. */
+			if (ret > 0)
+				patience = 0;
+		} else if (!ret) {
 			/*
 			 * Whether to wait for room is decided by one look: after
 			 * a second one, room that came between the two would be
@@ -546,7 +617,8 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		} else if (*deadline != INT64_MAX && now_ns() >= *deadline) {
 			ret = -ETIMEDOUT;
 		}
-		if (ret < 0)
+		/* That it has gone just now the next look finds. */
+		if (ret < 0 && (gone || ret != -EPIPE || ops_closed(ops)))
 			return condition(ops, arg) ? 0 : ret;
 	}
 }
@@ -608,6 +680,28 @@ int ops_wait_for_room(struct ops *ops, ops_condition condition, uint64_t arg,
 		return ops->error ? ops->error : -EAGAIN;
 	}
 	return ops_wait_for(ops, condition, arg, true, timeout_ns, deadline);
+}
+
+int evering_ops_follow(struct evering_ops *table, const char *path,
+		       int64_t patience_ns)
+{
+	struct ops *ops = to_ops(table);
+	struct sockaddr_un address;
+	socklen_t len;
+	int ret;
+
+	if (!ops->outlives)
+		return -EOPNOTSUPP;
+	if (patience_ns < EVERING_WAIT_FOREVER || !patience_ns)
+		return -EINVAL;
+	ret = path ? make_address(path, &address, &len) : 0;
+	if (ret)
+		return ret;
+	meet_nobody(ops);
+	snprintf(ops->successor, sizeof(ops->successor), "%s",
+		 path ? path : "");
+	ops->patience_ns = patience_ns;
+	return 0;
 }
 
 int evering_ops_wait(struct evering_ops *table, int64_t timeout_ns)
@@ -928,6 +1022,7 @@ static void say_open(struct ops *ops)
  */
 void ops_renew(struct ops *ops)
 {
+	meet_nobody(ops);
 	ops->error = 0;
 	ops->opened = ops->left = ops->leaves = false;
 	ops->keep = NO_ROOM;
@@ -1037,6 +1132,7 @@ static void ops_free_table(struct ops *ops)
 {
 	ops_endpoint(ops)->ops = NULL;
 	ops_endpoint(ops)->tabled = true;
+	meet_nobody(ops);
 	again_drop(&ops->again);
 	book_destroy(&ops->loans);
 	munmap(ops, ops->map_size);

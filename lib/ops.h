@@ -15,6 +15,8 @@
 #ifndef EVERING_OPS_H
 #define EVERING_OPS_H
 
+#include <sys/un.h>
+
 #include "internal.h"
 
 #define NONE UINT32_MAX
@@ -146,6 +148,9 @@ struct again {
  * @peer_outlives: the peer says the same of itself
  * @leaves: it was told that this side is to go: see ops_leave()
  * @left: it has said so
+ * @successor: where the peer's will listen, if waits meet it; empty: they do not
+ * @patience_ns: then, how long
+ * @meeting: with it, if one is under way
  * @calls: callbacks with outcomes that are in each other
  * @again: what a successor is still to be sent; until then nothing is submitted
  * @taken: data of the outcome that was taken last
@@ -206,6 +211,9 @@ struct ops {
 	bool peer_outlives;
 	bool leaves;
 	bool left;
+	char successor[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	int64_t patience_ns;
+	struct evering_connecting *meeting;
 	uint32_t calls;
 	struct again again;
 	unsigned char taken[EVERING_MAX_SLOT] __attribute__((aligned(16)));
@@ -334,6 +342,12 @@ static inline void ops_set_keep(struct ops *ops)
 static inline uint32_t ops_finished(const struct ops *ops)
 {
 	return ops->tell_at - ops->pub.tell_in;
+}
+
+/* Why nothing can be sent; 0 also if the peer has gone, and a wait meets its successor. */
+static inline int ops_closed(const struct ops *ops)
+{
+	return ops->error == -EPIPE && ops->successor[0] ? 0 : ops->error;
 }
 
 /* Can no buffer be had, nor come home? */

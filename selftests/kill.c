@@ -878,11 +878,12 @@ static int drain(void)
 	if (s.ops) {
 		do
 			ret = evering_ops_wait(s.ops, PLENTY);
-		while (ret > 0);
+		while (ret > 0 || ret == -EINTR);
 		return ret;
 	}
-	while (!(ret = evering_recv(s.ev, entry, LEN, PLENTY)))
-		take_entry(entry);
+	while (!(ret = evering_recv(s.ev, entry, LEN, PLENTY)) || ret == -EINTR)
+		if (!ret)
+			take_entry(entry);
 	return ret;
 }
 
@@ -1353,7 +1354,7 @@ struct place {
 };
 
 #define PLACES (1u << 16)
-#define STORIES 65
+#define STORIES 66
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1808,6 +1809,8 @@ STORY(connects_with_lanes, connect_lanes, .meets = true, .lanes = LANES,
 STORY(survives, replace, .meets = true, .act = act_accept)
 STORY(survives_with_a_table, replace_in_steps, .meets = true, .ops = true,
       .serves = true, .act = act_accept_and_serve)
+STORY(follows, follow, .meets = true, .ops = true, .serves = true,
+      .act = act_accept_and_serve)
 STORY(serves, serve, .ops = true, .opens = true, .act = act_be_served)
 STORY(serves_in_a_loop, serve_in_loop, .meets = true, .calls = true,
       .ops = true, .act = act_call_server)

@@ -1087,6 +1087,28 @@ static void story_replace_in_steps(void)
 	DO(CLOSED, close_endpoint());
 }
 
+/* The wait meets it. */
+static int wait_and_follow(void)
+{
+	int ret = evering_ops_follow(v.ops, v.path, EVERING_WAIT_FOREVER);
+
+	if (!ret)
+		ret = evering_ops_wait(v.ops, EVERING_WAIT_FOREVER);
+	return ret < 0 ? ret : 0;
+}
+
+static void story_follow(void)
+{
+	struct evering *ev[2];
+
+	outlive(ev);
+	DO(MET, wait_and_follow());
+	while (v.heard < 2)
+		NEED(evering_ops_wait(v.ops, EVERING_WAIT_FOREVER) > 0);
+	note(&notes->did[ASKED], 2);
+	DO(CLOSED, close_endpoint());
+}
+
 /* ---------------------------------------------------- stories: serving clients */
 
 /* What a client asks; of the requests two are kept, one of them until the end. */

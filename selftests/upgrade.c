@@ -7,6 +7,8 @@
  */
 #include "op.h"
 
+#include <pthread.h>
+
 #include <evering_server.h>
 
 #define ENTRIES	 16u
@@ -664,6 +666,505 @@ TEST_F(upgrade, when_the_time_is_up)
 	EXPECT_EQ(0u, self->o[1].times);
 	ASSERT_EQ(0, upgrade(self));
 	EXPECT_ANSWER(1, 1);
+}
+
+/* --------------------------------------------------------------- in its own waits */
+
+struct next {
+	FIXTURE_DATA(upgrade) * self;
+	int ret;
+};
+
+/* The next server, in a thread, until it is stopped. */
+static void *serve_next(void *arg)
+{
+	struct next *next = arg;
+	struct evering_server *s = next->self->server[1];
+
+	do
+		next->ret = evering_server_wait(s, EVERING_WAIT_FOREVER);
+	while (next->ret >= 0 || next->ret == -EINTR);
+	return NULL;
+}
+
+/* The first server stops, with a request that it has not looked at. */
+static int leave_one(FIXTURE_DATA(upgrade) * self, uint32_t backend)
+{
+	int ret = open_client(self, backend, EVERING_REPLACEABLE);
+
+	if (!ret)
+		ret = ask_for(self, 1, 1, NULL);
+	if (!ret)
+		ret = evering_server_stop(self->server[0], PLENTY);
+	return ret ? ret : pump_server(self, 0) == -ESHUTDOWN ? 0 : -EIO;
+}
+
+TEST_F(upgrade, waits_go_on_with_the_successor)
+{
+	const struct iovec none = { NULL, 0 };
+	struct evering_completion done;
+	struct next next = { self, 0 };
+	struct evering_op op = asks(2, NULL, 0, NULL);
+	uint64_t id;
+	pthread_t thread;
+
+	ASSERT_EQ(0, leave_one(self, variant->backend));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path, PLENTY));
+	/* Whoever does not wait is told as ever. */
+	EXPECT_EQ(-EPIPE, evering_ops_poll(self->client.ops));
+	EXPECT_EQ(-EPIPE, ask_for(self, 2, 2, NULL));
+	EXPECT_EQ(-EPIPE, evering_ops_wait(self->client.ops, EVERING_NOWAIT));
+	EXPECT_EQ(0u, self->o[1].times);
+	ASSERT_EQ(0, open_server(self, 1));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, serve_next, &next));
+	/* One that waits for anything may return when something is there to be looked at. */
+	while (!self->o[1].times)
+		ASSERT_LT(0, evering_ops_wait(self->client.ops, PLENTY));
+	EXPECT_ANSWER(1, 1);
+	EXPECT_EQ(1u, evering_predecessors(self->a));
+	EXPECT_EQ(0, evering_op_call(self->client.ops, &op, &done, PLENTY));
+	EXPECT_EQ(2, done.result);
+	EXPECT_EQ(0, evering_op_callv(self->client.ops, 3, &none, 1, NULL, 0,
+				      &done, PLENTY));
+	EXPECT_EQ(3, done.result);
+	evering_server_stop(self->server[1], PLENTY);
+	pthread_join(thread, NULL);
+	evering_server_close(self->server[1]);
+	self->server[1] = NULL;
+	/* From whatever it waits in. */
+	EXPECT_EQ(-ETIMEDOUT, evering_ops_wait(self->client.ops, 5 * MSEC));
+	memset(&self->served[1], 0, sizeof(self->served[1]));
+	ASSERT_EQ(0, open_server(self, 1));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, serve_next, &next));
+	EXPECT_EQ(0, evering_op_submit(self->client.ops, &op, &id, PLENTY));
+	EXPECT_EQ(0, evering_op_wait(self->client.ops, id, &done, PLENTY));
+	EXPECT_EQ(2, done.result);
+	EXPECT_EQ(2u, evering_predecessors(self->a));
+	evering_server_stop(self->server[1], PLENTY);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(-ESHUTDOWN, next.ret);
+}
+
+/* Nobody comes: not for longer than they want, and no operation is late for that. */
+TEST_F(upgrade, waits_have_their_patience)
+{
+	struct evering_op op = asks(2, NULL, 0, &self->o[2]);
+	struct evering_completion done;
+	int64_t start;
+
+	op.timeout_ns = 50 * MSEC;
+	ASSERT_EQ(0, open_client(self, variant->backend, EVERING_REPLACEABLE));
+	ASSERT_EQ(0, ask(&self->client, &op, NULL));
+	ASSERT_EQ(0, ask_for(self, 1, 1, NULL));
+	evering_server_close(self->server[0]);
+	self->server[0] = NULL;
+	EXPECT_EQ(-EINVAL, evering_ops_follow(self->client.ops, "", PLENTY));
+	EXPECT_EQ(-EINVAL, evering_ops_follow(self->client.ops, self->path, 0));
+	EXPECT_EQ(-EINVAL,
+		  evering_ops_follow(self->client.ops, self->path, -2));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path, MSEC));
+	EXPECT_EQ(-EPIPE, evering_op_wait_all(self->client.ops, PLENTY));
+	EXPECT_EQ(-EPIPE, evering_ops_wait(self->client.ops, PLENTY));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path,
+					EVERING_WAIT_FOREVER));
+	EXPECT_EQ(-ETIMEDOUT, evering_op_wait_all(self->client.ops, MSEC));
+	op.done = NULL;
+	op.timeout_ns = 0;
+	EXPECT_EQ(-ETIMEDOUT,
+		  evering_op_call(self->client.ops, &op, &done, MSEC));
+	start = now_ns();
+	while (!self->o[2].times && now_ns() < start + PLENTY)
+		evering_op_wait_all(self->client.ops, 200 * MSEC);
+	EXPECT_EQ(1u, self->o[2].times);
+	EXPECT_EQ(-ETIMEDOUT, self->o[2].result);
+	EXPECT_EQ(0u, self->o[1].times);
+	/* As if nobody had said so. */
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, NULL, PLENTY));
+	EXPECT_EQ(-EPIPE, evering_ops_wait(self->client.ops, PLENTY));
+}
+
+/* The first server has gone, and nobody else is there. */
+static int follow_nobody(FIXTURE_DATA(upgrade) * self, uint32_t backend)
+{
+	int ret = open_client(self, backend, EVERING_REPLACEABLE);
+
+	if (!ret)
+		ret = evering_ops_follow(self->client.ops, self->path,
+					 EVERING_WAIT_FOREVER);
+	evering_server_close(self->server[0]);
+	self->server[0] = NULL;
+	return ret;
+}
+
+/* A meeting goes on where the last wait left it. */
+TEST_F(upgrade, short_waits_meet_somebody)
+{
+	uint32_t i;
+
+	ASSERT_EQ(0, follow_nobody(self, variant->backend));
+	ASSERT_EQ(0, open_server(self, 1));
+	for (i = 0; i < 1000 && !evering_predecessors(self->a); i++) {
+		evering_ops_wait(self->client.ops, MSEC);
+		while (evering_server_wait(self->server[1], EVERING_NOWAIT) > 0)
+			;
+	}
+	EXPECT_EQ(1u, evering_predecessors(self->a));
+	EXPECT_GT(1000u, i);
+}
+
+/* Or it is left. */
+TEST_F(upgrade, a_table_may_be_closed_before_that)
+{
+	int fds = count_fds();
+
+	ASSERT_EQ(0, follow_nobody(self, variant->backend));
+	EXPECT_EQ(-ETIMEDOUT, evering_ops_wait(self->client.ops, MSEC));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path, MSEC));
+	EXPECT_EQ(-EPIPE, evering_ops_wait(self->client.ops, PLENTY));
+	evering_close(self->a);
+	self->a = NULL;
+	self->client.ops = NULL;
+	/* Of the listener there were some more. */
+	EXPECT_GE(fds, count_fds());
+}
+
+static void submit_in_close(struct evering_ops *ops,
+			    const struct evering_completion *c)
+{
+	const struct evering_op op = { .done = note_done };
+
+	*(int *)c->user = evering_op_submit(ops, &op, NULL, PLENTY);
+}
+
+TEST_F(upgrade, nobody_is_met_while_it_closes)
+{
+	int ret = 0;
+	const struct evering_op op = { .done = submit_in_close, .user = &ret };
+
+	ASSERT_EQ(0, open_client(self, variant->backend, EVERING_REPLACEABLE));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path,
+					EVERING_WAIT_FOREVER));
+	ASSERT_EQ(0, ask(&self->client, &op, NULL));
+	evering_ops_close(self->client.ops);
+	self->client.ops = NULL;
+	EXPECT_EQ(-EPIPE, ret);
+}
+
+/* One that waits for anything is told when something has ended. */
+TEST_F(upgrade, what_runs_out_of_time_ends_a_wait)
+{
+	struct evering_op op = asks(2, NULL, 0, &self->o[2]);
+
+	op.timeout_ns = 20 * MSEC;
+	ASSERT_EQ(0, open_client(self, variant->backend, EVERING_REPLACEABLE));
+	ASSERT_EQ(0, ask(&self->client, &op, NULL));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path,
+					EVERING_WAIT_FOREVER));
+	evering_server_close(self->server[0]);
+	self->server[0] = NULL;
+	EXPECT_LT(0, evering_ops_wait(self->client.ops, PLENTY));
+	EXPECT_EQ(1u, self->o[2].times);
+	EXPECT_EQ(-ETIMEDOUT, self->o[2].result);
+}
+
+static void *wake(void *ev)
+{
+	evering_wake(ev, EVERING_RX | EVERING_TX);
+	return NULL;
+}
+
+TEST_F(upgrade, who_is_woken_meets_nobody)
+{
+	pthread_t thread;
+
+	ASSERT_EQ(0, follow_nobody(self, variant->backend));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, wake, self->a));
+	EXPECT_EQ(-EINTR, evering_ops_wait(self->client.ops, PLENTY));
+	pthread_join(thread, NULL);
+}
+
+TEST_F(upgrade, who_does_not_outlive_its_peer_follows_nobody)
+{
+	ASSERT_EQ(0, open_client(self, variant->backend, 0));
+	EXPECT_EQ(-EOPNOTSUPP,
+		  evering_ops_follow(self->client.ops, self->path, PLENTY));
+}
+
+static void wait_in_callback(struct evering_ops *ops,
+			     const struct evering_completion *c)
+{
+	note_done(ops, c);
+	if (!over)
+		((struct outcome *)c->user)->order =
+			(unsigned int)-evering_ops_wait(ops, PLENTY);
+}
+
+/* Who waits in a callback is in the middle of something. */
+TEST_F(upgrade, not_in_a_callback)
+{
+	struct evering_op op = asks(2, NULL, 0, &self->o[2]);
+
+	op.done = wait_in_callback;
+	ASSERT_EQ(0, open_client(self, variant->backend, EVERING_REPLACEABLE));
+	ASSERT_EQ(0, evering_ops_follow(self->client.ops, self->path, PLENTY));
+	ASSERT_EQ(0, ask(&self->client, &op, NULL));
+	evering_ops_poll(self->client.ops);
+	while (evering_server_wait(self->server[0], EVERING_NOWAIT) > 0)
+		;
+	evering_server_close(self->server[0]);
+	self->server[0] = NULL;
+	EXPECT_EQ(-EPIPE, evering_ops_poll(self->client.ops));
+	EXPECT_EQ(1u, self->o[2].times);
+	EXPECT_EQ((unsigned int)EPIPE, self->o[2].order);
+}
+
+/* ------------------------------------------------------------------ under load */
+
+#define MOST	1024u /* clients */
+#define WORK	20000u /* operations of each */
+#define AT_ONCE 4u
+
+/* What clients and servers, which are processes, write down. */
+struct sheet {
+	uint32_t enough; /* clients may end */
+	uint32_t asked[MOST];
+	unsigned char begun[MOST][WORK];
+	uint32_t n_pauses;
+	int64_t pauses[1 << 14];
+};
+
+static struct sheet *sheet;
+static uint32_t backend;
+static uint32_t how_many; /* clients */
+static char at[96]; /* where servers listen */
+
+/* Each by its client's number and its own; now and then one is kept until the next. */
+static void do_work(struct evering_client *client,
+		    const struct evering_request *request)
+{
+	uint64_t *kept = client->user;
+	uint32_t who = MOST;
+
+	memcpy(&who, request->data, sizeof(who));
+	if (who < MOST && request->opcode < WORK)
+		__atomic_fetch_add(&sheet->begun[who][request->opcode], 1,
+				   __ATOMIC_RELAXED);
+	if (*kept)
+		evering_op_answer(client->ops, *kept, 0, NULL, 0);
+	*kept = 0;
+	if (request->opcode % AT_ONCE == 1)
+		*kept = request->id;
+	else
+		evering_op_answer(client->ops, request->id, 0, NULL, 0);
+}
+
+static int make_kept(struct evering_client *client)
+{
+	client->user = calloc(1, sizeof(uint64_t));
+	return client->user ? 0 : -ENOMEM;
+}
+
+static void drop_kept(struct evering_client *client, int why)
+{
+	(void)why;
+	free(client->user);
+}
+
+static struct evering_server *serving;
+
+static void stop_serving(int signal)
+{
+	(void)signal;
+	evering_server_stop(serving, EVERING_WAIT_FOREVER);
+}
+
+/* Whoever keeps something finishes it when the server is to end. */
+static void finish_all(void)
+{
+	struct evering_client *client = NULL;
+	uint64_t *kept;
+
+	while ((client = evering_client_next(serving, client))) {
+		kept = client->user;
+		if (*kept)
+			evering_op_answer(client->ops, *kept, 0, NULL, 0);
+		*kept = 0;
+	}
+}
+
+static int serve_until_stopped(void *arg)
+{
+	struct evering_server_params p = EVERING_SERVER_PARAMS_INIT;
+	struct evering_server_info info;
+	int ret;
+
+	(void)arg;
+	p.request = do_work;
+	p.open = make_kept;
+	p.close = drop_kept;
+	p.clients = MOST;
+	if (evering_server_open(at, &p, &serving))
+		return 1;
+	signal(SIGTERM, stop_serving);
+	do {
+		ret = evering_server_wait(serving, EVERING_WAIT_FOREVER);
+		evering_server_get_info(serving, &info);
+		if (info.stopping)
+			finish_all();
+	} while (ret >= 0 || ret == -EINTR);
+	signal(SIGTERM, SIG_IGN);
+	evering_server_close(serving);
+	return ret == -ESHUTDOWN ? 0 : 2;
+}
+
+struct worker {
+	uint32_t who;
+	struct evering *ev;
+	struct evering_ops *ops;
+	uint32_t in_flight;
+	bool wrong;
+};
+
+static void note_work(struct evering_ops *ops,
+		      const struct evering_completion *c)
+{
+	struct worker *w = c->user;
+
+	(void)ops;
+	w->in_flight--;
+	w->wrong |= c->flags != EVERING_ANSWERED || c->result;
+}
+
+static void note_pause(int64_t ns)
+{
+	uint32_t n = __atomic_fetch_add(&sheet->n_pauses, 1, __ATOMIC_RELAXED);
+
+	if (n < sizeof(sheet->pauses) / sizeof(sheet->pauses[0]))
+		sheet->pauses[n] = ns;
+}
+
+/* Some operations, by as many servers as it takes.  0, or what failed. */
+static int do_some(struct worker *w, uint32_t *next)
+{
+	struct evering_op op = { .data = &w->who,
+				 .len = sizeof(w->who),
+				 .done = note_work,
+				 .user = w };
+	uint32_t before = evering_predecessors(w->ev), n;
+	int64_t start = now_ns();
+	int ret = 0;
+
+	for (n = 0; n < AT_ONCE && *next < WORK && !ret; n++) {
+		op.opcode = *next;
+		ret = evering_op_submit(w->ops, &op, NULL, PLENTY);
+		*next += !ret;
+		w->in_flight += !ret;
+	}
+	if (!ret)
+		ret = evering_op_wait_all(w->ops, PLENTY);
+	if (evering_predecessors(w->ev) != before)
+		note_pause(now_ns() - start);
+	return ret;
+}
+
+/* One that works, and rests a little; of very many, more. */
+static int work_until_enough(void *arg)
+{
+	struct worker w = { .who = *(uint32_t *)arg };
+	struct evering_params params =
+		params_sized(backend, 64, ENTRIES, ARENA);
+	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+	uint64_t random = w.who + 1;
+	uint32_t next = 0;
+	int ret;
+
+	params.flags = EVERING_AWAIT;
+	p.flags = EVERING_REPLACEABLE;
+	p.depth = AT_ONCE;
+	ret = evering_connect(at, &params, PLENTY, &w.ev);
+	if (!ret)
+		ret = evering_ops_open(w.ev, &p, &w.ops);
+	if (!ret)
+		ret = evering_ops_follow(w.ops, at, PLENTY);
+	while (!ret && next < WORK &&
+	       !__atomic_load_n(&sheet->enough, __ATOMIC_RELAXED)) {
+		ret = do_some(&w, &next);
+		__atomic_store_n(&sheet->asked[w.who], next, __ATOMIC_RELEASE);
+		usleep(random_below(&random, how_many > 16 ? 200000 : 500));
+	}
+	evering_close(w.ev);
+	return ret || w.wrong;
+}
+
+/* Each has had more answers than in @before, or all that it wanted. */
+static bool all_went_on(const uint32_t *before)
+{
+	uint32_t i, asked;
+
+	for (i = 0; i < how_many; i++) {
+		asked = __atomic_load_n(&sheet->asked[i], __ATOMIC_ACQUIRE);
+		if (asked == before[i] && asked < WORK)
+			return false;
+	}
+	return true;
+}
+
+/* One server ends, in good order, and another one begins, and is met by all. */
+static int next_server(pid_t *server)
+{
+	uint32_t before[MOST], i;
+	int status;
+
+	kill(*server, SIGTERM);
+	status = reap(*server);
+	if (status)
+		return status;
+	for (i = 0; i < how_many; i++)
+		before[i] = __atomic_load_n(&sheet->asked[i], __ATOMIC_ACQUIRE);
+	*server = spawn(serve_until_stopped, NULL);
+	return EVENTUALLY(all_went_on(before)) ? 0 : -ETIMEDOUT;
+}
+
+/* EVERING_CLIENTS=n: so many, of which each works now and then. */
+TEST_F_TIMEOUT(upgrade, servers_come_and_go, 600)
+{
+	const char *many = getenv("EVERING_CLIENTS");
+	static const uint32_t none[MOST];
+	uint32_t i, j, upgrades = slow(1) > 50 ? 2 : 10;
+	pid_t server, clients[MOST];
+
+	how_many = many ? (uint32_t)atoi(many) : 4;
+	ASSERT_LE(how_many, MOST);
+	socket_file(at, sizeof(at));
+	backend = variant->backend;
+	sheet = mmap(NULL, sizeof(*sheet), PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)sheet);
+	server = spawn(serve_until_stopped, NULL);
+	for (i = 0; i < how_many; i++)
+		clients[i] = spawn(work_until_enough, &i);
+	ASSERT_TRUE(EVENTUALLY(all_went_on(none)));
+	for (i = 0; i < upgrades; i++) {
+		ASSERT_EQ(0, next_server(&server));
+	}
+	__atomic_store_n(&sheet->enough, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < how_many; i++) {
+		EXPECT_EQ(0, reap(clients[i]));
+	}
+	kill(server, SIGTERM);
+	EXPECT_EQ(0, reap(server));
+	for (i = 0; i < how_many; i++)
+		for (j = 0; j < WORK; j++) {
+			ASSERT_EQ(j < sheet->asked[i], sheet->begun[i][j]);
+		}
+	if (sheet->n_pauses && sheet->n_pauses < 1 << 14) {
+		int64_t median = median_of(sheet->pauses, sheet->n_pauses);
+
+		TH_LOG("%u pauses of %u clients: median %lld us, p99 %lld us",
+		       sheet->n_pauses, how_many, (long long)(median / USEC),
+		       (long long)(sheet->pauses[sheet->n_pauses * 99 / 100] /
+				   USEC));
+	}
 }
 
 TEST_HARNESS_MAIN
