@@ -480,24 +480,36 @@ kv_clients_killed() {
 		[[ ! -s served-err ]]
 }
 
-# It ends, by this signal and with this status, until its clients are done: each time
-# another one takes its place, and no answer is wrong.
+# What is put is in files: those of clients that are at work are others by and by.
+kept_is_not() {
+	[[ $(stat -c "%s %y" kept.*) != "$1" ]]
+}
+
+has_put() {
+	grep -qa "$1-[0-9]" kept.*
+}
+
+# It ends, by this signal and with this status, again and again, while two clients work:
+# each time another one takes its place, no answer is wrong, and none is missed.
 kv_server_comes_back() {
-	local deaths=0
-	serve kv --file=kept --workers=2 serve && run 0 kv put kept value || return
-	"$bin/kv" --clients=2 --keys=$keys --rounds=3 bench >out 2>err &
-	bench=$!
-	soon grep -qs '^over' out || return
-	while kill -0 "$bench" 2>/dev/null; do
+	local i pids
+	serve kv --file=kept --workers=2 serve && run 0 kv put kept value &&
+		endless 2 && soon has_put 0 && soon has_put 1 || return
+	for i in {1..6}; do
 		stop "$1" "$2" && serve kv --file=kept --workers=2 serve || return
-		((++deaths))
-	done
-	if ! wait "$bench" || ! grep -q 'all right' out || ((!deaths)); then
+		soon kept_is_not "$(stat -c "%s %y" kept.*)" && continue
 		cat out err
-		echo "$deaths deaths"
 		return 1
-	fi
-	run 0 kv get kept && [[ $(<out) == value ]] && stop TERM 0 &&
+	done
+	kill -0 "$bench" || {
+		cat out err
+		return 1
+	}
+	mapfile -t pids < <(clients)
+	kill -KILL "${pids[@]}"
+	wait "$bench"
+	run 0 kv --clients=2 --keys=20 bench && prints 'all right' &&
+		run 0 kv get kept && [[ $(<out) == value ]] && stop TERM 0 &&
 		[[ ! -s served-err ]]
 }
 

@@ -75,7 +75,6 @@ static inline const char *kv_remedy(int error)
 
 /* A channel and a table to each worker. */
 struct kv {
-	const char *path;
 	unsigned int workers;
 	struct evering *ev[MAX_WORKERS];
 	struct evering_ops *ops[MAX_WORKERS];
@@ -107,24 +106,11 @@ static inline int kv_connect(struct kv *kv, const char *path,
 	ops.serve = 0;
 	ops.flags = EVERING_REPLACEABLE;
 	ret = evering_connect(name, &params, PATIENCE, &kv->ev[worker]);
-	free(name);
-	return ret ? ret :
-		     evering_ops_open(kv->ev[worker], &ops, &kv->ops[worker]);
-}
-
-/*
- * Has a worker died?  Then whoever has its place from now on is asked for what it has not
- * seen, and for what may be done twice.  0: go on; else @error, or why nobody has come.
- */
-static inline int kv_return(struct kv *kv, unsigned int worker, int error)
-{
-	char *name;
-	int ret;
-
-	if (error != -EPIPE)
-		return error;
-	name = socket_of(kv->path, worker);
-	ret = evering_replace(kv->ev[worker], name, 0, PATIENCE);
+	if (!ret)
+		ret = evering_ops_open(kv->ev[worker], &ops, &kv->ops[worker]);
+	/* If the worker goes, whoever has its place is asked for what it has not done. */
+	if (!ret)
+		ret = evering_ops_follow(kv->ops[worker], name, PATIENCE);
 	free(name);
 	return ret;
 }
@@ -138,7 +124,6 @@ static inline int kv_open(struct kv *kv, const char *path)
 	int ret;
 
 	memset(kv, 0, sizeof(*kv));
-	kv->path = path;
 	ret = kv_connect(kv, path, 0);
 	/* The first worker says how many there are. */
 	if (!ret)
@@ -182,12 +167,7 @@ static inline int kv_call(struct kv *kv, uint32_t opcode, const char *key,
 				       PATIENCE);
 		ret = ret ? ret : done.result;
 		/* To put or delete again could undo what others have put since. */
-		if (ret == -EPIPE && opcode != KV_GET &&
-		    done.flags & EVERING_BEGUN)
-			return -EOWNERDEAD;
-		/* If the worker has died, or is to end, another one is asked. */
-	} while (ret == -ESHUTDOWN ||
-		 (ret == -EPIPE && !(ret = kv_return(kv, worker, ret))));
+	} while (ret == -EOWNERDEAD && opcode == KV_GET);
 	*len = done.buf_len;
 	return ret;
 }

@@ -23,9 +23,6 @@ static struct {
 	bool getting; /* values, that is */
 	int32_t expected; /* result */
 	int error; /* -EBADMSG: a value was another */
-	uint64_t again[MAX_WORKERS *
-		       KV_DEPTH]; /* a worker that ends has not done */
-	unsigned int again_count;
 } bench = { .clients = 2, .keys = 2000, .rounds = 1, .size = 65536 };
 
 /* Most values are small, one in eight is not. */
@@ -48,9 +45,7 @@ static void bench_done(struct evering_ops *ops,
 	const unsigned char *got = done->buf ? done->buf : done->data;
 	uint64_t len = done->buf ? done->buf_len : done->len, i;
 
-	if (done->result == -ESHUTDOWN)
-		bench.again[bench.again_count++] = done->ext;
-	else if (done->result != bench.expected)
+	if (done->result != bench.expected)
 		bench.error = done->result ? done->result : -EBADMSG;
 	else if (bench.getting && len != bench_len(done->ext))
 		bench.error = -EBADMSG;
@@ -113,12 +108,9 @@ static int bench_ask(uint32_t opcode, uint64_t i)
 	unsigned int w;
 	int ret;
 
-	while ((ret = bench_submit(opcode, i, &w))) {
+	while ((ret = bench_submit(opcode, i, &w)) == -EAGAIN) {
 		/* Those that are under way will make room. */
-		if (ret == -EAGAIN)
-			ret = evering_ops_wait(bench.kv.ops[w], PATIENCE);
-		if (ret < 0)
-			ret = kv_return(&bench.kv, w, ret);
+		ret = evering_ops_wait(bench.kv.ops[w], PATIENCE);
 		if (ret < 0)
 			break;
 	}
@@ -130,10 +122,8 @@ static int bench_wait(void)
 	unsigned int w;
 	int ret = 0;
 
-	for (w = 0; w < bench.kv.workers && ret >= 0; w++)
-		while ((ret = evering_op_wait_all(bench.kv.ops[w], PATIENCE)) &&
-		       !(ret = kv_return(&bench.kv, w, ret)))
-			;
+	for (w = 0; w < bench.kv.workers && !ret; w++)
+		ret = evering_op_wait_all(bench.kv.ops[w], PATIENCE);
 	return ret;
 }
 
@@ -145,19 +135,11 @@ static int bench_pass(uint32_t opcode, int32_t expected)
 
 	bench.getting = opcode == KV_GET && !expected;
 	bench.expected = expected;
-	for (i = 0; i < bench.keys && ret >= 0; i++) {
+	for (i = 0; i < bench.keys && !ret; i++)
 		ret = bench_ask(opcode, i);
-		while (bench.again_count && ret >= 0)
-			ret = bench_ask(opcode,
-					bench.again[--bench.again_count]);
-	}
-	while (ret >= 0) {
+	if (!ret)
 		ret = bench_wait();
-		if (ret < 0 || !bench.again_count)
-			break;
-		ret = bench_ask(opcode, bench.again[--bench.again_count]);
-	}
-	return ret < 0 ? ret : bench.error;
+	return ret ? ret : bench.error;
 }
 
 static int bench_round(void)
