@@ -384,7 +384,7 @@ alloc: ## measure a buffer's cost beside malloc's and mimalloc's (ARGS= for buil
 	@$(BUILD)/alloc $(ARGS)
 
 # Optimised less, which takes half as long to compile, with lines for their reports; the
-# tests themselves not at all, which takes a quarter.
+# tests themselves not at all, which takes half of that again.
 asan := BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g1' TEST_CFLAGS=-O0
 tsan := BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g1' TEST_CFLAGS=-O0
 VM_TESTS ?= $(TESTS)

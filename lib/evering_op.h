@@ -271,7 +271,7 @@ typedef void (*evering_message_fn)(struct evering_ops *ops,
  * @size: sizeof(struct evering_ops_params)
  * @flags: 0; EVERING_REPLACEABLE: if the peer goes, operations in flight wait for its
  *	successor.  The functions that poll and wait return -EPIPE as without, until
- *	evering_replace() succeeds; operations can be cancelled meanwhile, and run out of
+ *	evering_replace() succeeds (or see evering_ops_follow()); operations can be cancelled meanwhile, and run out of
  *	time when somebody polls.  Then those that the peer had certainly not seen are sent
  *	to the successor, when that has opened its table, and so are posts and messages.
  *	One that it may have begun ends with -EOWNERDEAD and EVERING_BEGUN, unless it has
@@ -456,18 +456,18 @@ EVERING_API int64_t evering_ops_timeout(const struct evering_ops *ops);
  * From now on a function of this table that waits, with a @timeout_ns other than
  * EVERING_NOWAIT, does not return -EPIPE when the peer goes, but meets the successor, as
  * evering_replace() does, and waits on.  So whoever asks and waits need not know that a
- * server dies or is upgraded, but for what its operations end with.  With what
- * evering_replace() says of the other threads, of the descriptor of evering_fd(), and of
- * what has to be finished with before.
+ * server dies or is upgraded, but for what its operations end with.  What evering_replace()
+ * says of other threads, and of the descriptor of evering_fd(), holds for each such wait.
  *
- * If none has come in @patience_ns since the peer went, or since the wait began, the function
- * returns -EPIPE, and the next one that waits goes on; or it returns what else
- * evering_replace() says, such as -EACCES for a successor of another user.  A signal, or
- * evering_wake() within a second, ends it with -EINTR.  What the table still has of the peer that has gone (-EBUSY there), a wait in a
- * callback (-EDEADLK), and evering_ops_poll() are answered with -EPIPE, as without this.
+ * It ends with -EPIPE if none has come in @patience_ns since the peer went, or since the wait
+ * began: the next one that waits goes on.  So it does, at once, in a callback, and if the
+ * table still has something of the dead peer's that is to be finished with before.  A signal
+ * ends it with -EINTR, and so does evering_wake(), within a second; else it ends with what
+ * evering_replace() says, such as -EACCES for a successor of another user.
+ * evering_ops_poll() returns -EPIPE as without this.
  *
  * Returns 0; -EOPNOTSUPP: without EVERING_REPLACEABLE; -EINVAL: @path is empty, or
- * @patience_ns; -ENAMETOOLONG: @path.
+ * @patience_ns; -ENAMETOOLONG: @path.  Thread: the table's.
  */
 EVERING_API int evering_ops_follow(struct evering_ops *ops, const char *path,
 				   int64_t patience_ns);

@@ -356,7 +356,8 @@ EVERING_API int evering_server_wake(struct evering_server *server);
  * - A client with EVERING_REPLACEABLE is told, if there is something kept of it, and keeps
  *   what is new for the successor from then on.  What it sends before it has heard of that is
  *   served as ever.  What is not looked at when it is closed goes to the successor, in order
- *   (evering_replace()).
+ *   (evering_replace()).  One that goes on asking, for some rings full, is closed with
+ *   -EPROTO.
  * - Other clients' new requests are answered with -ESHUTDOWN, and no callback is called for
  *   them: they were not begun, and can be sent to another server.  Their posts and messages
  *   are lost.

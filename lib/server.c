@@ -291,6 +291,7 @@ static bool is_refused(struct client *c)
 
 	if (c->closing || !ops->peer_outlives)
 		return true;
+	/* Two rings may be under way; one that was not told may go on for long. */
 	rings = ops->leaves ? 4 : 1024;
 	if (s->stopping && c->late++ > rings * (c->pub.ev->rx.mask + 1)) {
 		evering_client_close(&c->pub, -EPROTO);
@@ -795,11 +796,9 @@ static void begin_leaving(struct client *c)
 	/* The first entry tells; what is wrong with it the next poll says again. */
 	if (!ops->opened)
 		ops_poll_some(ops, 1);
-	if (ops->peer_outlives && ops->pub.holding)
-		ops_leave(ops);
-	else if (!ops->error && !ops->pub.in_flight &&
-		 (ops->peer_outlives || !ops->opened))
-		evering_client_close(&c->pub, -ESHUTDOWN);
+	if (!ops->error && (ops->peer_outlives || !ops->opened) &&
+	    (ops->pub.holding || !ops->pub.in_flight))
+		end_or_leave(c);
 	else
 		serve(c, UINT32_MAX);
 }

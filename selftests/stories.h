@@ -1075,16 +1075,22 @@ static int replace_in_steps(void)
 	return ret;
 }
 
+/* The successor answers both. */
+static void hear_and_close(void)
+{
+	while (v.heard < 2)
+		NEED(evering_ops_wait(v.ops, EVERING_WAIT_FOREVER) > 0);
+	note(&notes->did[ASKED], 2);
+	DO(CLOSED, close_endpoint());
+}
+
 static void story_replace_in_steps(void)
 {
 	struct evering *ev[2];
 
 	outlive(ev);
 	DO(MET, replace_in_steps());
-	while (v.heard < 2)
-		NEED(evering_ops_wait(v.ops, EVERING_WAIT_FOREVER) > 0);
-	note(&notes->did[ASKED], 2);
-	DO(CLOSED, close_endpoint());
+	hear_and_close();
 }
 
 /* The wait meets it. */
@@ -1103,10 +1109,7 @@ static void story_follow(void)
 
 	outlive(ev);
 	DO(MET, wait_and_follow());
-	while (v.heard < 2)
-		NEED(evering_ops_wait(v.ops, EVERING_WAIT_FOREVER) > 0);
-	note(&notes->did[ASKED], 2);
-	DO(CLOSED, close_endpoint());
+	hear_and_close();
 }
 
 /* ---------------------------------------------------- stories: serving clients */
