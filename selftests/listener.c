@@ -643,12 +643,13 @@ TEST_F(listener, workers_share_it_and_their_server_keeps_it)
 	silent = raw_socket(path, 0, false);
 	ASSERT_LE(0, silent);
 	EXPECT_EQ(-EAGAIN, evering_accept(w.l, NULL, EVERING_NOWAIT, &ev));
-	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(0, pthread_create(&c[i].t, NULL, ask_main, &c[i]));
-	}
+	/* Before there are threads: a child of theirs may find a sanitizer's heap locked. */
 	for (i = 0; i < 2; i++) {
 		pids[i] = spawn(worker_main, &w);
 		ASSERT_LT(0, pids[i]);
+	}
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, pthread_create(&c[i].t, NULL, ask_main, &c[i]));
 	}
 	for (i = 0; i < 2; i++) {
 		pthread_join(c[i].t, NULL);

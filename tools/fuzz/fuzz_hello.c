@@ -492,6 +492,7 @@ static bool is_refusal(int ret)
 	case -EACCES:
 	case -EPERM:
 	case -EFBIG:
+	case -ETOOMANYREFS:
 		return true;
 	default:
 		return false;
