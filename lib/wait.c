@@ -119,7 +119,7 @@ uint32_t evering__credit(struct evering *ev)
  * has both roles would otherwise wait for space itself, with a few entries released
  * and not published, while the peer waits for just these.  Only ever forward.
  */
-static void publish_released(struct endpoint *e)
+static bool publish_released(struct endpoint *e)
 {
 	uint32_t next = evering_load_acquire(&e->ev.rx.next);
 	uint32_t old = evering_load_relaxed(&e->half->released);
@@ -128,7 +128,8 @@ static void publish_released(struct endpoint *e)
 		if (__atomic_compare_exchange_n(&e->half->released, &old, next,
 						true, __ATOMIC_RELEASE,
 						__ATOMIC_RELAXED)) /* [C] */
-			return;
+			return true;
+	return false;
 }
 
 /* Has it taken up all that it has released, and not more than there can be? */
@@ -145,7 +146,7 @@ static void begin_none(struct evering_rx *rx)
 }
 
 /* The same by the receiving thread, which keeps the books. */
-static void store_released(struct endpoint *e)
+static bool store_released(struct endpoint *e)
 {
 	struct evering_rx *rx = &e->ev.rx;
 
@@ -155,7 +156,7 @@ static void store_released(struct endpoint *e)
 	counter_add(&e->half->counters.rx_entries, rx->next - e->rx.counted);
 	e->rx.counted = rx->next;
 	rx->publish_at = rx->next + ((rx->mask + 1) >> 2);
-	publish_released(e);
+	return publish_released(e);
 }
 
 /* @armed of the peer's was seen, and asks to be rung. */
@@ -315,17 +316,18 @@ static void arm_word(struct role *role)
 FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
 				 struct owed *owed)
 {
+	bool published = false;
 	uint32_t rung;
 
 	*owed = (struct owed){ 0 };
 
 	if (what & EVERING_RX) {
 		if (e->ev.rx.next != e->rx.counted)
-			store_released(e);
+			published = store_released(e);
 		arm_word(&e->rx);
 		rung = e->ev.rx.rung;
 	} else {
-		publish_released(e);
+		published = publish_released(e);
 		rung = e->space_rung;
 	}
 	if (what & EVERING_TX)
@@ -333,8 +335,13 @@ FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
 
 	evering_full_fence(); /* [D] */
 
+	/*
+	 * Who has published before has looked then.  To ring without news would be answered
+	 * in kind, for ever, by a producer that has no space because this side keeps entries
+	 * and waits for more: see evering_look_ahead().
+	 */
 	owed->armed_tx = evering_load_relaxed(e->ev.rx.armed);
-	if (ring_due(owed->armed_tx, rung))
+	if (published && ring_due(owed->armed_tx, rung))
 		owed->ring |= EVERING_TX;
 	if (what & (EVERING_TX | EVERING_FLUSH)) {
 		owed->armed_rx = evering_load_relaxed(e->ev.tx.armed);
