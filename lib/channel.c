@@ -547,18 +547,16 @@ void endpoint_destroy(struct endpoint *e)
 	free(e->block);
 }
 
-void evering_close(struct evering *ev)
+static void close_with(struct endpoint *e, uint32_t word)
 {
-	struct endpoint *e = to_endpoint(ev);
-
 	if (!e)
 		return;
 	group_forget(e->member);
 	evering_ops_close((struct evering_ops *)e->ops);
 	if (e->owner == fork_id()) {
 		if (e->lazy)
-			evering_flush(ev);
-		evering_store_release(&e->half->closed, 1);
+			evering_flush(&e->ev);
+		evering_store_release(&e->half->closed, word);
 		/*
 		 * As long as a child of this process has the connection, closing it does
 		 * not reach a peer that sleeps.  This side still reads, so that
@@ -568,6 +566,27 @@ void evering_close(struct evering *ev)
 			shutdown(e->sock, SHUT_WR);
 	}
 	endpoint_destroy(e);
+}
+
+void evering_close(struct evering *ev)
+{
+	close_with(to_endpoint(ev), EVERING_CLOSED);
+}
+
+int evering_close_as(struct evering *ev, int how)
+{
+	if (how < EVERING_PEER_CLOSED || how > EVERING_PEER_RELAY_DIED)
+		return -EINVAL;
+	/* These have the same numbers: see evering_peer(). */
+	close_with(to_endpoint(ev), (uint32_t)how);
+	return 0;
+}
+
+void evering_relay(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+
+	__atomic_store_n(&e->half->relayed, 1, __ATOMIC_RELAXED);
 }
 
 int evering_set_policy(struct evering *ev, unsigned int policy,
@@ -643,6 +662,16 @@ void *evering_arena(const struct evering *ev, uint64_t *size)
 	if (size)
 		*size = e->map_size[arena];
 	return arena_grow(e, e->map_size[arena]) ? NULL : e->map[arena];
+}
+
+void *evering_arena_part(const struct evering *ev, uint64_t size)
+{
+	struct endpoint *e = to_endpoint((struct evering *)ev);
+	unsigned int arena = EVERING_REGION_ARENA(e->end);
+
+	if (size > e->map_size[arena] || arena_grow(e, size))
+		return NULL;
+	return e->map[arena];
 }
 
 uint64_t evering_offset(const struct evering *ev, const void *buf)

@@ -616,6 +616,35 @@ EVERING_API int evering_pair(const struct evering_params *params,
  */
 EVERING_API void evering_close(struct evering *ev);
 
+/* --------------------------------------------------------------------- relays */
+
+/**
+ * evering_relay - stand in for a process elsewhere
+ * @ev: endpoint
+ *
+ * For who receives here what another process is to have, and sends what that one has sent.
+ * If this process dies from now on, its peer has EVERING_PEER_RELAY_DIED and not
+ * EVERING_PEER_DIED.  To be called before anything is received or sent.
+ *
+ * What a relay takes from the ring it keeps there until the other process is done with it
+ * (evering_look_ahead()), takes up before it passes it on (evering_begin()), and, when that
+ * process has gone, releases and takes up what that one had, so that evering_fate() is as
+ * exact as between two on one machine.
+ *
+ * Thread: both roles.
+ */
+EVERING_API void evering_relay(struct evering *ev);
+
+/**
+ * evering_close_as - leave a channel as the process elsewhere has left it
+ * @ev: endpoint, or NULL
+ * @how: what the peer's evering_peer() is to say: EVERING_PEER_CLOSED, as evering_close();
+ *	EVERING_PEER_DIED, _LOST or _RELAY_DIED
+ *
+ * Returns 0; -EINVAL: @how, and nothing has happened.  Thread: alone.
+ */
+EVERING_API int evering_close_as(struct evering *ev, int how);
+
 /* ------------------------------------------------------------------- waiting */
 
 #define EVERING_FLUSH (1u << 16) /* evering_wait(): flush first */
@@ -676,6 +705,18 @@ EVERING_API int evering_pwait(struct evering *ev, unsigned int what,
  * until it has returned.
  */
 EVERING_API int evering_wake(struct evering *ev, unsigned int what);
+
+/**
+ * evering_want_room - how much room is worth being told of
+ * @ev: endpoint, without a table of operations
+ * @count: entries, 1..entries
+ *
+ * From now on EVERING_TX means, for evering_wait(), evering_arm() and groups, that there is
+ * room for @count entries and not only for one.  evering_room() says what there is.
+ *
+ * Returns 0; -EINVAL: @count, or @ev has a table.  Sending thread.
+ */
+EVERING_API int evering_want_room(struct evering *ev, uint32_t count);
 
 /**
  * evering_publish - tell the peer now what was released
@@ -880,6 +921,19 @@ EVERING_API const void *evering_peer_buffer(const struct evering *ev,
 EVERING_API void *evering_arena(const struct evering *ev, uint64_t *size);
 
 /**
+ * evering_arena_part - the first bytes of the own arena
+ * @ev: endpoint
+ * @size: how many; evering_get_arena() says how many it has
+ *
+ * Those have memory from now on.  For who chooses places in the arena itself, which
+ * evering_alloc() is not to do as well.
+ *
+ * Returns its start; NULL: it is smaller, or there is no memory for so many.  Thread: as
+ * evering_alloc().
+ */
+EVERING_API void *evering_arena_part(const struct evering *ev, uint64_t size);
+
+/**
  * struct evering_arena_state - how far an arena has grown
  * @begin: bytes that had memory from the start; 0 of the peer's
  * @now: bytes that have it now; of the peer's as the peer says
@@ -914,11 +968,18 @@ EVERING_API void evering_get_arena(const struct evering *ev, int whose,
  * @EVERING_PEER_ALIVE: it has the channel
  * @EVERING_PEER_CLOSED: it closed it with evering_close()
  * @EVERING_PEER_DIED: it is gone without having done so
+ * @EVERING_PEER_LOST: it is on another machine, and the way to it is lost: nothing is known
+ *	of what it did since
+ * @EVERING_PEER_RELAY_DIED: likewise, and a relay between the two has died
+ *
+ * The last two come from a relay alone, evering-relay(1).
  */
 enum evering_peer_state {
 	EVERING_PEER_ALIVE = 0,
 	EVERING_PEER_CLOSED = 1,
 	EVERING_PEER_DIED = 2,
+	EVERING_PEER_LOST = 3,
+	EVERING_PEER_RELAY_DIED = 4,
 };
 
 /**

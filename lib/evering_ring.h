@@ -109,7 +109,8 @@ struct evering_rx {
 	uint32_t payload;
 	uint32_t rung;
 	uint32_t *begun;	/* the own word */
-	unsigned char reserved[128 - 3 * sizeof(void *) - 6 * 4];
+	uint32_t ahead;		/* evering_look_ahead() */
+	unsigned char reserved[128 - 3 * sizeof(void *) - 7 * 4];
 };
 
 struct evering {
@@ -325,6 +326,20 @@ static inline void *evering_reserve(struct evering *ev)
 }
 
 /**
+ * evering_room - how many entries there is room for
+ * @ev: endpoint
+ *
+ * All but so many of the ring's entries were sent and are not released yet, as far as the
+ * peer has told.  Reads the peer's word, whose line it takes from it.
+ *
+ * Returns 0..entries; 0 also if the channel has ended.  Sending thread.
+ */
+static inline uint32_t evering_room(struct evering *ev)
+{
+	return evering__credit(ev);
+}
+
+/**
  * evering_commit - publish the entry that was reserved
  * @ev: endpoint
  *
@@ -490,6 +505,22 @@ static inline const void *evering_peek(struct evering *ev)
 static inline void evering_begin(struct evering *ev, uint32_t count)
 {
 	evering__begin(&ev->rx, ev->rx.next + count);
+}
+
+/**
+ * evering_look_ahead - wait for entries behind those that are looked at
+ * @ev: endpoint
+ * @count: how many of the next entries are no news, 0..entries
+ *
+ * For who keeps entries in the ring while it waits for more: evering_wait(), evering_arm()
+ * and groups then tell of the entry evering_peek_at(ev, @count), and of a peer that is gone
+ * when that is not there.  Counted from the next entry that is not released, so
+ * evering_release() and evering_recv() are followed by this call with what is left.
+ * Receiving thread.
+ */
+static inline void evering_look_ahead(struct evering *ev, uint32_t count)
+{
+	ev->rx.ahead = count;
 }
 
 /**

@@ -410,9 +410,9 @@ FOLDED void report(struct member *m, uint32_t what, int result)
 FOLDED void report_ready(struct member *m, unsigned int what)
 {
 	struct endpoint *e = m->e;
-	uint32_t taken = e->ev.rx.next - m->seen;
+	uint32_t at = e->ev.rx.next + e->ev.rx.ahead, taken = at - m->seen;
 
-	m->seen = e->ev.rx.next;
+	m->seen = at;
 	m->due = false;
 	m->group->work += taken < WORK_PER_LOOK ? taken + 1 : WORK_PER_LOOK;
 	/* A peer that waits for space, while the caller takes other things. */
@@ -442,7 +442,8 @@ FOLDED bool has_entry(const struct member *m)
 {
 	struct endpoint *e = m->e;
 
-	if (!evering_peek(&e->ev) || (e->ops && e->ops->error))
+	if (!evering_peek_at(&e->ev, e->ev.rx.ahead) ||
+	    (e->ops && e->ops->error))
 		return false;
 	return EVERING_LIKELY(!m->gone) ||
 	       (int32_t)(m->last - e->ev.rx.next) > 0;
@@ -456,7 +457,7 @@ FOLDED unsigned int ready_now(const struct member *m)
 	if ((m->want & EVERING_RX) &&
 	    (has_entry(m) || m->due || (e->ops && ops_to_do(e->ops))))
 		is |= EVERING_RX;
-	if ((m->want & EVERING_TX) && evering_reserve(&e->ev))
+	if ((m->want & EVERING_TX) && evering_reserve_at(&e->ev, e->room))
 		is |= EVERING_TX;
 	return is;
 }
@@ -1330,7 +1331,7 @@ int evering_group_add(struct evering_group *g, struct evering *ev,
 		return -ENOMEM;
 	m->e = e;
 	m->want = what;
-	m->seen = ev->rx.next;
+	m->seen = ev->rx.next + ev->rx.ahead;
 	ret = watch_endpoint(m);
 	if (ret) {
 		free_member(m);

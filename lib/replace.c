@@ -160,7 +160,7 @@ static int may_succeed(struct endpoint *e)
 static void fence(struct endpoint *e)
 {
 	e->fenced = true;
-	evering_store_release(&e->half->closed, 1);
+	evering_store_release(&e->half->closed, EVERING_CLOSED);
 	if (e->sock >= 0)
 		shutdown(e->sock, SHUT_WR);
 	channel_end(e, -EPIPE);
@@ -377,7 +377,7 @@ int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again)
 	}
 	/* A handler may call evering_wake(). */
 	masked = block_signals(&signals);
-	evering_store_release(&e->half->closed, 1);
+	evering_store_release(&e->half->closed, EVERING_CLOSED);
 	group_replaced(e, s);
 	exchange(e, s);
 	if (!masked)

@@ -273,7 +273,7 @@ FOLDED unsigned int ready(struct endpoint *e, unsigned int what)
 {
 	unsigned int is = 0;
 
-	if ((what & EVERING_RX) && evering_peek(&e->ev))
+	if ((what & EVERING_RX) && evering_peek_at(&e->ev, e->ev.rx.ahead))
 		is |= EVERING_RX;
 	if ((what & EVERING_TX) && evering_reserve_at(&e->ev, e->room))
 		is |= EVERING_TX;
@@ -1063,17 +1063,37 @@ short evering_events(const struct evering *ev, unsigned int what)
 	return to_const_endpoint(ev)->backend->events(what);
 }
 
-int evering_peer(struct evering *ev)
+int evering_want_room(struct evering *ev, uint32_t count)
 {
 	struct endpoint *e = to_endpoint(ev);
 
-	bool closed = evering_load_relaxed(&e->peer->closed);
+	if (!count || count > e->geometry.entries || e->ops)
+		return -EINVAL;
+	e->room = count - 1;
+	return 0;
+}
+
+_Static_assert(EVERING_CLOSED == EVERING_PEER_CLOSED &&
+		       EVERING_CLOSED_DIED == EVERING_PEER_DIED &&
+		       EVERING_CLOSED_LOST == EVERING_PEER_LOST &&
+		       EVERING_CLOSED_RELAY == EVERING_PEER_RELAY_DIED,
+	       "evering_peer() and evering_close_as() hand them on");
+
+int evering_peer(struct evering *ev)
+{
+	struct endpoint *e = to_endpoint(ev);
+	uint32_t closed = evering_load_relaxed(&e->peer->closed);
 
 	if (!closed && !e->backend->gone(e))
 		return EVERING_PEER_ALIVE;
 	channel_end(e, -EPIPE);
 	/* It may have been closed between the two looks. */
-	return closed || evering_load_relaxed(&e->peer->closed) ?
-		       EVERING_PEER_CLOSED :
-		       EVERING_PEER_DIED;
+	if (!closed)
+		closed = evering_load_relaxed(&e->peer->closed);
+	if (!closed)
+		return evering_load_relaxed(&e->peer->relayed) ?
+			       EVERING_PEER_RELAY_DIED :
+			       EVERING_PEER_DIED;
+	return closed <= EVERING_CLOSED_RELAY ? (int)closed :
+						EVERING_PEER_CLOSED;
 }

@@ -1096,6 +1096,12 @@ static void settle(unsigned int n)
 	peer = evering_peer(s.ev);
 	if (notes->did[CLOSED] > n)
 		MUST_BE(peer, EVERING_PEER_CLOSED);
+	else if (notes->did[STANDS])
+		MUST(peer == EVERING_PEER_RELAY_DIED ||
+		     (notes->began[CLOSED] > n && peer == EVERING_PEER_CLOSED));
+	else if (notes->began[STANDS])
+		MUST(peer == EVERING_PEER_RELAY_DIED ||
+		     peer == EVERING_PEER_DIED);
 	else if (notes->began[CLOSED] <= n)
 		MUST_BE(peer, EVERING_PEER_DIED);
 	else
@@ -1354,7 +1360,7 @@ struct place {
 };
 
 #define PLACES (1u << 16)
-#define STORIES 66
+#define STORIES 67
 
 /* What the tests on a backend, each a process of its own, know of each other. */
 struct tally {
@@ -1748,6 +1754,7 @@ STORY(waits_for_more_space, wait_for_more_space, .ready = fill_ring,
       .act = act_receive)
 STORY(allocates, allocate, .offsets = true)
 STORY(closes, close)
+STORY(stands_in, stand_in, .before = before_receive)
 
 STORY(sleeps_in_a_group, group, .act = act_send)
 STORY(spins_in_a_group, group_spins, .act = act_send)

@@ -35,6 +35,7 @@ enum {
 	TOLD,	  /* messages */
 	MET,
 	CLOSED,
+	STANDS, /* in for another */
 	ACTS,
 };
 
@@ -410,6 +411,35 @@ static void story_close(void)
 	NEED(evering_peer(v.ev) == EVERING_PEER_ALIVE);
 	DO(SENT, evering_send(v.ev, v.entries[0], LEN, EVERING_NOWAIT));
 	DO(CLOSED, close_endpoint());
+}
+
+static int stand_in(void)
+{
+	evering_relay(v.ev);
+	return 0;
+}
+
+static int close_as(int how)
+{
+	return evering_close_as(v.ev, how);
+}
+
+/* As a relay does: what it takes up stays in the ring until others are done with it. */
+static void story_stand_in(void)
+{
+	uint32_t n;
+
+	NEED(evering_arena_part(v.ev, 4096) && !evering_want_room(v.ev, 2));
+	DO(STANDS, stand_in());
+	for (n = 0; n < 6; n++) {
+		NEED(evering_peek_at(v.ev, n));
+		DO(TAKEN, begin(n + 1));
+		evering_look_ahead(v.ev, n + 1);
+	}
+	NEED(evering_room(v.ev) > 2);
+	evering_release_many(v.ev, 6);
+	evering_look_ahead(v.ev, 0);
+	DO(CLOSED, close_as(EVERING_PEER_CLOSED));
 }
 
 /* ------------------------------------------------------------ stories: operations */

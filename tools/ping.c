@@ -899,9 +899,11 @@ static int end_of(struct pinger *p, int err)
 
 	if (err == -EPIPE)
 		complain("%s %s", p->peer,
+			 evering_peer(p->ev) == EVERING_PEER_CLOSED ?
+				 "has closed the channel" :
 			 evering_peer(p->ev) == EVERING_PEER_DIED ?
 				 "has died" :
-				 "has closed the channel");
+				 "is lost, or the relay to it");
 	else if (err == -ETIMEDOUT)
 		complain("%s does not answer: is it stopped?", p->peer);
 	else if (err == -EPROTO)

@@ -119,8 +119,9 @@ static int channel_failed(struct relay *r, int err)
 		complain_of(&attempt, err);
 		return EXIT_FAILURE;
 	}
-	if (evering_peer(r->ev) == EVERING_PEER_DIED) {
-		complain("the other side died before everything was delivered");
+	if (evering_peer(r->ev) != EVERING_PEER_CLOSED) {
+		complain(
+			"the other side died, or is lost, before everything was delivered");
 		return EXIT_DIED;
 	}
 	complain(
@@ -422,7 +423,8 @@ static int relay(struct relay *r)
 
 static void print_summary(const struct relay *r, int status)
 {
-	static const char *const peers[] = { "alive", "closed", "died" };
+	static const char *const peers[] = { "alive", "closed", "died", "lost",
+					     "relay died" };
 	struct json j = { .out = stderr };
 	double seconds = 0;
 

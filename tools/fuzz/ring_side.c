@@ -276,7 +276,8 @@ static void do_ask(struct ring_side *s, struct input *in)
 		break;
 	case 1:
 		ret = evering_peer(s->ev);
-		MUST(ret >= EVERING_PEER_ALIVE && ret <= EVERING_PEER_DIED);
+		MUST(ret >= EVERING_PEER_ALIVE &&
+		     ret <= EVERING_PEER_RELAY_DIED);
 		break;
 	case 2:
 		MUST(evering_get_geometry(s->ev, &geometry) == (int)s->e->end);

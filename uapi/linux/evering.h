@@ -50,6 +50,7 @@
  *		evering_half.abi and .geometry; the library's hello asks for lanes
  *	5	evering_half.begun means something; the library's hello tells of
  *		predecessors
+ *	6	evering_half.closed says how, and .relayed: for those who pass on
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -57,7 +58,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define EVERING_ABI_VERSION	5
+#define EVERING_ABI_VERSION	6
 
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
@@ -239,8 +240,8 @@ struct evering_counters {
  *	Stored by that thread alone; the kernel clears the bit when it wakes it.
  *	Read by the peer's receiving thread at each release.
  * @counters: see there
- * @closed: not zero once the owner has closed the channel in good order; tells a
- *	polite end from a death, and nothing hangs on it
+ * @closed: EVERING_CLOSED_*, not zero once the owner has closed the channel in good order;
+ *	tells a polite end from a death, and nothing hangs on it
  * @begun: entries of the *peer's* ring that the owner has taken up, modulo 2^32: it may
  *	have acted on all before this one, and on none from this one on.  Stored by the
  *	owner's receiving thread before it acts; read by the peer when the owner is gone.
@@ -251,6 +252,8 @@ struct evering_counters {
  *	EVERING_ARENA_ALIGN; never goes back.  Stored with release order by the thread that
  *	allocates there, after that memory was had and before an entry names a place in it;
  *	read by the peer when an entry does that it has not seen before
+ * @relayed: not zero: the owner passes on what another process elsewhere sends, and
+ *	receives for it; if it goes without a word, nothing is known of that one
  * @abi, @geometry: memfd: version of this header, and what the two have agreed on.  For
  *	tools to show and for nobody to trust; the device has them in STATUS
  *
@@ -273,8 +276,19 @@ struct evering_half {
 	__u32 grown;
 	__u32 abi;
 	struct evering_geometry geometry;
-	__u32 pad2[20];
+	__u32 relayed;
+	__u32 pad2[19];
 };
+
+/*
+ * evering_half.closed: by whoever has the half; for another process, which has died; for
+ * another, to which the way is lost; for another, because whoever passed on for it has
+ * gone.  What is none of these is as the first.
+ */
+#define EVERING_CLOSED		1u
+#define EVERING_CLOSED_DIED	2u
+#define EVERING_CLOSED_LOST	3u
+#define EVERING_CLOSED_RELAY	4u
 
 /* Entries: see evering_half.begun.  Far more than a ring has. */
 #define EVERING_BEGUN_ALL	(1u << 30)
