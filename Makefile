@@ -73,7 +73,11 @@ have_uring := $(wildcard /usr/include/liburing.h)
 alone += $(if $(have_uring),,tools/bench/uring.c tools/bench/many_uring.c)
 tool_objs := $(patsubst %.c,$(obj)/%.o, \
 	$(filter-out $(alone),$(wildcard tools/*.c tools/bench/*.c)))
-programs := $(BUILD)/evering $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
+# Without libfabric's headers there is no relay.
+have_fabric := $(wildcard /usr/include/rdma/fabric.h)
+relay_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard tools/relay/*.c)) \
+	$(addprefix $(obj)/tools/,options.o process.o util.o)
+programs := $(BUILD)/evering $(if $(have_fabric),$(BUILD)/evering-relay) $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
 	$(BUILD)/alloc
 example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
@@ -123,7 +127,8 @@ tools: $(programs) ## build evering and the other programs
 	@:
 
 $(lib_objs) $(obj)/lib/ffi/ffi.o $(tool_objs) $(obj)/tools/speed.o \
-		$(obj)/tools/alloc.o: $(obj)/%.o: %.c Makefile
+		$(obj)/tools/alloc.o $(filter $(obj)/tools/relay/%,$(relay_objs)): \
+		$(obj)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(compile) $(extra) -c -o $@ $<
@@ -176,6 +181,10 @@ $(BUILD)/libevering.so $(BUILD)/libevering-ffi.so: $(BUILD)/%.so: \
 $(BUILD)/evering: $(tool_objs) $(static)
 	$(call say,LD $@)
 	$(Q)$(link) -o $@ $^ -lcrypto -lm $(if $(have_uring),-l:liburing.a)
+
+$(BUILD)/evering-relay: $(relay_objs) $(static)
+	$(call say,LD $@)
+	$(Q)$(link) -o $@ $^ -lfabric -lcrypto
 
 $(BUILD)/speed $(BUILD)/alloc: $(BUILD)/%: $(obj)/tools/%.o $(static)
 	$(call say,LD $@)
@@ -376,6 +385,13 @@ bench-full: ## the same with every policy and size, for some hours
 	@$(BUILD)/evering bench --full --output=$(bench_out)/full.jsonl \
 		--plot=$(bench_out)/full-plots $(ARGS) >$(bench_out)/full.txt; \
 		status=$$?; cat $(bench_out)/full.txt; exit $$status
+
+.PHONY: bench-relay
+bench-relay: ## time channels through two relays beside sockets through two proxies (ARGS= for `evering bench`)
+	@tools/setup run bench
+	@$(MAKE) $(jobs) $(filter %/evering %/evering-relay,$(programs)) $(BUILD)/bench/messages
+	@$(BUILD)/evering bench --modes=relay --rounds=7,15 --round=50 --budget=300 \
+		--output=$(bench_out)/relay.jsonl $(ARGS)
 
 .PHONY: alloc
 alloc: ## measure a buffer's cost beside malloc's and mimalloc's (ARGS= for build/alloc)
@@ -608,7 +624,8 @@ install: library tools ## install all but the module, which DKMS or `make module
 		-e 's|@INCLUDEDIR@|$(call below_prefix,$(INCLUDEDIR))|' \
 		lib/evering.pc.in | install -m 644 /dev/stdin \
 		$(call to,$(LIBDIR)/pkgconfig/$$name.pc) || exit; done
-	install -m 755 $(BUILD)/evering $(call to,$(BINDIR))
+	install -m 755 $(BUILD)/evering $(if $(have_fabric),$(BUILD)/evering-relay) \
+		$(call to,$(BINDIR))
 	install -D -m 644 tools/completion/evering $(call to,$(COMPLETION)/evering)
 	install -D -m 644 tools/packaging/60-evering.rules \
 		$(call to,$(UDEVRULES)/60-evering.rules)
@@ -620,7 +637,7 @@ install: library tools ## install all but the module, which DKMS or `make module
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put there
-	rm -f $(foreach file,$(BINDIR)/evering \
+	rm -f $(foreach file,$(BINDIR)/evering $(BINDIR)/evering-relay \
 		$(addprefix $(LIBDIR)/,libevering.a libevering.so $(SONAME) \
 			$(notdir $(shared)) libevering-ffi.so $(FFI_SONAME) \
 			$(notdir $(ffi)) pkgconfig/evering.pc \
@@ -649,6 +666,7 @@ clean: ## remove everything that was built
 		.*.d kmod/.*.d .*.o Module.symvers modules.order
 
 -include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/speed.d \
+	$(relay_objs:.o=.d) \
 	$(obj)/tools/alloc.d $(message_objs:.o=.d) \
 	$(patsubst $(BUILD)/examples/%,$(obj)/tools/examples/%.d, \
 		$(example_programs) $(loop_programs)) \

@@ -3,14 +3,43 @@
  * evering(1): one program, a command each for what people want to do with
  * channels.  This file finds the command; the commands have their own.
  */
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <evering.h>
 
 #include "process.h"
 #include "util.h"
+
+/*
+ * A program of its own, so that who runs the others need not have libfabric: beside this one,
+ * or wherever programs are.
+ */
+static int cmd_relay(int argc, char **argv)
+{
+	static const char name[] = "evering-relay";
+	char path[PATH_MAX];
+	char *slash;
+	ssize_t len;
+
+	(void)argc;
+	set_command("evering relay");
+	len = readlink("/proc/self/exe", path, sizeof(path) - sizeof(name));
+	path[len > 0 ? len : 0] = 0;
+	slash = strrchr(path, '/');
+	if (slash) {
+		strcpy(slash + 1, name);
+		execv(path, argv);
+	}
+	execvp(name, argv);
+	complain("cannot run %s: %s; is it installed? It needs libfabric", name,
+		 strerror(errno));
+	return EXIT_FAILURE;
+}
 
 static const struct command {
 	const char *name;
@@ -21,6 +50,7 @@ static const struct command {
 	{ "bench", cmd_bench, "time channels beside other ways, and compare" },
 	{ "ping", cmd_ping, "time round trips to another process" },
 	{ "pipe", cmd_pipe, "standard input to another process, and back" },
+	{ "relay", cmd_relay, "have channels cross to another machine" },
 	{ "top", cmd_top, "show the channels of this machine at work" },
 	{ "doctor", cmd_doctor, "say what this machine offers, and lacks" },
 	{ "cat", cmd_cat, NULL }, /* pipe --one-way */
