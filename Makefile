@@ -315,7 +315,7 @@ m32: ## build programs of 32 bits, for a test
 
 # What has nothing to do with how the library was compiled; and what runs no program
 # with threads of its own, which TSan could have something to say of.
-native_only := bench.sh m32.sh vm.sh
+native_only := bench.sh m32.sh relay.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh man.sh
 
 # named_tests NAMES: what is built of them; scripts want everything.
@@ -442,13 +442,13 @@ test-tsan: ## run the selftests under TSan
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
 # So it is for memfd, which is not in the module: it is tested on the older one, and so
 # is the door, in which the device has little part.
-elsewhere_6.12 := bench.sh vm.sh listener stranger memory
-elsewhere_6.1 := run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh signals
+elsewhere_6.12 := bench.sh relay.sh vm.sh listener stranger memory
+elsewhere_6.1 := relay relay.sh run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh signals
 # kill steps through programs, each step a trap: six minutes there, and three stories run
 # out of time.  nomem takes four, and what it refuses, as what upgrade does, is the
 # library's.
 # So is memfd, which is left out there: it calls nothing of ours in that kernel.
-elsewhere_debug := $(test_scripts) kill listener memory nomem seccomp stranger upgrade
+elsewhere_debug := $(test_scripts) kill listener memory nomem relay seccomp stranger upgrade
 guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 	$(sort $(test_names) $(test_scripts))))
 

@@ -454,6 +454,20 @@ static inline pid_t send_signals(int sig)
 }
 
 /*
+ * Waits for what another task is about to do.  True as soon as @cond is, false
+ * if it is not after PLENTY.
+ */
+#define EVENTUALLY(cond)                                                       \
+	({                                                                     \
+		int64_t _until = now_ns() + PLENTY;                            \
+		bool _met;                                                     \
+                                                                               \
+		while (!(_met = (cond)) && now_ns() < _until)                  \
+			sleep_ns(100 * USEC);                                  \
+		_met;                                                          \
+	})
+
+/*
  * A channel with a child process.  The child is forked before the channel exists
  * and runs @fn with its endpoint; what @fn returns is its exit status.  It leaves
  * without evering_close() unless @fn calls it.
@@ -486,21 +500,39 @@ static inline int leave_stale(const char *path)
 	return ret;
 }
 
+/*
+ * With $EVERING_RELAY_IN and $EVERING_RELAY_OUT the two meet through relays: relay.sh runs
+ * suites so, unchanged.
+ */
 static inline int meet_over(int fd, bool connects,
 			    const struct evering_params *params,
 			    struct evering **ev)
 {
 	struct evering_params limits = EVERING_LIMITS_INIT;
+	const char *in = getenv("EVERING_RELAY_IN");
+	struct evering_listener *l;
+	int ret;
 
-	if (connects)
+	if (connects && !in)
 		return evering_connect_fd(fd, params, PLENTY, ev);
+	if (connects)
+		return evering_connect(in, params, PLENTY, ev);
 	limits.flags = EVERING_SHARED_ARENA;
 	limits.policy = params->policy;
 	limits.spin_ns = params->spin_ns;
 	limits.entries = EVERING_MAX_ENTRIES;
 	limits.arena_size[EVERING_PEERS] = 64 << 20;
 	limits.arena_begin = params->arena_begin;
-	return evering_accept_fd(fd, &limits, PLENTY, ev);
+	if (!in)
+		return evering_accept_fd(fd, &limits, PLENTY, ev);
+	/* This is the server behind the relays, who may still know the last one. */
+	if (!EVENTUALLY((ret = evering_listen(getenv("EVERING_RELAY_OUT"), 0,
+					      &l)) != -EADDRINUSE) ||
+	    ret)
+		return ret;
+	ret = evering_accept(l, &limits, PLENTY, ev);
+	evering_listener_close(l);
+	return ret;
 }
 
 static inline int duo_child_main(void *arg)
@@ -544,20 +576,6 @@ static inline int duo_start(struct duo *duo, bool child_connects,
 	}
 	return ret;
 }
-
-/*
- * Waits for what another task is about to do.  True as soon as @cond is, false
- * if it is not after PLENTY.
- */
-#define EVENTUALLY(cond)                                                       \
-	({                                                                     \
-		int64_t _until = now_ns() + PLENTY;                            \
-		bool _met;                                                     \
-                                                                               \
-		while (!(_met = (cond)) && now_ns() < _until)                  \
-			sleep_ns(100 * USEC);                                  \
-		_met;                                                          \
-	})
 
 static inline pid_t my_tid(void)
 {

@@ -45,6 +45,8 @@ expected() {
 	local prefix=${1#/} libdir=${2#/} file
 	{
 		echo "$prefix/bin/evering"
+		# Without libfabric there is none.
+		[[ ! -e $build/evering-relay ]] || echo "$prefix/bin/evering-relay"
 		for file in lib/evering*.h lib/evering.hpp; do
 			echo "$prefix/include/${file##*/}"
 		done
@@ -100,8 +102,8 @@ modes() {
 	local wrong
 	(umask 077 && make_ install "$tmp/umask" PREFIX=/usr) || return
 	wrong=$(cd "$tmp/umask" && find usr \( -type d ! -perm 755 -o -type f ! -perm 644 \
-		! -name evering ! -name "libevering*.so.$version" \) -printf '%m %p\n' \
-		-o -type f \( -path usr/bin/evering -o -name 'libevering*.so.*' \) \
+		! -name evering ! -name evering-relay ! -name "libevering*.so.$version" \) -printf '%m %p\n' \
+		-o -type f \( -path 'usr/bin/evering*' -o -name 'libevering*.so.*' \) \
 		! -perm 755 -printf '%m %p\n')
 	[[ ! $wrong ]] && return
 	echo "$wrong"
