@@ -20,8 +20,8 @@ command -v "$CC" >/dev/null || skip_all "no $CC; CC= names another compiler"
 SANITIZE=$(sanitizers "$LIBRARY")
 export SANITIZE=${SANITIZE:-none} CFLAGS='-O1 -g'
 grep -q __gcov_ "$LIBRARY" && CFLAGS+=' --coverage'
-targets=(ring op group hello race)
+targets=(ring op group hello race wire)
 # Its peer races with the victim: that is what it is for.
-[[ $SANITIZE == thread ]] && targets=(ring op group hello)
+[[ $SANITIZE == thread ]] && targets=(ring op group hello wire)
 
 BUILD=$tmp tools/fuzz/run --replay "${targets[@]}"

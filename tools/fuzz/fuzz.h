@@ -6,6 +6,7 @@
  *	peer.c		the hostile peer: whatever it may write, it writes
  *	ring_side.c	the victim, with the rings
  *	op_side.c	the victim, with operations
+ *	fabric.c	a stand-in for libfabric, of the target wire
  *	fuzz_*.c	the targets, each a LLVMFuzzerTestOneInput()
  *	replay.c	main() for a target without libFuzzer
  *

@@ -529,11 +529,23 @@ static int by_accept(struct stranger *s, struct input *in, struct evering **ev)
 	return ret;
 }
 
-/* A socket that listens at a name of this process's, which is @name of @room bytes. */
+/*
+ * A name that no other process has, nor an earlier listener: one of those children that look at
+ * strangers' descriptors may still be ending, and has the listener's as well.
+ */
+static int make_name(char *name, size_t room)
+{
+	static unsigned int runs;
+
+	return snprintf(name, room, "@evering-fuzz-%d-%u", (int)getpid(),
+			runs++);
+}
+
+/* A socket that listens at such a name, which is @name of @room bytes. */
 static int listen_at_name(char *name, size_t room)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int n = snprintf(name, room, "@evering-fuzz-%d", (int)getpid());
+	int n = make_name(name, room);
 	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	memcpy(address.sun_path + 1, name + 1, (size_t)n - 1);
@@ -621,7 +633,7 @@ static int by_listener(struct stranger *s, struct input *in,
 	char name[64];
 	socklen_t len;
 
-	snprintf(name, sizeof(name), "@evering-fuzz-%d", (int)getpid());
+	make_name(name, sizeof(name));
 	MUST(!evering_listen(name, 0, &listener));
 	memcpy(address.sun_path + 1, name + 1, strlen(name) - 1);
 	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) +
