@@ -68,6 +68,14 @@ lengths() {
 		--arms=evering,two-copies,copy-and-read,uds --json && valid out
 }
 
+# Through two relays and two proxies, none of which is left.
+relayed() {
+	local arms=chain
+	[[ -x ${evering%/*}/evering-relay ]] && arms+=,evering-relay
+	bench 0 "${quick[@]}" --modes=relay --sizes=64,10000,1M --arms="$arms" --json &&
+		valid out
+}
+
 # More channels than are active at a time; every answer is right.
 crowd() {
 	local arms=evering,scan,uds,tokio,shmipc,zeromq mode
@@ -410,6 +418,7 @@ fi
 check 'requests larger than a socket buffer' large
 check 'messages of any length' lengths
 check 'sleepers on any CPU' unpinned
+check 'through two relays' relayed
 check 'many channels' crowd
 check 'on one CPU, by its time stamp counter' one_cpu
 check 'SIGHUP that is ignored' ignores

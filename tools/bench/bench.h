@@ -14,6 +14,7 @@
  *	many.c		arms: many channels of evering under one server thread
  *	many_uds.c	arms: many Unix sockets, with epoll
  *	many_uring.c	arms: many Unix sockets, with io_uring; as uring.c
+ *	relay.c		between the two sides of an arm: relays, or proxies
  *	channel.c	arms: memory and doorbells of a channel, without the library
  *	enter.c		arms: the module's doorbell, without the library
  *	uds.c		Unix sockets, what is to be read and written next
@@ -73,6 +74,9 @@
  *	channel drawn at random; SOME: one on each of the same 64; ALL: one on each; ZIPF: 8,
  *	of which few channels get most; FLOOD: one of one quiet channel, while the others send
  *	as much as they can
+ * MODE_RELAY_*: as between two machines, over loopback: messages of exactly @size bytes, of
+ *	which the receiver reads every byte once; relay.c.  RTT: one there and one of the same
+ *	length back; STREAM: one way.  Nobody is pinned
  */
 enum mode {
 	MODE_ORIGINAL,
@@ -90,11 +94,14 @@ enum mode {
 	MODE_MANY_ALL,
 	MODE_MANY_ZIPF,
 	MODE_MANY_FLOOD,
+	MODE_RELAY_RTT,
+	MODE_RELAY_STREAM,
 	MODES
 };
 #define MANY_MODES                                                             \
 	(1u << MODE_MANY_ONE | 1u << MODE_MANY_SOME | 1u << MODE_MANY_ALL |    \
 	 1u << MODE_MANY_ZIPF | 1u << MODE_MANY_FLOOD)
+#define RELAY_MODES (1u << MODE_RELAY_RTT | 1u << MODE_RELAY_STREAM)
 #define MAX_CHANNELS 10000u
 #define MANY_ACTIVE 64u /* MODE_MANY_SOME */
 #define MANY_DEALT  8u /* MODE_MANY_ZIPF */
@@ -147,7 +154,7 @@ struct job {
 /**
  * struct outcome - what came of it
  * @ns: time of all operations
- * @cpu_ns: CPU time of both sides in it, or of the client
+ * @cpu_ns: CPU time of both sides in it, or of the client; negative: not known
  * @done: operations that the client, and the server, did and found right
  * @syscalls: of both sides; negative: not counted
  * @hist: of the probes
@@ -197,10 +204,12 @@ struct arm;
  * @address: and that name
  * @random: state of wyrand(), as a thread of its own would have it
  * @source: @size bytes to send, 'S' or 'R', in private memory
- * @number: of the last message, MODE_MESSAGE, MODE_REQUEST and MODE_CONNECT
+ * @number: of the last message, MODE_MESSAGE, MODE_REQUEST, MODE_CONNECT and MODE_RELAY_*
  * @probe: time each operation, into the histogram
  * @done: operations found right
  * @syscalls: made by the arm; it counts them where it makes them
+ * @helper: a process of this side's, whose CPU time counts as well; 0: none
+ * @told_ns: how long it took, if a program that the arm has started says so; 0: else
  * @state: the arm's
  */
 struct side {
@@ -218,6 +227,8 @@ struct side {
 	bool probe;
 	uint64_t done;
 	uint64_t syscalls;
+	pid_t helper;
+	int64_t told_ns;
 	void *state;
 };
 
@@ -272,6 +283,16 @@ extern const struct arm epoll_original_arm, epoll_good_arm;
 /* Of the same names as those that have the other modes. */
 extern const struct arm many_device_arm, many_memfd_arm, many_loop_arm;
 extern const struct arm many_alone_arm, many_scan_arm, many_epoll_arm;
+extern const struct arm evering_relay_arm, chain_arm, pingpong_arm;
+/*
+ * relay.c: a process of this side's between the two sides.  relay_begin() is evering-relay;
+ * @name is where the server is to listen already, or where the client connects.
+ * chain_begin() is a proxy, to which the client's @address is changed.
+ */
+void relay_begin(struct side *s, char name[NAME_LEN]);
+void chain_begin(struct side *s);
+/* NULL, or why there is no evering-relay. */
+const char *relay_missing(void);
 /* connect.c: MODE_CONNECT of the arms that have other modes in evering.c. */
 void meet_open(struct side *s);
 void meet_work(struct side *s, uint64_t ops);
@@ -442,6 +463,12 @@ void print_changes(const struct results *before, const struct results *now);
 /* Draws into @dir; 0, or -1 having said why. */
 int plot_results(const struct results *r, const char *dir);
 
+/* main.c ----------------------------------------------------------------- */
+
+#define PATH_LEN 4096u
+/* Where @name is if it is beside this program. */
+void find_beside(char path[PATH_LEN], const char *name);
+
 /* run.c ------------------------------------------------------------------ */
 
 /* Ends this side, and with it the run: says why, unless the other has. */
@@ -454,6 +481,16 @@ void fail(struct side *s, const char *fmt, ...)
  */
 int run_job(const struct arm *arm, const struct job *job, int64_t timeout_ns,
 	    struct outcome *outcome);
+
+/* Forks @s->helper, which ends with this side at the latest; true in the helper. */
+bool start_helper(struct side *s);
+/* A listening Unix socket, whose name the kernel chooses: @s->address. */
+int listen_anywhere(struct side *s);
+/*
+ * A port of the loopback interface, which both sides are told.  *@listener: the server's
+ * socket that listens there; NULL: the port is free, until somebody takes it.
+ */
+unsigned int common_port(struct side *s, int *listener);
 
 /* The CPUs this process may use; how many there are. */
 unsigned int allowed_cpus(int *cpus, unsigned int most);
@@ -499,10 +536,24 @@ static inline size_t whole_pages(size_t bytes)
 	return (bytes + page - 1) / page * page;
 }
 
-/* MODE_MESSAGE or MODE_REQUEST: message.h */
+/* MODE_RELAY_*: relay.c */
+static inline bool through_relay(enum mode mode)
+{
+	return RELAY_MODES >> mode & 1;
+}
+
+/* MODE_MESSAGE, MODE_REQUEST or MODE_RELAY_*: message.h */
 static inline bool whole_messages(const struct job *job)
 {
-	return job->mode == MODE_MESSAGE || job->mode == MODE_REQUEST;
+	return job->mode == MODE_MESSAGE || job->mode == MODE_REQUEST ||
+	       through_relay(job->mode);
+}
+
+/* Nothing comes back. */
+static inline bool one_way(const struct job *job)
+{
+	return job->mode == MODE_STREAM || job->mode == MODE_MESSAGE ||
+	       job->mode == MODE_RELAY_STREAM;
 }
 
 /* MODE_MANY_*: many.h */

@@ -9,6 +9,8 @@
  * has no need of epoll there and waits in recv(2).  stream: original writes and
  * reads header and body apart, good up to 64 messages at once.  message and request:
  * good alone, header and body in a call, from where the body is.
+ *
+ * chain: good, through two proxies; small messages of a stream many in a call.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +23,7 @@
 
 #define EVENTS 256
 #define BATCH 64u
+#define BATCH_BYTES (64u << 10)
 
 struct loop {
 	int epoll;
@@ -42,6 +45,18 @@ static bool one_fd(const struct side *s)
 static bool blocking(const struct side *s)
 {
 	return s->job->mode >= MODE_RTT && one_fd(s);
+}
+
+/* Messages of a stream in a call. */
+static uint32_t batch(const struct job *job)
+{
+	size_t len = HEADER + message_size(job);
+
+	if (job->mode == MODE_RELAY_STREAM && len <= BATCH_BYTES)
+		return len * BATCH < BATCH_BYTES ?
+			       BATCH :
+			       (uint32_t)(BATCH_BYTES / len);
+	return job->mode == MODE_STREAM && len <= 4096 ? BATCH : 1;
 }
 
 static void watch(struct side *s, int fd, void *what)
@@ -76,13 +91,15 @@ static void epoll_open(struct side *s)
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (l->epoll < 0)
 		fail(s, "epoll_create1: %m");
+	if (through_relay(s->job->mode))
+		chain_begin(s);
 	l->count = one_fd(s) ? 1 : s->job->depth;
 	for (i = 0; i < l->count; i++) {
 		fd = connection(s);
 		if (blocking(s)) {
 			l->fd = fd;
-			l->batch = malloc((s->job->size + HEADER) *
-					  (whole_messages(s->job) ? 1 : BATCH));
+			l->batch =
+				malloc((s->job->size + HEADER) * batch(s->job));
 			if (!l->batch)
 				fail(s, "no memory");
 		} else if (one_fd(s)) {
@@ -299,7 +316,7 @@ static uint32_t stream_batch(struct side *s, uint64_t ops)
 {
 	struct loop *l = s->state;
 	size_t len = HEADER + message_size(s->job);
-	uint32_t count = len > 4096 ? 1 : BATCH, i;
+	uint32_t count = batch(s->job), i;
 	unsigned char *at;
 
 	if (count > ops)
@@ -309,8 +326,12 @@ static uint32_t stream_batch(struct side *s, uint64_t ops)
 	for (i = 0; i < count; i++) {
 		at = l->batch + i * len;
 		if (s->server) {
-			check_message(s, at + HEADER, len - HEADER,
-				      l->number + i);
+			if (whole_messages(s->job))
+				read_message(s, at + HEADER, len - HEADER,
+					     l->number + i);
+			else
+				check_message(s, at + HEADER, len - HEADER,
+					      l->number + i);
 			continue;
 		}
 		memset(at, 0, HEADER);
@@ -371,9 +392,9 @@ static void whole_in(struct side *s, uint32_t number)
 
 static void epoll_work(struct side *s, uint64_t ops)
 {
-	if (whole_messages(s->job))
+	if (whole_messages(s->job) && batch(s->job) == 1)
 		carry_messages(s, ops, whole_out, whole_in);
-	else if (s->job->mode == MODE_STREAM)
+	else if (one_way(s->job))
 		stream_work(s, ops);
 	else if (blocking(s))
 		rtt_work(s, ops);
@@ -423,6 +444,17 @@ const struct arm epoll_good_arm = {
 		   [MODE_REQUEST] = ONLY(EVERING_BLOCK),
 		   [MODE_UNPINNED] = ONLY(EVERING_BLOCK) },
 	.variant = UDS_GOOD,
+	.open = epoll_open,
+	.work = epoll_work,
+	.close = epoll_close,
+};
+
+const struct arm chain_arm = {
+	.name = "chain",
+	.modes = { [MODE_RELAY_RTT] = ONLY(EVERING_BLOCK),
+		   [MODE_RELAY_STREAM] = ONLY(EVERING_BLOCK) },
+	.variant = UDS_GOOD,
+	.uncounted = RELAY_MODES,
 	.open = epoll_open,
 	.work = epoll_work,
 	.close = epoll_close,

@@ -21,7 +21,7 @@
  *
  * message: evering_msg_send() and evering_msg_recv(), the message read where the library
  * puts it: in the arena, or where it has copied it from the entry.  request: the same
- * both ways; -call: evering_op_callv(), which copies the answer to where the client
+ * both ways; relay: the same through two relays; -call: evering_op_callv(), which copies the answer to where the client
  * wants it, and its counterparts.  connect: connect.c.
  *
  * -loop: with an event loop's evering_arm() and poll(2) instead of evering_wait().
@@ -57,6 +57,15 @@
  */
 #define WINDOW_BYTES (512u << 10)
 #define WINDOW_LEAST 2u
+
+/*
+ * relay: a longer way has more messages on it, as it has in the buffers of sockets.  The arena
+ * has so many bytes at the least, and costs no memory until it is used.
+ */
+#define RELAY_ENTRIES 4096u
+#define RELAY_ARENA (1u << 20)
+#define RELAY_WINDOW 4u
+#define RELAY_WAIT 10000000000ll
 
 struct entry {
 	uint16_t client;
@@ -122,6 +131,8 @@ static uint32_t slot_size(const struct job *job)
 
 static uint32_t ring_entries(const struct job *job)
 {
+	if (through_relay(job->mode))
+		return RELAY_ENTRIES;
 	return job->mode == MODE_STREAM && by_reference(job) ? FAR_ENTRIES :
 							       RING_ENTRIES;
 }
@@ -150,20 +161,41 @@ static uint32_t buffers(const struct job *job, bool server)
 	return job->mode == MODE_ORIGINAL && !server ? job->depth : places(job);
 }
 
-static bool one_way(const struct job *job)
-{
-	return job->mode == MODE_STREAM || job->mode == MODE_MESSAGE;
-}
-
 static uint64_t arena_size(const struct job *job, bool server)
 {
 	uint64_t each = (job->size + UNIT - 1) / UNIT * UNIT;
 
 	if (!by_reference(job))
 		return 0;
+	if (through_relay(job->mode))
+		return each < RELAY_ARENA / RELAY_WINDOW ?
+			       RELAY_ARENA :
+			       RELAY_WINDOW * whole_pages(each + each / 16);
 	/* An allocator of size classes may leave up to 1/32 of a buffer unused. */
 	each = (each + each / 16) * buffers(job, server) + (64u << 10);
 	return whole_pages(each);
+}
+
+static int meet_through_relay(struct side *s, struct evering_params *params,
+			      struct evering **ev)
+{
+	struct evering_listener *listener = NULL;
+	char name[NAME_LEN];
+	int ret;
+
+	if (!s->server) {
+		relay_begin(s, name);
+		/* It listens there when the other relay has told it that it may. */
+		params->flags |= EVERING_AWAIT;
+		return evering_connect(name, params, RELAY_WAIT, ev);
+	}
+	ret = evering_listen(own_name(s, name), 0, &listener);
+	if (ret)
+		return ret;
+	relay_begin(s, name);
+	ret = evering_accept(listener, params, RELAY_WAIT, ev);
+	evering_listener_close(listener);
+	return ret;
 }
 
 static void open_channel(struct side *s)
@@ -182,7 +214,9 @@ static void open_channel(struct side *s)
 	params.flags = limits.flags = EVERING_POPULATE;
 	if (s->server) {
 		limits.arena_size[0] = limits.arena_size[1] = EVERING_MAX_ARENA;
-		ret = evering_accept_fd(s->sock, &limits, WAIT, &c->ev);
+		ret = through_relay(s->job->mode) ?
+			      meet_through_relay(s, &limits, &c->ev) :
+			      evering_accept_fd(s->sock, &limits, WAIT, &c->ev);
 	} else {
 		params.backend = backend(s);
 		params.slot_size = slot_size(s->job);
@@ -190,7 +224,10 @@ static void open_channel(struct side *s)
 		params.arena_size[EVERING_MINE] = arena_size(s->job, false);
 		params.arena_size[EVERING_PEERS] =
 			one_way(s->job) ? 0 : arena_size(s->job, true);
-		ret = evering_connect_fd(s->sock, &params, WAIT, &c->ev);
+		ret = through_relay(s->job->mode) ?
+			      meet_through_relay(s, &params, &c->ev) :
+			      evering_connect_fd(s->sock, &params, WAIT,
+						 &c->ev);
 	}
 	if (ret >= 0 && whole_messages(s->job))
 		ret = evering_ops_open(c->ev, NULL, &c->ops);
@@ -835,6 +872,19 @@ const struct arm evering_memfd_call_arm = {
 	.name = "evering-memfd-call",
 	.modes = CALL_MODES,
 	.variant = EVERING_BACKEND_MEMFD | CALL,
+	.open = open_channel,
+	.work = work,
+	.count = count,
+	.close = close_channel,
+};
+
+const struct arm evering_relay_arm = {
+	.name = "evering-relay",
+	.modes = { [MODE_RELAY_RTT] = ANY_POLICY,
+		   [MODE_RELAY_STREAM] = ANY_POLICY },
+	.variant = EVERING_BACKEND_AUTO,
+	.uncounted = RELAY_MODES,
+	.missing = relay_missing,
 	.open = open_channel,
 	.work = work,
 	.count = count,

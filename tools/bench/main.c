@@ -82,11 +82,19 @@ static void take_uring(const struct arm *arm, const char *name)
 		note_absent(name, "not built: needs liburing's headers");
 }
 
+void find_beside(char path[PATH_LEN], const char *name)
+{
+	ssize_t len = readlink("/proc/self/exe", path, PATH_LEN / 2);
+
+	path[len > 0 ? len : 0] = '\0';
+	*(strrchr(path, '/') ? strrchr(path, '/') + 1 : path) = '\0';
+	strcat(path, name);
+}
+
 static void find_arms(const struct bench_options *o)
 {
-	char dir[4096];
+	char dir[PATH_LEN];
 	unsigned int missing = 0;
-	ssize_t len;
 
 	take_arm(&raw_arm);
 	take_arm(&evering_device_arm);
@@ -123,13 +131,11 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&many_scan_arm);
 	take_arm(&many_epoll_arm);
 	take_uring(&many_uring_arm, "uds-uring-good");
+	take_arm(&evering_relay_arm);
+	take_arm(&chain_arm);
+	take_arm(&pingpong_arm);
 
-	len = readlink("/proc/self/exe", dir, sizeof(dir) - sizeof(PEERS_DIR));
-	if (len <= 0)
-		len = 0;
-	dir[len] = '\0';
-	*(strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir) = '\0';
-	strcat(dir, PEERS_DIR);
+	find_beside(dir, PEERS_DIR);
 	arm_count += peers_start(o->peers ? o->peers : dir, arms + arm_count,
 				 MAX_ARMS - arm_count, absent + absents,
 				 &missing);
@@ -434,7 +440,7 @@ static double measure_floor(const struct bench_options *o,
 
 	if (o->cpu[0] == o->cpu[1] || g->mode == MODE_CHANNEL ||
 	    g->mode == MODE_UNPINNED || g->mode == MODE_CONNECT ||
-	    many_channels(g->mode) ||
+	    many_channels(g->mode) || through_relay(g->mode) ||
 	    run_job(&raw_arm, &job, o->timeout_ns, &out))
 		return NAN;
 	return (double)out.ns / FLOOR_TRIPS;
@@ -468,7 +474,8 @@ static int run_cell(const struct bench_options *o, const struct group *g,
 		return 0;
 	}
 	c->ns[at] = (double)out.ns / (double)job.ops;
-	c->cpu[at] = (double)out.cpu_ns / (double)job.ops;
+	if (out.cpu_ns >= 0)
+		c->cpu[at] = (double)out.cpu_ns / (double)job.ops;
 	if (out.syscalls >= 0)
 		c->calls[at] = (double)out.syscalls / (double)job.ops;
 	hist_merge(&c->hist, &out.hist);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * message and request: what every arm does to a message.  The sender has it in private
+ * message, request and relay: what every arm does to a message.  The sender has it in private
  * memory, write_message() in bench.h; the receiver gets it where its system puts it,
  * and reads every byte there, once.
  */
@@ -21,7 +21,7 @@ static inline uint32_t message_window(const struct job *job)
 {
 	uint64_t n = MESSAGE_WINDOW / job->size;
 
-	if (job->mode == MODE_REQUEST)
+	if (!one_way(job))
 		return 1;
 	if (n < MESSAGES_LEAST)
 		return MESSAGES_LEAST;
@@ -57,7 +57,7 @@ carry_messages(struct side *s, uint64_t ops,
 	       void (*out)(struct side *s, const void *buf, size_t len),
 	       void (*in)(struct side *s, uint32_t number))
 {
-	bool both = s->job->mode == MODE_REQUEST;
+	bool both = !one_way(s->job);
 	size_t len = s->job->size;
 
 	for (; ops; ops--) {

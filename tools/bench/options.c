@@ -21,7 +21,8 @@ static const char help[] =
 	"What:\n"
 	"  --modes=LIST      of original, fair, rtt, stream, late, channel, message,\n"
 	"                    request, unpinned, connect, many-one, many-64, many-all,\n"
-	"                    many-zipf, many-flood; many: the last five         [all]\n"
+	"                    many-zipf, many-flood, relay-rtt, relay-stream; many,\n"
+	"                    relay: all of these                 [all but of relay]\n"
 	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
 	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
 	"                                                           [the mode's own]\n"
@@ -64,7 +65,8 @@ static const char help[] =
 	"back; unpinned: rtt of two sleepers on whatever CPUs the scheduler chooses;\n"
 	"connect: connect, one such message there and one back, close; many: requests\n"
 	"over that many channels into one server thread, one at random, 64 of them or\n"
-	"all active, or a few more than others; or one quiet among flooders.\n"
+	"all active, or a few more than others; or one quiet among flooders; relay:\n"
+	"through two relays, as between two machines, over loopback.\n"
 	"\n"
 	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	"run failed or an operation was not found right; 2 if the command line makes\n"
@@ -234,7 +236,8 @@ static const char *take_modes(void *options, char *text)
 	return o->modes ? NULL :
 			  "of original, fair, rtt, stream, late, channel, "
 			  "message, request, unpinned, connect, many, "
-			  "many-one, many-64, many-all, many-zipf, many-flood";
+			  "many-one, many-64, many-all, many-zipf, many-flood, "
+			  "relay, relay-rtt, relay-stream";
 }
 
 static const char *take_policies(void *options, char *text)
@@ -331,10 +334,11 @@ static void set_defaults(struct bench_options *o)
 					     4 << 10,	10000,	 64 << 10,
 					     256 << 10, 1 << 20, 4 << 20,
 					     16 << 20 };
+	static const uint64_t relayed[] = { 64, 4 << 10, 64 << 10, 1 << 20 };
 	unsigned int mode;
 
 	*o = (struct bench_options){
-		.modes = (1u << MODES) - 1,
+		.modes = ((1u << MODES) - 1) & ~RELAY_MODES,
 		.policies = {
 			[MODE_ORIGINAL] = ONLY(EVERING_BUSY),
 			[MODE_FAIR] = ONLY(EVERING_BUSY) |
@@ -354,6 +358,10 @@ static void set_defaults(struct bench_options *o)
 			[MODE_MANY_ALL] = ANY_POLICY,
 			[MODE_MANY_ZIPF] = ANY_POLICY,
 			[MODE_MANY_FLOOD] = ANY_POLICY,
+			[MODE_RELAY_RTT] = ONLY(EVERING_BLOCK) |
+					   ONLY(EVERING_ADAPTIVE),
+			[MODE_RELAY_STREAM] = ONLY(EVERING_BLOCK) |
+					      ONLY(EVERING_ADAPTIVE),
 		},
 		.depth = 200,
 		.min_rounds = 7,
@@ -369,6 +377,10 @@ static void set_defaults(struct bench_options *o)
 	for (mode = MODE_MESSAGE; mode <= MODE_REQUEST; mode++) {
 		memcpy(o->sizes[mode], messages, sizeof(messages));
 		o->size_count[mode] = sizeof(messages) / sizeof(*messages);
+	}
+	for (mode = MODE_RELAY_RTT; mode <= MODE_RELAY_STREAM; mode++) {
+		memcpy(o->sizes[mode], relayed, sizeof(relayed));
+		o->size_count[mode] = sizeof(relayed) / sizeof(*relayed);
 	}
 	o->sizes[MODE_RTT][0] = o->sizes[MODE_LATE][0] = 64;
 	o->size_count[MODE_RTT] = o->size_count[MODE_LATE] = 1;

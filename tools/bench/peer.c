@@ -5,10 +5,10 @@
  * its runs lie between those of the arms in here.  Lines, over a socket whose
  * number is its only argument:
  *
- *	program		arm NAME MOST ORIGINAL FAIR RTT STREAM MESSAGE REQUEST MANY
+ *	program		arm NAME MOST ORIGINAL FAIR RTT STREAM MESSAGE REQUEST MANY [RELAY]
  *				an arm, its largest size (0: any), and for each
  *				mode the policies, as a mask of enum evering_policy;
- *				MANY: for MODE_MANY_*, but FLOOD
+ *				MANY: for MODE_MANY_*, but FLOOD; RELAY: MODE_RELAY_*
  *			absent NAME WHY
  *			ready
  *	harness		run NAME MODE SIZE POLICY DEPTH OPS WARM PROBES SEED CPU CPU
@@ -180,7 +180,7 @@ static int introduce(struct peer *p, struct arm *arms, unsigned int most,
 {
 	int64_t deadline = clock_ns() + START_NS;
 	unsigned long long top;
-	unsigned int many;
+	unsigned int many, relay = 0;
 	struct arm arm;
 	char name[NAME_LEN], *line;
 	int ret, why;
@@ -194,16 +194,18 @@ static int introduce(struct peer *p, struct arm *arms, unsigned int most,
 			free(line);
 			return 0;
 		}
-		if (sscanf(line, "arm %31s %llu %u %u %u %u %u %u %u", name,
+		if (sscanf(line, "arm %31s %llu %u %u %u %u %u %u %u %u", name,
 			   &top, &arm.modes[MODE_ORIGINAL],
 			   &arm.modes[MODE_FAIR], &arm.modes[MODE_RTT],
 			   &arm.modes[MODE_STREAM], &arm.modes[MODE_MESSAGE],
-			   &arm.modes[MODE_REQUEST], &many) == 9 &&
+			   &arm.modes[MODE_REQUEST], &many, &relay) >= 9 &&
 		    *count < most) {
 			arm.modes[MODE_MANY_ONE] = many;
 			arm.modes[MODE_MANY_SOME] = many;
 			arm.modes[MODE_MANY_ALL] = many;
 			arm.modes[MODE_MANY_ZIPF] = many;
+			arm.modes[MODE_RELAY_RTT] = relay;
+			arm.modes[MODE_RELAY_STREAM] = relay;
 			arm.name = strdup(name);
 			arm.most = top;
 			arm.peer = p;

@@ -38,7 +38,10 @@ static char *format_value(char buf[FORMAT_LEN], double value)
 
 /* Tables ------------------------------------------------------------------ */
 
-/* What the others of a group are compared with: evering, waiting the same way. */
+/*
+ * What the others of a group are compared with: evering, waiting the same way; behind relays
+ * the chain.
+ */
 static const struct cell *reference(const struct group *g, uint32_t policy)
 {
 	static const char *const names[] = { "evering-device",
@@ -46,6 +49,8 @@ static const struct cell *reference(const struct group *g, uint32_t policy)
 	const struct cell *c = NULL;
 	size_t i;
 
+	if (through_relay(g->mode))
+		return find_cell(g, "chain", EVERING_BLOCK);
 	if (g->mode < MODE_RTT || g->mode == MODE_STREAM ||
 	    g->mode == MODE_MESSAGE || g->mode == MODE_REQUEST)
 		policy = EVERING_BUSY;
@@ -72,6 +77,8 @@ static const char *title(enum mode mode)
 		"channels, a request and its answer, in flight on each",
 		"channels, a request and its answer, 8 in flight, few channels have most",
 		"channels, a request of a quiet one, while the others flood",
+		"one message there and one back through two relays, on any CPU",
+		"messages one way through two relays, on any CPU",
 	};
 
 	return titles[mode];
@@ -93,8 +100,9 @@ static void print_head(const struct results *r, const struct group *g)
 			format_ns(floor, summarize(g->floor, g->rounds).median,
 				  false));
 	fprintf(output, "  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm",
-		"wait", "median", "95 %", "least", "x floor", "x evering",
-		"CPU s/Mop", "calls/op");
+		"wait", "median", "95 %", "least", "x floor",
+		through_relay(g->mode) ? "x chain" : "x evering", "CPU s/Mop",
+		"calls/op");
 	if (each_timed(g->mode) && !r->icount)
 		fprintf(output, " %9s %9s %9s %9s", "p50", "p99", "p99.9",
 			"max");
@@ -119,7 +127,7 @@ static void print_row(const struct results *r, const struct group *g,
 	const struct cell *ref = reference(g, c->policy);
 	struct summary ns = summarize(c->ns, g->rounds);
 	char a[FORMAT_LEN], b[FORMAT_LEN];
-	double ratio = NAN;
+	double ratio = NAN, cpu;
 
 	fprintf(output, "  %-19s %-8s", c->arm, policy_names[c->policy]);
 	if (!ns.count) {
@@ -137,7 +145,11 @@ static void print_row(const struct results *r, const struct group *g,
 	if (ref && ref != c)
 		ratio = summarize_ratio(c->ns, ref->ns, g->rounds).median;
 	fprintf(output, " %9s", format_value(a, ratio));
-	fprintf(output, " %9.3f", summarize(c->cpu, g->rounds).median / 1e3);
+	cpu = summarize(c->cpu, g->rounds).median / 1e3;
+	if (isnan(cpu))
+		fprintf(output, " %9s", "-");
+	else
+		fprintf(output, " %9.3f", cpu);
 	fprintf(output, " %8s",
 		format_value(a, summarize(c->calls, g->rounds).median));
 	if (c->hist.count)
@@ -168,9 +180,10 @@ void print_table(const struct results *r)
 			print_row(r, g, g->cell[j]);
 	}
 	fprintf(output,
-		"\nmedian and 95 %%: of rounds, %s of an operation; x floor, x evering: "
-		"medians of ratios\nwithin a round; CPU: of both sides; calls: system "
-		"calls of both sides, counted where\nthey are made.\n",
+		"\nmedian and 95 %%: of rounds, %s of an operation; x floor, x evering, "
+		"x chain: medians\nof ratios within a round; CPU: of both sides, and of "
+		"their relays; calls: system\ncalls of both sides, counted where they are "
+		"made.\n",
 		r->icount ? "instructions" : "time");
 }
 

@@ -16,8 +16,11 @@
  *
  * In MODE_ORIGINAL they do not warm up, and open with the clock running unless that
  * is to make shared memory; the clock stops when the client has its last response.
+ * A side whose arm has a helper waits for the other's end before its CPU clock stops, because
+ * what it has sent may still be with the helper.
  * The harness sleeps meanwhile.  A run that fails or hangs takes only itself along.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -31,16 +34,18 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../process.h"
-#include "bench.h"
+#include "many.h"
 
-const char *const mode_names[MODES] = { "original", "fair",	 "rtt",
-					"stream",   "late",	 "channel",
-					"message",  "request",	 "unpinned",
-					"connect",  "many-one",	 "many-64",
-					"many-all", "many-zipf", "many-flood" };
+const char *const mode_names[MODES] = {
+	"original",  "fair",	    "rtt",	"stream",    "late",
+	"channel",   "message",	    "request",	"unpinned",  "connect",
+	"many-one",  "many-64",	    "many-all", "many-zipf", "many-flood",
+	"relay-rtt", "relay-stream"
+};
 
 static struct shared *shared;
 
@@ -76,7 +81,7 @@ static void pin(struct side *s)
 	int cpu = s->job->cpu[s->server];
 	cpu_set_t set;
 
-	if (s->job->mode == MODE_UNPINNED)
+	if (s->job->mode == MODE_UNPINNED || through_relay(s->job->mode))
 		return;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
@@ -104,14 +109,92 @@ static int64_t time_ns(const struct side *s)
 	return clock_ns();
 }
 
-static int64_t cpu_ns(void)
+/* With that of the helper, which runs on. */
+static int64_t cpu_ns(const struct side *s)
 {
+	struct timespec helper = { 0 };
 	struct rusage used;
+	clockid_t clock;
 
+	if (s->helper && !clock_getcpuclockid(s->helper, &clock))
+		clock_gettime(clock, &helper);
 	getrusage(RUSAGE_SELF, &used);
-	return (int64_t)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) *
+	return helper.tv_sec * 1000000000 + helper.tv_nsec +
+	       (int64_t)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) *
 		       1000000000 +
 	       (int64_t)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1000;
+}
+
+/* A child that ends with its parent. */
+static pid_t fork_child(void)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(EXIT_FAILURE);
+	return 0;
+}
+
+bool start_helper(struct side *s)
+{
+	s->helper = fork_child();
+	if (s->helper < 0)
+		fail(s, "fork: %m");
+	return !s->helper;
+}
+
+static void end_helper(struct side *s)
+{
+	if (!s->helper)
+		return;
+	kill(s->helper, SIGKILL);
+	waitpid(s->helper, NULL, 0);
+}
+
+int listen_anywhere(struct side *s)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	/* No name: the kernel chooses an abstract one that is free. */
+	s->address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	s->address_len = sizeof(s->address);
+	if (fd < 0 ||
+	    bind(fd, (struct sockaddr *)&s->address, sizeof(sa_family_t)) ||
+	    listen(fd, MAX_DEPTH) ||
+	    getsockname(fd, (struct sockaddr *)&s->address, &s->address_len))
+		fail(s, "a listening socket: %m");
+	return fd;
+}
+
+unsigned int common_port(struct side *s, int *listener)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET };
+	socklen_t len = sizeof(at);
+	in_port_t port;
+	int fd;
+
+	if (!s->server) {
+		if (read(s->sock, &port, sizeof(port)) != sizeof(port))
+			fail(s, "the other side is gone");
+		return ntohs(port);
+	}
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&at, len) ||
+	    (listener && listen(fd, 1)) ||
+	    getsockname(fd, (struct sockaddr *)&at, &len))
+		fail(s, "a port: %m");
+	if (listener)
+		*listener = fd;
+	else
+		close(fd);
+	port = at.sin_port;
+	if (write(s->sock, &port, sizeof(port)) != sizeof(port))
+		fail(s, "the other side is gone");
+	return ntohs(port);
 }
 
 static void make_source(struct side *s)
@@ -146,11 +229,13 @@ static void whole_side(struct side *s)
 	s->done = 0;
 	meet(s);
 
-	f->cpu_ns = -cpu_ns();
+	f->cpu_ns = -cpu_ns(s);
 	f->begin_ns = time_ns(s);
 	s->arm->work(s, s->job->ops);
-	f->end_ns = time_ns(s);
-	f->cpu_ns += cpu_ns();
+	f->end_ns = s->told_ns ? f->begin_ns + s->told_ns : time_ns(s);
+	if (s->helper)
+		crowd_leave(s);
+	f->cpu_ns = s->told_ns ? -1 : f->cpu_ns + cpu_ns(s);
 	f->done = s->done;
 	count(s);
 	f->syscalls = s->syscalls - syscalls;
@@ -161,6 +246,7 @@ static void whole_side(struct side *s)
 		s->arm->work(s, s->job->probes);
 	}
 	s->arm->close(s);
+	end_helper(s);
 }
 
 /* In a thread, of two: the client's clocks are those of both. */
@@ -175,7 +261,7 @@ static void *timed_side(void *arg)
 		s->arm->open(s);
 	meet(s);
 	if (!s->server) {
-		f->cpu_ns = -cpu_ns();
+		f->cpu_ns = -cpu_ns(s);
 		f->begin_ns = time_ns(s);
 	}
 	if (!s->arm->opens_early)
@@ -183,7 +269,7 @@ static void *timed_side(void *arg)
 	s->arm->work(s, s->job->ops);
 	if (!s->server) {
 		f->end_ns = time_ns(s);
-		f->cpu_ns += cpu_ns();
+		f->cpu_ns += cpu_ns(s);
 	}
 	count(s);
 	f->done = s->done;
@@ -199,17 +285,7 @@ static void prepare(struct side sides[2])
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks))
 		fail(&sides[0], "socketpair: %m");
-	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	/* No name: the kernel chooses an abstract one that is free. */
-	sides[0].address.sun_family = AF_UNIX;
-	sides[0].address_len = sizeof(sides[0].address);
-	if (listener < 0 ||
-	    bind(listener, (struct sockaddr *)&sides[0].address,
-		 sizeof(sa_family_t)) ||
-	    listen(listener, MAX_DEPTH) ||
-	    getsockname(listener, (struct sockaddr *)&sides[0].address,
-			&sides[0].address_len))
-		fail(&sides[0], "a listening socket: %m");
+	listener = listen_anywhere(&sides[0]);
 	for (i = 0; i < 2; i++) {
 		sides[i].sock = socks[i];
 		sides[i].listener = listener;
@@ -232,14 +308,11 @@ static void run_threads(struct side sides[2])
 
 static pid_t start(struct side sides[2], int which)
 {
-	pid_t parent = getpid(), pid = fork();
+	pid_t pid = fork_child();
 
 	if (pid)
 		return pid;
 	uncatch_end_signals();
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(EXIT_FAILURE);
 	if (sides[0].job->mode == MODE_ORIGINAL) {
 		run_threads(sides);
 		_exit(EXIT_SUCCESS);
@@ -322,13 +395,13 @@ static void collect(const struct arm *arm, const struct job *job,
 {
 	const struct figures *client = &shared->side[0];
 	const struct figures *server = &shared->side[1];
-	bool one_way = job->mode == MODE_STREAM || job->mode == MODE_MESSAGE;
+	bool streams = one_way(job);
 
-	o->ns = (one_way ? server : client)->end_ns - client->begin_ns;
+	o->ns = (streams ? server : client)->end_ns - client->begin_ns;
 	o->cpu_ns = client->cpu_ns;
 	if (job->mode != MODE_LATE)
 		o->cpu_ns += server->cpu_ns;
-	o->done[0] = one_way ? job->ops : client->done;
+	o->done[0] = streams ? job->ops : client->done;
 	o->done[1] = server->done;
 	o->syscalls = (int64_t)(client->syscalls + server->syscalls);
 	if (arm->uncounted & (1u << job->mode))

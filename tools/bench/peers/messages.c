@@ -38,10 +38,11 @@ static FILE *control;
 static void introduce(const struct library *l)
 {
 	if (l->arm)
-		fprintf(control, "arm %s 0 0 0 0 0 %u %u %u\n", l->name,
+		fprintf(control, "arm %s 0 0 0 0 0 %u %u %u %u\n", l->name,
 			l->arm->modes[MODE_MESSAGE],
 			l->arm->modes[MODE_REQUEST],
-			l->many ? l->many->modes[MODE_MANY_ONE] : 0);
+			l->many ? l->many->modes[MODE_MANY_ONE] : 0,
+			l->arm->modes[MODE_RELAY_RTT]);
 	else
 		fprintf(control, "absent %s not built: needs %s\n", l->name,
 			l->package);

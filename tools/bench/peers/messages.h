@@ -20,16 +20,27 @@ extern const struct arm libfabric_arm __attribute__((weak));
 	{                                                                      \
 		[MODE_MESSAGE] = ONLY(policy), [MODE_REQUEST] = ONLY(policy)   \
 	}
+/* And over TCP, from one side to the other. */
+#define WHOLE_OR_TCP(policy)                                                   \
+	{                                                                      \
+		[MODE_MESSAGE] = ONLY(policy), [MODE_REQUEST] = ONLY(policy),  \
+		[MODE_RELAY_RTT] = ONLY(policy),                               \
+		[MODE_RELAY_STREAM] = ONLY(policy)                             \
+	}
 
 /*
  * An address of @transport that nobody else has: an abstract name, which vanishes with
- * the sockets.
+ * the sockets.  MODE_RELAY_*: of TCP instead.
  */
-static inline const char *common_address(const struct side *s,
-					 const char *transport)
+static inline const char *common_address(struct side *s, const char *transport)
 {
 	static char address[64];
 
+	if (through_relay(s->job->mode)) {
+		snprintf(address, sizeof(address), "tcp://127.0.0.1:%u",
+			 common_port(s, NULL));
+		return address;
+	}
 	snprintf(address, sizeof(address), "%severing-bench-%.8s", transport,
 		 s->address.sun_path + 1);
 	return address;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * nng: a pair socket on each side, over its ipc transport, a Unix socket that threads
- * of the library serve.
+ * of the library serve; relay: over TCP.
  */
 #include <stdlib.h>
 
@@ -72,7 +72,7 @@ static void nng_arm_close(struct side *s)
 
 const struct arm nng_arm = {
 	.name = "nng",
-	.modes = WHOLE(EVERING_BLOCK),
+	.modes = WHOLE_OR_TCP(EVERING_BLOCK),
 	.open = nng_arm_open,
 	.work = nng_work,
 	.close = nng_arm_close,

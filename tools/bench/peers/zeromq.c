@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * ZeroMQ: a PAIR socket on each side, over its ipc transport, a Unix socket that a
- * thread of the library serves.
+ * thread of the library serves; relay: over TCP.
  *
  * Many channels: a DEALER socket for each on the client's side, and one ROUTER socket on
  * the server's, which says with each request whose it is.  A client's name is its number.
@@ -81,7 +81,7 @@ static void zeromq_close(struct side *s)
 
 const struct arm zeromq_arm = {
 	.name = "zeromq",
-	.modes = WHOLE(EVERING_BLOCK),
+	.modes = WHOLE_OR_TCP(EVERING_BLOCK),
 	.open = zeromq_open,
 	.work = zeromq_work,
 	.close = zeromq_close,
