@@ -1913,11 +1913,13 @@ void death_call()
 /* What was sent before is received, and then the end is told. */
 void death_message()
 {
-	int fd[2];
-	pid_t pid = other_side(fd, [](evr::channel c) {
+	int fd[2], sent[2];
+	CHECK(pipe(sent) == 0);
+	pid_t pid = other_side(fd, [&sent](evr::channel c) {
 		evr::loop loop;
 
-		loop.spawn([](evr::loop &l, evr::channel ch) -> evr::task<> {
+		loop.spawn([](evr::loop &l, evr::channel ch,
+			      int told) -> evr::task<> {
 			evr::operations ops(l, std::move(ch));
 
 			// Nobody can answer it any more, when it is looked at.
@@ -1931,8 +1933,9 @@ void death_message()
 				CHECK(co_await ops.send(text_of(
 					      i, i * 4000)) == 0);
 			}
+			CHECK(write(told, "", 1) == 1);
 			co_await l.sleep_for(evr::forever);
-		}(loop, std::move(c)));
+		}(loop, std::move(c), sent[1]));
 		loop.run();
 	});
 	auto c = evr::channel::connect_fd(fd[0]);
@@ -1940,16 +1943,19 @@ void death_message()
 	bool done = false;
 
 	CHECK(c);
-	loop.spawn([](evr::loop &l, evr::channel ch, pid_t p,
+	loop.spawn([](evr::loop &l, evr::channel ch, pid_t p, int told,
 		      bool &d) -> evr::task<> {
 		evr::operations ops(l, std::move(ch));
 		auto first = co_await ops.receive();
 
 		CHECK(first && first->size() == 0);
-		l.spawn([](evr::loop &ll, pid_t pp) -> evr::task<> {
+		l.spawn([](evr::loop &ll, pid_t pp, int t) -> evr::task<> {
+			char byte;
+
 			co_await ll.sleep_for(20ms);
+			CHECK(read(t, &byte, 1) == 1);
 			kill_it(pp);
-		}(l, p));
+		}(l, p, told));
 		// Until it has gone, and all that it sent is here.
 		auto got = co_await ops.call(1);
 		CHECK(got.result == -EPIPE && ops.error() == -EPIPE);
@@ -1968,8 +1974,10 @@ void death_message()
 		CHECK((co_await ops.receive()).error() == -EPIPE);
 		CHECK(arena_whole(ops.get()));
 		d = true;
-	}(loop, std::move(*c), pid, done));
+	}(loop, std::move(*c), pid, sent[0], done));
 	CHECK(loop.run() == 0 && done);
+	close(sent[0]);
+	close(sent[1]);
 }
 
 /* One that waits for what will not come any more. */
