@@ -220,7 +220,7 @@ static int end_of(struct evering *ev)
 		       0;
 }
 
-/* Receives entry @n, and sends it back changed. */
+/* Entry @n crosses from the one to the other. */
 static bool passes(struct evering *from, struct evering *to, uint32_t n)
 {
 	uint32_t v = 0;
@@ -426,9 +426,11 @@ TEST_F(relay, a_clients_death_is_one)
 {
 	struct evering_params limits = limits_of(&self->p);
 	struct evering_params p = self->p;
+	uint32_t *sent = shared_memory(4096);
 	uint32_t n, v;
 	pid_t pid;
 
+	ASSERT_NE(NULL, sent);
 	ASSERT_EQ(0, evering_listen(OUT, 0, &self->l));
 	pid = fork();
 	if (!pid) {
@@ -436,10 +438,12 @@ TEST_F(relay, a_clients_death_is_one)
 			_exit(1);
 		for (n = 0; n < 50; n++)
 			evering_send(self->c, &n, sizeof(n), PLENTY);
+		__atomic_store_n(sent, 1, __ATOMIC_RELEASE);
 		await_death();
 	}
 	ASSERT_EQ(0, evering_accept(self->l, &limits, PLENTY, &self->s));
 	ASSERT_EQ(0, evering_recv(self->s, &v, sizeof(v), PLENTY));
+	ASSERT_TRUE(EVENTUALLY(__atomic_load_n(sent, __ATOMIC_ACQUIRE)));
 	kill_and_reap(pid);
 	EXPECT_EQ(EVERING_PEER_DIED, end_of(self->s));
 	/* All that it had sent comes first. */
@@ -691,6 +695,24 @@ TEST_F_TIMEOUT(relay, whoever_is_killed_each_operation_has_one_outcome, 600)
 
 /* ----------------------------------------------------------------- back-pressure */
 
+static int64_t ticks_of(pid_t pid)
+{
+	char path[64], text[512], *at;
+	unsigned long user, kernel;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "re");
+	if (!f || !fgets(text, sizeof(text), f))
+		return -1;
+	fclose(f);
+	at = strrchr(text, ')');
+	if (sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+		   &user, &kernel) != 2)
+		return -1;
+	return (int64_t)(user + kernel);
+}
+
 static long memory_kb(pid_t pid)
 {
 	char path[64], line[128];
@@ -711,8 +733,8 @@ TEST_F(relay, a_full_ring_is_full_and_nobody_elses_matter)
 {
 	struct evering *c2, *s2;
 	uint32_t n = 0, v, i;
+	int64_t took, ticks[2];
 	long before, after;
-	int64_t took;
 	int which;
 
 	ASSERT_EQ(0, meet_here(self, &self->c, &self->s));
@@ -721,8 +743,15 @@ TEST_F(relay, a_full_ring_is_full_and_nobody_elses_matter)
 	before = memory_kb(self->pid[NEAR]) + memory_kb(self->pid[FAR]);
 	while (!evering_send(self->c, &n, sizeof(n), 200 * MSEC))
 		n++;
-	/* As many as between two on one machine. */
+	/* As many as between two on one machine, and nobody spins over it. */
 	EXPECT_EQ(self->p.entries, n);
+	for (which = 0; which < 2; which++)
+		ticks[which] = ticks_of(self->pid[which]);
+	EXPECT_EQ(-ETIMEDOUT, evering_send(self->c, &n, sizeof(n),
+					   slow(1) > 1 ? 4 * SEC : SEC));
+	for (which = 0; which < 2; which++) {
+		EXPECT_GE(slow(4), ticks_of(self->pid[which]) - ticks[which]);
+	}
 	took = now_ns();
 	for (i = 0; i < 200; i++) {
 		ASSERT_TRUE(passes(c2, s2, i));
@@ -862,24 +891,6 @@ TEST_F(relay, clients_that_come_and_go_leave_nothing)
 	for (which = 0; which < 2; which++) {
 		EXPECT_TRUE(EVENTUALLY(fds_of(self->pid[which]) == fds[which]));
 	}
-}
-
-static int64_t ticks_of(pid_t pid)
-{
-	char path[64], text[512], *at;
-	unsigned long user, kernel;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	f = fopen(path, "re");
-	if (!f || !fgets(text, sizeof(text), f))
-		return -1;
-	fclose(f);
-	at = strrchr(text, ')');
-	if (sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
-		   &user, &kernel) != 2)
-		return -1;
-	return (int64_t)(user + kernel);
 }
 
 #define MANY 50

@@ -154,7 +154,7 @@ static const struct option_spec specs[] = {
 	{ "key", 0, OPTION_TEXT, FIELD(struct config, key_file) },
 	{ "identity", 0, OPTION_TEXT, FIELD(struct config, identity) },
 	{ "keepalive", 0, OPTION_SECONDS, FIELD(struct config, keepalive_ns),
-	  .least = SECOND / 10, .most = 3600 * SECOND },
+	  .least = LEAST_KEEPALIVE, .most = 3600 * SECOND },
 	{ "patience", 0, OPTION_SECONDS, FIELD(struct config, patience_ns),
 	  .least = SECOND / 1000, .most = 3600 * SECOND },
 	{ "channels", 0, OPTION_NUMBER, FIELD(struct config, most_channels),

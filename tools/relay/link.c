@@ -21,6 +21,8 @@
 #include "link.h"
 
 #define API		FI_VERSION(1, 14)
+/* At an event queue in one step. */
+#define LOOKS		16u
 #define ALL_MESSAGES	((size_t)2 * LINK_MESSAGES * WIRE_MESSAGE)
 
 /* ---------------------------------------------------------------------- the engine */
@@ -373,9 +375,7 @@ static bool post_send(struct link *link, struct buffer *buffer)
 		return true;
 	}
 	buffer->busy = !inject;
-	link->out_busy += !inject;
 	link->said = clock_ns();
-	link->sent++;
 	return true;
 }
 
@@ -611,6 +611,7 @@ static int hear_greeting(struct link *link, const unsigned char *data,
 			 size_t len)
 {
 	struct wire_greeting greeting;
+	int64_t theirs;
 
 	if (len != sizeof(greeting))
 		return -EPROTO;
@@ -624,17 +625,20 @@ static int hear_greeting(struct link *link, const unsigned char *data,
 			refuse(link, -EPROTONOSUPPORT);
 		return -EPROTONOSUPPORT;
 	}
-	if (greeting.kind == WIRE_REFUSED && link->caller) {
-		link->error_said = true;
+	if (greeting.kind == WIRE_REFUSED && link->caller)
 		return greeting.error == -EPROTONOSUPPORT ? -EPROTONOSUPPORT :
 							    -EACCES;
-	}
 	if (greeting.kind != link->expected)
 		return -EPROTO;
-	/* As often as the more impatient one of the two wants to hear. */
-	if (greeting.keepalive_ms < link->keepalive_ns / 1000000)
-		link->ping_ns =
-			((int64_t)greeting.keepalive_ms + 1) * 1000000 / 3;
+	/*
+	 * As often as the more impatient one of the two wants to hear; but none has this side
+	 * speak more often than its own option could.
+	 */
+	theirs = (int64_t)greeting.keepalive_ms * 1000000;
+	if (theirs < LEAST_KEEPALIVE)
+		theirs = LEAST_KEEPALIVE;
+	if (theirs < link->keepalive_ns)
+		link->ping_ns = theirs / 3;
 	switch (greeting.kind) {
 	case WIRE_HELLO:
 		return hear_hello(link, &greeting);
@@ -667,7 +671,6 @@ static int take_message(struct link *link, struct buffer *buffer, size_t len)
 
 	buffer->busy = false;
 	link->heard = clock_ns();
-	link->received++;
 	/* It can be seen before the event that says that the connection is there. */
 	if (link->state == LINK_CALLING) {
 		ret = begin_greeting(link);
@@ -732,7 +735,6 @@ static bool read_completions(struct link *link)
 			ret = take_message(link, buffer, entry[i].len);
 		} else {
 			buffer->busy = false;
-			link->out_busy--;
 		}
 		if (ret)
 			link_fail(link, ret);
@@ -749,6 +751,7 @@ static bool is_quiet(const struct link *link, struct fid *queue)
 bool link_step(struct link *link, bool events)
 {
 	int64_t now = clock_ns();
+	unsigned int looks;
 	bool did;
 
 	if (link->state == LINK_DOWN)
@@ -761,9 +764,14 @@ bool link_step(struct link *link, bool events)
 	if (events) {
 		while (link->state != LINK_DOWN && read_completions(link))
 			;
-		/* Its descriptor stays ready until fi_trywait(3) finds nothing more. */
-		while (link->state != LINK_DOWN &&
-		       (read_events(link) || !is_quiet(link, &link->eq->fid)))
+		/*
+		 * Its descriptor stays ready until fi_trywait(3) finds nothing more, and what
+		 * is left for the next time is told again.
+		 */
+		for (looks = 0;
+		     looks < LOOKS && link->state != LINK_DOWN &&
+		     (read_events(link) || !is_quiet(link, &link->eq->fid));
+		     looks++)
 			did = true;
 	}
 	/* This side was stopped for so long that the other may have given it up. */

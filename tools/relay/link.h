@@ -19,6 +19,8 @@
 
 /* Messages under way, in each direction. */
 #define LINK_MESSAGES 8u
+/* Nanoseconds: the least that --keepalive takes. */
+#define LEAST_KEEPALIVE 100000000ll
 
 struct link;
 
@@ -78,7 +80,6 @@ struct buffer {
  * @error: LINK_DOWN: why: -ENETRESET: no word for @keepalive_ns; -ECONNRESET: the other relay
  *	has gone; -EACCES: it has another key; -EPROTONOSUPPORT: it is of another version;
  *	-EPROTO: it broke the rules; or as its connection failed
- * @error_said: the other side has said @error
  * @caller: this side has called
  * @identity: who called
  * @tail: the last record of the message that is being filled, or NULL
@@ -87,12 +88,10 @@ struct buffer {
  * @deadline: of the greeting
  * @message: is given each message of a link that is up; 0, or -EPROTO
  * @context: for it
- * @received, @sent: messages
  */
 struct link {
 	enum link_state state;
 	int error;
-	bool error_said;
 	bool caller;
 	const struct link_settings *settings;
 	struct engine *engine;
@@ -105,14 +104,12 @@ struct link {
 	struct fid_ep *ep;
 	int eq_fd;
 	int cq_fd;
-	bool local_mr;
 	struct fid_mr *mr;
 	unsigned char *memory;
 	struct buffer in[LINK_MESSAGES];
 	struct buffer out[LINK_MESSAGES];
 	struct buffer *filling;
 	struct wire_record *tail; /* the last record of it */
-	unsigned int out_busy;
 	struct wire_greeting hello;
 	struct wire_greeting answer;
 	enum wire_greeting_kind expected;
@@ -127,8 +124,6 @@ struct link {
 	int (*message)(struct link *link, const unsigned char *data, size_t len,
 		       void *context);
 	void *context;
-	uint64_t received;
-	uint64_t sent;
 };
 
 /*
