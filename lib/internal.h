@@ -469,6 +469,7 @@ void socket_close(int sock);
 void socket_close_sealed(int sock, bool sealed);
 void socket_empty(int sock);
 void sockets_leave(const int *socks, unsigned int count);
+void children_settle(void);
 
 /* admission.c */
 struct ledger *ledger_new(void);

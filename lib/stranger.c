@@ -150,6 +150,22 @@ static void end_child(pid_t pid, enum kind kind)
 	pthread_mutex_unlock(&unreaped.lock);
 }
 
+/*
+ * children_settle - wait for those that have a copy of what is open here
+ *
+ * For who closes what has a name, which the copy would keep: they have nothing to do but
+ * to exit, and want a CPU for that.  For a second at most: a file that is open here, or
+ * a stranger's, may keep one.
+ */
+void children_settle(void)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	unsigned int tries = 1000;
+
+	while (too_many(OF_OUR_OWN, 1) && tries--)
+		nanosleep(&pause, NULL);
+}
+
 /* The number in the name of a namespace, "pid:[4026531836]"; 0: not to be had. */
 static uint64_t namespace_at(const char *path)
 {
