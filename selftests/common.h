@@ -208,6 +208,40 @@ static inline bool backend_there(uint32_t backend)
 			SKIP(return, "this backend is not there");             \
 	} while (0)
 
+/*
+ * Where one backend alone is asked for, variants of the other are none, rather than
+ * skipped: each would be a process, which takes seconds where kernels check themselves.
+ */
+static inline void drop_other_backend(void)
+{
+	const char *name = getenv("EVERING_BACKEND"), *other;
+	struct __fixture_variant_metadata **v;
+	struct __fixture_metadata *f;
+
+	if (!name || !*name)
+		return;
+	other = strcmp(name, "device") ? "device" : "memfd";
+	for (f = __fixture_list; f; f = f->next) {
+		if (!f->variant)
+			continue;
+		for (v = &f->variant; *v;)
+			if (strstr((*v)->name, other))
+				*v = (*v)->next;
+			else
+				v = &(*v)->next;
+		if (!f->variant)
+			f->tests = NULL;
+	}
+}
+
+#undef TEST_HARNESS_MAIN
+#define TEST_HARNESS_MAIN                                                      \
+	int main(int argc, char **argv)                                        \
+	{                                                                      \
+		drop_other_backend();                                          \
+		return test_harness_run(argc, argv);                           \
+	}
+
 /* A path for a listener of this process. */
 static inline void socket_file(char *path, size_t size)
 {
