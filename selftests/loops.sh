@@ -18,6 +18,8 @@
 limit=$((slow > 1 ? 300 : 120))
 rounds=200
 [[ $short || $guest ]] && rounds=40
+channels=100
+[[ ! $short && ! $guest ]] || channels=25
 head -c 250000 /dev/urandom >"$tmp/file"
 
 # ------------------------------------------------------------------ machinery
@@ -138,11 +140,11 @@ options() {
 }
 
 # Everything right, and nobody had more than two turns while others waited.
-hundred() {
+many() {
 	local n
 	built "$1"
-	start "$1" && drive 100 $rounds && finish TERM 0 &&
-		says "100 channels, $((100 * rounds)) requests" served || return
+	start "$1" && drive $channels $rounds && finish TERM 0 &&
+		says "$channels channels, $((channels * rounds)) requests" served || return
 	[[ $1 == worker ]] && return
 	n=$(sed -nE 's/.*at most ([0-9]+) in a row$/\1/p' served)
 	[[ $n ]] && ((n >= 1 && n <= 8)) && return
@@ -155,18 +157,18 @@ own_client() {
 	built "$1"
 	local socket="@loops-$$"
 	start "$1 --socket=$socket" &&
-		run 0 "$1" --socket="$socket" --rounds=$rounds drive &&
-		says "100 channels, $rounds requests each, all right" out &&
+		run 0 "$1" --socket="$socket" --channels=$channels --rounds=$rounds drive &&
+		says "$channels channels, $rounds requests each, all right" out &&
 		run 1 "$1" --socket="$socket" serve &&
 		says 'Address already in use; stop who listens' && finish INT 0
 }
 
-# With a hundred channels that have had answers and want nothing: half a second without
+# With many channels that have had answers and want nothing: half a second without
 # being put on a CPU even once.  What was under way before it, the listener's clock
 # among others, ends.
 idle() {
 	built "$1"
-	start "$1" && begin 100 held --rounds=5 --hold && soon grep -q right held &&
+	start "$1" && begin $channels held --rounds=5 --hold && soon grep -q right held &&
 		soon still && soon asleep "$server" && kill_driver && finish TERM 0
 }
 
@@ -202,15 +204,15 @@ clients_killed() {
 		set -- $(children "$driver")
 		kill -KILL "$1" "$3" || return
 	done
-	drive 100 $rounds && descriptors_over "$server" "$base" || return
+	drive $channels $rounds && descriptors_over "$server" "$base" || return
 	for driver in "$hog" "$hold"; do
 		kill_driver
 	done
-	soon descriptors_are "$server" "$base" && drive 100 $rounds &&
+	soon descriptors_are "$server" "$base" && drive $channels $rounds &&
 		soon descriptors_are "$server" "$base" && finish TERM 0
 }
 
-# ends_at_work NAME SIGNAL STATUS: the server does while it has much to do for a hundred
+# ends_at_work NAME SIGNAL STATUS: the server does while it has much to do for all its
 # channels, and its clients say so.
 ends_at_work() {
 	local base each
@@ -219,8 +221,8 @@ ends_at_work() {
 		begin 4 four --rounds=1 --hold && soon grep -q right four || return
 	each=$((($(descriptors "$server") - base) / 4))
 	kill_driver
-	soon descriptors_are "$server" "$base" && begin 100 hogs --rounds=0 &&
-		soon descriptors_are "$server" $((base + 100 * each)) &&
+	soon descriptors_are "$server" "$base" && begin $channels hogs --rounds=0 &&
+		soon descriptors_are "$server" $((base + channels * each)) &&
 		finish "$2" "$3" || return
 	wait "$driver"
 	(($? == 1)) && says 'the server is gone' hogs-err &&
@@ -264,7 +266,7 @@ strangers() {
 		        s.send(text)
 		    s.close()
 	PY
-	drive 100 5 && soon descriptors_are "$server" "$base" && finish TERM 0
+	drive $channels 5 && soon descriptors_are "$server" "$base" && finish TERM 0
 }
 
 # A file that has no whole number of blocks, and another at the client.
@@ -280,7 +282,7 @@ blocks() {
 	run 1 loop_uring serve nowhere && says 'nowhere: No such file'
 }
 
-# The least that may be pinned is too little for a hundred arenas.
+# The least that may be pinned is too little for so many arenas.
 not_pinned() {
 	built loop_uring
 	((!EUID)) || skip 'not root'
@@ -298,7 +300,7 @@ not_pinned() {
 	server=$! client=loop_uring file=$tmp/file
 	soon test -s served -o -s served-err
 	[[ -s served ]] || skip "no io_uring for everybody"
-	drive 100 40 && finish TERM 0
+	drive $channels 40 && finish TERM 0
 }
 
 # Ends by a signal that was blocked when it was started.
@@ -322,7 +324,7 @@ on() {
 	[[ $guest ]] && names=("loop_uring $tmp/file")
 	for name in "${names[@]}"; do
 		local what="${name/$tmp\//}, $1"
-		check "$what: a hundred channels" hundred "$name"
+		check "$what: many channels" many "$name"
 		check "$what: idle" idle "$name"
 		[[ $guest ]] || check "$what: clients killed" clients_killed "$name"
 		[[ $guest ]] || check "$what: ended at work" ends_at_work "$name" TERM 0
