@@ -209,23 +209,19 @@ static inline bool backend_there(uint32_t backend)
 	} while (0)
 
 /*
- * Where one backend alone is asked for, variants of the other are none, rather than
- * skipped: each would be a process, which takes seconds where kernels check themselves.
+ * Takes out the variants that have @part in their names; a fixture that is left without
+ * any has no tests.
  */
-static inline void drop_other_backend(void)
+static inline void drop_variants(const char *part)
 {
-	const char *name = getenv("EVERING_BACKEND"), *other;
 	struct __fixture_variant_metadata **v;
 	struct __fixture_metadata *f;
 
-	if (!name || !*name)
-		return;
-	other = strcmp(name, "device") ? "device" : "memfd";
 	for (f = __fixture_list; f; f = f->next) {
 		if (!f->variant)
 			continue;
 		for (v = &f->variant; *v;)
-			if (strstr((*v)->name, other))
+			if (strstr((*v)->name, part))
 				*v = (*v)->next;
 			else
 				v = &(*v)->next;
@@ -234,11 +230,26 @@ static inline void drop_other_backend(void)
 	}
 }
 
+/*
+ * Where one backend alone is asked for, variants of the other are none, rather than
+ * skipped: each would be a process, which takes seconds where kernels check themselves.
+ * To those kernels it is one how the library waits, too.
+ */
+static inline void choose_variants(void)
+{
+	const char *name = getenv("EVERING_BACKEND");
+
+	if (name && *name)
+		drop_variants(strcmp(name, "device") ? "device" : "memfd");
+	if (slow(1) >= 100)
+		drop_variants("_adaptive");
+}
+
 #undef TEST_HARNESS_MAIN
 #define TEST_HARNESS_MAIN                                                      \
 	int main(int argc, char **argv)                                        \
 	{                                                                      \
-		drop_other_backend();                                          \
+		choose_variants();                                             \
 		return test_harness_run(argc, argv);                           \
 	}
 
