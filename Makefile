@@ -91,7 +91,7 @@ test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
 headers := $(notdir $(wildcard lib/evering*.h lib/evering*.hpp))
 kernel_headers := $(notdir $(wildcard uapi/linux/*.h))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
-test_scripts := $(filter-out common.sh,$(notdir $(wildcard selftests/*.sh)))
+test_scripts := $(filter-out common.sh relay_common.sh,$(notdir $(wildcard selftests/*.sh)))
 
 ifeq ($(V),1)
 say = @:

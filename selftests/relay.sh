@@ -8,84 +8,13 @@
 #	BUILD=dir		where evering-relay and examples/ lie (build)
 #	EVERING_SHORT=1		fewer requests, and fewer suites
 
-# shellcheck source=selftests/common.sh
-. "$(dirname "$0")/common.sh"
-echo 'TAP version 13'
-[[ -x $build/evering-relay ]] || skip_all 'no evering-relay: it was built without libfabric'
-((EUID == 0)) || skip_all 'network namespaces of its own need root'
-command -v ip >/dev/null || skip_all 'no ip: install iproute2'
-cp "$build/evering-relay" "$build"/examples/{echo,kv} "$bin" || bail_out "no $build/examples"
-unshare -n true || skip_all 'no network namespaces here'
-export EVERING_BACKEND=${backends[-1]}
-
-# machine NAME: a network of its own, which ends with the test; it is $machine.
-machine() {
-	unshare -n sleep 1000 &
-	machine=$!
-	soon differs "$machine" && on "$machine" ip link set lo up
-}
-
-differs() {
-	! [[ /proc/$1/ns/net -ef /proc/self/ns/net ]]
-}
-
-# on MACHINE COMMAND...
-on() {
-	local machine=$1
-	shift
-	nsenter -t "$machine" -n "$@"
-}
-
-machines() {
-	machine && near=$machine && machine && far=$machine &&
-		on "$near" ip link add relay0 type veth peer name relay0 netns "$far" &&
-		on "$near" ip address add 10.77.0.1/24 dev relay0 &&
-		on "$far" ip address add 10.77.0.2/24 dev relay0 &&
-		on "$near" ip link set relay0 up && on "$far" ip link set relay0 up
-}
-
-key() {
-	echo "0123456789abcdef$1" >"key$1"
-	chmod 600 "key$1"
-}
-
-# relay NAME MACHINE ARGUMENT...: until it says that it can be used; it is $pid.
-relay() {
-	local name=$1 where=$2
-	shift 2
-	: >"$name"
-	nsenter -t "$where" -n "$bin/evering-relay" "$@" >"$name" 2>"$name-err" &
-	pid=$!
-	soon test -s "$name" || {
-		cat "$name-err"
-		return 1
-	}
-}
-
-# relays ARGUMENT...: of the far one; both are there, for what is at far/t and near/t.  A
-# machine that is busy is not to count as lost, but where that is what is tested.
-relays() {
-	local alive=--keepalive=${keepalive:-30}
-	key '' && machines && mkdir near far &&
-		relay far-log "$far" --bind=10.77.0.2:7711 --key=key "$alive" \
-			--serve=t=far/t --serve=kv=far/kv.0 "$@" && far_relay=$pid &&
-		relay near-log "$near" --key=key "$alive" \
-			--listen=near/t --to=10.77.0.2:7711/t \
-			--listen=near/kv.0 --to=10.77.0.2:7711/kv && near_relay=$pid
-}
+# shellcheck source=selftests/relay_common.sh
+. "$(dirname "$0")/relay_common.sh"
 
 echoes() {
 	relays && serve echo --socket=far/t serve &&
 		exits 0 "$bin/echo" --socket=near/t ask one two &&
 		[[ $(<out) == $'one\ntwo' ]] && ends
-}
-
-# Both relays, and the server if there is one, end when they are told to.
-ends() {
-	local pids=("$near_relay" "$far_relay")
-	# shellcheck disable=SC2086 # or none
-	kill "${pids[@]}" $server && ended "${pids[0]}" 0 && ended "${pids[1]}" 0 &&
-		kill "$near" "$far" && soon nobody_left
 }
 
 stores() {
@@ -99,43 +28,9 @@ stores() {
 		says 'all right' out && ends
 }
 
-# The client of kv follows its server: also to the one that is there when the link is again.
-is_cut() {
+is_cut_at_work() {
 	local keepalive=1
-	relays && serve kv --socket=far/kv --workers=1 serve || return
-	"$bin/kv" --socket=near/kv --clients=1 --keys=50 --rounds=1000000 bench >work 2>work-err &
-	local bench=$!
-	soon grep -q '^over' work && sleep 0.3 &&
-		on "$near" ip link set relay0 down && soon grep -q 'silent for longer' near-log-err &&
-		! gone "$bench" && on "$near" ip link set relay0 up &&
-		soon grep -q 'is there again' near-log-err && soon moves && kill "$bench" && ends
-}
-
-# moves: entries cross, as the relay says.
-moves() {
-	local before
-	kill -USR1 "$near_relay" || return
-	sleep 0.2
-	before=$(tail -n 1 near-log)
-	kill -USR1 "$near_relay"
-	sleep 0.2
-	[[ $(tail -n 1 near-log) != "$before" ]]
-}
-
-# suite NAME ARGUMENT...: a test of the library as it is, but that its two processes meet
-# through relays.
-suite() {
-	relays --serve=suite=@suite &&
-		relay more "$near" --key=key --keepalive=30 --listen=near/suite --to=10.77.0.2:7711/suite || return
-	local more=$pid
-	# Its server listens at an abstract name, which each network has its own of.
-	EVERING_SHORT=1 EVERING_RELAY_IN=near/suite EVERING_RELAY_OUT=@suite \
-		on "$far" timeout 300 "$build/selftests/$1" "${@:2}" >log 2>&1 || {
-		grep -A 12 'not ok\|FAIL' log | head -n 60
-		return 1
-	}
-	server=$more
-	ends
+	relays && serves && starts_work --clients=1 && goes_on && is_cut && ends_work && ends
 }
 
 # counts: as JSON.
@@ -227,7 +122,7 @@ configuration() {
 
 check 'echo through relays' echoes
 check 'kv through relays' stores
-check 'a link that is cut' is_cut
+check 'a link that is cut' is_cut_at_work
 check 'numbers' counts
 check 'op_duo, unchanged' suite op_duo
 check 'message, unchanged' suite message
