@@ -315,7 +315,7 @@ m32: ## build programs of 32 bits, for a test
 
 # What has nothing to do with how the library was compiled; and what runs no program
 # with threads of its own, which TSan could have something to say of.
-native_only := bench.sh m32.sh man.sh relay.sh vm.sh
+native_only := bench.sh m32.sh man.sh relay.sh relay_net.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh
 
 # named_tests NAMES: what is built of them; scripts want everything.
@@ -443,9 +443,9 @@ test-tsan: ## run the selftests under TSan
 # So it is for memfd, which is not in the module: it is tested on the older one, and so
 # is the door, in which the device has little part.  kill steps through programs, each step a
 # trap, and does so on memfd without a guest.
-elsewhere_6.12 := bench.sh relay.sh vm.sh listener stranger memory
-elsewhere_6.1 := kill relay relay.sh run.sh tools.sh examples.sh loops.sh trace.sh m32.sh vm.sh \
-	signals
+elsewhere_6.12 := bench.sh relay relay.sh vm.sh listener stranger memory
+elsewhere_6.1 := kill relay relay.sh relay_net.sh run.sh tools.sh examples.sh loops.sh trace.sh \
+	m32.sh vm.sh signals
 # The debug kernels look at the module while it is used in every way, and take ten times
 # as long: what calls more of the library than of the module is left to the others, and so
 # are the arguments that dev_ioctl tries one by one.
