@@ -7,10 +7,13 @@
  * of the size of a greeting.
  */
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <rdma/fi_cm.h>
 #include <rdma/fi_domain.h>
@@ -786,6 +789,64 @@ bool link_idle(struct link *link)
 	return link->state == LINK_DOWN || is_quiet(link, &link->cq->fid);
 }
 
+/* Is it the socket of a connection between these addresses? */
+static bool is_between(int fd, const struct sockaddr_storage *own,
+		       const struct sockaddr_storage *theirs)
+{
+	struct sockaddr_storage name = { 0 };
+	socklen_t len = sizeof(name);
+
+	if (getsockname(fd, (struct sockaddr *)&name, &len) ||
+	    memcmp(&name, own, sizeof(name)))
+		return false;
+	memset(&name, 0, sizeof(name));
+	len = sizeof(name);
+	return !getpeername(fd, (struct sockaddr *)&name, &len) &&
+	       !memcmp(&name, theirs, sizeof(name));
+}
+
+/* The descriptor of the link's socket, which is libfabric's; -1: it has none. */
+static int find_socket(struct link *link)
+{
+	struct sockaddr_storage own = { 0 }, theirs = { 0 };
+	size_t own_len = sizeof(own), their_len = sizeof(theirs);
+	struct dirent *entry;
+	int fd, found = -1;
+	DIR *dir;
+
+	if (fi_getname(&link->ep->fid, &own, &own_len) ||
+	    fi_getpeer(link->ep, &theirs, &their_len))
+		return -1;
+	dir = opendir("/proc/self/fd");
+	if (!dir)
+		return -1;
+	while (found < 0 && (entry = readdir(dir))) {
+		fd = atoi(entry->d_name);
+		if (*entry->d_name != '.' && is_between(fd, &own, &theirs))
+			found = fd;
+	}
+	closedir(dir);
+	return found;
+}
+
+/*
+ * A message is heard when all of it is there, which takes longer than --keepalive if the link
+ * is slow.  That some has come the kernel says; libfabric does not.
+ */
+static void ask_kernel(struct link *link, int64_t now)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+	int fd = find_socket(link);
+	int64_t heard;
+
+	if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len))
+		return;
+	heard = now - (int64_t)info.tcpi_last_data_recv * 1000000;
+	if (heard > link->heard)
+		link->heard = heard;
+}
+
 int64_t link_time(struct link *link, int64_t now)
 {
 	int64_t next;
@@ -797,6 +858,8 @@ int64_t link_time(struct link *link, int64_t now)
 			link_fail(link, -ETIMEDOUT);
 		return link->deadline;
 	}
+	if (now - link->heard >= link->keepalive_ns)
+		ask_kernel(link, now);
 	if (now - link->heard >= link->keepalive_ns) {
 		/* It may live, and hear: then it is not to think that this relay has died. */
 		if (link_record(link, 0, WIRE_SILENT, 0, 0))
