@@ -331,12 +331,28 @@ static int do_shutdown(struct fid_ep *ep, uint64_t flags)
 	return nothing_ep(ep, NULL, flags);
 }
 
+/* There is no socket below, whose kernel could be asked. */
+static int do_name(fid_t fid, void *addr, size_t *len)
+{
+	(void)fid;
+	(void)addr;
+	(void)len;
+	return -FI_ENODATA;
+}
+
+static int do_peer(struct fid_ep *ep, void *addr, size_t *len)
+{
+	return do_name(&ep->fid, addr, len);
+}
+
 static struct fi_ops_cm cm_ops = {
 	.size = sizeof(cm_ops),
 	.connect = do_connect,
 	.listen = do_listen,
 	.accept = nothing_ep,
 	.reject = do_reject,
+	.getname = do_name,
+	.getpeer = do_peer,
 	.shutdown = do_shutdown,
 };
 
