@@ -451,14 +451,17 @@ kv_full() {
 
 # Each on a CPU of its own, as far as there are such, and no thread on two.
 kv_pinned() {
+	serve kv serve && soon workers_are_pinned && stop TERM 0
+}
+
+# Each does it for itself, when it begins to run.
+workers_are_pinned() {
 	local task allowed=0
-	serve kv serve || return
 	for task in /proc/"$server"/task/*; do
 		[[ ${task##*/} == "$server" ]] && continue
 		grep -qE '^Cpus_allowed_list:.[0-9]+$' "$task/status" && ((allowed++))
 	done
-	((allowed == $(nproc))) || grep -q '^64 workers' served || return
-	stop TERM 0
+	((allowed == $(nproc))) || grep -q '^64 workers' served
 }
 
 kv_clients_killed() {
