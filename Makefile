@@ -313,7 +313,7 @@ m32: ## build programs of 32 bits, for a test
 		CPPFLAGS='$(CPPFLAGS) -idirafter /usr/include/$(shell $(CC) -print-multiarch)' \
 		$(m32_programs)
 
-# What has nothing to do with how the library was compiled; and what runs no program
+# What has little to do with how the library was compiled; and what runs no program
 # with threads of its own, which TSan could have something to say of.
 native_only := bench.sh m32.sh man.sh relay.sh relay_net.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh
@@ -490,7 +490,8 @@ test-debug: ## run the selftests in guests with KASAN, lockdep and fault injecti
 
 # One of them alone leaves half a CPU idle, and most of the other while modules are
 # taken out, which that kernel draws out: a new test goes to the first of the two.
-second_debug := $(filter death dev_failnth dev_group dev_life dev_unload group pressure ring,$(test_names))
+second_debug := $(filter death dev_failnth dev_group dev_life dev_unload group pressure \
+	ring,$(test_names))
 debug_tests_1 = $(filter-out $(second_debug),$(filter-out --,$(call guest_tests,debug)))
 debug_tests_2 = $(filter $(second_debug),$(filter-out --,$(call guest_tests,debug)))
 

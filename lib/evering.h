@@ -422,7 +422,8 @@ evering_listener_refused(const struct evering_listener *listener, int *error);
  *
  * The last one of those that share a socket removes its file, if it is still theirs, and
  * this is the process that made it.  Channels that were accepted live on; lanes that evering_accept() has not
- * returned yet are closed.  Thread: alone.
+ * returned yet are closed.  Of an abstract socket the name is free afterwards, unless others have
+ * the socket, too: for that it may wait, for a second at most.  Thread: alone.
  */
 EVERING_API void evering_listener_close(struct evering_listener *listener);
 

@@ -911,11 +911,12 @@ void evering_listener_close(struct evering_listener *l)
 	if (l->user == fork_id() && is_shared(l))
 		pending_give_up(l);
 	/* Connections that were never accepted go with it, and what is in them. */
-	if (l->sock >= 0)
+	if (l->sock >= 0) {
 		sockets_leave(&l->sock, 1);
-	/* An abstract name is free when nobody has a copy of the socket. */
-	if (!l->address.sun_path[0])
-		children_settle();
+		/* An abstract name is free when nobody has a copy of the socket. */
+		if (!l->address.sun_path[0])
+			children_settle();
+	}
 	stop_watching(l);
 	free(l);
 }

@@ -151,11 +151,11 @@ static void end_child(pid_t pid, enum kind kind)
 }
 
 /*
- * children_settle - wait for those that have a copy of what is open here
+ * children_settle - wait for children that hold copies of this process's descriptors
  *
- * For who closes what has a name, which the copy would keep: they have nothing to do but
- * to exit, and want a CPU for that.  For a second at most: a file that is open here, or
- * a stranger's, may keep one.
+ * For the caller that has closed a socket with a name, which such a copy keeps in use.  All
+ * that these children still have to do is exit, for which they need a CPU.  Waits for a
+ * second at most: a file on a file system that is silent may keep a child from exiting.
  */
 void children_settle(void)
 {

@@ -231,9 +231,10 @@ static inline void drop_variants(const char *part)
 }
 
 /*
- * Where one backend alone is asked for, variants of the other are none, rather than
- * skipped: each would be a process, which takes seconds where kernels check themselves.
- * To those kernels it is one how the library waits, too.
+ * Where EVERING_BACKEND names one backend, the other's variants are taken out instead of
+ * skipped: each that is skipped is a process, which takes two seconds in a debug kernel.
+ * There (EVERING_SLOW=100) one policy is enough as well: how the library waits is nothing
+ * to the kernel.
  */
 static inline void choose_variants(void)
 {

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: MIT
 #
 # Tests of the event loops' examples, tools/examples/loop_epoll.c and those of loops/,
-# on each backend that is there: a hundred channels on one thread, all answers right,
+# on each backend that is there: many channels on one thread, all answers right,
 # nobody starved, clients and servers killed, nothing leaked, and no CPU used by who
 # has nothing to do.  TAP.
 #
 #	BUILD=dir		where examples/ lies (build)
 #	EVERING_BACKEND=name	on this one alone, instead of on each that is here
-#	EVERING_SHORT=1		fewer requests
-#	EVERING_GUEST=1		what the device has a part in
+#	EVERING_SHORT=1		fewer requests, and 25 channels instead of a hundred
+#	EVERING_GUEST=1		what the device has a part in, likewise
 #	EVERING_SLOW=n		so many times as long where time is bounded
 
 # shellcheck source=selftests/common.sh
