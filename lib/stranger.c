@@ -588,19 +588,27 @@ int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
 {
 	struct iovec iov = { packet, size };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	bool reset = false, again;
+	bool reset = false, ended = false, again;
 	ssize_t ret;
 
 	/*
 	 * Whoever was turned away has left its hello unread in a socket that is
 	 * closed, which is told once, and before the packet that says why.
+	 *
+	 * The kernel looks into the queue, and then whether the other side has closed:
+	 * what that has sent in between is there although the end is told.  Nothing
+	 * comes after that, so a second look is sure.
 	 */
 	do {
 		msg.msg_flags = 0;
 		ret = recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
-		again = ret < 0 &&
-			(errno == EINTR || (errno == ECONNRESET && !reset));
+		if (ret < 0)
+			again = errno == EINTR ||
+				(errno == ECONNRESET && !reset);
+		else
+			again = !ret && !ended;
 		reset = reset || (ret < 0 && errno == ECONNRESET);
+		ended = ended || !ret;
 	} while (again);
 	if (ret < 0)
 		return errno == EAGAIN && reset ? -ECONNRESET : -errno;
@@ -711,6 +719,7 @@ static bool socket_is_empty(int sock)
 		char bytes[CMSG_SPACE(sizeof(struct ucred))];
 	} control;
 	struct msghdr msg = { 0 };
+	bool ended = false;
 	unsigned int i;
 	ssize_t ret;
 
@@ -729,9 +738,13 @@ static bool socket_is_empty(int sock)
 			return errno == EAGAIN;
 		if (msg.msg_flags & MSG_CTRUNC)
 			return false;
-		if (!msg.msg_controllen)
+		/* As packet_peek(): the first time that may be older than what is there. */
+		if (!msg.msg_controllen && ended)
 			return true;
-		recv(sock, NULL, 0, MSG_DONTWAIT);
+		if (msg.msg_controllen)
+			recv(sock, NULL, 0, MSG_DONTWAIT);
+		else
+			ended = true;
 	}
 	return false;
 }

@@ -132,7 +132,7 @@ struct sandbox {
 	struct {
 		uint32_t go;
 		int ret;
-	} *shared;
+	} * shared;
 	int fds;
 };
 
