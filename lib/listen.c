@@ -820,10 +820,17 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	/* An event may be older than what became of its connection. */
 	if (fd < 0)
 		return 0;
+	/* Before a close, as pending_close(): on the device the channel does not keep it. */
+	epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
 	ret = greet_one(l, p, limits, deadline);
-	/* The descriptor lives on, in the channel. */
-	if (ret == 1)
-		epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
+	if (ret || p->fd < 0)
+		return ret;
+	/* There was nothing after all. */
+	ret = watch(l, EPOLL_CTL_ADD, fd, i);
+	if (ret) {
+		socket_close(fd);
+		p->fd = -1;
+	}
 	return ret;
 }
 
