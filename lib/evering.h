@@ -779,7 +779,8 @@ EVERING_API short evering_events(const struct evering *ev, unsigned int what);
  *	}
  *
  * Publishes what was released; for EVERING_TX also flushes, since a full ring is not
- * drained by a receiver that nobody has woken.  What was armed before need not be
+ * drained by a receiver that nobody has woken.  For EVERING_RX alone it flushes nothing: a
+ * caller that has sent calls evering_flush() first.  What was armed before need not be
  * disarmed first.
  *
  * Returns 0: nothing is there, and the descriptor will tell; those of @what that

@@ -288,7 +288,7 @@ EVERING_API int evering_server_add(struct evering_server *server,
  *
  * Returns how much was done, at least 1; -EAGAIN: nothing, and @timeout_ns was
  * EVERING_NOWAIT; -ETIMEDOUT: nothing in time; -EINTR: a signal handler ran, as the
- * conventions of <evering.h> say, or evering_server_wake() was called; -ESHUTDOWN: it was
+ * conventions of <evering.h> say, or evering_server_wake() or _stop() was called; -ESHUTDOWN: it was
  * stopped, and there are no clients any more; -EDEADLK: called from a callback; -EINVAL:
  * @timeout_ns, or a process that fork() has made.  Thread: the server's.
  */

@@ -607,6 +607,42 @@ readme_json() {
 	((lines <= 60))
 }
 
+# Every program and function of the guide compiles as it stands, and its links lead somewhere.
+guide() {
+	local guide=$top/tools/doc/guide.md file link
+	[[ -r $guide && -r $top/lib/evering.h ]] || skip 'no sources'
+	awk 'match($0, /^```(c|cpp)$/) { file = sprintf("block%d.%s", FNR, substr($0, 4)); next }
+		/^```/ { file = "" }
+		file { print >file }' "$guide"
+	sed -n 's/^##* //p' "$guide" | tr 'A-Z ' 'a-z-' | tr -dc 'a-z0-9\n-' >sections
+	sed 's/](#/\n&/g' "$guide" | sed -n 's/^](#\([^)]*\)).*/\1/p' | sort -u >links
+	while read -r link; do
+		grep -qx -- "$link" sections && continue
+		echo "no section $link"
+		return 1
+	done <links
+	command -v "${CC:-cc}" >/dev/null || return 0
+	for file in block*.c; do
+		[[ $file != 'block*.c' ]] || return
+		if grep -q evering_uring.h "$file" && ! has_header liburing.h; then
+			continue
+		fi
+		"${CC:-cc}" -std=gnu11 -Wall -Wextra -Werror -fsyntax-only "-I$top/lib" \
+			"-I$top/uapi" "$file" && continue
+		echo "line ${file//[!0-9]/} of the guide"
+		return 1
+	done
+	command -v c++ >/dev/null || return 0
+	for file in block*.cpp; do
+		c++ -std=c++20 -Wall -Wextra -Werror -fsyntax-only "-I$top/lib" "-I$top/uapi" \
+			"$file" || return
+	done
+}
+
+has_header() {
+	"${CC:-cc}" -x c -E -o /dev/null - <<<"#include <$1>" 2>/dev/null
+}
+
 # ------------------------------------------------------------------------- all
 
 # What the backend has no part in, nor the kernel: in guests it is not run again.
@@ -627,6 +663,7 @@ on_any() {
 	try 'kv: strangers at an abstract name' kv_admission
 	try 'README: the code is that of echo' readme
 	try 'README: 10 kB, in the lines of the examples' readme_json
+	try 'guide: it compiles' guide
 }
 
 # on BACKEND
