@@ -294,14 +294,14 @@ int evr_channel_grow(struct file *file, void *arg, void __user *uarg)
 
 	if (size % PAGE_SIZE || size > channel->geometry.arena_size[end])
 		return -EINVAL;
-	spin_lock(&channel->lock);
+	spin_lock_bh(&channel->lock);
 	if (channel->over)
 		ret = -ESTALE;
 	else if (ep->growing || (ep->named && ep->pid != task_tgid(current)))
 		ret = -EBUSY;
 	else
 		ep->growing = true;
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	if (ret)
 		return ret;
 	had = region->nr;
@@ -317,9 +317,9 @@ int evr_channel_grow(struct file *file, void *arg, void __user *uarg)
 		smp_store_release(&status->arena_there[end],
 				  (u64)region->nr << PAGE_SHIFT);
 	}
-	spin_lock(&channel->lock); /* the next one has the pages */
+	spin_lock_bh(&channel->lock); /* the next one has the pages */
 	ep->growing = false;
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	evr_channel_settle(channel, false);
 	return ret;
 }

@@ -42,6 +42,19 @@
 #error "evering needs caches that do not alias"
 #endif
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#define evr_timer_delete	del_timer
+#define evr_timer_delete_sync	del_timer_sync
+#else
+#define evr_timer_delete	timer_delete
+#define evr_timer_delete_sync	timer_delete_sync
+#endif
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
+#define evr_timer_owner		from_timer
+#else
+#define evr_timer_owner		timer_container_of
+#endif
+
 /*
  * What the scheduler wants to be told when a waker is about to sleep itself: WF_SYNC,
  * which it keeps to itself, but default_wake_function() takes, and warns of others.

@@ -199,10 +199,12 @@ u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags)
 	if (rang & EVERING_TX)
 		evr_wake(&to->waiters, EVERING_TX, flags);
 	if (READ_ONCE(to->eventfd) || READ_ONCE(to->group)) {
-		spin_lock(&to->channel->lock);
+		spin_lock_bh(&to->channel->lock);
 		evr_tell(to, flags);
-		spin_unlock(&to->channel->lock);
+		spin_unlock_bh(&to->channel->lock);
 	}
+	if (rcu_access_pointer(to->port))
+		evr_port_rung(to, true);
 	return rang;
 }
 
@@ -214,6 +216,8 @@ void evr_hang_up(struct evr_endpoint *to, __poll_t events)
 	evr_wake_sleeper(&to->waiters.sleeper_rx, 0);
 	evr_wake_sleeper(&to->waiters.sleeper_tx, 0);
 	evr_wake_waiters(&to->waiters, true, 0, events);
+	if (rcu_access_pointer(to->port))
+		evr_port_rung(to, false);
 }
 
 /*
@@ -373,10 +377,10 @@ static bool evr_sleeps_here(struct evr_endpoint *ep, u32 bells)
 				    &ep->waiters.sleeper_tx);
 
 	if (!here && READ_ONCE(ep->group)) {
-		spin_lock(&ep->channel->lock); /* as for evr_tell() */
+		spin_lock_bh(&ep->channel->lock); /* as for evr_tell() */
 		here = ep->group &&
 		       evr_queued_here(&ep->group->waiters.sleeper_rx);
-		spin_unlock(&ep->channel->lock);
+		spin_unlock_bh(&ep->channel->lock);
 	}
 	return here;
 }

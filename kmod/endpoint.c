@@ -23,13 +23,13 @@ static int evr_set_eventfd(struct file *file, void *arg, void __user *uarg)
 		if (IS_ERR(ctx))
 			return PTR_ERR(ctx);
 	}
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	old = ep->eventfd;
 	WRITE_ONCE(ep->eventfd, ctx); /* evr_ring() looks without the lock */
 	/* No caller misses the end, whether it looks at STATUS next or not; */
 	if (ctx && evr_gone(ep->peer))
 		evr_eventfd_signal(ctx);
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	smp_mb(); /* nor a ring, if it arms and looks into its ring next: [S] */
 	if (old)
 		eventfd_ctx_put(old);
@@ -45,7 +45,7 @@ static int evr_attach(struct file *file, void *arg, void __user *uarg)
 
 	if (attach->reserved)
 		return -EINVAL;
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	if (ep->state >= EVERING_STATE_DETACHED)
 		ret = -ESTALE;
 	else if (ep->shared || (ep->pid && ep->pid != task_tgid(current)))
@@ -55,7 +55,7 @@ static int evr_attach(struct file *file, void *arg, void __user *uarg)
 	else
 		ep->named = true;
 	attach->epoch = ep->status->epoch;
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	return ret ?: evr_ioctl_reply(uarg, attach, sizeof(*attach));
 }
 
@@ -66,7 +66,7 @@ static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
 	struct evering_peer_cred *out = arg;
 	bool named;
 
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	named = peer->named;
 	if (named) {
 		/* Never one that may be another's by now. */
@@ -76,7 +76,7 @@ static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
 		out->gid = from_kgid_munged(current_user_ns(), peer->cred->egid);
 		out->epoch = peer->status->epoch;
 	}
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	return named ? evr_ioctl_reply(uarg, out, sizeof(*out)) : -ENOTCONN;
 }
 
@@ -117,6 +117,11 @@ static long evr_endpoint_ioctl(struct file *file, unsigned int cmd,
 	}
 }
 
+static struct evr_endpoint *evr_peer_of(const struct file *file)
+{
+	return ((struct evr_endpoint *)file->private_data)->peer;
+}
+
 /* RING alone; it never waits, and so completes at once. */
 static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 				  unsigned int issue_flags)
@@ -127,6 +132,10 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 		return -EOPNOTSUPP;
 	if (cmd->cmd_op != EVERING_IOC_RING)
 		return -ENOTTY;
+	/* A module's port serves in the task that rings, and may sleep. */
+	if (issue_flags & IO_URING_F_NONBLOCK &&
+	    rcu_access_pointer(evr_peer_of(cmd->file)->port))
+		return -EAGAIN;
 	if (READ_ONCE(ring->reserved[0]) | READ_ONCE(ring->reserved[1]) |
 	    READ_ONCE(ring->reserved[2]))
 		return -EINVAL;
@@ -178,10 +187,10 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 	u64 group_a, group_b;
 	int i;
 
-	spin_lock(&channel->lock); /* which keeps their groups there */
+	spin_lock_bh(&channel->lock); /* which keeps their groups there */
 	group_a = a->group ? a->group->id : 0;
 	group_b = b->group ? b->group->id : 0;
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	seq_printf(m, "channel:\t%llu\nend:\t%c\nbytes:\t%llu\n", channel->id,
 		   'A' + evr_end(ep), channel->account.bytes);
 	seq_printf(m, "slot_size:\t%u\nentries:\t%u\nflags:\t%#x\n",

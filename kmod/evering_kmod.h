@@ -78,6 +78,8 @@ struct evr_group {
 	struct evr_account account;
 };
 
+struct evering_port;
+
 /* One end of a channel. */
 struct evr_endpoint {
 	/*
@@ -92,6 +94,7 @@ struct evr_endpoint {
 	struct evr_channel *channel;
 	atomic_long_t rings;	/* how often the peer asked to ring it, */
 	atomic_long_t wakes;	/* and how often it was armed then */
+	struct evering_port __rcu *port; /* a kernel module is this end, or NULL */
 
 	/* Under channel->lock. */
 	struct evering_endpoint_status *status;	/* the kernel's mapping */
@@ -165,6 +168,8 @@ void evr_vm_open(struct vm_area_struct *vma);
 void evr_vm_close(struct vm_area_struct *vma);
 int evr_endpoint_flush(struct file *file, fl_owner_t id);
 int evr_endpoint_release(struct inode *inode, struct file *file);
+void evr_endpoint_occupy(struct evr_endpoint *ep, struct evering_port *port);
+void evr_endpoint_close(struct evr_endpoint *ep);
 void evr_channel_settle(struct evr_channel *channel, bool now);
 
 /* endpoint.c */
@@ -195,6 +200,9 @@ int evr_sleep(struct evr_waiters *waiters, u32 bells,
 int evr_enter_interrupted(struct evering_enter __user *uarg,
 			  const struct evering_enter *enter, u32 rang, int ret);
 long evr_enter(struct file *file, struct evering_enter __user *uarg);
+
+/* port.c */
+void evr_port_rung(struct evr_endpoint *to, bool here);
 
 /* quota.c */
 int evr_quota_charge(struct evr_account *account, s64 bytes, u64 most);

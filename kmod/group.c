@@ -102,7 +102,7 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	ep = file->private_data;
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	if (ep->state >= EVERING_STATE_DETACHED) {
 		ret = -ESTALE; /* as it would be none any more: evr_part() */
 	} else if (ep->group == group) {
@@ -121,7 +121,7 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 		/* For a ring that came too early to see it, and a peer that has gone. */
 		evr_group_mark(group, ep->index, 0);
 	}
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	evr_group_put(old);
 	fput(file);
 	return ret;
@@ -132,7 +132,7 @@ int evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
 {
 	struct evr_group *group;
 
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	group = ep->group;
 	if (from && group != from)
 		group = NULL;
@@ -140,7 +140,7 @@ int evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
 		trace_evr_remove(group, ep);
 		WRITE_ONCE(ep->group, NULL);
 	}
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	evr_group_put(group);
 	return group ? 0 : -ENOENT;
 }

@@ -85,9 +85,9 @@ static bool evr_map_invalidate(struct mmu_interval_notifier *notifier,
 
 	if (range->event != MMU_NOTIFY_RELEASE)
 		return true;
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	left = ep->owner == map && evr_detach(ep);
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	if (left) {
 		evr_part(ep, EPOLLRDHUP);
 		evr_let_run(range->mm);
@@ -106,12 +106,12 @@ int evr_endpoint_flush(struct file *file, fl_owner_t id)
 	struct mm_struct *mm = current->mm;
 	bool left = false;
 
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	if (ep->owner && ep->pid == task_tgid(current) &&
 	    (!atomic_read(&current->signal->live) ||
 	     (mm && mm != ep->owner->notifier.mm)))
 		left = evr_detach(ep);
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	if (left)
 		evr_part(ep, EPOLLRDHUP);
 	return 0;
@@ -178,7 +178,7 @@ int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
 	int ret;
 
 	for (;;) {
-		spin_lock(&ep->channel->lock);
+		spin_lock_bh(&ep->channel->lock);
 		ret = evr_may_map(ep, writes);
 		if (!ret)
 			map = evr_map_count(ep, new);
@@ -187,7 +187,7 @@ int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
 		if (map && !ep->cred)
 			ep->cred = get_current_cred();
 		ep->shared |= map && writes && ep->pid != task_tgid(current);
-		spin_unlock(&ep->channel->lock);
+		spin_unlock_bh(&ep->channel->lock);
 		if (ret || map)
 			break;
 		new = evr_map_new(ep, vma);
@@ -205,7 +205,7 @@ void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma)
 {
 	bool moved;
 
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	moved = ep->state < EVERING_STATE_DETACHED &&
 		ep->owner != vma->vm_private_data;
 	if (moved) {
@@ -218,7 +218,7 @@ void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma)
 		evr_set_state(ep, EVERING_STATE_ATTACHED);
 		trace_evr_attach(ep);
 	}
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 	if (moved && READ_ONCE(ep->peer->state) == EVERING_STATE_CLOSED)
 		evr_quota_move(ep->channel, current_cred());
 }
@@ -229,10 +229,10 @@ void evr_vm_open(struct vm_area_struct *vma)
 	struct evr_map *map = vma->vm_private_data;
 	struct evr_endpoint *ep = map->ep;
 
-	spin_lock(&ep->channel->lock);
+	spin_lock_bh(&ep->channel->lock);
 	map->vmas++;
 	ep->shared |= vma->vm_mm != current->mm;
-	spin_unlock(&ep->channel->lock);
+	spin_unlock_bh(&ep->channel->lock);
 }
 
 /*
@@ -245,13 +245,14 @@ void evr_channel_settle(struct evr_channel *channel, bool now)
 	struct evr_endpoint *end = channel->end;
 	bool idle;
 
-	spin_lock(&channel->lock);
-	idle = !channel->over && list_empty(&end[0].maps) &&
+	spin_lock_bh(&channel->lock);
+	idle = !channel->over && !rcu_access_pointer(end[EVERING_A].port) &&
+	       list_empty(&end[0].maps) &&
 	       list_empty(&end[1].maps) && !end[0].growing && !end[1].growing &&
 	       max(end[0].state, end[1].state) == EVERING_STATE_CLOSED;
 	if (idle && now)
 		WRITE_ONCE(channel->over, true);
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	if (idle && now)
 		evr_channel_shrink(channel);
 	else if (idle)
@@ -269,7 +270,7 @@ void evr_vm_close(struct vm_area_struct *vma)
 	struct evr_channel *channel = ep->channel;
 	bool left = false, last;
 
-	spin_lock(&channel->lock);
+	spin_lock_bh(&channel->lock);
 	last = !--map->vmas;
 	if (last) {
 		list_del(&map->link);
@@ -278,7 +279,7 @@ void evr_vm_close(struct vm_area_struct *vma)
 			left = evr_detach(ep);
 		}
 	}
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	if (left)
 		evr_part(ep, EPOLLRDHUP);
 	if (last) {
@@ -287,28 +288,44 @@ void evr_vm_close(struct vm_area_struct *vma)
 	}
 }
 
-/*
- * Its file is gone, and so are its mappings, which held the file.  The user who keeps
- * the channel alive pays from now on.
- */
-int evr_endpoint_release(struct inode *inode, struct file *file)
+/* A kernel module is this end: from the start, and until evr_endpoint_close(). */
+void evr_endpoint_occupy(struct evr_endpoint *ep, struct evering_port *port)
 {
-	struct evr_endpoint *ep = file->private_data;
+	spin_lock_bh(&ep->channel->lock);
+	ep->status->epoch = 1;
+	evr_set_state(ep, EVERING_STATE_ATTACHED);
+	rcu_assign_pointer(ep->port, port);
+	trace_evr_attach(ep);
+	spin_unlock_bh(&ep->channel->lock);
+}
+
+/*
+ * Its file is gone, and so are its mappings, which held the file; or its module's port.
+ * The user who keeps the channel alive pays from now on.
+ */
+void evr_endpoint_close(struct evr_endpoint *ep)
+{
 	struct evr_channel *channel = ep->channel;
 	const struct cred *cred;
 
-	spin_lock(&channel->lock);
+	spin_lock_bh(&channel->lock);
 	cred = get_cred(ep->peer->cred);
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	/* First, so that whoever has been told of the end is charged. */
 	if (cred)
 		evr_quota_move(channel, cred);
 	put_cred(cred);
-	spin_lock(&channel->lock);
+	spin_lock_bh(&channel->lock);
+	RCU_INIT_POINTER(ep->port, NULL);
 	evr_leave(ep, EVERING_STATE_CLOSED);
-	spin_unlock(&channel->lock);
+	spin_unlock_bh(&channel->lock);
 	evr_part(ep, EPOLLRDHUP | EPOLLHUP);
 	evr_channel_settle(channel, false);
 	evr_channel_put(channel);
+}
+
+int evr_endpoint_release(struct inode *inode, struct file *file)
+{
+	evr_endpoint_close(file->private_data);
 	return 0;
 }

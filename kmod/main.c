@@ -14,6 +14,8 @@
  *	struct evr_map		what one process maps through an endpoint (life.c)
  *	struct evr_group	many endpoints under one sleeper: an anonymous file, and a
  *				page with a bit for each of its members (group.c)
+ *	struct evering_port	a module in place of a process and its file, at one end
+ *				(port.c)
  *	struct evr_user		what a user holds (quota.c)
  *
  *	   fd, dup, fork,		fd, dup, fork,
@@ -47,6 +49,10 @@
  * for which that server's user pays.  That of the group ends nothing, but says
  * "closed", and then an endpoint may join another group.
  *
+ * A port has the reference of a file, and no file, vma nor mm: its endpoint is ATTACHED
+ * from the start until the module lets go of it, which is CLOSED.  The module that made it
+ * holds this one, by the symbols that it uses, and so each port goes before evering does.
+ *
  * Life of an endpoint, as its peer sees it
  * ----------------------------------------
  *
@@ -64,7 +70,9 @@
  * ----------------------
  *
  *	mmap_lock		held around evr_mmap() and the vm_operations
- *	evr_channel.lock	states, mappings, eventfds, membership; no sleep, no user copy
+ *	evering_port.serving	what a module has called for a process that has rung
+ *	evr_channel.lock	states, mappings, eventfds, membership; no sleep, no user copy;
+ *				a port may ring in a softirq: bottom halves are off
  *	lock of a wait queue	an endpoint's, a group's or an eventfd's, and epoll's below
  *
  *	evr_quota_lock		by itself, and a spinlock: nobody waits for a user who is
@@ -84,6 +92,9 @@
  * clears, atomically, EVERING_ARMED; it looks whether it is set; it shows the
  * counters in fdinfo.  In the page of a group it sets bits, atomically, and looks whether
  * any is set.  The worst that a lie can do is to wake, or not to wake, who told it.
+ *
+ * A port writes in its own half and arena, and reads what the process has sent: each byte
+ * once, into memory of the module that made it, where it is checked and used.
  */
 #include <linux/file.h>
 #include <linux/miscdevice.h>

@@ -262,7 +262,8 @@ struct evering_counters {
  * The generation above EVERING_ARMED goes up when a ring of the present one has
  * been consumed, and only then.  A producer that remembers the generation it
  * rang last therefore knows whether a wake-up is already on its way, however
- * often the counter wraps, and rings a generation at most once.
+ * often the counter wraps, and rings a generation at most once.  In the half of a kernel
+ * module it goes up whenever that arms.
  */
 struct evering_half {
 	__u32 released;
