@@ -172,6 +172,28 @@ static int check_endpoint(int fd)
 	return ret;
 }
 
+/* What a channel measures that @fd is an end of; -EPROTO: it is none, or of another version. */
+int device_geometry(int fd, struct evering_geometry *geometry)
+{
+	const struct evering_status *status;
+	void *map;
+	int ret;
+
+	if (fcntl(fd, F_GETFD) < 0)
+		return -errno;
+	ret = check_endpoint(fd);
+	if (ret)
+		return ret;
+	map = mmap(NULL, page_size(), PROT_READ, MAP_SHARED, fd,
+		   (off_t)EVERING_MMAP_OFFSET(EVERING_REGION_STATUS));
+	if (map == MAP_FAILED)
+		return errno == ESTALE ? -EPROTO : -errno;
+	status = map;
+	*geometry = status->geometry;
+	munmap(map, page_size());
+	return 0;
+}
+
 static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 		       int64_t deadline)
 {

@@ -594,6 +594,23 @@ EVERING_API int evering_accept_fd(int fd, const struct evering_params *limits,
 				  int64_t timeout_ns, struct evering **ev);
 
 /**
+ * evering_open_fd - open an end of a channel that a kernel module has
+ * @fd: what the module's driver gave for it; stays the caller's, who may close it at once
+ * @params: policy, spin_ns, flags and arena_begin; the rest is as the module made it; NULL
+ *	for the defaults of evering_accept()
+ * @ev: the endpoint
+ *
+ * There is nobody to meet: the module is there from the start.  One process at a time, as
+ * any endpoint of the device; the peer has no credentials.
+ *
+ * Returns 0; -EINVAL, -E2BIG: @params; -EBADF; -EPROTO: no endpoint of the device, one that was
+ * opened before, or not the end that modules give away; -EPROTONOSUPPORT: a module of another version;
+ * -ENOMEM, -EMFILE, -ENFILE, -EDQUOT.  Any thread.
+ */
+EVERING_API int evering_open_fd(int fd, const struct evering_params *params,
+				struct evering **ev);
+
+/**
  * evering_pair - both endpoints of a new channel, in one process
  * @params: the channel wished for, A being this side; NULL: EVERING_PARAMS_INIT
  * @ev: out: A and B, each for evering_close()

@@ -614,6 +614,7 @@ static inline int peer_arena_see(struct endpoint *e, uint64_t need)
 
 /* device.c */
 int group_file_open(struct evering_group_page **page);
+int device_geometry(int fd, struct evering_geometry *geometry);
 int group_file_enter(int file, const struct evering_group_ring *rings,
 		     unsigned int *count, bool stay, int64_t deadline);
 void group_file_tell(int file, uint32_t index);

@@ -892,3 +892,40 @@ int evering_pair(const struct evering_params *from, struct evering *ev[2])
 	ev[EVERING_B] = &b->ev;
 	return 0;
 }
+
+/*
+ * The module's end is there from the start, and has what it has: what a meeting would have
+ * agreed on is what the kernel says of it.
+ */
+int evering_open_fd(int fd, const struct evering_params *from,
+		    struct evering **ev)
+{
+	const struct backend *backend = backend_by_id(EVERING_BACKEND_DEVICE);
+	struct evering_geometry geometry;
+	struct evering_params params;
+	struct endpoint *e;
+	int ret;
+
+	ret = params_read(from, true, &params);
+	if (!ret)
+		ret = device_geometry(fd, &geometry);
+	if (!ret)
+		ret = endpoint_new(backend, EVERING_B, &geometry, &params, &e);
+	if (ret)
+		return ret;
+	e->set = next_set();
+	e->lanes = 1;
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	ret = fd < 0 ? -errno : backend->join(e, &fd, 1, INT64_MAX);
+	if (!ret)
+		ret = backend->complete(e, NULL, 0);
+	if (!ret)
+		ret = endpoint_ready(e);
+	if (ret) {
+		endpoint_destroy(e);
+		return ret;
+	}
+	backend->met(e);
+	*ev = &e->ev;
+	return 0;
+}
