@@ -334,7 +334,7 @@ test-list:
 		>$(BUILD)/selftests/list
 
 .PHONY: modules module-if-possible
-modules: ## build evering.ko for the running kernel, or for KDIR=
+modules: ## build evering.ko, evnet.ko and evering_echo.ko for the running kernel, or for KDIR=
 ifeq ($(wildcard kmod/*.c),)
 	@echo 'evering.ko: not built: kmod/ holds no source yet'
 else ifeq ($(wildcard $(KDIR)/Makefile),)
@@ -444,13 +444,13 @@ test-tsan: ## run the selftests under TSan
 # is the door, in which the device has little part.  kill steps through programs, each step a
 # trap, and does so on memfd without a guest.
 elsewhere_6.12 := bench.sh relay relay.sh vm.sh listener stranger memory
-elsewhere_6.1 := kill relay relay.sh relay_net.sh run.sh tools.sh examples.sh loops.sh trace.sh \
-	m32.sh vm.sh signals
+elsewhere_6.1 := kill netd.sh relay relay.sh relay_net.sh run.sh tools.sh examples.sh loops.sh \
+	trace.sh m32.sh vm.sh signals
 # The debug kernels look at the module while it is used in every way, and take ten times
 # as long: what calls more of the library than of the module is left to the others, and so
 # are the arguments that dev_ioctl tries one by one.
-elsewhere_debug := dev_ioctl $(filter-out dev_% crowd death doorbell group group_file grow \
-	lanes leak op_duo owner perm poll pressure replace ring server soak uring wait, \
+elsewhere_debug := dev_ioctl $(filter-out dev_% crowd death doorbell evnet group group_file grow \
+	lanes leak op_duo owner perm poll port pressure replace ring server soak uring wait, \
 	$(test_names) $(test_scripts))
 guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 	$(sort $(test_names) $(test_scripts))))
@@ -566,8 +566,8 @@ fuzz-6.12 fuzz-6.1: export EVERING_CALLS ?= $(if $(CI),200000,500000)
 fuzz-debug: export EVERING_SECONDS ?= 150
 fuzz-6.12 fuzz-6.1 fuzz-debug: export EVERING_VM_TEST_TIMEOUT ?= 1500
 fuzz-6.12 fuzz-6.1 fuzz-debug: fuzz-%:
-	@tools/vm test $* -- dev_fuzz; status=$$?; \
-		sed -n 's/^# \([0-9]* system calls.*\); ok.*/$*: \1/p' build/vm/$*/tap; \
+	@tools/vm test $* -- dev_fuzz dev_fuzz_port; status=$$?; \
+		sed -n 's/^# \([0-9]* \(system calls\|calls and\).*\); .*/$*: \1/p' build/vm/$*/tap; \
 		exit $$status
 
 .PHONY: vm
@@ -666,8 +666,8 @@ test-deb: ## build, install, use and remove the packages in chroots of Debian 12
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf $(BUILD) .tmp_versions
-	rm -f *.o *.ko *.mod *.mod.c kmod/*.o kmod/*.o.d .*.cmd kmod/.*.cmd \
-		.*.d kmod/.*.d .*.o Module.symvers modules.order
+	rm -f *.o *.ko *.mod *.mod.c .*.cmd .*.d .*.o Module.symvers modules.order \
+		$(foreach dir,kmod kmod/*,$(addprefix $(dir)/,*.o *.o.d .*.cmd .*.d))
 
 -include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/speed.d \
 	$(relay_objs:.o=.d) \

@@ -224,7 +224,7 @@ one_cpu() {
 		--output=counted && valid counted && grep -q '"icount":1' counted &&
 		grep -q sched_yield counted && ! grep -q '"policy":"busy"' counted &&
 		grep -q 'in guest instructions' out || return
-	bench 2 --icount --modes=stream && says '--icount: of rtt and channel'
+	bench 2 --icount --modes=stream && says '--icount: of rtt, channel, port and evnet'
 }
 
 # running PID: it is no longer env(1).

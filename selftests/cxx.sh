@@ -64,7 +64,7 @@ public_functions() {
 ffi_exports() {
 	[[ -e $ffi ]] || skip "no $ffi"
 	public_functions "$ffi" >"$tmp/has"
-	grep -hoE '\<evering_[a-z]\w*\(' lib/evering{,_ring,_op,_group,_server}.h | tr -d '(' |
+	grep -hoE '\<evering_[a-z]\w*\(' lib/evering{,_ring,_op,_group,_server,_net}.h | tr -d '(' |
 		sort -u >"$tmp/want"
 	comm -23 "$tmp/want" "$tmp/has" >"$tmp/missing"
 	# The library itself has those that are not inline.

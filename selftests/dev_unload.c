@@ -2,12 +2,17 @@
 /*
  * dev_unload.c: taking evering.ko out of the kernel.  Refused as long as
  * anybody holds anything of it, whatever that is; possible as soon as nobody
- * does; a hundred times in a row.  It is put back as it was.
+ * does; a hundred times in a row.  It is put back as it was.  So it is with modules that
+ * have ports, which go whoever has a channel to them.
  *
- * EVERING_MODULE says where evering.ko is, if not where tools/vm puts it.
+ * EVERING_MODULE says where evering.ko is, if not where tools/vm puts it.  Modules that have
+ * ports are taken out first, and not put back.
  */
 #include "dev.h"
+#include "peer.h"
 
+#include <linux/evering_net.h>
+#include <net/if.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
@@ -16,36 +21,14 @@
 
 static char parameters[512];
 
-static int module_file(void)
-{
-	const char *env = getenv("EVERING_MODULE");
-	static const char *const places[] = { "/vm/evering.ko",
-					      "/lib/evering.ko", "evering.ko" };
-	size_t i;
-	int fd;
-
-	if (env)
-		return open(env, O_RDONLY | O_CLOEXEC);
-	for (i = 0; i < ARRAY_SIZE(places); i++) {
-		fd = open(places[i], O_RDONLY | O_CLOEXEC);
-		if (fd >= 0)
-			return fd;
-	}
-	return -1;
-}
-
 static int load(void)
 {
-	int fd = module_file(), ret;
-
-	ret = (int)or_errno(syscall(SYS_finit_module, fd, parameters, 0));
-	close(fd);
-	return ret;
+	return module_load(NAME, parameters);
 }
 
 static int unload(void)
 {
-	return (int)or_errno(syscall(SYS_delete_module, NAME, O_NONBLOCK));
+	return module_unload(NAME);
 }
 
 /* Who holds the module; -1: nobody says. */
@@ -112,7 +95,9 @@ FIXTURE_SETUP(module)
 	REQUIRE_ROOT();
 	if (access("/sys/module/" NAME "/refcnt", R_OK))
 		SKIP(return, NAME " is no module that can be taken out");
-	fd = module_file();
+	EVENTUALLY(module_unload("evering_echo") != -EAGAIN);
+	EVENTUALLY(module_unload("evnet") != -EAGAIN);
+	fd = module_file(NAME);
 	if (fd < 0)
 		SKIP(return, "no evering.ko; EVERING_MODULE says where it is");
 	close(fd);
@@ -233,7 +218,7 @@ TEST_F(module, an_endpoint_in_flight_holds_it)
 
 TEST_F(module, an_io_uring_holds_it)
 {
-	struct uring u;
+	struct uring u = { .fd = -1 };
 	int fd[2];
 
 	REQUIRE_URING(&u);
@@ -389,6 +374,220 @@ TEST_F(module, while_others_come_and_go)
 	for (i = 0; i < 2; i++)
 		EXPECT_EQ(0, reap(pid[i]));
 	TH_LOG("%d times", unloads);
+}
+
+/* ------------------------------------------------- modules that have ports */
+
+static const char *const consumers[] = { "evering_echo", "evnet" };
+
+/* Either is loaded, or there is nothing to test. */
+#define REQUIRE_CONSUMERS()                                            \
+	do {                                                           \
+		for (size_t i_ = 0; i_ < ARRAY_SIZE(consumers); i_++)  \
+			if (module_load(consumers[i_], ""))            \
+				SKIP(return, "no modules with ports"); \
+	} while (0)
+
+TEST_F(module, one_with_ports_holds_it)
+{
+	size_t i;
+
+	close(self->dev);
+	REQUIRE_CONSUMERS();
+	for (i = 0; i < ARRAY_SIZE(consumers); i++) {
+		EXPECT_IN_USE();
+		EXPECT_EQ(0, module_unload(consumers[i]));
+	}
+	EXPECT_UNLOADS();
+}
+
+/* One that has ports is held by its open device, and not by a channel, which ends with it. */
+TEST_F(module, a_channel_does_not_hold_one_with_ports)
+{
+	struct evering_params p =
+		params_sized(EVERING_BACKEND_DEVICE, 64, 16, 4096);
+	struct evering *ev;
+	uint32_t n = 1;
+	int device;
+
+	close(self->dev);
+	REQUIRE_CONSUMERS();
+	device = open("/dev/evering_echo", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, device);
+	EXPECT_EQ(-EAGAIN, module_unload("evering_echo"));
+	close(device);
+	ASSERT_EQ(0, echo_open(&p, 0, 0, &ev));
+	ASSERT_EQ(0, evering_send(ev, &n, sizeof(n), PLENTY));
+	EXPECT_EQ(0, module_unload("evering_echo"));
+	/* What was sent is received first. */
+	EXPECT_EQ(0, evering_recv(ev, &n, sizeof(n), PLENTY));
+	EXPECT_EQ(-EPIPE, evering_recv(ev, &n, sizeof(n), PLENTY));
+	EXPECT_EQ(EVERING_PEER_CLOSED, evering_peer(ev));
+	EXPECT_EQ(0, module_unload("evnet"));
+	EXPECT_IN_USE();
+	evering_close(ev);
+	EXPECT_UNLOADS();
+}
+
+struct user {
+	int kind; /* with a thread of the module's, if odd; an interface, if more than 1 */
+	uint32_t *done;
+};
+
+#define USERS 4
+
+static int net_open(uint32_t spin_us, struct evering **ev)
+{
+	struct evering_net_create arg = { .size = sizeof(arg),
+					  .spin_us = spin_us };
+	struct evering_params params = EVERING_LIMITS_INIT;
+	int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int device = open("/dev/evnet", O_RDWR | O_CLOEXEC);
+	struct ifreq ifr = { .ifr_flags = IFF_UP };
+	int ret;
+
+	ret = unshare(CLONE_NEWNET) || ioctl(device, EVERING_IOC_NET, &arg) ?
+		      -errno :
+		      0;
+	close(device);
+	if (ret)
+		return ret;
+	close(control);
+	control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	memcpy(ifr.ifr_name, arg.name, sizeof(ifr.ifr_name));
+	ret = ioctl(control, SIOCSIFFLAGS, &ifr) ? -errno : 0;
+	close(control);
+	params.policy = EVERING_BLOCK;
+	if (!ret)
+		ret = evering_open_fd(arg.fd, &params, ev);
+	close(arg.fd);
+	return ret;
+}
+
+/* As fast as it can, until the module goes. */
+static int use_port(void *arg)
+{
+	struct evering_params p =
+		params_sized(EVERING_BACKEND_DEVICE, 64, 16, 4096);
+	struct evering_net_packet packet = { .len = 60 };
+	const struct user *user = arg;
+	struct evering *ev;
+	uint32_t entry[15] = { 0 };
+	int ret;
+
+	if (user->kind < 2) {
+		if (echo_open(&p, user->kind & 1 ? EVERING_ECHO_THREAD : 0, 0,
+			      &ev))
+			return 1;
+		do {
+			ret = evering_send(ev, entry, sizeof(entry), PLENTY);
+			if (!ret)
+				ret = evering_recv(ev, entry, sizeof(entry),
+						   PLENTY);
+			__atomic_add_fetch(user->done, 1, __ATOMIC_RELAXED);
+		} while (!ret);
+	} else {
+		if (net_open(user->kind & 1 ? 50 : 0, &ev))
+			return 2;
+		packet.place = evering_offset(ev, evering_alloc(ev, 64, 64));
+		do {
+			ret = evering_send(ev, &packet, sizeof(packet), PLENTY);
+			while (!evering_recv(ev, entry, evering_payload(ev),
+					     EVERING_NOWAIT))
+				;
+			__atomic_add_fetch(user->done, 1, __ATOMIC_RELAXED);
+		} while (!ret);
+	}
+	evering_close(ev);
+	return ret == -EPIPE ? 0 : 3;
+}
+
+static bool all_at_work(const uint32_t *done)
+{
+	for (int i = 0; i < USERS; i++)
+		if (__atomic_load_n(&done[i], __ATOMIC_RELAXED) < 20)
+			return false;
+	return true;
+}
+
+struct victim {
+	pid_t pid;
+	int64_t when;
+};
+
+static int kill_in_time(void *arg)
+{
+	const struct victim *v = arg;
+
+	sleep_ns(v->when);
+	kill(v->pid, SIGKILL);
+	return 0;
+}
+
+/*
+ * The modules are taken out in every order, while four processes send, of which one is killed
+ * at any time: evering.ko not before the others, and those at once.  For a kernel that takes
+ * its time, see above.
+ */
+TEST_F_TIMEOUT(module, in_every_order_under_load, 120)
+{
+	static const uint8_t orders[6][3] = { { 0, 1, 2 }, { 0, 2, 1 },
+					      { 1, 0, 2 }, { 1, 2, 0 },
+					      { 2, 0, 1 }, { 2, 1, 0 } };
+	uint64_t rng = random_seed(), first;
+	int64_t end = now_ns() + 10 * SEC;
+	struct user user[USERS];
+	struct victim victim;
+	int i, k, ret, dead, gone;
+	pid_t pid[USERS], killer;
+	uint32_t *done;
+
+	close(self->dev);
+	done = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)done);
+	first = random_below(&rng, 6);
+	for (i = 0; i < 12 && (i < 2 || now_ns() < end); i++) {
+		const uint8_t *order = orders[(first + (uint64_t)i) % 6];
+
+		REQUIRE_CONSUMERS();
+		memset(done, 0, PAGE);
+		for (k = 0; k < USERS; k++) {
+			user[k] = (struct user){ k, &done[k] };
+			pid[k] = spawn(use_port, &user[k]);
+		}
+		ASSERT_TRUE(EVENTUALLY(all_at_work(done)));
+		dead = (int)random_below(&rng, USERS);
+		victim = (struct victim){ pid[dead], (int64_t)random_below(
+							     &rng, 40 * MSEC) };
+		killer = spawn(kill_in_time, &victim);
+		for (k = 0, gone = 0; k < 3; k++) {
+			/* The last one is for after its users have gone. */
+			if (order[k] == 2) {
+				if (gone < 2)
+					EXPECT_IN_USE();
+				continue;
+			}
+			ret = module_unload(consumers[order[k]]);
+			EXPECT_EQ(0, ret)
+			{
+				TH_LOG("%s", consumers[order[k]]);
+			}
+			gone++;
+		}
+		EXPECT_EQ(0, reap(killer));
+		for (k = 0; k < USERS; k++) {
+			ret = reap(pid[k]);
+			EXPECT_TRUE(!ret || (k == dead && ret == 128 + SIGKILL))
+			{
+				TH_LOG("user %d ended with %d", k, ret);
+			}
+		}
+		EXPECT_EQ(0, unload_soon());
+		ASSERT_EQ(0, load());
+	}
+	TH_LOG("%d times", i);
+	munmap(done, PAGE);
 }
 
 TEST_HARNESS_MAIN

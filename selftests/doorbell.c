@@ -5,13 +5,14 @@
  * between "looked, and there was nothing" and "sleeps", at depth 1 and with a ring
  * that runs full and empty, under BLOCK, ADAPTIVE and both.  Every wait is without
  * a timeout: a lost wake-up stops the run, which the watchdog sees and explains.
- * Every entry is checked.
+ * Every entry is checked.  With evering_echo.ko as the peer what was sent comes back.
  *
  * The last test counts: a million real sleeps over all runs (EVERING_SHORT: fewer).
  */
-#include "common.h"
+#include "peer.h"
 
-#define STALL	(5 * SEC)
+/* Guests stand still for seconds. */
+#define STALL (slow(1) > 1 ? 30 * SEC : 5 * SEC)
 #define LAST	0x80000000u	/* in the salt of the last entry */
 
 struct lane {
@@ -46,6 +47,9 @@ struct scenario {
 	bool hand_over; /* one direction, its ring full, space given singly */
 	bool ping_pong;		/* else both directions stream at once */
 	bool processes;		/* else four threads, or two, in one */
+	bool echo;		/* else: the other side is a module, */
+	uint32_t echo_flags;	/* which is asked for with these */
+	uint32_t echo_spin_us;
 	unsigned int policy[2];
 	uint32_t slot, entries;
 	uint64_t sleeps;	/* enough */
@@ -178,10 +182,16 @@ static bool send_one(struct worker *w, uint32_t n, bool last)
 	return true;
 }
 
+/* Who has sent what @w receives. */
+static unsigned int sender_to(const struct worker *w)
+{
+	return w->s->echo ? w->end : !w->end;
+}
+
 /* 1: an entry; 0: the last one; -1: failed. */
 static int receive_one(struct worker *w, uint32_t n)
 {
-	uint32_t salt = salt_of(!w->end);
+	uint32_t salt = salt_of(sender_to(w));
 	size_t len = evering_payload(w->ev);
 	const void *entry = NULL;
 	bool ok, last;
@@ -214,7 +224,7 @@ static int receive_one(struct worker *w, uint32_t n)
 		congest(w, RECEIVERS);
 		evering_release(w->ev);
 	}
-	__atomic_store_n(&w->c->lane[!w->end].received, n + 1,
+	__atomic_store_n(&w->c->lane[sender_to(w)].received, n + 1,
 			 __ATOMIC_RELAXED);
 	return !last;
 }
@@ -453,7 +463,9 @@ static int run(uint32_t backend, const struct scenario *s)
 					.s = s,
 					.end = i / 2,
 					.rng = seed + (uint64_t)i * 0x1234567 };
-	if (s->processes) {
+	if (s->echo) {
+		ret = echo_open(&p[0], s->echo_flags, s->echo_spin_us, &ev[0]);
+	} else if (s->processes) {
 		ret = duo_start(&duo, false, p, other_process, &w[2]);
 		ev[0] = duo.ev;
 		j.pid = duo.pid;
@@ -472,7 +484,7 @@ static int run(uint32_t backend, const struct scenario *s)
 	w[2].ev = ev[1];
 	w[3].ev = ev[1];
 	j.n = start_end(&w[0], &j.t[0]);
-	if (!s->processes)
+	if (!s->processes && !s->echo)
 		j.n += start_end(&w[2], &j.t[j.n]);
 
 	ret = watch(c, s, ev[0], all_done, &j);
@@ -483,14 +495,20 @@ static int run(uint32_t backend, const struct scenario *s)
 		_exit(KSFT_FAIL); /* threads hang in the channel */
 	}
 	printf("# %s, slot %u, ring %u: %llu messages, %llu sleeps, %lld ms\n",
-	       s->processes ? "processes" : "threads", s->slot, s->entries,
+	       s->echo	    ? "a module" :
+	       s->processes ? "processes" :
+			      "threads",
+	       s->slot, s->entries,
 	       (unsigned long long)(c->lane[0].received + c->lane[1].received),
 	       (unsigned long long)sleeps_of(ev[0]),
 	       (long long)((now_ns() - start) / MSEC));
-	total->sleeps += sleeps_of(ev[0]);
-	total->messages += c->lane[0].received + c->lane[1].received;
-	total->ns += now_ns() - start;
-	total->runs++;
+	/* Where the peer is a module it is not the peer that sleeps, and often nobody. */
+	if (!s->echo) {
+		total->sleeps += sleeps_of(ev[0]);
+		total->messages += c->lane[0].received + c->lane[1].received;
+		total->ns += now_ns() - start;
+		total->runs++;
+	}
 	for (i = 0; i < 2; i++)
 		if (c->lane[i].sent != c->lane[i].received)
 			ret = -1;
@@ -595,6 +613,68 @@ STRESS(threads_at_full_ring_block, .policy = { EVERING_BLOCK, EVERING_BLOCK },
 STRESS(threads_at_full_ring_mixed,
        .policy = { EVERING_ADAPTIVE, EVERING_BLOCK }, .slot = 128, .entries = 8,
        .sleeps = 150000)
+
+/* The same with a module as the peer, which answers in the task that rings, or in a thread. */
+FIXTURE(doorbell_module)
+{
+	int unused;
+};
+
+FIXTURE_VARIANT(doorbell_module)
+{
+	uint32_t flags;
+	uint32_t spin_us;
+};
+
+FIXTURE_VARIANT_ADD(doorbell_module, echo){};
+FIXTURE_VARIANT_ADD(doorbell_module, echo_thread){
+	.flags = EVERING_ECHO_THREAD,
+};
+FIXTURE_VARIANT_ADD(doorbell_module, echo_thread_spins){
+	.flags = EVERING_ECHO_THREAD,
+	.spin_us = 20,
+};
+
+FIXTURE_SETUP(doorbell_module)
+{
+	REQUIRE_BACKEND(EVERING_BACKEND_DEVICE);
+}
+
+FIXTURE_TEARDOWN(doorbell_module)
+{
+}
+
+/* Of this side alone; so the time ends it where the module serves in this side's task. */
+#define STRESS_MODULE(name, ...)                                               \
+	TEST_F_TIMEOUT(doorbell_module, name, 60)                              \
+	{                                                                      \
+		struct scenario s = { .echo = true,                            \
+				      .echo_flags = variant->flags,            \
+				      .echo_spin_us = variant->spin_us,        \
+				      .ns = short_run() ? SEC : 5 * SEC,       \
+				      .sleeps = 100000,                        \
+				      __VA_ARGS__ };                           \
+                                                                               \
+		if (short_run())                                               \
+			s.sleeps /= slow(1) > 1 ? 100 : 20;                    \
+		ASSERT_EQ(0, run(EVERING_BACKEND_DEVICE, &s));                 \
+	}
+
+STRESS_MODULE(at_depth_1_block, .ping_pong = true, .policy = { EVERING_BLOCK },
+	      .slot = 64, .entries = 4)
+
+STRESS_MODULE(at_depth_1_adaptive, .ping_pong = true,
+	      .policy = { EVERING_ADAPTIVE }, .slot = 64, .entries = 16)
+
+STRESS_MODULE(at_depth_1_lazy, .ping_pong = true,
+	      .policy = { EVERING_BLOCK | EVERING_LAZY_RING }, .slot = 64,
+	      .entries = 4)
+
+STRESS_MODULE(at_full_ring_block, .policy = { EVERING_BLOCK }, .slot = 64,
+	      .entries = 4)
+
+STRESS_MODULE(at_full_ring_adaptive, .policy = { EVERING_ADAPTIVE },
+	      .slot = 256, .entries = 16)
 
 /* Fixtures run in the order of the file: this is the last test. */
 FIXTURE(doorbells_in_all)

@@ -27,7 +27,7 @@ case $cc in
 esac
 man=lib/man
 headers=(lib/evering.h lib/evering_ring.h lib/evering_op.h lib/evering_group.h \
-	lib/evering_server.h lib/evering_uring.h)
+	lib/evering_server.h lib/evering_net.h lib/evering_uring.h)
 [[ -e ${headers[0]} && -d $man ]] || skip_all 'no headers and man pages here'
 
 # ------------------------------------------------------------------ machinery
@@ -216,7 +216,7 @@ references_lead_to_pages() {
 			[[ -e $man/man$number/$name.$number ]] ||
 				echo "$file: no page $name($number)"
 		done < <(sed 's/\\-/-/g' "$file" |
-			sed -nE 's/^\.BR (evering[a-z_.-]*) \(([1-9])\).*/\1 \2/p' |
+			sed -nE 's/^\.BR (ev(ering|net)[a-z_.-]*) \(([1-9])\).*/\1 \3/p' |
 			sort -u)
 	done
 }
@@ -236,8 +236,8 @@ others_exist() {
 				man -w 3 io_uring_submit >/dev/null 2>&1 || continue
 			man -w "$number" "$name" >/dev/null 2>&1 ||
 				echo "$file: no page $name($number)"
-		done < <(section 'SEE ALSO' "$file" |
-			sed -nE '/^\.BR evering/d;
+		done < <(section 'SEE ALSO' "$file" | sed 's/\\-/-/g' |
+			sed -nE '/^\.BR ev(ering|net)/d;
 				s/^\.BR ([^ ]+) \(([1-9])\).*/\1 \2/p')
 	done
 }
@@ -256,6 +256,24 @@ prototypes_are_right() {
 		"$cc" -x c -std=c11 -Wall -Werror -Iuapi -Ilib -fsyntax-only \
 			"$tmp/synopsis.c" || echo "$file: see above"
 	done
+}
+
+# Those of section 9, after a header whose kernel this stands in for; a page has what is
+# exported.
+ports_are_right() {
+	local page=$man/man9/evering_port.9
+	need "$cc"
+	sed -n 's/^EXPORT_SYMBOL_GPL(\(.*\));/\1/p' kmod/port.c | sort |
+		diff --label kmod/port.c --label "$page" -U0 - <(names "$page" | sort)
+	mkdir -p "$tmp/kernel/linux"
+	echo '#define BIT(n) (1u << (n))' >"$tmp/kernel/linux/bits.h"
+	{
+		printf '%s\n' '#include <stdbool.h>' '#include <stddef.h>' \
+			'#include <linux/types.h>' 'typedef __u32 u32;' 'typedef __u64 u64;'
+		section SYNOPSIS "$page" | plain
+	} >"$tmp/ports.c"
+	"$cc" -x c -std=c11 -Wall -Werror -I"$tmp/kernel" -Iuapi -Ikmod -fsyntax-only \
+		"$tmp/ports.c" || echo "$page: see above"
 }
 
 # The errors that the comment before a declaration names are in the function's page.
@@ -409,6 +427,7 @@ text_check 'the usual sections are there' sections_are_there
 text_check 'references lead to pages' references_lead_to_pages
 text_check 'references to the pages of others lead to them' others_exist
 text_check 'prototypes are those of the headers' prototypes_are_right
+text_check 'prototypes of ports are those of kmod/evering_port.h' ports_are_right
 text_check 'errors in the headers are in the pages' errors_are_told_of
 text_check 'commands and options are those of evering --help' commands_have_pages
 text_check 'mandoc has nothing to say' mandoc_likes

@@ -6,6 +6,7 @@
  * processes in op_duo.c, and peers that break the rules in op_hostile.c.
  */
 #include "op.h"
+#include "peer.h"
 
 #define ARENA 65536
 #define SLOT EVERING_OPS_MIN_SLOT
@@ -382,30 +383,6 @@ TEST_F(op, an_outcome_without_callback_is_kept_and_taken_once)
 	EXPECT_EQ(0u, c.len);
 }
 
-TEST_F(op, an_outcome_that_is_not_taken_keeps_its_place)
-{
-	struct evering_op op = asks(1, NULL, 0, NULL);
-	struct evering_completion c;
-	uint64_t id[8];
-	int i;
-
-	for (i = 0; i < 8; i++) {
-		ASSERT_EQ(0, ask(A, &op, &id[i]));
-		pump(self->s);
-		ASSERT_EQ(0, evering_op_answer(B->ops, B->got[i].id, i, &i,
-					       sizeof(i)));
-		pump(self->s);
-	}
-	EXPECT_EQ(-EAGAIN, ask(A, &op, NULL));
-	EXPECT_EQ(8u, info_of(A->ops).done);
-	for (i = 7; i >= 0; i--) {
-		ASSERT_EQ(0, evering_op_done(A->ops, id[i], &c));
-		EXPECT_EQ(i, c.result);
-		EXPECT_EQ(0, memcmp(&i, c.data, sizeof(i)));
-	}
-	EXPECT_EQ(0, ask(A, &op, NULL));
-}
-
 TEST_F(op, one_with_a_callback_cannot_be_waited_for)
 {
 	struct evering_completion c;
@@ -459,48 +436,6 @@ TEST_F(op, wait_any_has_the_oldest_outcome_first)
 		EXPECT_EQ(id[order[i]], c.id);
 	}
 	EXPECT_EQ(-ENOENT, evering_op_wait_any(A->ops, &c, PLENTY));
-}
-
-/* The list of outcomes under all orders of taking them. */
-TEST_F(op, outcomes_can_be_taken_in_any_order)
-{
-	uint64_t rng = random_seed(), id[8], queue[8];
-	struct evering_op op = asks(1, NULL, 0, NULL);
-	struct evering_completion c;
-	int round, n = 0, at, i, rounds = short_run() ? 500 : 5000;
-	unsigned int got;
-
-	for (round = 0; round < rounds; round++) {
-		if (n < 8 && random_below(&rng, 2)) {
-			got = B->n_got = 0;
-			ASSERT_EQ(0, ask(A, &op, &id[n]));
-			pump(self->s);
-			ASSERT_EQ(0, evering_op_answer(B->ops, B->got[got].id,
-						       round, NULL, 0));
-			pump(self->s);
-			queue[n++] = (uint64_t)round;
-			continue;
-		}
-		if (!n)
-			continue;
-		at = random_below(&rng, 3) ?
-			     (int)random_below(&rng, (uint64_t)n) :
-			     -1;
-		if (at < 0) {
-			at = 0;
-			ASSERT_EQ(0, evering_op_wait_any(A->ops, &c, PLENTY));
-		} else {
-			ASSERT_EQ(0, evering_op_done(A->ops, id[at], &c));
-		}
-		ASSERT_EQ(id[at], c.id);
-		ASSERT_EQ((int)queue[at], c.result);
-		n--;
-		for (i = at; i < n; i++) {
-			id[i] = id[i + 1];
-			queue[i] = queue[i + 1];
-		}
-		ASSERT_EQ((uint32_t)n, info_of(A->ops).done);
-	}
 }
 
 TEST_F(op, wait_all_leaves_outcomes_to_be_taken)
@@ -600,11 +535,144 @@ TEST_F(op, a_call_is_abandoned_when_its_time_is_up)
 	EXPECT_EQ(0u, o.times);
 }
 
+/* -------------------------------------------------------- any peer that answers */
+
 static void answer_at_once(struct evering_ops *ops,
 			   const struct evering_request *r, void *context)
 {
 	(void)context;
 	evering_op_answer(ops, r->id, (int32_t)r->opcode, r->data, r->len);
+}
+
+/*
+ * Tests that do not care who answers: with the opcode and the data, as soon as it is there.
+ * That is the other side of the same process, or a kernel module.
+ */
+FIXTURE(op_peer)
+{
+	uint32_t backend;
+	bool echo;
+	struct evering *ev[2];
+	struct side s[1];
+	struct evering_ops *answers; /* or NULL: the module does */
+};
+
+PEER_VARIANTS(op_peer);
+
+static int meet(FIXTURE_DATA(op_peer) * self, uint32_t slot, uint32_t entries)
+{
+	struct evering_params p =
+		params_sized(self->backend, slot, entries, ARENA);
+	struct evering_ops_params ops = EVERING_OPS_PARAMS_INIT;
+	int ret;
+
+	close_pair(self->ev);
+	self->answers = NULL;
+	ret = self->echo ? echo_open(&p, EVERING_ECHO_OPS, 0, &self->ev[0]) :
+			   evering_pair(&p, self->ev);
+	if (!ret)
+		ret = side_open(A, self->ev[0], 8, 8, false);
+	if (ret || self->echo)
+		return ret;
+	ops.depth = ops.serve = 8;
+	ops.request = answer_at_once;
+	return evering_ops_open(self->ev[1], &ops, &self->answers);
+}
+
+/* Until everything is answered; 0, or a negative errno. */
+static int answered(FIXTURE_DATA(op_peer) * self)
+{
+	int ret = 0;
+
+	while (ret >= 0 && info_of(A->ops).in_flight) {
+		if (self->answers)
+			evering_ops_poll(self->answers);
+		ret = evering_ops_wait(A->ops,
+				       self->answers ? EVERING_NOWAIT : PLENTY);
+		if (ret == -EAGAIN)
+			ret = 0;
+	}
+	return ret < 0 ? ret : 0;
+}
+
+FIXTURE_SETUP(op_peer)
+{
+	REQUIRE_BACKEND(variant->backend);
+	self->backend = variant->backend;
+	self->echo = variant->echo;
+	ASSERT_EQ(0, meet(self, 64, 64));
+	/* Each has heard of the other. */
+	if (self->answers)
+		evering_ops_poll(self->answers);
+	while (!info_of(A->ops).depth) {
+		ASSERT_LT(0, evering_ops_wait(A->ops, PLENTY));
+	}
+}
+
+FIXTURE_TEARDOWN(op_peer)
+{
+	over = true;
+	close_pair(self->ev);
+}
+
+TEST_F(op_peer, an_outcome_that_is_not_taken_keeps_its_place)
+{
+	struct evering_completion c;
+	struct evering_op op;
+	uint64_t id[8];
+	int i;
+
+	for (i = 0; i < 8; i++) {
+		op = asks((uint32_t)i, &i, sizeof(i), NULL);
+		ASSERT_EQ(0, ask(A, &op, &id[i]));
+		ASSERT_EQ(0, answered(self));
+	}
+	EXPECT_EQ(-EAGAIN, ask(A, &op, NULL));
+	EXPECT_EQ(8u, info_of(A->ops).done);
+	for (i = 7; i >= 0; i--) {
+		ASSERT_EQ(0, evering_op_done(A->ops, id[i], &c));
+		EXPECT_EQ(i, c.result);
+		EXPECT_EQ(0, memcmp(&i, c.data, sizeof(i)));
+	}
+	EXPECT_EQ(0, ask(A, &op, NULL));
+}
+
+/* The list of outcomes under all orders of taking them. */
+TEST_F(op_peer, outcomes_can_be_taken_in_any_order)
+{
+	uint64_t rng = random_seed(), id[8], queue[8];
+	struct evering_completion c;
+	struct evering_op op;
+	int round, n = 0, at, i, rounds = short_run() ? 500 : 5000;
+
+	for (round = 0; round < rounds; round++) {
+		if (n < 8 && random_below(&rng, 2)) {
+			op = asks((uint32_t)round, NULL, 0, NULL);
+			ASSERT_EQ(0, ask(A, &op, &id[n]));
+			ASSERT_EQ(0, answered(self));
+			queue[n++] = (uint64_t)round;
+			continue;
+		}
+		if (!n)
+			continue;
+		at = random_below(&rng, 3) ?
+			     (int)random_below(&rng, (uint64_t)n) :
+			     -1;
+		if (at < 0) {
+			at = 0;
+			ASSERT_EQ(0, evering_op_wait_any(A->ops, &c, PLENTY));
+		} else {
+			ASSERT_EQ(0, evering_op_done(A->ops, id[at], &c));
+		}
+		ASSERT_EQ(id[at], c.id);
+		ASSERT_EQ((int)queue[at], c.result);
+		n--;
+		for (i = at; i < n; i++) {
+			id[i] = id[i + 1];
+			queue[i] = queue[i + 1];
+		}
+		ASSERT_EQ((uint32_t)n, info_of(A->ops).done);
+	}
 }
 
 /* The other side of the same process, driven by whoever has to wait. */
@@ -623,32 +691,37 @@ static void *helper_main(void *arg)
 	return NULL;
 }
 
-TEST_F(op, a_call_brings_the_answer)
+/* With data of every length that there is. */
+TEST_F(op_peer, a_call_brings_the_answer)
 {
-	struct evering_ops_params p = EVERING_OPS_PARAMS_INIT;
+	unsigned char data[EVERING_MAX_SLOT];
 	struct evering_completion c;
 	struct helper h = { 0 };
 	struct evering_op op;
 	pthread_t thread;
-	uint32_t i;
+	uint32_t i, k;
 
-	ASSERT_EQ(0, remake(self->ev, self->backend, 64, 16));
-	ASSERT_EQ(0, side_open(A, self->ev[0], 8, 8, false));
-	p.request = answer_at_once;
-	ASSERT_EQ(0, evering_ops_open(self->ev[1], &p, &h.ops));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, helper_main, &h));
+	ASSERT_EQ(0, meet(self, 64, 16));
+	h.ops = self->answers;
+	if (h.ops)
+		ASSERT_EQ(0, pthread_create(&thread, NULL, helper_main, &h));
 	for (i = 0; i < 500; i++) {
-		op = asks(i, &i, sizeof(i), NULL);
+		for (k = 0; k < sizeof(data); k++)
+			data[k] = (unsigned char)(k * 7 + i);
+		op = asks(i, data, i % (64 - OVERHEAD + 1), NULL);
 		ASSERT_EQ(0, evering_op_call(A->ops, &op, &c,
 					     i & 1 ? EVERING_WAIT_FOREVER :
 						     PLENTY));
 		ASSERT_EQ((int32_t)i, c.result);
-		ASSERT_EQ(sizeof(i), c.len);
-		ASSERT_EQ(0, memcmp(&i, c.data, sizeof(i)));
+		ASSERT_EQ(op.len, c.len);
+		ASSERT_EQ(0, memcmp(data, c.data, c.len));
 	}
 	__atomic_store_n(&h.stop, true, __ATOMIC_RELEASE);
-	pthread_join(thread, NULL);
+	if (h.ops)
+		pthread_join(thread, NULL);
 }
+
+/* ------------------------------------------------------------- what is refused */
 
 TEST_F(op, what_cannot_be_asked_is_refused_and_nothing_has_happened)
 {
@@ -1309,21 +1382,17 @@ static void chain_done(struct evering_ops *ops,
 	chain->nested--;
 }
 
-TEST_F(op, an_outcome_can_ask_anew_with_a_full_table)
+TEST_F(op_peer, an_outcome_can_ask_anew_with_a_full_table)
 {
-	struct chain chain = { .left = 10000 };
+	struct chain chain = { .left = self->echo ? 1000 : 10000 };
 	uint32_t i;
 
-	chain.op = asks(1, NULL, 0, NULL);
+	chain.op = asks(7, NULL, 0, NULL);
 	chain.op.done = chain_done;
 	chain.op.user = &chain;
 	for (i = 0; i < 8; i++)
 		ASSERT_EQ(0, ask(A, &chain.op, NULL));
-	for (i = 0; i < 20000 && info_of(A->ops).in_flight; i++) {
-		ASSERT_LE(0, evering_ops_poll(B->ops));
-		ASSERT_EQ(0, answer_all(B));
-		ASSERT_LE(0, evering_ops_poll(A->ops));
-	}
+	ASSERT_EQ(0, answered(self));
 	EXPECT_EQ(0u, chain.left);
 	EXPECT_EQ(0u, chain.refused);
 	EXPECT_EQ(0, chain.error);

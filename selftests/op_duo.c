@@ -5,6 +5,7 @@
  * has one outcome for each operation, what was answered before, and its buffers.
  */
 #include "op.h"
+#include "peer.h"
 
 #include <sys/epoll.h>
 
@@ -41,7 +42,7 @@ static int finish(struct duo *duo)
 
 	evering_close(duo->ev);
 	duo->ev = NULL;
-	ret = reap(duo->pid);
+	ret = duo->pid ? reap(duo->pid) : 0;
 	duo->pid = 0;
 	return ret;
 }
@@ -150,9 +151,47 @@ static int server(struct evering *ev, void *arg)
 	return s->error ? 5 : 0;
 }
 
+/*
+ * For tests that want no more of the peer than answers, which bring the opcode and the data:
+ * a process, or a kernel module.
+ */
+FIXTURE(op_duo_peer)
+{
+	bool echo;
+	struct duo duo;
+	struct evering_params p[2];
+};
+
+PEER_VARIANTS(op_duo_peer);
+
+FIXTURE_SETUP(op_duo_peer)
+{
+	REQUIRE_BACKEND(variant->backend);
+	self->echo = variant->echo;
+	self->p[0] = params_sized(variant->backend, 64, 16, 8192);
+	self->p[1] = self->p[0];
+}
+
+FIXTURE_TEARDOWN(op_duo_peer)
+{
+	over = true;
+	evering_close(self->duo.ev);
+	kill_and_reap(self->duo.pid);
+}
+
+static int meet(FIXTURE_DATA(op_duo_peer) * self, bool child_connects,
+		struct server *s)
+{
+	if (!self->echo)
+		return duo_start(&self->duo, child_connects, self->p, server,
+				 s);
+	self->duo.pid = 0;
+	return echo_open(&self->p[0], EVERING_ECHO_OPS, 0, &self->duo.ev);
+}
+
 /* ------------------------------------------------------------- all the policies */
 
-TEST_F_TIMEOUT(op_duo, whoever_sleeps_is_woken, 120)
+TEST_F_TIMEOUT(op_duo_peer, whoever_sleeps_is_woken, 120)
 {
 	uint32_t policy, n = ROUNDS, i, burst, depth;
 	struct evering_completion c;
@@ -169,8 +208,7 @@ TEST_F_TIMEOUT(op_duo, whoever_sleeps_is_woken, 120)
 		/* Two who spin need a CPU each, and there may be one. */
 		if (policy == EVERING_BUSY)
 			n /= 10;
-		ASSERT_EQ(0, duo_start(&self->duo, policy & 1, self->p, server,
-				       &s));
+		ASSERT_EQ(0, meet(self, policy & 1, &s));
 		ASSERT_EQ(0, evering_ops_open(self->duo.ev, NULL, &ops));
 		for (i = 0; i < n; i++) {
 			op = asks(i, &i, sizeof(i), NULL);
@@ -208,7 +246,7 @@ TEST_F_TIMEOUT(op_duo, whoever_sleeps_is_woken, 120)
 	}
 }
 
-TEST_F_TIMEOUT(op_duo, a_submission_waits_for_a_place, 60)
+TEST_F_TIMEOUT(op_duo_peer, a_submission_waits_for_a_place, 60)
 {
 	uint32_t n = ROUNDS, i;
 	struct server s = { .naps = 100 * USEC };
@@ -216,7 +254,7 @@ TEST_F_TIMEOUT(op_duo, a_submission_waits_for_a_place, 60)
 	struct outcome o = { 0 };
 	struct evering_op op;
 
-	ASSERT_EQ(0, duo_start(&self->duo, false, self->p, server, &s));
+	ASSERT_EQ(0, meet(self, false, &s));
 	ASSERT_EQ(0, evering_ops_open(self->duo.ev, NULL, &ops));
 	for (i = 0; i < n; i++) {
 		op = asks(i, NULL, 0, &o);
@@ -265,7 +303,7 @@ TEST_F_TIMEOUT(op_duo, a_submission_waits_for_room, 120)
  * The arena is small and what was given is kept for a while by a peer that, having
  * freed it, only sleeps: each buffer that is waited for comes home.
  */
-TEST_F_TIMEOUT(op_duo, who_waits_for_buffers_gets_them, 120)
+TEST_F_TIMEOUT(op_duo_peer, who_waits_for_buffers_gets_them, 120)
 {
 	uint32_t policy, n = ROUNDS, i, starved = 0, loop;
 	struct server s = { .naps = 100 * USEC };
@@ -283,8 +321,7 @@ TEST_F_TIMEOUT(op_duo, who_waits_for_buffers_gets_them, 120)
 			s.in_loop = loop;
 			s.epoll = loop ? EPOLLET : 0;
 			s.keep = 0;
-			ASSERT_EQ(0, duo_start(&self->duo, policy & 1, self->p,
-					       server, &s));
+			ASSERT_EQ(0, meet(self, policy & 1, &s));
 			ASSERT_EQ(0,
 				  evering_ops_open(self->duo.ev, NULL, &ops));
 			for (i = 0; i < (policy == EVERING_BUSY ? n / 10 : n);
@@ -312,7 +349,7 @@ TEST_F_TIMEOUT(op_duo, who_waits_for_buffers_gets_them, 120)
 
 /* ------------------------------------------------------------------ event loops */
 
-TEST_F_TIMEOUT(op_duo, the_documented_loop_loses_nothing, 120)
+TEST_F_TIMEOUT(op_duo_peer, the_documented_loop_loses_nothing, 120)
 {
 	static const uint32_t events[] = { 0, EPOLLET };
 	uint32_t n = ROUNDS, asked, burst;
@@ -327,7 +364,7 @@ TEST_F_TIMEOUT(op_duo, the_documented_loop_loses_nothing, 120)
 
 	for (i = 0; i < 4; i++) {
 		s.epoll = events[i / 2];
-		ASSERT_EQ(0, duo_start(&self->duo, i & 1, self->p, server, &s));
+		ASSERT_EQ(0, meet(self, i & 1, &s));
 		ASSERT_EQ(0, evering_ops_open(self->duo.ev, NULL, &ops));
 		ep = loop_fd(self->duo.ev, events[i & 1]);
 		memset(&o, 0, sizeof(o));

@@ -4,8 +4,12 @@
  * hand.  Whatever cannot be ends the channel with -EPROTO: every operation has its
  * one outcome, every buffer of the victim's is home, and nothing beyond the arenas
  * was looked at.
+ *
+ * A kernel module, evering_echo, is the victim too: it is in no process, so that all there is
+ * to see is that it ends the channel and goes on with others.
  */
 #include "op.h"
+#include "peer.h"
 
 #define ARENA 65536u
 #define GRANULES (ARENA / EVERING_OP_GRANULE)
@@ -1644,6 +1648,166 @@ TEST_F(op_hostile, what_came_before_the_end_is_received)
 	}
 }
 
+/* ------------------------------------------------------ a module as the victim */
+
+/* The variants are there with the module alone. */
+FIXTURE(op_hostile_module)
+{
+	struct scene s;
+	struct evering *ev; /* the hostile one's: entries are laid by hand */
+};
+
+FIXTURE_VARIANT(op_hostile_module)
+{
+	uint32_t flags;
+};
+
+FIXTURE_VARIANT_ADD(op_hostile_module, echo){};
+FIXTURE_VARIANT_ADD(op_hostile_module, echo_thread){
+	.flags = EVERING_ECHO_THREAD,
+};
+
+typedef FIXTURE_DATA(op_hostile_module) module_data;
+
+/* A channel whose module has opened its table; the scene has what it may know of it. */
+static int module_begin(module_data *self, uint32_t flags)
+{
+	struct evering_params p =
+		params_sized(EVERING_BACKEND_DEVICE, SLOT, 64, ARENA);
+	struct entry e = hello(EVERING_OPS_VERSION, DEPTH, DEPTH, STORE);
+	unsigned int i;
+
+	evering_close(self->ev);
+	self->ev = NULL;
+	memset(&self->s, 0, sizeof(self->s));
+	self->s.request = 1 | 1 << EVERING_OP_INDEX_BITS;
+	for (i = 0; i < ASKS; i++)
+		self->s.id[i] = self->s.request + i;
+	p.arena_begin = EVERING_WHOLE;
+	if (echo_open(&p, flags | EVERING_ECHO_OPS, 0, &self->ev) ||
+	    evering_send(self->ev, &e, PAYLOAD, PLENTY) ||
+	    evering_recv(self->ev, &e, PAYLOAD, PLENTY))
+		return __LINE__;
+	return e.h.type == EVERING_OP_OPEN ? 0 : __LINE__;
+}
+
+FIXTURE_SETUP(op_hostile_module)
+{
+	REQUIRE_BACKEND(EVERING_BACKEND_DEVICE);
+	self->ev = NULL;
+	ASSERT_EQ(0, module_begin(self, variant->flags));
+}
+
+FIXTURE_TEARDOWN(op_hostile_module)
+{
+	evering_close(self->ev);
+}
+
+/* Whether the module ends the channel; what it has answered before is passed over. */
+static bool module_ends(module_data *self)
+{
+	struct entry e;
+	int ret;
+
+	do
+		ret = evering_recv(self->ev, &e, PAYLOAD, PLENTY);
+	while (!ret);
+	return ret == -EPIPE && evering_peer(self->ev) == EVERING_PEER_CLOSED;
+}
+
+/* Whether it answers a request that is right, after whatever else. */
+static bool module_answers(module_data *self)
+{
+	struct entry e = entry_of(REQUEST, 77, 0, 0, 4711);
+	int ret;
+
+	ret = evering_send(self->ev, &e, PAYLOAD, PLENTY);
+	while (!ret) {
+		ret = evering_recv(self->ev, &e, PAYLOAD, PLENTY);
+		if (!ret && e.h.type == ANSWER && e.h.id == 77)
+			return e.h.code == 4711;
+	}
+	return false;
+}
+
+TEST_F(op_hostile_module, what_is_wrong_ends_the_channel)
+{
+	static const make_fn makes[] = { make_header, make_home };
+	struct entry e[MOST];
+	unsigned int which, n, i, k;
+
+	for (i = 0; i < ARRAY_SIZE(makes); i++)
+		for (which = 0;; which++) {
+			ASSERT_EQ(0, module_begin(self, variant->flags));
+			n = makes[i](&self->s, which, e);
+			if (!n)
+				break;
+			/* To one that remembers no requests these say nothing, whatever they bring. */
+			if ((e[0].h.type == EVERING_OP_CANCEL ||
+			     e[0].h.type == EVERING_OP_LEAVE) &&
+			    e[0].h.len <= MAX_DATA)
+				continue;
+			for (k = 0; k < n; k++)
+				ASSERT_EQ(0, evering_send(self->ev, &e[k],
+							  PAYLOAD, PLENTY));
+			EXPECT_TRUE(module_ends(self))
+			{
+				TH_LOG("list %u, %u", i, which);
+			}
+		}
+	EXPECT_TRUE(module_answers(self));
+}
+
+/* Of what it does not check, as it is nothing to it, as much as of the rest: no harm. */
+TEST_F(op_hostile_module, nothing_does_harm)
+{
+	static const make_fn makes[] = { make_flags, make_id,	   make_buffer,
+					 make_home,  make_message, make_store,
+					 make_right };
+	struct entry e[MOST];
+	unsigned int which, n, i, k;
+
+	for (i = 0; i < ARRAY_SIZE(makes); i++)
+		for (which = 0;; which++) {
+			ASSERT_EQ(0, module_begin(self, variant->flags));
+			n = makes[i](&self->s, which, e);
+			if (!n)
+				break;
+			for (k = 0; k < n; k++)
+				evering_send(self->ev, &e[k], PAYLOAD,
+					     EVERING_NOWAIT);
+			EXPECT_TRUE(module_answers(self) || module_ends(self))
+			{
+				TH_LOG("list %u, %u", i, which);
+			}
+		}
+	EXPECT_TRUE(module_answers(self));
+}
+
+/* No entry before the first that opens, of the version that it has. */
+TEST_F(op_hostile_module, only_an_opening_opens)
+{
+	struct evering_params p =
+		params_sized(EVERING_BACKEND_DEVICE, SLOT, 64, ARENA);
+	struct entry e;
+	uint32_t i;
+
+	for (i = 0; i < 10; i++) {
+		e = entry_of(i, self->s.request, 0, 0, 0);
+		if (i == EVERING_OP_OPEN)
+			e = hello(EVERING_OPS_VERSION + 1, DEPTH, DEPTH, STORE);
+		evering_close(self->ev);
+		self->ev = NULL;
+		ASSERT_EQ(0, echo_open(&p, variant->flags | EVERING_ECHO_OPS, 0,
+				       &self->ev));
+		ASSERT_EQ(0, evering_send(self->ev, &e, PAYLOAD, PLENTY));
+		EXPECT_TRUE(module_ends(self))
+		{
+			TH_LOG("type %u", i);
+		}
+	}
+}
+
 /* -------------------------------------------------------------------- garbage */
 
 /* Something between noise and what an entry looks like, to what there is. */
@@ -1813,6 +1977,41 @@ TEST_F_TIMEOUT(op_hostile, garbage_does_no_harm, 120)
 	printf("# %u entries, %u of %u channels ended by them\n", sent, ended,
 	       scenes);
 	EXPECT_LT(scenes / 4, ended);
+}
+
+/* The channel ends at the latest where everything does that cannot be, and others go on. */
+TEST_F_TIMEOUT(op_hostile_module, garbage_does_no_harm, 120)
+{
+	uint32_t scenes = short_run() ? 30 : 1000, n, i;
+	uint64_t rng = random_seed();
+	struct entry e;
+	int ret;
+
+	for (n = 0; n < scenes; n++) {
+		ASSERT_EQ(0, module_begin(self, variant->flags));
+		for (i = 0, ret = 0; i < 300 && ret != -EPIPE; i++) {
+			e = random_below(&rng, 16) ?
+				    in_order(&self->s, &rng, i) :
+				    garbage(&self->s, &rng);
+			ret = evering_send(self->ev, &e, PAYLOAD,
+					   EVERING_NOWAIT);
+			while (!evering_recv(self->ev, &e, PAYLOAD,
+					     EVERING_NOWAIT)) {
+				self->s.n_seen += e.h.type == MESSAGE ||
+						  e.h.type == POST;
+				if (e.h.type == HOME)
+					self->s.n_freed = e.h.code;
+				if (e.h.type == ANSWER)
+					self->s.busy[e.h.id & 63] = false;
+			}
+		}
+		e = entry_of(0, 0, 0, 0, 0);
+		ret = evering_send(self->ev, &e, PAYLOAD, PLENTY);
+		ASSERT_TRUE(!ret || ret == -EPIPE);
+		ASSERT_TRUE(module_ends(self));
+	}
+	ASSERT_EQ(0, module_begin(self, variant->flags));
+	EXPECT_TRUE(module_answers(self));
 }
 
 TEST_HARNESS_MAIN
