@@ -17,6 +17,8 @@
  *	relay.c		between the two sides of an arm: relays, or proxies
  *	channel.c	arms: memory and doorbells of a channel, without the library
  *	enter.c		arms: the module's doorbell, without the library
+ *	port.c		arms: a kernel module as the other side
+ *	evnet.c		arms: frames between a process and the kernel's stack
  *	uds.c		Unix sockets, what is to be read and written next
  *	epoll.c		arms: Unix sockets with epoll
  *	uring.c		arms: Unix sockets with io_uring; built where liburing is
@@ -77,6 +79,9 @@
  * MODE_RELAY_*: as between two machines, over loopback: messages of exactly @size bytes, of
  *	which the receiver reads every byte once; relay.c.  RTT: one there and one of the same
  *	length back; STREAM: one way.  Nobody is pinned
+ * MODE_PORT: @size bytes to a kernel module, and back from it, all by the client; port.c
+ * MODE_EVNET_*: Ethernet frames of @size bytes between a process and the kernel's stack, all by
+ *	the client; evnet.c.  TO: to the stack; FROM: from it
  */
 enum mode {
 	MODE_ORIGINAL,
@@ -96,12 +101,18 @@ enum mode {
 	MODE_MANY_FLOOD,
 	MODE_RELAY_RTT,
 	MODE_RELAY_STREAM,
+	MODE_PORT,
+	MODE_EVNET_TO,
+	MODE_EVNET_FROM,
 	MODES
 };
 #define MANY_MODES                                                             \
 	(1u << MODE_MANY_ONE | 1u << MODE_MANY_SOME | 1u << MODE_MANY_ALL |    \
 	 1u << MODE_MANY_ZIPF | 1u << MODE_MANY_FLOOD)
 #define RELAY_MODES (1u << MODE_RELAY_RTT | 1u << MODE_RELAY_STREAM)
+/* The other side is the kernel. */
+#define EVNET_MODES  (1u << MODE_EVNET_TO | 1u << MODE_EVNET_FROM)
+#define KERNEL_MODES (1u << MODE_PORT | EVNET_MODES)
 #define MAX_CHANNELS 10000u
 #define MANY_ACTIVE 64u /* MODE_MANY_SOME */
 #define MANY_DEALT  8u /* MODE_MANY_ZIPF */
@@ -284,6 +295,10 @@ extern const struct arm epoll_original_arm, epoll_good_arm;
 extern const struct arm many_device_arm, many_memfd_arm, many_loop_arm;
 extern const struct arm many_alone_arm, many_scan_arm, many_epoll_arm;
 extern const struct arm evering_relay_arm, chain_arm, pingpong_arm;
+extern const struct arm echo_read_arm, echo_arm, echo_16_arm, echo_op_arm;
+extern const struct arm echo_op_16_arm, echo_thread_arm, echo_thread_op_arm;
+extern const struct arm evnet_arm, tun_arm, dummy_arm;
+extern const struct arm evnet_udp_arm, tun_udp_arm, dummy_udp_arm;
 /*
  * relay.c: a process of this side's between the two sides.  relay_begin() is evering-relay;
  * @name is where the server is to listen already, or where the client connects.
@@ -301,10 +316,14 @@ void meet_close(struct side *s);
 const char *own_name(const struct side *s, char name[NAME_LEN]);
 /* The client goes on when the server listens. */
 void wait_for_server(struct side *s);
+/* The server, which has nothing to do, goes when the client has gone. */
+void wait_for_client(struct side *s);
 /* The client has made @count descriptors, up to four, and the server gets them. */
 void share_fds(struct side *s, int *fds, unsigned int count);
 /* NULL, or why nobody can use the device here. */
 const char *device_missing(void);
+/* evnet.c: once, before any run of MODE_EVNET_*. */
+void evnet_prepare(void);
 /* Not linked where there is no liburing. */
 extern const struct arm uring_original_arm __attribute__((weak));
 extern const struct arm uring_good_arm __attribute__((weak));
@@ -312,7 +331,7 @@ extern const struct arm many_uring_arm __attribute__((weak));
 
 /* What is measured ------------------------------------------------------- */
 
-#define MAX_ARMS 64u
+#define MAX_ARMS 96u
 #define MAX_CELLS 48u /* of a group */
 #define MAX_GROUPS 96u
 #define MAX_ROUNDS 501u
@@ -554,6 +573,12 @@ static inline bool one_way(const struct job *job)
 {
 	return job->mode == MODE_STREAM || job->mode == MODE_MESSAGE ||
 	       job->mode == MODE_RELAY_STREAM;
+}
+
+/* MODE_PORT and MODE_EVNET_*: port.c, evnet.c */
+static inline bool with_kernel(enum mode mode)
+{
+	return KERNEL_MODES >> mode & 1;
 }
 
 /* MODE_MANY_*: many.h */

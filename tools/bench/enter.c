@@ -202,7 +202,9 @@ static void bare_close(struct side *s)
 
 const struct arm enter_arm = {
 	.name = "enter",
-	.modes = ASLEEP,
+	/* port: beside a module that is woken, and wakes */
+	.modes = { [MODE_RTT] = ONLY(EVERING_BLOCK),
+		   [MODE_PORT] = ONLY(EVERING_BLOCK) },
 	.variant = ENTER,
 	.missing = device_missing,
 	.open = bare_open,

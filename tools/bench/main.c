@@ -134,6 +134,19 @@ static void find_arms(const struct bench_options *o)
 	take_arm(&evering_relay_arm);
 	take_arm(&chain_arm);
 	take_arm(&pingpong_arm);
+	take_arm(&echo_read_arm);
+	take_arm(&echo_arm);
+	take_arm(&echo_16_arm);
+	take_arm(&echo_op_arm);
+	take_arm(&echo_op_16_arm);
+	take_arm(&echo_thread_arm);
+	take_arm(&echo_thread_op_arm);
+	take_arm(&evnet_arm);
+	take_arm(&tun_arm);
+	take_arm(&dummy_arm);
+	take_arm(&evnet_udp_arm);
+	take_arm(&tun_udp_arm);
+	take_arm(&dummy_udp_arm);
 
 	find_beside(dir, PEERS_DIR);
 	arm_count += peers_start(o->peers ? o->peers : dir, arms + arm_count,
@@ -441,6 +454,7 @@ static double measure_floor(const struct bench_options *o,
 	if (o->cpu[0] == o->cpu[1] || g->mode == MODE_CHANNEL ||
 	    g->mode == MODE_UNPINNED || g->mode == MODE_CONNECT ||
 	    many_channels(g->mode) || through_relay(g->mode) ||
+	    with_kernel(g->mode) ||
 	    run_job(&raw_arm, &job, o->timeout_ns, &out))
 		return NAN;
 	return (double)out.ns / FLOOR_TRIPS;
@@ -697,6 +711,8 @@ static int bench(const struct bench_options *o, int argc, char **argv)
 	} else {
 		if (o->modes & MANY_MODES)
 			many_raise_limits();
+		if (o->modes & EVNET_MODES)
+			evnet_prepare();
 		find_arms(o);
 		if (o->list)
 			return list_arms();

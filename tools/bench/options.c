@@ -21,8 +21,9 @@ static const char help[] =
 	"What:\n"
 	"  --modes=LIST      of original, fair, rtt, stream, late, channel, message,\n"
 	"                    request, unpinned, connect, many-one, many-64, many-all,\n"
-	"                    many-zipf, many-flood, relay-rtt, relay-stream; many,\n"
-	"                    relay: all of these                 [all but of relay]\n"
+	"                    many-zipf, many-flood, relay-rtt, relay-stream, port,\n"
+	"                    evnet-to, evnet-from; many, relay, evnet: all of these\n"
+	"                                        [all but of relay, port and evnet]\n"
 	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
 	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
 	"                                                           [the mode's own]\n"
@@ -31,9 +32,9 @@ static const char help[] =
 	"                                                           [the mode's own]\n"
 	"  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
 	"  --full            every policy, and more sizes of rtt and stream\n"
-	"  --icount          rtt, asleep, and channel, on one CPU, by its time stamp\n"
-	"                    counter: in a guest of QEMU's -icount shift=0 that counts\n"
-	"                    instructions; see tools/vm\n"
+	"  --icount          rtt, asleep, channel, port and evnet, on one CPU, by its\n"
+	"                    time stamp counter: in a guest of QEMU's -icount shift=0\n"
+	"                    that counts instructions; see tools/vm\n"
 	"  --list            say which arms there are, and which are missing and why\n"
 	"\n"
 	"How long:\n"
@@ -66,7 +67,9 @@ static const char help[] =
 	"connect: connect, one such message there and one back, close; many: requests\n"
 	"over that many channels into one server thread, one at random, 64 of them or\n"
 	"all active, or a few more than others; or one quiet among flooders; relay:\n"
-	"through two relays, as between two machines, over loopback.\n"
+	"through two relays, as between two machines, over loopback; port: to a kernel\n"
+	"module that sends back what it gets; evnet: frames between a process and the\n"
+	"kernel's stack, to it and from it, beside tun.\n"
 	"\n"
 	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
 	"run failed or an operation was not found right; 2 if the command line makes\n"
@@ -237,7 +240,8 @@ static const char *take_modes(void *options, char *text)
 			  "of original, fair, rtt, stream, late, channel, "
 			  "message, request, unpinned, connect, many, "
 			  "many-one, many-64, many-all, many-zipf, many-flood, "
-			  "relay, relay-rtt, relay-stream";
+			  "relay, relay-rtt, relay-stream, port, "
+			  "evnet, evnet-to, evnet-from";
 }
 
 static const char *take_policies(void *options, char *text)
@@ -334,11 +338,12 @@ static void set_defaults(struct bench_options *o)
 					     4 << 10,	10000,	 64 << 10,
 					     256 << 10, 1 << 20, 4 << 20,
 					     16 << 20 };
+	/* The last is unsegmented, and a stack takes no longer one. */
+	static const uint64_t frames[] = { 64, 1500, 65000 };
 	static const uint64_t relayed[] = { 64, 4 << 10, 64 << 10, 1 << 20 };
 	unsigned int mode;
 
 	*o = (struct bench_options){
-		.modes = ((1u << MODES) - 1) & ~RELAY_MODES,
 		.policies = {
 			[MODE_ORIGINAL] = ONLY(EVERING_BUSY),
 			[MODE_FAIR] = ONLY(EVERING_BUSY) |
@@ -362,6 +367,9 @@ static void set_defaults(struct bench_options *o)
 					   ONLY(EVERING_ADAPTIVE),
 			[MODE_RELAY_STREAM] = ONLY(EVERING_BLOCK) |
 					      ONLY(EVERING_ADAPTIVE),
+			[MODE_PORT] = ONLY(EVERING_BLOCK),
+			[MODE_EVNET_TO] = ONLY(EVERING_BLOCK),
+			[MODE_EVNET_FROM] = ONLY(EVERING_BLOCK),
 		},
 		.depth = 200,
 		.min_rounds = 7,
@@ -382,6 +390,12 @@ static void set_defaults(struct bench_options *o)
 		memcpy(o->sizes[mode], relayed, sizeof(relayed));
 		o->size_count[mode] = sizeof(relayed) / sizeof(*relayed);
 	}
+	for (mode = MODE_EVNET_TO; mode <= MODE_EVNET_FROM; mode++) {
+		memcpy(o->sizes[mode], frames, sizeof(frames));
+		o->size_count[mode] = sizeof(frames) / sizeof(*frames);
+	}
+	o->sizes[MODE_PORT][0] = 64;
+	o->size_count[MODE_PORT] = 1;
 	o->sizes[MODE_RTT][0] = o->sizes[MODE_LATE][0] = 64;
 	o->size_count[MODE_RTT] = o->size_count[MODE_LATE] = 1;
 	o->sizes[MODE_UNPINNED][0] = 64;
@@ -403,16 +417,23 @@ static int settle(struct bench_options *o)
 	unsigned int count = allowed_cpus(cpus, 2);
 	uint32_t i;
 
+	if (!o->modes) {
+		o->modes = ((1u << MODES) - 1) & ~RELAY_MODES;
+		/* These need modules, and make network interfaces. */
+		if (!o->icount)
+			o->modes &= ~KERNEL_MODES;
+	}
 	if (o->cpu[0] < 0 && count) {
 		o->cpu[0] = cpus[0];
 		o->cpu[1] = cpus[count - 1];
 	}
 	if (o->icount) {
 		o->cpu[1] = o->cpu[0];
-		o->modes &= ONLY(MODE_RTT) | ONLY(MODE_CHANNEL);
+		o->modes &= ONLY(MODE_RTT) | ONLY(MODE_CHANNEL) | KERNEL_MODES;
 		o->policies[MODE_RTT] = ONLY(EVERING_BLOCK);
 		if (!o->modes)
-			return usage_error("--icount: of rtt and channel");
+			return usage_error("--icount: of rtt, channel, port "
+					   "and evnet");
 	}
 	for (i = 0; i < o->size_count[MODE_RTT]; i++)
 		if (o->sizes[MODE_RTT][i] < 8 &&

@@ -38,9 +38,19 @@ static char *format_value(char buf[FORMAT_LEN], double value)
 
 /* Tables ------------------------------------------------------------------ */
 
+/* What others of a mode are compared with, if not with evering; NULL: with that. */
+static const char *beside_what(enum mode mode)
+{
+	if (through_relay(mode))
+		return "chain";
+	if (mode == MODE_PORT)
+		return "echo-read";
+	return mode == MODE_EVNET_TO || mode == MODE_EVNET_FROM ? "tun" : NULL;
+}
+
 /*
  * What the others of a group are compared with: evering, waiting the same way; behind relays
- * the chain.
+ * the chain; where the kernel is the other side, what has a system call for each.
  */
 static const struct cell *reference(const struct group *g, uint32_t policy)
 {
@@ -49,8 +59,8 @@ static const struct cell *reference(const struct group *g, uint32_t policy)
 	const struct cell *c = NULL;
 	size_t i;
 
-	if (through_relay(g->mode))
-		return find_cell(g, "chain", EVERING_BLOCK);
+	if (beside_what(g->mode))
+		return find_cell(g, beside_what(g->mode), EVERING_BLOCK);
 	if (g->mode < MODE_RTT || g->mode == MODE_STREAM ||
 	    g->mode == MODE_MESSAGE || g->mode == MODE_REQUEST)
 		policy = EVERING_BUSY;
@@ -79,6 +89,9 @@ static const char *title(enum mode mode)
 		"channels, a request of a quiet one, while the others flood",
 		"one message there and one back through two relays, on any CPU",
 		"messages one way through two relays, on any CPU",
+		"bytes to a kernel module, and back from it",
+		"frames from a process to the stack, in batches of 32",
+		"frames from the stack to a process, in batches of 32",
 	};
 
 	return titles[mode];
@@ -86,7 +99,8 @@ static const char *title(enum mode mode)
 
 static void print_head(const struct results *r, const struct group *g)
 {
-	char size[FORMAT_LEN], floor[FORMAT_LEN];
+	char size[FORMAT_LEN], floor[FORMAT_LEN], beside[FORMAT_LEN];
+	const char *what = beside_what(g->mode);
 
 	fprintf(output, "\n%s %s: ", mode_names[g->mode],
 		format_plain(size, g->size));
@@ -99,10 +113,12 @@ static void print_head(const struct results *r, const struct group *g)
 		fprintf(output, "; raw cache-line round trip %s\n",
 			format_ns(floor, summarize(g->floor, g->rounds).median,
 				  false));
+	snprintf(beside, sizeof(beside), "x %s", what ? what : "evering");
 	fprintf(output, "  %-19s %-8s %9s %21s %9s %8s %9s %9s %8s", "arm",
-		"wait", "median", "95 %", "least", "x floor",
-		through_relay(g->mode) ? "x chain" : "x evering", "CPU s/Mop",
-		"calls/op");
+		"wait", "median", "95 %", "least", "x floor", beside,
+		"CPU s/Mop", "calls/op");
+	if (g->mode == MODE_EVNET_FROM)
+		fprintf(output, " %10s", "less dummy");
 	if (each_timed(g->mode) && !r->icount)
 		fprintf(output, " %9s %9s %9s %9s", "p50", "p99", "p99.9",
 			"max");
@@ -119,6 +135,34 @@ static void print_percentiles(const struct hist *h)
 	fprintf(output, " %9s", format_time(buf, hist_percentile(h, 99)));
 	fprintf(output, " %9s", format_time(buf, hist_percentile(h, 99.9)));
 	fprintf(output, " %9s", format_time(buf, h->max));
+}
+
+/* In a round: what an arm takes beyond @base. */
+static struct summary summarize_rest(const struct group *g,
+				     const struct cell *c,
+				     const struct cell *base)
+{
+	double rest[MAX_ROUNDS];
+	uint32_t i;
+
+	for (i = 0; i < g->rounds; i++)
+		rest[i] = c->ns[i] - base->ns[i];
+	return summarize(rest, g->rounds);
+}
+
+/* What the stack takes to send is in each of these. */
+static void print_rest(const struct results *r, const struct group *g,
+		       const struct cell *c)
+{
+	const struct cell *base = find_cell(
+		g, strstr(c->arm, "-udp") ? "dummy-udp" : "dummy", c->policy);
+	char buf[FORMAT_LEN];
+
+	fprintf(output, " %10s",
+		base && base != c ?
+			format_ns(buf, summarize_rest(g, c, base).median,
+				  r->icount) :
+			"-");
 }
 
 static void print_row(const struct results *r, const struct group *g,
@@ -152,6 +196,8 @@ static void print_row(const struct results *r, const struct group *g,
 		fprintf(output, " %9.3f", cpu);
 	fprintf(output, " %8s",
 		format_value(a, summarize(c->calls, g->rounds).median));
+	if (g->mode == MODE_EVNET_FROM)
+		print_rest(r, g, c);
 	if (c->hist.count)
 		print_percentiles(&c->hist);
 	if (c->waited.count)
@@ -181,7 +227,7 @@ void print_table(const struct results *r)
 	}
 	fprintf(output,
 		"\nmedian and 95 %%: of rounds, %s of an operation; x floor, x evering, "
-		"x chain: medians\nof ratios within a round; CPU: of both sides, and of "
+		"x chain,\nx echo-read, x tun: medians of ratios within a round; CPU: of both sides, and of "
 		"their relays; calls: system\ncalls of both sides, counted where they are "
 		"made.\n",
 		r->icount ? "instructions" : "time");
@@ -190,8 +236,8 @@ void print_table(const struct results *r)
 /* Targets ----------------------------------------------------------------- */
 
 #define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
-#define SOCKETS                                                                \
-	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio "             \
+#define SOCKETS                                                    \
+	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio " \
 	"tokio-uring monoio"
 
 /* What a meeting is measured against. */
@@ -210,6 +256,8 @@ void print_table(const struct results *r)
  * @own, @other: policies; @other may be ANY_WAIT
  * @of: what is compared; of instructions, the device's; of turns, those that a quiet
  *	channel waited, with one of each other channel
+ * @arm: whose it is; NULL: of evering's
+ * @less: an arm that is taken off both; NULL: none
  */
 static const struct target {
 	const char *what;
@@ -227,65 +275,81 @@ static const struct target {
 		TURNS
 	} of;
 	uint64_t beside;
+	const char *arm;
+	const char *less;
 } targets[] = {
 	{ "raw cache-line round trip", MODE_RTT, 64, 64, "", EVERING_BUSY,
-	  EVERING_BUSY, 1.15, TIME, 0 },
+	  EVERING_BUSY, 1.15, TIME, 0, NULL, NULL },
 	{ "best queue", MODE_RTT, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.75, TIME, 0 },
+	  0.75, TIME, 0, NULL, NULL },
 	{ "bare eventfds", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, TIME, 0 },
+	  EVERING_BLOCK, 1.05, TIME, 0, NULL, NULL },
 	{ "itself, busy", MODE_RTT, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BUSY, 1.2, TIME, 0 },
+	  EVERING_BUSY, 1.2, TIME, 0, NULL, NULL },
 	{ "itself, block, CPU", MODE_LATE, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BLOCK, 1.2, CPU, 0 },
+	  EVERING_BLOCK, 1.2, CPU, 0, NULL, NULL },
 	{ "eventfd, instructions", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 0.85, INSTRUCTIONS, 0 },
+	  EVERING_BLOCK, 0.85, INSTRUCTIONS, 0, NULL, NULL },
 	{ "best queue", MODE_STREAM, 16, 16, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.6, TIME, 0 },
+	  0.6, TIME, 0, NULL, NULL },
 	{ "best queue", MODE_STREAM, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.5, TIME, 0 },
+	  0.5, TIME, 0, NULL, NULL },
 	{ "shmipc", MODE_ORIGINAL, 4, 16 << 10, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.33, TIME, 0 },
+	  EVERING_BLOCK, 0.33, TIME, 0, NULL, NULL },
 	{ "tokio", MODE_ORIGINAL, 4, 16 << 10, "tokio", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 30, TIME, 0 },
+	  EVERING_BLOCK, 1.0 / 30, TIME, 0, NULL, NULL },
 	{ "uds-epoll", MODE_ORIGINAL, 4, 16 << 10, "uds-epoll", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 20, TIME, 0 },
+	  EVERING_BLOCK, 1.0 / 20, TIME, 0, NULL, NULL },
 	{ "best Unix socket", MODE_ORIGINAL, 4, 16 << 10, SOCKETS, EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 10, TIME, 0 },
+	  EVERING_BLOCK, 1.0 / 10, TIME, 0, NULL, NULL },
 	{ "shmipc", MODE_ORIGINAL, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5, TIME, 0 },
+	  EVERING_BLOCK, 0.5, TIME, 0, NULL, NULL },
 	{ "shmipc", MODE_FAIR, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5, TIME, 0 },
+	  EVERING_BLOCK, 0.5, TIME, 0, NULL, NULL },
 	{ "best Unix socket", MODE_FAIR, 64 << 10, 4 << 20, SOCKETS,
-	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME, 0 },
+	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME, 0, NULL, NULL },
 	{ "two bare memcpys", MODE_MESSAGE, 10000, 10000, "two-copies",
-	  EVERING_BUSY, EVERING_BUSY, 2, TIME, 0 },
+	  EVERING_BUSY, EVERING_BUSY, 2, TIME, 0, NULL, NULL },
 	{ "best peer", MODE_MESSAGE, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
-	  0.5, TIME, 0 },
+	  0.5, TIME, 0, NULL, NULL },
 	{ "best peer", MODE_REQUEST, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
-	  0.5, TIME, 0 },
+	  0.5, TIME, 0, NULL, NULL },
 	{ "one copy and one read", MODE_MESSAGE, 256 << 10, 16 << 20,
-	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME, 0 },
+	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME, 0, NULL,
+	  NULL },
 	{ "bare eventfds", MODE_UNPINNED, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, TIME, 0 },
+	  EVERING_BLOCK, 1.05, TIME, 0, NULL, NULL },
 	{ "best Unix socket", MODE_CONNECT, 4, 128, DOORS, EVERING_BLOCK,
-	  EVERING_BLOCK, 5, TIME, 0 },
+	  EVERING_BLOCK, 5, TIME, 0, NULL, NULL },
 	{ "itself, 1 channel, CPU", MODE_MANY_ONE, 1000, 1000, NULL,
-	  EVERING_BLOCK, EVERING_BLOCK, 1.6, CPU, 1 },
+	  EVERING_BLOCK, EVERING_BLOCK, 1.6, CPU, 1, NULL, NULL },
 	{ "itself, 64 channels", MODE_MANY_SOME, 1000, 1000, NULL, EVERING_BUSY,
-	  EVERING_BUSY, 1.2, TIME, 64 },
+	  EVERING_BUSY, 1.2, TIME, 64, NULL, NULL },
 	{ "a scan of all", MODE_MANY_ONE, 1000, MAX_CHANNELS, "scan",
-	  EVERING_BUSY, EVERING_BUSY, 0.5, TIME, 0 },
+	  EVERING_BUSY, EVERING_BUSY, 0.5, TIME, 0, NULL, NULL },
 	{ "itself, 1000 channels", MODE_MANY_ONE, 2000, MAX_CHANNELS, NULL,
-	  EVERING_BUSY, EVERING_BUSY, 1.2, TIME, 1000 },
+	  EVERING_BUSY, EVERING_BUSY, 1.2, TIME, 1000, NULL, NULL },
 	{ "uds-epoll-good", MODE_MANY_ALL, 1000, 1000, "uds-epoll-good",
-	  EVERING_BUSY, ANY_WAIT, 0.2, TIME, 0 },
+	  EVERING_BUSY, ANY_WAIT, 0.2, TIME, 0, NULL, NULL },
 	{ "a turn of each other", MODE_MANY_FLOOD, 1000, 1000, NULL,
-	  EVERING_BLOCK, EVERING_BLOCK, 1, TURNS, 0 },
+	  EVERING_BLOCK, EVERING_BLOCK, 1, TURNS, 0, NULL, NULL },
 	{ "evering_recv, CPU", MODE_MANY_ONE, 1, 1, "no-group", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, CPU, 0 },
+	  EVERING_BLOCK, 1.05, CPU, 0, NULL, NULL },
 	{ "evering_recv", MODE_MANY_ONE, 1, 1, "no-group", EVERING_BUSY,
-	  EVERING_BUSY, 1.05, TIME, 0 },
+	  EVERING_BUSY, 1.05, TIME, 0, NULL, NULL },
+	{ "a read of as much", MODE_PORT, 64, 64, "echo-read", EVERING_BLOCK,
+	  EVERING_BLOCK, 0.5, INSTRUCTIONS, 0, "echo-16", NULL },
+	{ "a read of as much", MODE_PORT, 64, 64, "echo-read", EVERING_BLOCK,
+	  EVERING_BLOCK, 0.5, INSTRUCTIONS, 0, "echo-op-16", NULL },
+	{ "a process in its place", MODE_PORT, 64, 64, "enter", EVERING_BLOCK,
+	  EVERING_BLOCK, 0.8, INSTRUCTIONS, 0, "echo-thread", NULL },
+	{ "tun", MODE_EVNET_TO, 64, 1500, "tun", EVERING_BLOCK, EVERING_BLOCK,
+	  0.5, INSTRUCTIONS, 0, "evnet", NULL },
+	{ "tun", MODE_EVNET_FROM, 64, 1500, "tun", EVERING_BLOCK, EVERING_BLOCK,
+	  0.5, INSTRUCTIONS, 0, "evnet", NULL },
+	{ "tun, each less dummy", MODE_EVNET_FROM, 64, 1500, "tun",
+	  EVERING_BLOCK, EVERING_BLOCK, 0.5, INSTRUCTIONS, 0, "evnet",
+	  "dummy" },
 };
 
 bool listed(const char *name, const char *list)
@@ -332,13 +396,29 @@ static struct summary turns_of_each(const struct group *g, const struct cell *c)
 	return (struct summary){ 1, most, most, most, most };
 }
 
+/* Of what both take beyond @base, in a round. */
+static struct summary ratio_of_rests(const struct group *g,
+				     const struct cell *own,
+				     const struct cell *other,
+				     const struct cell *base)
+{
+	double a[MAX_ROUNDS], b[MAX_ROUNDS];
+	uint32_t i;
+
+	for (i = 0; i < g->rounds; i++) {
+		a[i] = own->ns[i] - base->ns[i];
+		b[i] = other->ns[i] - base->ns[i];
+	}
+	return summarize_ratio(a, b, g->rounds);
+}
+
 static struct summary reached(const struct results *r, const struct group *g,
 			      const struct target *t, const char *arm)
 {
 	static const struct summary none = { 0, NAN, NAN, NAN, NAN };
 	const struct cell *own = find_cell(g, arm, t->own);
 	const struct group *beside = g;
-	const struct cell *other;
+	const struct cell *other, *base;
 	uint32_t rounds = g->rounds;
 
 	if (!own)
@@ -357,6 +437,10 @@ static struct summary reached(const struct results *r, const struct group *g,
 			     find_cell(beside, arm, t->other);
 	if (!other)
 		return none;
+	if (t->less) {
+		base = find_cell(g, t->less, t->own);
+		return base ? ratio_of_rests(g, own, other, base) : none;
+	}
 	if (t->of == CPU)
 		return summarize_ratio(own->cpu, other->cpu, rounds);
 	return summarize_ratio(own->ns, other->ns, rounds);
@@ -414,6 +498,10 @@ void print_targets(const struct results *r)
 	fprintf(output, "  %-19s %-28s %-26s %6s\n", "arm", "work", "beside",
 		"limit");
 	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
+		if (targets[i].arm) {
+			print_target(r, &targets[i], targets[i].arm);
+			continue;
+		}
 		print_target(r, &targets[i], "evering-device");
 		/* Of connect alone, the channel without arenas. */
 		print_target(r, &targets[i], "evering-device-ring");

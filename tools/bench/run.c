@@ -41,10 +41,10 @@
 #include "many.h"
 
 const char *const mode_names[MODES] = {
-	"original",  "fair",	    "rtt",	"stream",    "late",
-	"channel",   "message",	    "request",	"unpinned",  "connect",
-	"many-one",  "many-64",	    "many-all", "many-zipf", "many-flood",
-	"relay-rtt", "relay-stream"
+	"original",  "fair",	     "rtt",	 "stream",    "late",
+	"channel",   "message",	     "request",	 "unpinned",  "connect",
+	"many-one",  "many-64",	     "many-all", "many-zipf", "many-flood",
+	"relay-rtt", "relay-stream", "port",	 "evnet-to",  "evnet-from"
 };
 
 static struct shared *shared;
@@ -167,6 +167,15 @@ int listen_anywhere(struct side *s)
 	    getsockname(fd, (struct sockaddr *)&s->address, &s->address_len))
 		fail(s, "a listening socket: %m");
 	return fd;
+}
+
+void wait_for_client(struct side *s)
+{
+	char none;
+
+	/* It has nothing to say: its end closes. */
+	while (read(s->sock, &none, sizeof(none)) > 0)
+		;
 }
 
 unsigned int common_port(struct side *s, int *listener)
