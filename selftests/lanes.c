@@ -240,6 +240,7 @@ struct lane_thread {
 	struct evering *ev;
 	uint32_t n;
 	pthread_t t;
+	pid_t tid;
 	int ret;
 };
 
@@ -378,6 +379,7 @@ static void *stuck_main(void *arg)
 	struct lane_thread *t = arg;
 	uint32_t v;
 
+	__atomic_store_n(&t->tid, gettid(), __ATOMIC_RELEASE);
 	evering_recv(t->ev, &v, 4, EVERING_WAIT_FOREVER);
 	return NULL;
 }
@@ -385,7 +387,7 @@ static void *stuck_main(void *arg)
 TEST_F(lanes, a_thread_that_ends_delays_nobody_and_ends_no_lane)
 {
 	struct sigaction act = { .sa_handler = end_thread };
-	struct lane_thread t;
+	struct lane_thread t = { 0 };
 	int i;
 
 	if (SANITIZED)
@@ -394,7 +396,9 @@ TEST_F(lanes, a_thread_that_ends_delays_nobody_and_ends_no_lane)
 	ASSERT_EQ(LANES, MEET(LANES));
 	t.ev = self->c[3];
 	ASSERT_EQ(0, pthread_create(&t.t, NULL, stuck_main, &t));
+	/* Asleep: what it makes when it sleeps for the first time would be nobody's. */
 	ASSERT_TRUE(peer_is_armed(self->s[3], EVERING_RX));
+	ASSERT_TRUE(falls_asleep(&t.tid));
 	ASSERT_EQ(0, pthread_kill(t.t, SIGUSR1));
 	pthread_join(t.t, NULL);
 	for (i = 0; i < LANES; i++) {
