@@ -9,9 +9,8 @@
  *
  * A port is always A, and the process B.  The process may write its own half and its own
  * arena at any time: what is received is to be copied, then checked, then used.  Nothing
- * that it does is an error of the module, or makes more work than was asked for: a port
- * takes so many entries in a pass as it has a budget for, and a pass that finds more is
- * followed by another one after others had the CPU.
+ * that it does is an error of the module, or makes more work than was asked for: a task that
+ * rings serves what the ring has, and what nobody rings for has an eighth of each tick.
  *
  * Contexts: "in serve" is inside evering_port_ops.serve alone.  "Whoever sends" is anybody,
  * one at a time: serve, or who has the module's own lock.
@@ -35,7 +34,7 @@ struct file;
  * struct evering_port_params - what a port is to be
  * @geometry: as for EVERING_IOC_CREATE; arena_size[EVERING_A] is the port's own
  * @flags: EVERING_PORT_*
- * @budget: the most that serve is to do in one pass; 0: 64
+ * @budget: the most that serve is to do in one pass; 0: 64; for work items it is less
  * @spin_us: with a thread: for how many microseconds it looks for more before it sleeps, up to
  *	EVERING_PORT_MAX_SPIN; nobody's CPU time but the machine's
  * @name: with a thread: its name
