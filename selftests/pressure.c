@@ -847,7 +847,7 @@ static int crowds(void *arg)
 	await_death();
 }
 
-TEST_F(pressure, a_thousand_channels_at_once)
+TEST_F_TIMEOUT(pressure, a_thousand_channels_at_once, 600)
 {
 	struct epoll_event event, events[64];
 	static struct evering *ev[MULTITUDE];
