@@ -679,6 +679,27 @@ static inline int write_text(const char *path, const char *text)
 	return ret;
 }
 
+/* Files of proc and sysfs that are one number; -1: it cannot be read. */
+static inline long read_number(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	long n = -1;
+
+	if (f && fscanf(f, "%ld", &n) != 1)
+		n = -1;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static inline void write_number(const char *path, long n)
+{
+	char number[24];
+
+	snprintf(number, sizeof(number), "%ld", n);
+	write_text(path, number);
+}
+
 /* ------------------------------------------------------------------- scales */
 
 /* Open descriptors, without /proc. */

@@ -338,26 +338,6 @@ static bool conduct(const struct program *p)
 
 /* --------------------------------------------------------- what may be left over */
 
-static long read_number(const char *path)
-{
-	FILE *f = fopen(path, "re");
-	long n = -1;
-
-	if (f && fscanf(f, "%ld", &n) != 1)
-		n = -1;
-	if (f)
-		fclose(f);
-	return n;
-}
-
-static void write_number(const char *path, long n)
-{
-	char number[24];
-
-	snprintf(number, sizeof(number), "%ld", n);
-	write_text(path, number);
-}
-
 static const char *const limits[] = {
 	MODULE "parameters/max_user_channels",
 	MODULE "parameters/max_user_mib",

@@ -466,26 +466,6 @@ static uint64_t count_all(void)
 	return all;
 }
 
-static long read_number(const char *path)
-{
-	FILE *f = fopen(path, "re");
-	long n = -1;
-
-	if (f && fscanf(f, "%ld", &n) != 1)
-		n = -1;
-	if (f)
-		fclose(f);
-	return n;
-}
-
-static void write_number(const char *path, long n)
-{
-	char text[24];
-
-	snprintf(text, sizeof(text), "%ld", n);
-	write_text(path, text);
-}
-
 static const char *const limits[] = {
 	PARAMETERS "max_user_channels",
 	PARAMETERS "max_user_mib",

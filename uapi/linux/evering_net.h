@@ -64,7 +64,9 @@ struct evering_net_create {
  * @place: of the packet, from the start of the sender's arena
  * @len: its bytes, 14..EVERING_NET_MAX_PACKET
  * @flags, @gso_type, @hdr_len, @gso_size, @csum_start, @csum_offset: as struct virtio_net_hdr,
- *	little endian; 0 without EVERING_NET_OFFLOAD
+ *	little endian; 0 without EVERING_NET_OFFLOAD.  Of @flags a process may set
+ *	VIRTIO_NET_HDR_F_NEEDS_CSUM and _DATA_VALID; with another one, or a header that is no
+ *	such thing, the packet counts as an error
  * @reserved: 0
  */
 struct evering_net_packet {
