@@ -65,19 +65,19 @@ static := $(BUILD)/libevering.a
 shared := $(BUILD)/libevering.so.$(VERSION)
 ffi := $(BUILD)/libevering-ffi.so.$(VERSION)
 lib_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard lib/*.c))
-# All of tools/ is one program but for these.
-alone := tools/speed.c tools/alloc.c
+# One program, with its bench, but for these.
+alone := tools/bench/speed.c tools/bench/alloc.c
 # Without liburing's headers the bench does without; the library is linked in, so
 # that who runs evering need not have it.
 have_uring := $(wildcard /usr/include/liburing.h)
 alone += $(if $(have_uring),,tools/bench/uring.c tools/bench/many_uring.c)
 tool_objs := $(patsubst %.c,$(obj)/%.o, \
-	$(filter-out $(alone),$(wildcard tools/*.c tools/bench/*.c)))
+	$(filter-out $(alone),$(wildcard tools/evering/*.c tools/bench/*.c)))
 # Without libfabric's headers there is no relay.
 have_fabric := $(wildcard /usr/include/rdma/fabric.h)
 relay_objs := $(patsubst %.c,$(obj)/%.o,$(wildcard tools/relay/*.c)) \
-	$(addprefix $(obj)/tools/,options.o process.o util.o)
-programs := $(BUILD)/evering $(if $(have_fabric),$(BUILD)/evering-relay) $(if $(wildcard tools/speed.c),$(BUILD)/speed) \
+	$(addprefix $(obj)/tools/evering/,options.o process.o util.o)
+programs := $(BUILD)/evering $(if $(have_fabric),$(BUILD)/evering-relay) $(BUILD)/speed \
 	$(BUILD)/alloc
 example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 	$(wildcard tools/examples/*.c))
@@ -85,13 +85,15 @@ example_programs := $(patsubst tools/examples/%.c,$(BUILD)/examples/%, \
 loop_programs := $(addprefix $(BUILD)/examples/,$(if $(have_uring),loop_uring) \
 	$(if $(wildcard /usr/include/uv.h),loop_uv) \
 	$(if $(shell command -v $(CXX)),worker))
-test_names := $(basename $(notdir $(filter-out $(if $(have_uring),, \
-	selftests/uring.c),$(wildcard selftests/*.c))))
+# Those of the device need the module and no library, the others the library.
+device_tests := $(basename $(notdir $(wildcard selftests/device/*.c)))
+test_names := $(device_tests) $(basename $(notdir $(filter-out $(if $(have_uring),, \
+	selftests/library/uring.c),$(wildcard selftests/library/*.c))))
 test_programs := $(addprefix $(BUILD)/selftests/,$(test_names))
 headers := $(notdir $(wildcard lib/evering*.h lib/evering*.hpp))
 kernel_headers := $(notdir $(wildcard uapi/linux/*.h))
 man_pages := $(patsubst lib/man/%,%,$(wildcard lib/man/man[1-9]/*))
-test_scripts := $(filter-out common.sh relay_common.sh,$(notdir $(wildcard selftests/*.sh)))
+test_scripts := $(filter-out common.sh relay_common.sh,$(notdir $(wildcard selftests/scripts/*.sh)))
 
 ifeq ($(V),1)
 say = @:
@@ -126,8 +128,8 @@ library: $(static) $(BUILD)/libevering.so $(BUILD)/libevering-ffi.so ## build th
 tools: $(programs) ## build evering and the other programs
 	@:
 
-$(lib_objs) $(obj)/lib/ffi/ffi.o $(tool_objs) $(obj)/tools/speed.o \
-		$(obj)/tools/alloc.o $(filter $(obj)/tools/relay/%,$(relay_objs)): \
+$(lib_objs) $(obj)/lib/ffi/ffi.o $(tool_objs) $(obj)/tools/bench/speed.o \
+		$(obj)/tools/bench/alloc.o $(filter $(obj)/tools/relay/%,$(relay_objs)): \
 		$(obj)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC $<)
@@ -186,7 +188,7 @@ $(BUILD)/evering-relay: $(relay_objs) $(static)
 	$(call say,LD $@)
 	$(Q)$(link) -o $@ $^ -lfabric -lcrypto
 
-$(BUILD)/speed $(BUILD)/alloc: $(BUILD)/%: $(obj)/tools/%.o $(static)
+$(BUILD)/speed $(BUILD)/alloc: $(BUILD)/%: $(obj)/tools/bench/%.o $(static)
 	$(call say,LD $@)
 	$(Q)$(link) -o $@ $^
 
@@ -248,7 +250,7 @@ message_libs := $(subst $(comma), ,$(foreach arm,$(message_have),$(lastword \
 	$(subst :, ,$(arm)))))
 message_objs := $(patsubst %,$(obj)/$(peers)/%.o,$(message_sources)) \
 	$(addprefix $(obj)/tools/,bench/run.o bench/sum.o bench/crowd.o bench/peer.o \
-	process.o util.o)
+	evering/process.o evering/util.o)
 
 $(obj)/$(peers)/%.o: $(peers)/%.c Makefile
 	@mkdir -p $(@D)
@@ -268,7 +270,7 @@ $(BUILD)/bench/headers: .FORCE
 .PHONY: .FORCE
 .FORCE:
 
-$(BUILD)/bench/queues: $(peers)/queues.cpp tools/hist.h $(BUILD)/bench/headers
+$(BUILD)/bench/queues: $(peers)/queues.cpp tools/evering/hist.h $(BUILD)/bench/headers
 	$(call say,CXX $<)
 	$(Q)$(CXX) -std=c++17 -O2 -g -Wall -Wextra $(if $(WERROR),-Werror) \
 		$(dpdk_flags) -pthread -o $@ $<
@@ -285,13 +287,19 @@ $(BUILD)/selftests/uring: private libs := -l:liburing.a
 
 # The kernel's test harness is a system header, so that its warnings are not ours;
 # but what its macros define has no prototype, and parameters that nobody uses.
-$(test_programs): $(BUILD)/selftests/%: selftests/%.c $(static) Makefile \
+compile_test = $(Q)mkdir -p $(@D) $(obj)/selftests; $(compile) $(TEST_CFLAGS) -Iselftests \
+	-MF $(obj)/selftests/$*.d -isystem $(KSELFTEST_DIR) -Wno-missing-prototypes \
+	-Wno-unused-parameter $(LDFLAGS) -o $@ $<
+
+$(device_tests:%=$(BUILD)/selftests/%): $(BUILD)/selftests/%: selftests/device/%.c Makefile \
 		$(KSELFTEST_DIR)/kselftest_harness.h
-	@mkdir -p $(@D) $(obj)/selftests
 	$(call say,CC $<)
-	$(Q)$(compile) $(TEST_CFLAGS) -MF $(obj)/selftests/$*.d -isystem $(KSELFTEST_DIR) \
-		-Wno-missing-prototypes -Wno-unused-parameter $(LDFLAGS) -o $@ $< $(static) \
-		$(libs)
+	$(compile_test)
+
+$(filter-out $(device_tests:%=$(BUILD)/selftests/%),$(test_programs)): $(BUILD)/selftests/%: \
+		selftests/library/%.c $(static) Makefile $(KSELFTEST_DIR)/kselftest_harness.h
+	$(call say,CC $<)
+	$(compile_test) $(static) $(libs)
 
 $(KSELFTEST_DIR)/kselftest_harness.h:
 	@echo >&2 '$@ is missing: run `tools/setup test`, or' \
@@ -408,7 +416,7 @@ vm_tests = $(if $(VM_TESTS),-- $(VM_TESTS))
 
 # What several targets passed and failed, in one sum.  No shell is in between here,
 # nor below: it would keep signals to itself.
-sum_up = @tools/sum-up $(MAKE)
+sum_up = @tools/check/sum-up $(MAKE)
 
 .PHONY: test
 test: ## run the selftests: natively, under ASan and UBSan, under TSan, in guests
@@ -419,25 +427,25 @@ test: ## run the selftests: natively, under ASan and UBSan, under TSan, in guest
 .PHONY: test-here
 test-here: ## run the selftests natively, under ASan and UBSan, and under TSan
 	@tools/setup run test
-	@tools/sum-up --together $(MAKE) test-native test-asan test-tsan
+	@tools/check/sum-up --together $(MAKE) test-native test-asan test-tsan
 
 .PHONY: test-native
 test-native: ## run the selftests natively
 	@tools/setup run test
 	@$(MAKE) $(jobs) $(if $(CI),WERROR=1) selftests
-	@$(if $(CI),EVERING_SOAK=$${EVERING_SOAK:-30} )tools/run-selftests $(BUILD)/selftests
+	@$(if $(CI),EVERING_SOAK=$${EVERING_SOAK:-30} )tools/check/run-selftests $(BUILD)/selftests
 
 .PHONY: test-asan
 test-asan: ## run the selftests under ASan and UBSan
 	@tools/setup run test
 	@$(MAKE) $(jobs) $(asan) selftests
-	@tools/run-selftests $(BUILD)/asan/selftests
+	@tools/check/run-selftests $(BUILD)/asan/selftests
 
 .PHONY: test-tsan
 test-tsan: ## run the selftests under TSan
 	@tools/setup run test
 	@$(MAKE) $(jobs) $(tsan) selftests
-	@tools/run-selftests $(BUILD)/tsan/selftests
+	@tools/check/run-selftests $(BUILD)/tsan/selftests
 
 # Scripts test programs rather than kernels: in guests one kernel is enough for each.
 # So it is for memfd, which is not in the module: it is tested on the older one, and so
@@ -460,7 +468,7 @@ guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 test-vm: ## run the selftests in guests of 6.12 and 6.1 (VM_TESTS=names)
 	@tools/setup run test vm
 	@$(MAKE) $(jobs) selftests
-	@tools/sum-up --together $(MAKE) guest-6.12 guest-6.1
+	@tools/check/sum-up --together $(MAKE) guest-6.12 guest-6.1
 
 test-vm-6.12 test-vm-6.1: test-vm-%:
 	@tools/setup run test vm
@@ -470,7 +478,7 @@ test-vm-6.12 test-vm-6.1: test-vm-%:
 .PHONY: guest-6.12 guest-6.1
 guest-6.12: export EVERING_BACKEND ?= device
 guest-6.12 guest-6.1: guest-%:
-	@tools/vm test $* $(call guest_tests,$*)
+	@tools/check/vm test $* $(call guest_tests,$*)
 
 # One test, while one works at it: `make guest TESTS=ring` takes 15 to 30 seconds.
 KERNEL ?= 6.12
@@ -479,14 +487,14 @@ BACKEND ?= device
 guest: ## run TESTS= in one guest, in seconds (KERNEL=6.1|6.12|debug, BACKEND=memfd)
 	@tools/setup run test vm $(if $(filter debug kcsan,$(KERNEL)),debug)
 	@$(MAKE) $(jobs) $(if $(TESTS),$(call named_tests,$(TESTS)),selftests)
-	@EVERING_BACKEND=$(BACKEND) tools/vm test $(KERNEL) $(vm_tests)
+	@EVERING_BACKEND=$(BACKEND) tools/check/vm test $(KERNEL) $(vm_tests)
 
 .PHONY: test-debug
 test-debug: ## run the selftests in guests with KASAN, lockdep and fault injection
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
-	@tools/vm debug-kernel
-	@tools/sum-up --together $(MAKE) guest-debug-1 guest-debug-2
+	@tools/check/vm debug-kernel
+	@tools/check/sum-up --together $(MAKE) guest-debug-1 guest-debug-2
 
 # One of them alone leaves half a CPU idle, and most of the other while modules are
 # taken out, which that kernel draws out: a new test goes to the first of the two.
@@ -498,31 +506,31 @@ debug_tests_2 = $(filter $(second_debug),$(filter-out --,$(call guest_tests,debu
 .PHONY: guest-debug-1 guest-debug-2
 guest-debug-1 guest-debug-2: export EVERING_BACKEND ?= device
 guest-debug-1 guest-debug-2: guest-debug-%:
-	@$(if $(debug_tests_$*),EVERING_VM_PART=$* tools/vm test debug -- $(debug_tests_$*), \
+	@$(if $(debug_tests_$*),EVERING_VM_PART=$* tools/check/vm test debug -- $(debug_tests_$*), \
 		echo '0 passed, 0 failed, 0 skipped')
 
 # With nothing but what the CPUs have left over: for CI, beside the tests.
 .PHONY: debug-kernel
 debug-kernel: ## build the kernel of test-debug
 	@tools/setup run vm debug
-	@tools/vm debug-kernel >/dev/null
+	@tools/check/vm debug-kernel >/dev/null
 	@echo '0 passed, 0 failed, 0 skipped'
 
 .PHONY: test-beside
 test-beside: ## make test, and debug-kernel beside it
-	@tools/sum-up --together $(MAKE) test debug-kernel
+	@tools/check/sum-up --together $(MAKE) test debug-kernel
 
 .PHONY: test-kcsan
 test-kcsan: ## run the selftests in a guest whose kernel finds data races (KCSAN)
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
-	@tools/vm debug-kernel kcsan
-	@tools/vm test kcsan $(call guest_tests,debug)
+	@tools/check/vm debug-kernel kcsan
+	@tools/check/vm test kcsan $(call guest_tests,debug)
 
 .PHONY: coverage
 coverage: ## branches of lib/ and kmod/ that the tests take (TESTS=, VM_TESTS=names)
 	@tools/setup run test vm debug coverage
-	@tools/coverage
+	@tools/check/coverage
 
 .PHONY: soak
 soak: ## everything at once, checked to the byte, for an hour (EVERING_SOAK=seconds)
@@ -535,17 +543,17 @@ soak: ## everything at once, checked to the byte, for an hour (EVERING_SOAK=seco
 .PHONY: model
 model: ## check models of the protocol with spin, and that they can fail (ARGS=--full)
 	@tools/setup run model
-	@tools/model/check $(ARGS)
+	@tools/check/model/check $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## fuzz the receiving paths with a hostile peer, until Ctrl-C (ARGS=--seconds=N)
 	@tools/setup run fuzz
-	@BUILD=$(BUILD) tools/fuzz/run $(ARGS)
+	@BUILD=$(BUILD) tools/check/fuzz/run $(ARGS)
 
 .PHONY: test-fuzz
 test-fuzz: ## the same for three minutes in all
 	@tools/setup run fuzz
-	@BUILD=$(BUILD) tools/fuzz/run --total=180
+	@BUILD=$(BUILD) tools/check/fuzz/run --total=180
 
 # A million system calls in guests of both kernels at once; then, for minutes, where
 # KCOV leads.
@@ -553,20 +561,20 @@ test-fuzz: ## the same for three minutes in all
 fuzz-device: ## fuzz the device in guests: a million calls, then led by KCOV in the debug kernel
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
-	@tools/vm debug-kernel >/dev/null
-	@tools/sum-up $(MAKE) fuzz-kernels fuzz-debug
+	@tools/check/vm debug-kernel >/dev/null
+	@tools/check/sum-up $(MAKE) fuzz-kernels fuzz-debug
 
 fuzz-kernels: ## the million calls alone (CI: 400,000)
 	@tools/setup run test vm
 	@$(MAKE) $(jobs) selftests
-	@tools/sum-up --together $(MAKE) fuzz-6.12 fuzz-6.1
+	@tools/check/sum-up --together $(MAKE) fuzz-6.12 fuzz-6.1
 
 .PHONY: fuzz-6.12 fuzz-6.1 fuzz-debug
 fuzz-6.12 fuzz-6.1: export EVERING_CALLS ?= $(if $(CI),200000,500000)
 fuzz-debug: export EVERING_SECONDS ?= 150
 fuzz-6.12 fuzz-6.1 fuzz-debug: export EVERING_VM_TEST_TIMEOUT ?= 1500
 fuzz-6.12 fuzz-6.1 fuzz-debug: fuzz-%:
-	@tools/vm test $* -- dev_fuzz dev_fuzz_port; status=$$?; \
+	@tools/check/vm test $* -- dev_fuzz dev_fuzz_port; status=$$?; \
 		sed -n 's/^# \([0-9]* \(system calls\|calls and\).*\); .*/$*: \1/p' build/vm/$*/tap; \
 		exit $$status
 
@@ -574,28 +582,28 @@ fuzz-6.12 fuzz-6.1 fuzz-debug: fuzz-%:
 vm: ## a shell in a guest with the module loaded
 	@tools/setup run test vm
 	@$(MAKE) $(jobs) selftests
-	@tools/vm shell 6.12
+	@tools/check/vm shell 6.12
 
 .PHONY: icount
 icount: ## evering bench in a guest, counting instructions (ARGS=)
 	@tools/setup run vm
 	@$(MAKE) $(jobs) tools
-	@tools/vm icount 6.12 $(ARGS)
+	@tools/check/vm icount 6.12 $(ARGS)
 
 .PHONY: verify
 verify: ## model and lint, both at once
 	@tools/setup run model test vm lint abi
-	@tools/sum-up --together $(MAKE) model lint
+	@tools/check/sum-up --together $(MAKE) model lint
 
 .PHONY: abi
 abi: ## compare with the ABI that lib/evering.abi has (ARGS=--renew: write it there)
 	@tools/setup run abi
-	@tools/abi $(ARGS)
+	@tools/check/abi $(ARGS)
 
 .PHONY: lint
 lint: ## check style, headers, scripts and warnings
 	@tools/setup run test vm lint abi
-	@tools/lint
+	@tools/check/lint
 
 # ----------------------------------------------------------------- installing
 
@@ -630,7 +638,7 @@ install: library tools ## install all but the module, which DKMS or `make module
 		$(call to,$(LIBDIR)/pkgconfig/$$name.pc) || exit; done
 	install -m 755 $(BUILD)/evering $(if $(have_fabric),$(BUILD)/evering-relay) \
 		$(call to,$(BINDIR))
-	install -D -m 644 tools/completion/evering $(call to,$(COMPLETION)/evering)
+	install -D -m 644 tools/packaging/completion/evering $(call to,$(COMPLETION)/evering)
 	install -D -m 644 tools/packaging/60-evering.rules \
 		$(call to,$(UDEVRULES)/60-evering.rules)
 	install -D -m 644 tools/packaging/evering.conf \
@@ -669,9 +677,9 @@ clean: ## remove everything that was built
 	rm -f *.o *.ko *.mod *.mod.c .*.cmd .*.d .*.o Module.symvers modules.order \
 		$(foreach dir,kmod kmod/*,$(addprefix $(dir)/,*.o *.o.d .*.cmd .*.d))
 
--include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/speed.d \
+-include $(lib_objs:.o=.d) $(obj)/lib/ffi/ffi.d $(tool_objs:.o=.d) $(obj)/tools/bench/speed.d \
 	$(relay_objs:.o=.d) \
-	$(obj)/tools/alloc.d $(message_objs:.o=.d) \
+	$(obj)/tools/bench/alloc.d $(message_objs:.o=.d) \
 	$(patsubst $(BUILD)/examples/%,$(obj)/tools/examples/%.d, \
 		$(example_programs) $(loop_programs)) \
 	$(test_names:%=$(obj)/selftests/%.d) $(message_objs:.o=.d)

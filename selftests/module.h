@@ -2,14 +2,14 @@
 /*
  * module.h: kernel modules of this project, where a test loads them itself.
  *
- * EVERING_MODULE says where evering.ko is, if not where tools/vm puts it; the others lie
+ * EVERING_MODULE says where evering.ko is, if not where tools/check/vm puts it; the others lie
  * beside it.
  */
 #ifndef MODULE_H
 #define MODULE_H
 
 #include <sys/syscall.h>
-#include "common.h"
+#include "base.h"
 
 static inline int module_file(const char *name)
 {

@@ -47,8 +47,8 @@
 
 #include <evering.h>
 
-#include "../hist.h"
-#include "../util.h"
+#include "../evering/hist.h"
+#include "../evering/util.h"
 
 /*
  * MODE_ORIGINAL: requests and responses of @size bytes, @depth of them in flight,

@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../options.h"
-#include "../process.h"
+#include "../evering/options.h"
+#include "../evering/process.h"
 #include "bench.h"
 
 #ifndef EVERING_SOURCE_DIR

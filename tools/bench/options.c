@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "../options.h"
+#include "../evering/options.h"
 #include "bench.h"
 
 #define MS 1000000ll
@@ -34,7 +34,7 @@ static const char help[] =
 	"  --full            every policy, and more sizes of rtt and stream\n"
 	"  --icount          rtt, asleep, channel, port and evnet, on one CPU, by its\n"
 	"                    time stamp counter: in a guest of QEMU's -icount shift=0\n"
-	"                    that counts instructions; see tools/vm\n"
+	"                    that counts instructions; see tools/check/vm\n"
 	"  --list            say which arms there are, and which are missing and why\n"
 	"\n"
 	"How long:\n"

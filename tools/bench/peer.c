@@ -28,7 +28,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../process.h"
+#include "../evering/process.h"
 #include "bench.h"
 
 #define START_NS 10000000000ll

@@ -23,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../options.h"
+#include "../evering/options.h"
 #include "bench.h"
 
 #define SCRIPT "bench.gnuplot"

@@ -5,8 +5,8 @@
  */
 #include <math.h>
 
-#include "../options.h"
-#include "../process.h"
+#include "../evering/options.h"
+#include "../evering/process.h"
 #include "bench.h"
 
 /* Nanoseconds of an operation: tenths matter where there are few; or instructions. */

@@ -9,8 +9,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "../json.h"
-#include "../options.h"
+#include "../evering/json.h"
+#include "../evering/options.h"
 #include "bench.h"
 
 struct group *find_group(const struct results *r, enum mode mode, uint64_t size)

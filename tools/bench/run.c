@@ -37,7 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../process.h"
+#include "../evering/process.h"
 #include "many.h"
 
 const char *const mode_names[MODES] = {

@@ -13,7 +13,7 @@
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
-#include "../util.h"
+#include "../evering/util.h"
 #include "auth.h"
 
 static int bad_line(const char *path, unsigned int line, const char *why)

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../util.h"
+#include "../evering/util.h"
 #include "relay.h"
 
 /* What a channel has said when it is the next one's turn. */

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../options.h"
-#include "../process.h"
-#include "../util.h"
+#include "../evering/options.h"
+#include "../evering/process.h"
+#include "../evering/util.h"
 #include "relay.h"
 
 static const char help[] =

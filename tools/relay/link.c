@@ -20,7 +20,7 @@
 #include <rdma/fi_endpoint.h>
 #include <rdma/fi_errno.h>
 
-#include "../util.h"
+#include "../evering/util.h"
 #include "link.h"
 
 #define API		FI_VERSION(1, 14)

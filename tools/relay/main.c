@@ -15,9 +15,9 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-#include "../options.h"
-#include "../process.h"
-#include "../util.h"
+#include "../evering/options.h"
+#include "../evering/process.h"
+#include "../evering/util.h"
 #include "relay.h"
 
 #define GREETING_NS	(5 * SECOND)

@@ -48,7 +48,7 @@ extern "C" {
 #include <readerwriterqueue/readerwriterqueue.h>
 #endif
 
-#include "../../hist.h"
+#include "../../evering/hist.h"
 
 namespace
 {

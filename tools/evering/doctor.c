@@ -1,0 +1,595 @@
+// SPDX-License-Identifier: MIT
+/*
+ * evering doctor: what this machine has of what channels need, a line for each, and
+ * what to do about what is missing.  It changes nothing, and tries what can be tried
+ * rather than look up what is said about it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <evering.h>
+
+#include "json.h"
+#include "memory.h"
+#include "options.h"
+#include "process.h"
+#include "remedy.h"
+#include "util.h"
+
+#define DEVICE "/dev/evering"
+
+/* The same on all machines, but later than some headers. */
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
+
+enum verdict {
+	OK,
+	WARN,
+	BAD,
+};
+
+struct doctor {
+	bool json;
+	bool colour;
+	bool module; /* is there */
+	bool device; /* can be used */
+	unsigned int warnings;
+	unsigned int bad;
+	struct utsname kernel;
+};
+
+/* One line; @remedy is NULL where there is nothing to do. */
+static void report(struct doctor *d, enum verdict verdict, const char *check,
+		   const char *remedy, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
+
+static void report(struct doctor *d, enum verdict verdict, const char *check,
+		   const char *remedy, const char *fmt, ...)
+{
+	static const char *const words[] = { "ok", "warn", "bad" };
+	static const char *const colours[] = { "\033[32m", "\033[33m",
+					       "\033[31m" };
+	struct json j = { .out = output };
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	d->warnings += verdict == WARN;
+	d->bad += verdict == BAD;
+	if (d->json) {
+		json_open(&j, NULL, '{');
+		json_text(&j, "check", check);
+		json_text(&j, "result", words[verdict]);
+		json_text(&j, "text", text);
+		json_text(&j, "remedy", remedy);
+		json_close(&j, '}');
+		json_end(&j);
+		return;
+	}
+	fprintf(output, "%s%-4s%s  %-12s %s\n",
+		d->colour ? colours[verdict] : "", words[verdict],
+		d->colour ? "\033[0m" : "", check, text);
+	if (remedy)
+		fprintf(output, "%20s%s\n", "-> ", remedy);
+}
+
+static void check_kernel(struct doctor *d)
+{
+	unsigned int major = 0, minor = 0;
+	const char *remedy = NULL;
+	enum verdict verdict = OK;
+
+	sscanf(d->kernel.release, "%u.%u", &major, &minor);
+	if (major < 5 || (major == 5 && minor < 1)) {
+		verdict = BAD;
+		remedy = "use Linux 5.1 or later: memfds cannot be sealed "
+			 "against later writers before that";
+	} else if (major < 6 || (major == 6 && minor < 1)) {
+		verdict = WARN;
+		remedy = "the module needs Linux 6.1 or later; the backend "
+			 "memfd works";
+	}
+	report(d, verdict, "kernel", remedy, "Linux %s %s", d->kernel.release,
+	       d->kernel.machine);
+}
+
+static void check_module(struct doctor *d)
+{
+	char version[64];
+
+	d->module = !access("/sys/module/evering", F_OK) ||
+		    !access(DEVICE, F_OK);
+	if (!d->module) {
+		report(d, WARN, "module",
+		       "for the backend 'device': make modules && "
+		       "sudo insmod evering.ko",
+		       "evering.ko is not loaded");
+		return;
+	}
+	if (!read_line("/sys/module/evering/version", version, sizeof(version)))
+		*version = '\0';
+	report(d, OK, "module", NULL, "evering.ko is loaded%s%s",
+	       *version ? ", version " : "", version);
+}
+
+static void check_headers(struct doctor *d)
+{
+	char path[sizeof(d->kernel.release) + 64], remedy[sizeof(path) + 64];
+
+	snprintf(path, sizeof(path), "/lib/modules/%s/build/Makefile",
+		 d->kernel.release);
+	if (!access(path, R_OK)) {
+		report(d, OK, "headers", NULL, "%.*s",
+		       (int)(strlen(path) - strlen("/Makefile")), path);
+		return;
+	}
+	snprintf(remedy, sizeof(remedy),
+		 "to build the module: apt install linux-headers-%s, or "
+		 "make modules KDIR=...",
+		 d->kernel.release);
+	/* Where the module is, its headers are no longer needed. */
+	report(d, d->module ? OK : WARN, "headers", d->module ? NULL : remedy,
+	       "no kernel headers at /lib/modules/%s/build", d->kernel.release);
+}
+
+static void check_info(struct doctor *d, int fd)
+{
+	struct evering_info info = { .size = sizeof(info) };
+	char a[FORMAT_LEN], b[FORMAT_LEN], c[FORMAT_LEN];
+
+	if (ioctl(fd, EVERING_IOC_INFO, &info)) {
+		report(d, BAD, "device",
+		       "remove what lies there, and reload "
+		       "the module: sudo rmmod evering; sudo "
+		       "insmod evering.ko",
+		       DEVICE " is not evering's: %s", strerror(errno));
+		return;
+	}
+	if (info.abi != EVERING_ABI_VERSION) {
+		report(d, BAD, "device",
+		       info.abi < EVERING_ABI_VERSION ?
+			       "load the module that belongs to this library: "
+			       "make modules && sudo rmmod evering && sudo "
+			       "insmod evering.ko" :
+			       "use the library that belongs to this module, or "
+			       "one as new",
+		       "the loaded module speaks ABI %u, this library %u: AUTO "
+		       "uses memfd",
+		       info.abi, EVERING_ABI_VERSION);
+		return;
+	}
+	d->device = true;
+	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI%s%s",
+	       info.abi,
+	       info.features & EVERING_FEATURE_GROW ? ", arenas grow" : "",
+	       info.features & EVERING_FEATURE_GROUP ?
+		       ", groups sleep in one file" :
+		       "");
+	report(d, info.max_channel_bytes >> 22 ? OK : WARN, "quota",
+	       info.max_channel_bytes >> 22 ?
+		       NULL :
+		       "as root: echo 1024 "
+		       ">/sys/module/evering/parameters/max_channel_mib",
+	       "%s a channel, %s and %u channels a user, %s in all",
+	       format_size(a, info.max_channel_bytes),
+	       format_bytes(b, info.max_user_bytes), info.max_user_channels,
+	       format_bytes(c, info.max_total_bytes));
+}
+
+static void check_device(struct doctor *d)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct stat st;
+
+	if (fd >= 0) {
+		check_info(d, fd);
+		close(fd);
+	} else if (errno == ENOENT && !d->module) {
+		report(d, OK, "device", NULL,
+		       "no " DEVICE ", as there is no module");
+	} else if (errno == EACCES || errno == EPERM) {
+		if (stat(DEVICE, &st))
+			st.st_mode = 0;
+		report(d, BAD, "device",
+		       "sudo chmod 666 " DEVICE
+		       "; if a udev rule made it so, change "
+		       "that; a container has to allow it",
+		       DEVICE " has mode %04o, and user %u may not use it",
+		       (unsigned int)st.st_mode & 07777,
+		       (unsigned int)geteuid());
+	} else {
+		report(d, BAD, "device",
+		       "mount devtmpfs at /dev, or make the device by hand: see "
+		       "/sys/class/misc/evering/dev",
+		       DEVICE ": %s", strerror(errno));
+	}
+}
+
+static void check_memfd(struct doctor *d)
+{
+	int err = memfd_error();
+
+	if (err)
+		report(d, BAD, "memfd",
+		       "use Linux 5.1 or later, outside of what forbids "
+		       "memfd_create(2)",
+		       "no memfd that can be sealed: %s", strerror(err));
+	else
+		report(d, OK, "memfd", NULL, "memfds can be sealed");
+}
+
+static void check_descriptors(struct doctor *d)
+{
+	struct rlimit limit;
+	enum verdict verdict;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	verdict = limit.rlim_cur < 16 ? BAD : limit.rlim_cur < 256 ? WARN : OK;
+	report(d, verdict, "descriptors",
+	       verdict == OK ? NULL :
+			       "raise it: ulimit -n 1024, or LimitNOFILE= of "
+			       "the service",
+	       "RLIMIT_NOFILE is %llu; an endpoint takes %u",
+	       (unsigned long long)limit.rlim_cur, d->device ? 1u : 6u);
+}
+
+/* The only number in a file of /proc/sys; 0: not to be had. */
+static unsigned long long read_number(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	unsigned long long n = 0;
+
+	if (!file)
+		return 0;
+	if (fscanf(file, "%llu", &n) != 1)
+		n = 0;
+	fclose(file);
+	return n;
+}
+
+/* What a process has open and mapped beside its clients. */
+#define BESIDE 64u
+
+/*
+ * How many clients a server may have in one process: what each takes of a group's process
+ * is what selftests/library/clients.c finds, of mappings the most.
+ */
+static void check_clients(struct doctor *d)
+{
+	unsigned int fds = d->device ? 1 : 5, mappings = d->device ? 6 : 4;
+	unsigned long long maps = read_number("/proc/sys/vm/max_map_count");
+	unsigned long long by_fds = 0, by_maps = 0, most;
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur > BESIDE)
+		by_fds = (limit.rlim_cur - BESIDE) / fds;
+	if (!maps)
+		by_maps = by_fds;
+	else if (maps > BESIDE)
+		by_maps = (maps - BESIDE) / mappings;
+	most = by_fds < by_maps ? by_fds : by_maps;
+	report(d, most < 100 ? WARN : OK, "clients",
+	       most >= 100	 ? NULL :
+	       by_fds <= by_maps ? "raise RLIMIT_NOFILE: ulimit -n, or "
+				   "LimitNOFILE= of the service" :
+				   "sysctl vm.max_map_count=65530",
+	       "a process may have %llu: RLIMIT_NOFILE lets it have %llu, with %u "
+	       "descriptors each; vm.max_map_count %llu, with at most %u mappings",
+	       most, by_fds, fds, by_maps, mappings);
+}
+
+static void check_file_size(struct doctor *d)
+{
+	char size[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_FSIZE, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY)
+		return;
+	report(d, limit.rlim_cur < (1u << 20) ? BAD : WARN, "file size",
+	       "raise it: ulimit -f unlimited",
+	       "RLIMIT_FSIZE lets no half and arena in a memfd be larger than %s",
+	       format_bytes(size, limit.rlim_cur));
+}
+
+static void check_address_space(struct doctor *d)
+{
+	char size[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_AS, &limit);
+	if (limit.rlim_cur != RLIM_INFINITY)
+		report(d, WARN, "addresses", "raise it: ulimit -v unlimited",
+		       "RLIMIT_AS leaves %s for all mappings",
+		       format_bytes(size, limit.rlim_cur));
+}
+
+/* What /proc/self/status says of @key, "CapEff:", into @value; "" if nothing. */
+static void read_status(const char *key, char *value, size_t size)
+{
+	char line[256], name[32], text[32];
+	FILE *file = fopen("/proc/self/status", "re");
+
+	*value = '\0';
+	while (file && !*value && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%31s %31s", name, text) == 2 &&
+		    !strcmp(name, key))
+			snprintf(value, size, "%s", text);
+	if (file)
+		fclose(file);
+}
+
+/* If bit @capability is in the effective set. */
+static bool capable(unsigned int capability)
+{
+	char set[32];
+
+	read_status("CapEff:", set, sizeof(set));
+	return strtoull(set, NULL, 16) >> capability & 1;
+}
+
+/* What a program that locks all that it maps may map: little, for most users. */
+static void check_locking(struct doctor *d)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	uint64_t needed = params.arena_size[0] + params.arena_size[1] +
+			  2 * EVERING_SLOTS_OFFSET +
+			  2 * params.entries * params.slot_size;
+	char size[FORMAT_LEN], channel[FORMAT_LEN];
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY || capable(CAP_IPC_LOCK))
+		return;
+	report(d, limit.rlim_cur < needed ? WARN : OK, "locking",
+	       limit.rlim_cur < needed ?
+		       "for a program that calls mlockall(2): ulimit -l, or "
+		       "LimitMEMLOCK= of the service" :
+		       NULL,
+	       "RLIMIT_MEMLOCK is %s; a channel of the usual size maps %s, all of "
+	       "it locked after mlockall(2)",
+	       format_bytes(size, limit.rlim_cur),
+	       format_bytes(channel, needed));
+}
+
+#define LITTLE_MEMORY (64u << 20)
+
+static void check_memory(struct doctor *d)
+{
+	char available[FORMAT_LEN], left[FORMAT_LEN], limit[FORMAT_LEN];
+	char remedy[400] = "use small arenas, or free some";
+	struct memory m;
+	uint64_t least;
+
+	if (!find_memory(&m)) {
+		report(d, WARN, "memory", "mount proc at /proc",
+		       "/proc/meminfo cannot be read");
+		return;
+	}
+	least = m.left < m.available ? m.left : m.available;
+	format_bytes(available, m.available);
+	if (m.left < m.available) {
+		snprintf(remedy, sizeof(remedy),
+			 "use small arenas, or raise %s of that cgroup",
+			 m.file);
+		report(d, least < LITTLE_MEMORY ? WARN : OK, "memory",
+		       least < LITTLE_MEMORY ? remedy : NULL,
+		       "%s left of the %s that cgroup %s may have (%s); %s "
+		       "available",
+		       format_bytes(left, m.left), format_bytes(limit, m.limit),
+		       printable(m.cgroup), m.file, available);
+		return;
+	}
+	report(d, least < LITTLE_MEMORY ? WARN : OK, "memory",
+	       least < LITTLE_MEMORY ? remedy : NULL, "%s available%s",
+	       available,
+	       m.left < UINT64_MAX ? ", and no cgroup allows less" : "");
+}
+
+/* A system call that came later than some filters, tried so that it does nothing. */
+static void check_call(struct doctor *d, const char *name, long ret,
+		       const char *without)
+{
+	char remedy[160], line[32] = "";
+	int err = ret < 0 ? errno : 0;
+
+	/* Of descriptor -1 all that can be said is that there is none. */
+	if (err == EBADF) {
+		report(d, OK, "call", NULL, "%s is there", name);
+		return;
+	}
+	read_status("Seccomp:", line, sizeof(line));
+	if (*line == '2')
+		snprintf(
+			remedy, sizeof(remedy),
+			"have the seccomp filter allow it, or update what made "
+			"that: the container's runtime, libseccomp");
+	else
+		snprintf(remedy, sizeof(remedy), "use a later kernel");
+	report(d, WARN, "call", remedy, "%s is answered '%s'%s: %s", name,
+	       strerror(err), *line == '2' ? " by a seccomp filter" : "",
+	       without);
+}
+
+static void check_calls(struct doctor *d)
+{
+	struct epoll_event event;
+	struct iovec iov = { &event, sizeof(event) };
+
+	check_call(d, "epoll_pwait2(2)",
+		   syscall(SYS_epoll_pwait2, -1, &event, 1, NULL, NULL, 0),
+		   "waits with a time limit go another way, on memfd");
+	check_call(d, "preadv2(2)",
+		   syscall(SYS_preadv2, -1, &iov, 1, 0L, 0L, 0),
+		   "doorbells are read another way, on memfd");
+}
+
+static void check_cpus(struct doctor *d)
+{
+	cpu_set_t set;
+	int count = 0;
+
+	if (!sched_getaffinity(0, sizeof(set), &set))
+		count = CPU_COUNT(&set);
+	if (!count)
+		count = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	report(d, count < 2 ? WARN : OK, "CPUs",
+	       count < 2 ?
+		       "two processes cannot both run: wait with the policy "
+		       "'block', never with 'busy'" :
+		       NULL,
+	       "%d for this process", count);
+}
+
+static void check_ptrace(struct doctor *d)
+{
+	char scope[16];
+
+	if (!read_line("/proc/sys/kernel/yama/ptrace_scope", scope,
+		       sizeof(scope)) ||
+	    !strcmp(scope, "0"))
+		return;
+	if (geteuid())
+		report(d, WARN, "ptrace",
+		       "to see them all: sudo evering top; or "
+		       "sysctl kernel.yama.ptrace_scope=0",
+		       "kernel.yama.ptrace_scope is %s: 'evering top' sees no "
+		       "counters of memfd channels",
+		       scope);
+}
+
+/* A channel that is really made, and used. */
+static int try_backend(uint32_t backend, const char **name)
+{
+	struct evering_params params = EVERING_PARAMS_INIT;
+	struct evering *ev[2];
+	char word[5] = "";
+	int ret;
+
+	params.backend = backend;
+	ret = evering_pair(&params, ev);
+	if (ret)
+		return ret;
+	*name = !strcmp(evering_backend_name(ev[0]), "device") ? "device" :
+								 "memfd";
+	ret = evering_send(ev[0], "ping", 5, 1000000000);
+	if (!ret)
+		ret = evering_recv(ev[1], word, 5, 1000000000);
+	if (!ret && strcmp(word, "ping") != 0)
+		ret = -EPROTO;
+	evering_close(ev[0]);
+	evering_close(ev[1]);
+	return ret;
+}
+
+static void check_backend(struct doctor *d)
+{
+	const struct attempt attempt = { .what = "a channel" };
+	const char *wanted = getenv("EVERING_BACKEND");
+	const char *name = "";
+	char remedy[200];
+	int ret;
+
+	if (wanted && *wanted && strcmp(wanted, "memfd") != 0 &&
+	    strcmp(wanted, "device") != 0) {
+		report(d, BAD, "backend",
+		       "unset EVERING_BACKEND, or set it to memfd or device",
+		       "$EVERING_BACKEND is '%s'", printable(wanted));
+		return;
+	}
+	ret = try_backend(EVERING_BACKEND_AUTO, &name);
+	if (ret) {
+		find_remedy(&attempt, ret, remedy, sizeof(remedy));
+		report(d, BAD, "backend", *remedy ? remedy : NULL,
+		       "no channel can be made: %s", strerror(-ret));
+	} else {
+		report(d, OK, "backend", NULL,
+		       "%s%s; a channel was made, and works", name,
+		       wanted && *wanted ? ", as $EVERING_BACKEND says" : "");
+	}
+	/* The other one may be asked for, too. */
+	if (d->device && strcmp(name, "device") != 0 &&
+	    (ret = try_backend(EVERING_BACKEND_DEVICE, &name))) {
+		find_remedy(&attempt, ret, remedy, sizeof(remedy));
+		report(d, BAD, "device", *remedy ? remedy : NULL,
+		       "no channel can be made of it: %s", strerror(-ret));
+	}
+}
+
+static void summarize(const struct doctor *d)
+{
+	if (d->json)
+		return;
+	if (d->bad)
+		fprintf(output, "\n%u bad, %u to know of\n", d->bad,
+			d->warnings);
+	else if (d->warnings)
+		fprintf(output, "\nchannels work; %u to know of\n",
+			d->warnings);
+	else
+		fprintf(output, "\nall is well\n");
+}
+
+static const struct option_spec options[] = {
+	{ "json", 0, OPTION_FLAG, FIELD(struct doctor, json) },
+	{ .name = NULL },
+};
+
+static const char help[] =
+	"Usage: evering doctor [--json]\n"
+	"\n"
+	"Says what this machine has of what channels need, a line for each: ok, warn\n"
+	"or bad, and what to do about what is missing.  It changes nothing.\n"
+	"\n"
+	"      --json  JSON, an object a line: check, result, text, remedy\n"
+	"  -h, --help  this\n"
+	"\n"
+	"Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
+	"no sense.\n";
+
+int cmd_doctor(int argc, char **argv)
+{
+	struct doctor d = { .colour = colour_wanted(output) };
+	int status;
+
+	set_command("evering doctor");
+	status = parse_options(options, help, &d, argc, argv);
+	if (status >= 0)
+		return status;
+	uname(&d.kernel);
+	check_kernel(&d);
+	check_module(&d);
+	check_headers(&d);
+	check_device(&d);
+	check_memfd(&d);
+	check_descriptors(&d);
+	check_clients(&d);
+	check_file_size(&d);
+	check_address_space(&d);
+	check_locking(&d);
+	check_memory(&d);
+	check_calls(&d);
+	check_cpus(&d);
+	check_ptrace(&d);
+	check_backend(&d);
+	summarize(&d);
+	return d.bad ? EXIT_FAILURE : EXIT_SUCCESS;
+}
