@@ -323,7 +323,7 @@ m32: ## build programs of 32 bits, for a test
 
 # What has little to do with how the library was compiled; and what runs no program
 # with threads of its own, which TSan could have something to say of.
-native_only := bench.sh m32.sh man.sh relay.sh relay_net.sh vm.sh
+native_only := bench.sh kselftest.sh m32.sh man.sh relay.sh relay_net.sh vm.sh
 no_threads := cxx.sh install.sh loops.sh
 
 # named_tests NAMES: what is built of them; scripts want everything.
@@ -331,7 +331,15 @@ named_tests = $(if $(filter %.sh,$1),selftests) test-list library \
 	$(addprefix $(BUILD)/selftests/,$(filter-out %.sh,$1))
 
 .PHONY: selftests
-selftests: test-list library tools examples $(test_programs) $(if $(have_m32),m32) ## build the selftests without running them
+selftests: test-list library tools examples $(test_programs) $(if $(have_m32),m32) ksft ## build the selftests without running them
+
+# Those of the device once more, by the kernel's rules, for kselftest.sh.
+.PHONY: ksft
+ksft:
+ifeq ($(SANITIZE)$(M32)$(findstring coverage,$(CFLAGS))$(findstring clang,$(CC)),)
+	$(Q)! command -v rsync >/dev/null || $(MAKE) -s -C selftests install \
+		BUILD=$(abspath $(BUILD))
+endif
 
 .PHONY: test-list
 test-list:
