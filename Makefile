@@ -118,6 +118,18 @@ help: ## list the targets
 	@echo
 	@sed -n 's/^#\t/  /p' Makefile | expand -t8
 
+# The guide, as a manual page.
+guide_page := $(BUILD)/man/man7/evering-guide.7
+
+.PHONY: guide
+guide: $(guide_page) ## make evering-guide(7) of tools/doc/guide.md
+	@:
+
+$(guide_page): tools/doc/guide.md tools/doc/guide-man lib/man/man7/evering.7
+	@mkdir -p $(@D)
+	$(call say,MAN $@)
+	$(Q)tools/doc/guide-man $(VERSION) >$@
+
 # ------------------------------------------------------------------- building
 
 .PHONY: library
@@ -634,7 +646,7 @@ version: ## print the version, which is that of lib/evering.h
 	@echo '$(VERSION)'
 
 .PHONY: install
-install: library tools ## install all but the module, which DKMS or `make modules` brings
+install: library tools guide ## install all but the module, which DKMS or `make modules` brings
 	install -d $(foreach dir,$(BINDIR) $(LIBDIR)/pkgconfig \
 		$(INCLUDEDIR)/linux,$(call to,$(dir)))
 	install -m 644 $(addprefix lib/,$(headers)) $(call to,$(INCLUDEDIR))
@@ -661,6 +673,7 @@ install: library tools ## install all but the module, which DKMS or `make module
 		$(call to,$(MODULESLOAD)/evering.conf)
 	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
 		$(call to,$(MANDIR)/$$page) || exit; done
+	install -m 644 $(guide_page) $(call to,$(MANDIR)/man7)
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: uninstall
@@ -672,7 +685,8 @@ uninstall: ## remove what `make install` put there
 			pkgconfig/evering-ffi.pc) \
 		$(addprefix $(INCLUDEDIR)/,$(headers) \
 			$(addprefix linux/,$(kernel_headers))) \
-		$(addprefix $(MANDIR)/,$(man_pages)) $(COMPLETION)/evering \
+		$(addprefix $(MANDIR)/,$(man_pages) man7/evering-guide.7) \
+		$(COMPLETION)/evering \
 		$(UDEVRULES)/60-evering.rules $(MODULESLOAD)/evering.conf, \
 		$(call to,$(file)))
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)

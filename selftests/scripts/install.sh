@@ -58,6 +58,7 @@ expected() {
 		for file in lib/man/man[1-9]/*; do
 			echo "$prefix/share/man/${file#lib/man/}"
 		done
+		echo "$prefix/share/man/man7/evering-guide.7"
 		echo "$prefix/share/bash-completion/completions/evering"
 		echo "$prefix/lib/udev/rules.d/60-evering.rules"
 		echo "$prefix/lib/modules-load.d/evering.conf"

@@ -213,7 +213,7 @@ references_lead_to_pages() {
 	local file name number
 	for file in "${pages[@]}"; do
 		while read -r name number; do
-			[[ -e $man/man$number/$name.$number ]] ||
+			[[ $name.$number == evering-guide.7 || -e $man/man$number/$name.$number ]] ||
 				echo "$file: no page $name($number)"
 		done < <(sed 's/\\-/-/g' "$file" |
 			sed -nE 's/^\.BR (ev(ering|net)[a-z_.-]*) \(([1-9])\).*/\1 \3/p' |
@@ -359,6 +359,21 @@ groff_likes() {
 	done
 }
 
+# evering-guide(7), which is made of a page of another kind: it has the sections of that.
+guide_is_a_page() {
+	local page=$tmp/evering-guide.7
+	[[ -r tools/doc/guide.md ]] || skip 'no sources'
+	tools/doc/guide-man 0.1 >"$page" || return
+	diff <(sed -n 's/^## //p' tools/doc/guide.md | tr 'a-z' 'A-Z') \
+		<(sed -n 's/^\.SH //p' "$page" |
+			grep -vxE 'NAME|SYNOPSIS|DESCRIPTION|HISTORY|SEE ALSO')
+	! command -v mandoc >/dev/null || mandoc -Tlint -W warning "$page"
+	need groff
+	# What does not fit a sheet of paper fits a terminal.
+	groff -t -man -ww -z -Tutf8 "$page" 2>&1 | grep -v 'will not fit on one page$'
+	return 0
+}
+
 # ----------------------------------------------------------------- programs
 
 # As $build/libevering.a was, or it does not link.
@@ -432,6 +447,7 @@ text_check 'errors in the headers are in the pages' errors_are_told_of
 text_check 'commands and options are those of evering --help' commands_have_pages
 text_check 'mandoc has nothing to say' mandoc_likes
 text_check 'groff has nothing to say' groff_likes
+text_check 'the guide is a page' guide_is_a_page
 for file in "${pages[@]}"; do
 	while read -r program run; do
 		check "${file##*/}: $program compiles" silent compiles "$file" "$program"
