@@ -569,74 +569,123 @@ kv_strangers() {
 	run 0 kv put a 1 && run 0 kv get a && [[ $(<out) == 1 ]] && stop TERM 0
 }
 
-# ------------------------------------------------------------------------- README
+# ---------------------------------------------------------------- README and pages
 
-# The C code of README.md that asks and answers compiles, and is that of echo.c.
-readme() {
-	local readme=$top/README.md code=$top/tools/examples/echo.c line
-	[[ -r $readme && -r $code ]] || skip 'no sources'
-	awk '/^```c$/ { code = ""; inside = 1; next }
-		/^```$/ { if (code ~ /evering_server_wait/) printf "%s", code; inside = 0 }
-		inside { code = code $0 "\n" }' "$readme" >code.c
-	[[ -s code.c ]] || skip 'no such code'
-	while IFS= read -r line; do
-		line=${line#"${line%%[![:blank:]]*}"}
-		grep -qF -- "$line" "$code" && continue
-		echo "README.md has what echo.c has not: $line"
-		return 1
-	done <code.c
-	command -v "${CC:-cc}" >/dev/null || return 0
-	"${CC:-cc}" -std=c11 -Wall -Wextra -Wno-unused-function -Werror \
-		-fsyntax-only "-I$top/lib" "-I$top/uapi" "-I$top/tools/examples" code.c
+# blocks PAGE: its blocks of code become files: that behind a line "`NAME`:" has this
+# name, the others that of their line and language.
+blocks() {
+	[[ -r $top/$1 && -r $top/lib/evering.h ]] || skip 'no sources'
+	awk '/^`[a-z]+\.[a-z]+`:$/ { name = substr($0, 2, length($0) - 3); next }
+		/^```./ { file = name ? name : sprintf("line%d.%s", FNR, substr($0, 4)); next }
+		/^```$/ { file = "" }
+		file { print >file }
+		/./ { name = "" }' "$top/$1"
 }
 
-# The programs that send 10 kB are in it, whole, and short.
-readme_json() {
-	local file lines=0
-	[[ -r $top/README.md && -r $top/tools/examples/json_server.c ]] || skip 'no sources'
-	for file in json_server json_client; do
-		sed -n '/^#include/,$p' "$top/tools/examples/$file.c" >code.c
-		awk -v name="$file: " '/^```c$/ { code = ""; inside = 1; next }
-			/^```$/ { if (index(code, name)) printf "%s", code; inside = 0 }
-			inside { code = code $0 "\n" }' "$top/README.md" >shown.c
-		diff -u code.c shown.c || return
-		((lines += $(grep -c . code.c)))
-		(($(grep -c . code.c) <= 40)) || return
-	done
-	echo "$lines lines"
-	((lines <= 60))
-}
-
-# Every program and function of the guide compiles as it stands, and its links lead somewhere.
-guide() {
-	local guide=$top/tools/doc/guide.md file link
-	[[ -r $guide && -r $top/lib/evering.h ]] || skip 'no sources'
-	awk 'match($0, /^```(c|cpp)$/) { file = sprintf("block%d.%s", FNR, substr($0, 4)); next }
-		/^```/ { file = "" }
-		file { print >file }' "$guide"
-	sed -n 's/^##* //p' "$guide" | tr 'A-Z ' 'a-z-' | tr -dc 'a-z0-9\n-' >sections
-	sed 's/](#/\n&/g' "$guide" | sed -n 's/^](#\([^)]*\)).*/\1/p' | sort -u >links
-	while read -r link; do
-		grep -qx -- "$link" sections && continue
-		echo "no section $link"
-		return 1
-	done <links
-	command -v "${CC:-cc}" >/dev/null || return 0
-	for file in block*.c; do
-		[[ $file != 'block*.c' ]] || return
+# Every block of C and C++ compiles as it stands.
+snippets() {
+	local file count=0
+	blocks "$1"
+	for file in *.c *.cpp; do
+		[[ -e $file ]] || continue
+		((++count))
 		if grep -q evering_uring.h "$file" && ! has_header liburing.h; then
 			continue
 		fi
-		"${CC:-cc}" -std=gnu11 -Wall -Wextra -Werror -fsyntax-only "-I$top/lib" \
-			"-I$top/uapi" "$file" && continue
-		echo "line ${file//[!0-9]/} of the guide"
+		compiles "$file" && continue
+		echo "$1: $file"
 		return 1
 	done
-	command -v c++ >/dev/null || return 0
-	for file in block*.cpp; do
-		c++ -std=c++20 -Wall -Wextra -Werror -fsyntax-only "-I$top/lib" "-I$top/uapi" \
-			"$file" || return
+	((count)) || skip 'has no code'
+}
+
+# compiles FILE: or there is no compiler for it.
+compiles() {
+	local compiler=("${CC:-cc}" -std=gnu11)
+	[[ $1 == *.cpp ]] && compiler=(c++ -std=c++20)
+	command -v "${compiler[0]}" >/dev/null || return 0
+	"${compiler[@]}" -Wall -Wextra -Werror -fsyntax-only "-I$top/lib" "-I$top/uapi" "$1"
+}
+
+# can_link: whether a program can be linked with the library as a page says.
+can_link() {
+	need gcc
+	[[ -e $build/libevering.a ]] || skip "no $build/libevering.a"
+	[[ ! $(sanitizers "$build/libevering.a") ]] || skip 'the library has sanitizers'
+}
+
+# What it says to type makes a server and a client of it, which exchange 10 kB, and are
+# short.
+readme_runs() {
+	local lines
+	can_link
+	blocks README.md
+	lines=$(cat server.c client.c | grep -c .) || return
+	((lines <= 60)) || {
+		echo "$lines lines"
+		return 1
+	}
+	ln -s "$top/lib" "$top/uapi" .
+	[[ -e build ]] || ln -s "$build" build
+	{
+		sed -n '/^    gcc -Ilib/,/^$/s/^    //p' "$top/README.md"
+		# The server is what was started last.
+		echo 'kill $!; wait $! 2>/dev/null; rm demo.socket'
+	} >commands
+	grep -q '^\./server &$' commands || return
+	bash commands >out 2>err
+	[[ $(<out) == 9893 ]] && grep -q 'request of 9,893 bytes' "$top/README.md" && return
+	cat out err
+	return 1
+}
+
+# The guide shows what this program of its prints.
+guide_sizes() {
+	local file
+	can_link
+	blocks tools/doc/guide.md
+	file=$(grep -l 'halves ' line*.c) || return
+	gcc -I"$top/lib" -I"$top/uapi" -o sizes "$file" "$build/libevering.a" -pthread &&
+		EVERING_BACKEND=memfd ./sizes >out || return
+	sed -n '/^    slot  /,/^$/s/^    //p' "$top/tools/doc/guide.md" | diff - out
+}
+
+# Its program in Python runs.
+guide_python() {
+	local file library=$build/libevering-ffi.so.0
+	need python3
+	[[ -e $library ]] || skip "no $library"
+	[[ ! $(sanitizers "$library") ]] || skip 'the library has sanitizers'
+	blocks tools/doc/guide.md
+	for file in line*.py*; do
+		mv "$file" program.py
 	done
+	[[ $(EVERING_FFI=$library EVERING_BACKEND=memfd python3 program.py) == ping ]]
+}
+
+# It lists the system calls of a server and of a client, for those who filter them.  The
+# C library has some of its own when a program starts.
+guide_calls() {
+	local call section own=' access arch_prctl brk execve getrandom pread64 rseq set_robust_list
+		set_tid_address sigaltstack '
+	[[ ! $(sanitizers "$bin/echo") ]] || skip 'the program has sanitizers'
+	need strace
+	strace -o /dev/null true 2>/dev/null || skip 'strace(1) cannot'
+	section=$(awk '/^### / { inside = $0 == "### System calls" } inside' \
+		"$top/tools/doc/guide.md")
+	strace -fqq -o calls-server "$bin/echo" serve >served 2>&1 &
+	soon test -s served && strace -fqq -o calls-client "$bin/echo" ask hello || return
+	kill -TERM "$(sed -n '1s/ .*//p' calls-server)"
+	wait
+	sed -nE 's/^[0-9]+ +([a-z_0-9]+)\(.*/\1/p' calls-server calls-client | sort -u >calls
+	(($(wc -l <calls) > 20)) || return
+	while read -r call; do
+		[[ $own == *[[:space:]]"$call"[[:space:]]* || $call == exit_group || $call == exit ||
+			$call == rt_sig* || $section == *"\`$call\`"* ]] || echo "$call"
+	done <calls >missing
+	[[ ! -s missing ]] && return
+	echo "not in the guide: $(paste -sd ' ' missing)"
+	return 1
 }
 
 has_header() {
@@ -661,9 +710,14 @@ on_any() {
 	try 'kv: put, get, delete' kv_commands
 	try 'kv: full' kv_full
 	try 'kv: strangers at an abstract name' kv_admission
-	try 'README: the code is that of echo' readme
-	try 'README: 10 kB, in the lines of the examples' readme_json
-	try 'guide: it compiles' guide
+	try 'README: what it says to type' readme_runs
+	local page
+	for page in README.md tools/doc/guide.md; do
+		try "$page: its code compiles" snippets "$page"
+	done
+	try 'guide: the sizes that it shows' guide_sizes
+	try 'guide: Python' guide_python
+	try 'guide: system calls' guide_calls
 }
 
 # on BACKEND
