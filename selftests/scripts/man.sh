@@ -364,7 +364,7 @@ guide_is_a_page() {
 	local page=$tmp/evering-guide.7
 	[[ -r tools/doc/guide.md ]] || skip 'no sources'
 	tools/doc/guide-man 0.1 >"$page" || return
-	diff <(sed -n 's/^## //p' tools/doc/guide.md | tr 'a-z' 'A-Z') \
+	diff <(sed -n 's/^## //p' tools/doc/guide.md | tr '[:lower:]' '[:upper:]') \
 		<(sed -n 's/^\.SH //p' "$page" |
 			grep -vxE 'NAME|SYNOPSIS|DESCRIPTION|HISTORY|SEE ALSO')
 	! command -v mandoc >/dev/null || mandoc -Tlint -W warning "$page"
