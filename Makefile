@@ -666,6 +666,7 @@ install: library tools guide ## install all but the module, which DKMS or `make 
 		$(call to,$(LIBDIR)/pkgconfig/$$name.pc) || exit; done
 	install -m 755 $(BUILD)/evering $(if $(have_fabric),$(BUILD)/evering-relay) \
 		$(call to,$(BINDIR))
+	install -D -m 644 $(guide_page) $(call to,$(MANDIR)/man7/evering-guide.7)
 	install -D -m 644 tools/packaging/completion/evering $(call to,$(COMPLETION)/evering)
 	install -D -m 644 tools/packaging/60-evering.rules \
 		$(call to,$(UDEVRULES)/60-evering.rules)
@@ -673,7 +674,6 @@ install: library tools guide ## install all but the module, which DKMS or `make 
 		$(call to,$(MODULESLOAD)/evering.conf)
 	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
 		$(call to,$(MANDIR)/$$page) || exit; done
-	install -m 644 $(guide_page) $(call to,$(MANDIR)/man7)
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: uninstall

@@ -359,21 +359,6 @@ groff_likes() {
 	done
 }
 
-# evering-guide(7), which is made of a page of another kind: it has the sections of that.
-guide_is_a_page() {
-	local page=$tmp/evering-guide.7
-	[[ -r tools/doc/guide.md ]] || skip 'no sources'
-	tools/doc/guide-man 0.1 >"$page" || return
-	diff <(sed -n 's/^## //p' tools/doc/guide.md | tr '[:lower:]' '[:upper:]') \
-		<(sed -n 's/^\.SH //p' "$page" |
-			grep -vxE 'NAME|SYNOPSIS|DESCRIPTION|HISTORY|SEE ALSO')
-	! command -v mandoc >/dev/null || mandoc -Tlint -W warning "$page"
-	need groff
-	# What does not fit a sheet of paper fits a terminal.
-	groff -t -man -ww -z -Tutf8 "$page" 2>&1 | grep -v 'will not fit on one page$'
-	return 0
-}
-
 # ----------------------------------------------------------------- programs
 
 # As $build/libevering.a was, or it does not link.
@@ -431,6 +416,21 @@ meet() {
 	printf 'one\nand two\n' | diff - "$tmp/heard"
 }
 
+# evering-guide(7), which is made of a page of another kind: it has the sections of that.
+guide_is_a_page() {
+	local page=$tmp/evering-guide.7
+	[[ -r tools/doc/guide.md ]] || skip 'no sources'
+	tools/doc/guide-man 0.1 >"$page" || return
+	diff <(sed -n 's/^## //p' tools/doc/guide.md | tr '[:lower:]' '[:upper:]') \
+		<(sed -n 's/^\.SH //p' "$page" |
+			grep -vxE 'NAME|SYNOPSIS|DESCRIPTION|HISTORY|SEE ALSO')
+	! command -v mandoc >/dev/null || mandoc -Tlint -W warning "$page"
+	need groff
+	# What does not fit a sheet of paper fits a terminal.
+	groff -t -man -ww -z -Tutf8 "$page" 2>&1 | grep -v 'will not fit on one page$'
+	return 0
+}
+
 # ---------------------------------------------------------------------- all
 
 echo 'TAP version 13'
@@ -447,7 +447,6 @@ text_check 'errors in the headers are in the pages' errors_are_told_of
 text_check 'commands and options are those of evering --help' commands_have_pages
 text_check 'mandoc has nothing to say' mandoc_likes
 text_check 'groff has nothing to say' groff_likes
-text_check 'the guide is a page' guide_is_a_page
 for file in "${pages[@]}"; do
 	while read -r program run; do
 		check "${file##*/}: $program compiles" silent compiles "$file" "$program"
@@ -455,4 +454,5 @@ for file in "${pages[@]}"; do
 	done < <(programs "$file")
 done
 check 'the programs of evering_listen(3) and evering_connect(3) meet' silent meet
+text_check 'the guide is a page' guide_is_a_page
 plan
