@@ -672,8 +672,15 @@ install: library tools guide ## install all but the module, which DKMS or `make 
 		$(call to,$(UDEVRULES)/60-evering.rules)
 	install -D -m 644 tools/packaging/evering.conf \
 		$(call to,$(MODULESLOAD)/evering.conf)
-	for page in $(man_pages); do install -D -m 644 lib/man/$$page \
-		$(call to,$(MANDIR)/$$page) || exit; done
+	@# An alias, a link in the tree, becomes a .so request, which a compressed page suits.
+	for page in $(man_pages); do \
+		if target=$$(readlink lib/man/$$page); then \
+			printf '.\\" SPDX-License-Identifier: MIT\n.so %s\n' \
+				"$${page%/*}/$$target"; \
+		else \
+			cat lib/man/$$page; \
+		fi | install -D -m 644 /dev/stdin $(call to,$(MANDIR)/$$page) || exit; \
+	done
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
 .PHONY: uninstall

@@ -56,10 +56,11 @@ has_liburing() {
 	"$cc" -x c -E -o /dev/null - <<<'#include <liburing.h>' 2>/dev/null
 }
 
-# Pages, and aliases: pages that are nothing but a .so request.
+# Pages, and aliases: links to a page of the same section.  man(1) finds its way from
+# them in the tree, as it would not from a .so request; `make install` writes one.
 pages=() aliases=()
 for file in "$man"/man[1-9]/*.[1-9]; do
-	if grep -q '^\.so ' "$file"; then
+	if [[ -L $file ]]; then
 		aliases+=("$file")
 	else
 		pages+=("$file")
@@ -89,12 +90,12 @@ names() {
 	section NAME "$1" | sed -n 's/ \\- .*//; s/\\-/-/g; s/, */\n/g; 1p'
 }
 
-# page_of NAME: the page in section 3 that tells about it, whatever its own name.
+# page_of NAME: the page in section 3 that describes it, whatever its own name.
 page_of() {
 	local target file=$man/man3/$1.3
 	[[ -e $file ]] || return
-	target=$(sed -n 's/^\.so //p' "$file")
-	echo "$man/${target:-man3/$1.3}"
+	target=$(readlink "$file")
+	echo "$man/man3/${target:-$1.3}"
 }
 
 # section NAME FILE: the lines of a section.
@@ -178,11 +179,11 @@ constants_are_told_of() {
 aliases_lead_to_pages() {
 	local file target name
 	for file in "${aliases[@]}"; do
-		target=$man/$(sed -n 's/^\.so //p' "$file")
-		name=$(basename "$file")
+		target=${file%/*}/$(readlink "$file")
+		name=${file##*/}
 		name=${name%.*}
-		if [[ ! -e $target ]]; then
-			echo "$file: no $target"
+		if [[ $(readlink "$file") == */* || ! -f $target || -L $target ]]; then
+			echo "$file: $target is no page beside it"
 		elif ! names "$target" | grep -qx -e "$name"; then
 			echo "$target: no $name in its NAME"
 		fi
@@ -359,6 +360,25 @@ groff_likes() {
 	done
 }
 
+# shown FILE...: `man -l` shows each of them, and says nothing on standard error.
+shown() {
+	LC_ALL=C.UTF-8 MANROFFOPT='' MANWIDTH=80 PAGER=cat man --warnings -l "$@" \
+		2>"$tmp/said" >"$tmp/shown" || echo 'man fails'
+	cat "$tmp/said"
+	(($(grep -c '^NAME$' "$tmp/shown") == $#)) || echo "not each is shown of $*"
+}
+
+# Pages and aliases of the tree, by their bare names where they lie, and aliases from
+# elsewhere: a .so request would lead nowhere from most places.
+man_shows() {
+	local folder
+	need man
+	for folder in "$man"/man[1-9]; do
+		(cd "$folder" && shown ./*)
+	done
+	(cd / && shown "${aliases[@]/#/$top/}")
+}
+
 # ----------------------------------------------------------------- programs
 
 # As $build/libevering.a was, or it does not link.
@@ -447,6 +467,7 @@ text_check 'errors in the headers are in the pages' errors_are_told_of
 text_check 'commands and options are those of evering --help' commands_have_pages
 text_check 'mandoc has nothing to say' mandoc_likes
 text_check 'groff has nothing to say' groff_likes
+text_check 'man -l shows each page and alias of the tree' man_shows
 for file in "${pages[@]}"; do
 	while read -r program run; do
 		check "${file##*/}: $program compiles" silent compiles "$file" "$program"
