@@ -305,6 +305,41 @@ errors_are_told_of() {
 		echo 'hardly any errors found in the headers'
 }
 
+# structs: those in C text, each as one line without comments and needless blanks.
+structs() {
+	awk '{ text = text $0 "\n" }
+		END {
+			gsub(/\/\*([^*]|\*+[^*\/])*\*+\//, "", text)
+			gsub(/[ \t\n]+/, " ", text)
+			while (match(text, /struct evering_[a-z_]+ \{[^}]*\};/)) {
+				found = substr(text, RSTART, RLENGTH)
+				text = substr(text, RSTART + RLENGTH)
+				while (match(found, / [^a-zA-Z0-9_]|[^a-zA-Z0-9_] /)) {
+					two = substr(found, RSTART, 2)
+					gsub(/ /, "", two)
+					found = substr(found, 1, RSTART - 1) two \
+						substr(found, RSTART + 2)
+				}
+				print found
+			}
+		}' | sort -u
+}
+
+# Each that a program fills or reads is in a page, with the fields of its header.  Those of
+# the fast path, of a table and of a watch are private.  <linux/evering_op.h> describes what
+# operations put into the rings, which is the library's matter.
+structs_are_shown() {
+	local file
+	for file in "${pages[@]}"; do
+		plain <"$file" | structs
+	done | sort -u >"$tmp/shown"
+	cat "${headers[@]}" kmod/evering_port.h uapi/linux/evering{,_net}.h | structs |
+		grep -vE '^struct evering_(_[a-z_]*|ops|tx|rx|uring)\{' >"$tmp/structs"
+	comm -23 "$tmp/structs" "$tmp/shown" | sed 's/{.*//; s/^/no page shows, as it is, /'
+	comm -13 "$tmp/structs" "$tmp/shown" | sed 's/{.*//; s/^/a page shows otherwise /'
+	(($(wc -l <"$tmp/structs") >= 40)) || echo 'hardly any structs found in the headers'
+}
+
 # -------------------------------------------------- what the program says
 
 # options: the long ones that the tags of a page, or a help text, name.
@@ -463,6 +498,7 @@ text_check 'references lead to pages' references_lead_to_pages
 text_check 'references to the pages of others lead to them' others_exist
 text_check 'prototypes are those of the headers' prototypes_are_right
 text_check 'prototypes of ports are those of kmod/evering_port.h' ports_are_right
+text_check 'structs in the headers are in the pages' structs_are_shown
 text_check 'errors in the headers are in the pages' errors_are_told_of
 text_check 'commands and options are those of evering --help' commands_have_pages
 text_check 'mandoc has nothing to say' mandoc_likes
