@@ -382,6 +382,11 @@ commands_have_pages() {
 
 # ------------------------------------------------------------------- layout
 
+# Who does something is named: the caller, the sender, the peer, a process.
+subjects_are_named() {
+	! grep -nwE '[Ww]hoever|[Ww]hom|([Ss]ome|[Aa]ny|[Nn]o)body' "${pages[@]}"
+}
+
 mandoc_likes() {
 	need mandoc
 	mandoc -Tlint -W warning "${pages[@]}"
@@ -501,6 +506,7 @@ text_check 'prototypes of ports are those of kmod/evering_port.h' ports_are_righ
 text_check 'structs in the headers are in the pages' structs_are_shown
 text_check 'errors in the headers are in the pages' errors_are_told_of
 text_check 'commands and options are those of evering --help' commands_have_pages
+text_check 'subjects are named' subjects_are_named
 text_check 'mandoc has nothing to say' mandoc_likes
 text_check 'groff has nothing to say' groff_likes
 text_check 'man -l shows each page and alias of the tree' man_shows
