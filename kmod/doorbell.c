@@ -21,12 +21,14 @@
  *     is one of evering_group_page, is set and not cleared, and evr_group_mark() has
  *     the barrier.
  */
+#include <linux/eventfd.h>
 #include <linux/eventpoll.h>
 #include <linux/hrtimer.h>
 #include <linux/indirect_call_wrapper.h>
 #include <linux/poll.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
+#include <linux/time_namespace.h>
 #include <linux/uaccess.h>
 
 #include "evering_kmod.h"
@@ -262,7 +264,7 @@ int evr_sleep(struct evr_waiters *waiters, u32 bells,
 
 	WRITE_ONCE(waiters->stays, enter->flags & EVERING_ENTER_NO_HANDOVER);
 	if (enter->timeout < KTIME_MAX)
-		expires = evr_monotonic_to_host(enter->timeout);
+		expires = evr_timens_ktime_to_host(CLOCK_MONOTONIC, enter->timeout);
 	placed = evr_sleep_begin(waiters, bells);
 	if (unlikely(!placed)) {
 		init_waitqueue_entry(&entry, current);
@@ -385,6 +387,16 @@ static bool evr_sleeps_here(struct evr_endpoint *ep, u32 bells)
 	return here;
 }
 
+/* Lets a task run now that the scheduler prefers to this one, if there is one. */
+static void evr_resched(void)
+{
+	/* Lazy preemption asks for no more than this, and has no cond_resched(). */
+	if (evr_need_resched_lazy())
+		schedule();
+	else
+		cond_resched();
+}
+
 /*
  * Hand-over: a caller that rings and will sleep gives its CPU to the sleeper that it
  * wakes.  Left to itself, the scheduler prefers a CPU that idles, and each message
@@ -418,7 +430,7 @@ u32 evr_hand_over(struct evr_endpoint *ep, u32 bells, bool may)
 	alone = may && single_task_running();
 	may = alone || (may && (READ_ONCE(peer->yields) ||
 				evr_sleeps_here(peer, bells)));
-	rang = evr_ring(peer, bells, EVR_WF_SYNC | (alone ? EVR_WF_HERE : 0));
+	rang = evr_ring(peer, bells, EVR_WF_SYNC | (alone ? EVR_WF_CURRENT_CPU : 0));
 	if (rang && may && !single_task_running()) {
 		WRITE_ONCE(ep->yields, true);
 		schedule();

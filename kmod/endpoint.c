@@ -2,6 +2,7 @@
 /*
  * endpoint.c: the file that an endpoint is: its ioctls, poll, fdinfo and release.
  */
+#include <linux/eventfd.h>
 #include <linux/file.h>
 #include <linux/module.h>
 #include <linux/poll.h>
@@ -127,6 +128,7 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 				  unsigned int issue_flags)
 {
 	const struct evering_uring_ring *ring = evr_uring_cmd_data(cmd);
+	int ret;
 
 	if (issue_flags & IO_URING_F_IOPOLL)
 		return -EOPNOTSUPP;
@@ -139,9 +141,8 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 	if (READ_ONCE(ring->reserved[0]) | READ_ONCE(ring->reserved[1]) |
 	    READ_ONCE(ring->reserved[2]))
 		return -EINVAL;
-	return evr_uring_done(cmd, evr_ring_bells(cmd->file,
-						  READ_ONCE(ring->bells)),
-			      issue_flags);
+	ret = evr_ring_bells(cmd->file, READ_ONCE(ring->bells));
+	return evr_uring_done(cmd, ret, issue_flags);
 }
 
 static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)

@@ -151,6 +151,8 @@ long evr_ioctl(struct file *file, const struct evr_ioctl *table, size_t nr,
 	       unsigned int cmd, unsigned long arg);
 int evr_ioctl_tail(const void __user *uarg, u32 size, size_t known);
 int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known);
+struct file *evr_getfile(const char *name, const struct file_operations *fops,
+			 void *private, u32 flags);
 int evr_install(struct file **files, s32 *fds, int nr, u32 flags,
 		void __user *uarg, const void *arg, size_t known);
 

@@ -50,7 +50,7 @@ void evr_group_mark(struct evr_group *group, u32 index, int flags)
 	set_bit(index / 64, (unsigned long *)page->summary);
 	smp_mb__after_atomic(); /* [S] in doorbell.c */
 	if (READ_ONCE(group->waiters.stays))
-		flags &= ~EVR_WF_HERE;
+		flags &= ~EVR_WF_CURRENT_CPU;
 	evr_wake(&group->waiters, EVERING_RX, flags);
 }
 

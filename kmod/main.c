@@ -96,6 +96,7 @@
  * A port writes in its own half and arena, and reads what the process has sent: each byte
  * once, into memory of the module that made it, where it is checked and used.
  */
+#include <linux/anon_inodes.h>
 #include <linux/file.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
@@ -213,6 +214,17 @@ int evr_install(struct file **files, s32 *fds, int nr, u32 flags,
 	while (ret && had--)
 		put_unused_fd(fds[had]);
 	return ret;
+}
+
+/*
+ * A file with an inode of its own, which security modules can label.
+ * @flags: of CREATE or of GROUP, which has the same.
+ */
+struct file *evr_getfile(const char *name, const struct file_operations *fops,
+			 void *private, u32 flags)
+{
+	flags = O_RDWR | (flags & EVERING_CREATE_NONBLOCK ? O_NONBLOCK : 0);
+	return evr_anon_inode_create_getfile(name, fops, private, flags, NULL);
 }
 
 static int evr_create(struct file *file, void *arg, void __user *uarg)

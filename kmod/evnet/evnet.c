@@ -192,7 +192,7 @@ static void evnet_stop(struct net_device *dev, struct evnet_way *way, u32 releas
  */
 static void evnet_patience(struct timer_list *timer)
 {
-	struct evnet_way *way = evr_timer_owner(way, timer, patience);
+	struct evnet_way *way = evr_timer_container_of(way, timer, patience);
 	struct netdev_queue *queue = netdev_get_tx_queue(way->dev, 0);
 
 	__netif_tx_lock(queue, smp_processor_id());
