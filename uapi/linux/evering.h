@@ -3,11 +3,10 @@
  * evering: shared-memory channels between two processes.
  *
  * This header is the whole contract between the two endpoints of a channel, and
- * between each of them and the kernel: the layout of the shared memory, the
- * mmap offsets and the ioctls of /dev/evering.  Nothing else describes shared
- * memory.
+ * between each of them and the kernel: the layout of the shared memory, the mmap
+ * offsets and the ioctls of /dev/evering.  Nothing else describes shared memory.
  *
- * A channel joins two equal endpoints, A and B.  It owns five regions:
+ * A channel joins two equal endpoints, A and B.  It has five regions:
  *
  *	STATUS	 one page, read-only to both: geometry, state of each endpoint
  *	HALF_A	 A's control lines and the slots of the ring A -> B; only A writes
@@ -15,30 +14,33 @@
  *	ARENA_A	 payload of A; only A writes (both, if EVERING_SHARED_ARENA)
  *	ARENA_B	 payload of B; likewise
  *
- * A ring is single producer, single consumer.  Entry number n, a free-running
- * u32 from 0, lives in slot n mod entries.  The last four bytes of a slot are
- * its stamp, and the entry is there when the stamp, loaded with acquire order,
- * equals n + 1.  The producer writes the entry, then stores the stamp with
- * release order.  The slot held n + 1 - entries before, or zero, neither of
- * which can be taken for n + 1, so a stamp never has to be cleared.  The
- * consumer writes into no slot: it publishes in its own half how many entries
- * it is done with (evering_half.released).
+ * A ring has one producer and one consumer.  Entry number n, a free-running u32
+ * from 0, is in slot n mod entries.  The last four bytes of a slot are its stamp.
+ * The entry is there when the stamp, loaded with acquire order, equals n + 1.  The
+ * producer writes the entry, then stores the stamp with release order.  Before
+ * that the stamp was n + 1 - entries, or zero.  Neither can be mistaken for n + 1,
+ * so a stamp never has to be cleared.  The consumer writes into no slot: it
+ * publishes in its own half how many entries it is done with
+ * (evering_half.released).
  *
- * On the device each region is mapped on its own.  Without it (memfd) there is no
- * STATUS, and each endpoint makes one memfd for its half and, behind that, its arena:
+ * On the device each region is mapped on its own.  Without the device (memfd)
+ * there is no STATUS.  Each endpoint makes one memfd for its half and, behind
+ * that, its arena:
  *
- *	arena at	the half's size in whole pages; if the arena has
- *			EVERING_MEMFD_ALIGN bytes or more, up to a multiple of that
- *	half at		where it ends at the arena; nobody maps what lies before
+ *	arena at	the half's size in whole pages; an arena of
+ *			EVERING_MEMFD_ALIGN bytes or more is at the next multiple
+ *			of that
+ *	half at		such a place that it ends where the arena begins; nobody
+ *			maps what lies before
  *	size		up to the end of the arena
  *
- * So one mapping has both.  With EVERING_SHARED_ARENA, which asks for other seals, the
+ * So one mapping has both.  With EVERING_SHARED_ARENA, which needs other seals, the
  * arena is a memfd of its own, and starts at 0.
  *
  * Change log
  *	1	first version
  *	2	an endpoint that was detached stays so, and belongs to the process that
- *		attached it last; ATTACH, and PEER_CRED tells only of that;
+ *		attached it last; ATTACH, and PEER_CRED describes only that process;
  *		EVERING_ENTER_RUNG; EVERING_RING_SELF; POLLOUT and POLLERR; who pays
  *		when an end closes; EVERING_OP_SPARE;
  *		evering_half.begun, evering_status.arena_there and .token;
@@ -48,9 +50,9 @@
  *	4	groups: EVERING_IOC_GROUP, ADD, REMOVE, and ENTER and RING on a group;
  *		memfd: one file for half and arena, and no STATUS;
  *		evering_half.abi and .geometry; the library's hello asks for lanes
- *	5	evering_half.begun means something; the library's hello tells of
+ *	5	evering_half.begun has a meaning; the library's hello names
  *		predecessors
- *	6	evering_half.closed says how, and .relayed: for those who pass on
+ *	6	evering_half.closed says how, and .relayed: for relays
  */
 #ifndef _UAPI_LINUX_EVERING_H
 #define _UAPI_LINUX_EVERING_H
@@ -62,16 +64,16 @@
 
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
- * of the library where it passes one on.  A call that fails has had no effect, but
- * for the ring of an ENTER that fails to wait.
+ * of the library that passes one on.  A call that fails has had no effect, except
+ * that an ENTER that fails to wait may have rung.
  *
- *	EINVAL		an unknown flag, a reserved field that is not zero, a
- *			geometry that cannot be, a size below the first version's
+ *	EINVAL		an unknown flag, a reserved field that is not zero, an
+ *			invalid geometry, a size below the first version's
  *	E2BIG		the caller's struct is longer than the kernel knows and its
  *			tail is not zero, or is longer than a page; a geometry,
  *			or a list of ENTER on a group, beyond EVERING_MAX_*
- *	EACCES		mmap for writing of what is not this side's to write, or
- *			for executing
+ *	EACCES		mmap for writing of what this side may not write, or for
+ *			executing
  *	EFAULT		a pointer that cannot be read or written
  *	ENOTTY		an ioctl or an io_uring command that this file does not have
  *	EDQUOT		a quota of the module: channel, user or machine
@@ -86,12 +88,12 @@
  *	ENOTCONN	PEER_CRED before the peer has called ATTACH; ATTACH before the
  *			half is mapped; ADD before ATTACH
  *	EBUSY		ATTACH, mmap: another process has, or had, the endpoint; ENTER:
- *			as many threads and pollers wait there as a ring wakes; GROW:
+ *			as many threads and pollers wait there as one ring wakes; GROW:
  *			another thread grows the same arena; ADD: the endpoint is in
  *			another group, or another process has it
- *	ESTALE		ATTACH, mmap: it is over; the endpoint was detached, or nobody
- *			can attach any more; ADD: the endpoint was detached; GROW: the
- *			channel was given up
+ *	ESTALE		ATTACH, mmap: the endpoint was detached, or the channel was
+ *			given up, and nobody can attach any more; ADD: the endpoint was
+ *			detached; GROW: the channel was given up
  *	EBADF		SET_EVENTFD, ADD, REMOVE, ENTER on a group: not an open
  *			descriptor
  *	EEXIST		ADD: the endpoint is in this group already
@@ -103,7 +105,7 @@
 #define EVERING_A		0
 #define EVERING_B		1
 
-/* The regions, and where each is mapped on an endpoint: whole, and MAP_SHARED. */
+/* The regions.  Each is mapped on an endpoint: whole, and MAP_SHARED. */
 #define EVERING_REGION_STATUS	0
 #define EVERING_REGION_HALF_A	1
 #define EVERING_REGION_HALF_B	2
@@ -131,7 +133,7 @@
 #define EVERING_GEOMETRY_FLAGS	EVERING_SHARED_ARENA
 
 /**
- * struct evering_geometry - what a channel measures; fixed for its life
+ * struct evering_geometry - the sizes of a channel; fixed for its life
  * @slot_size: bytes of a slot, EVERING_MIN_SLOT..EVERING_MAX_SLOT, power of two
  * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, power
  *	of two
@@ -157,8 +159,8 @@ struct evering_geometry {
 /**
  * struct evering_endpoint_status - an endpoint as the kernel sees it
  * @state: EVERING_STATE_*
- * @epoch: how often it was attached: by one process after the other, each of which
- *	mapped the half while it was not detached; wraps
+ * @epoch: how often the endpoint was attached; wraps.  Each time another process
+ *	mapped the half, while the endpoint was not detached
  * @pad: a line of its own, so that a spinning peer is not disturbed
  */
 struct evering_endpoint_status {
@@ -173,7 +175,7 @@ struct evering_endpoint_status {
  * struct evering_status - the STATUS region
  * @magic: EVERING_MAGIC
  * @abi: version of this header that the channel was created with
- * @size: bytes of this struct that mean something
+ * @size: bytes of this struct that have a meaning
  * @geometry: as created
  * @half_size: bytes to map for HALF_A and for HALF_B
  * @arena_there: bytes of each arena that have memory, from its start
@@ -181,8 +183,8 @@ struct evering_endpoint_status {
  * @reserved: 0
  * @end: the endpoints, by EVERING_A and EVERING_B
  *
- * Written by the kernel alone.  An endpoint copies the geometry when it maps the
- * channel and never looks at it again.
+ * Only the kernel writes it.  An endpoint copies the geometry when it maps the
+ * channel, and never looks at it again.
  */
 struct evering_status {
 	__aligned_u64 magic;
@@ -201,20 +203,20 @@ struct evering_status {
 #define EVERING_GENERATION	2u	/* what to add for the next generation */
 
 /**
- * struct evering_counters - for tools to show and for nobody to trust
- * @tx_entries: entries committed, when last brought up to date
+ * struct evering_counters - for tools to show; no program may trust them
+ * @tx_entries: entries committed, when last updated
  * @tx_rings: doorbells rung for entries
  * @tx_sleeps: how often the sender slept for space
  * @tx_syscalls: system calls made to ring and to sleep, as the sender
- * @rx_entries: entries released, when last brought up to date
+ * @rx_entries: entries released, when last updated
  * @rx_rings: doorbells rung for space
  * @rx_sleeps: how often the receiver slept for entries
  * @rx_syscalls: system calls made to ring and to sleep, as the receiver
  * @reserved: 0
  *
- * Brought up to date off the fast path: when credit is refreshed, when @released
- * is published, before a sleep.  The tx_ fields belong to the thread that
- * sends, the rx_ fields to the thread that receives.
+ * They are updated off the fast path: when credit is refreshed, when @released is
+ * published, and before a sleep.  The thread that sends writes the tx_ fields, the
+ * thread that receives the rx_ fields.
  */
 struct evering_counters {
 	__aligned_u64 tx_entries;
@@ -233,37 +235,42 @@ struct evering_counters {
  * @released: entries of the *peer's* ring that the owner is done with, modulo
  *	2^32.  Written by the owner's receiving thread, read by the peer's
  *	sending thread when its credit has run out.
+ * @pad0: to the next line
  * @armed_rx: EVERING_ARMED: "wake my receiving thread when there is an entry".
  *	Stored by that thread alone; the kernel clears the bit when it wakes it.
  *	Read by the peer's sending thread at each flush.
  * @armed_tx: EVERING_ARMED: "wake my sending thread when there is space".
  *	Stored by that thread alone; the kernel clears the bit when it wakes it.
  *	Read by the peer's receiving thread at each release.
+ * @pad1: to the next line
  * @counters: see there
- * @closed: EVERING_CLOSED_*, not zero once the owner has closed the channel in good order;
- *	tells a polite end from a death, and nothing hangs on it
- * @begun: entries of the *peer's* ring that the owner has taken up, modulo 2^32: it may
- *	have acted on all before this one, and on none from this one on.  Stored by the
- *	owner's receiving thread before it acts; read by the peer when the owner is gone.
- *	Behind @released it says what that says.  EVERING_BEGUN_ALL entries away from it,
- *	or further: the owner looks at entries without taking them up, and may have acted on
- *	any
+ * @closed: EVERING_CLOSED_*, not zero once the owner has closed the channel in good
+ *	order.  It distinguishes a polite end from a death; nothing depends on it
+ * @begun: entries of the *peer's* ring that the owner has taken up, modulo 2^32.  The
+ *	owner may have acted on every entry before this one, and has acted on none from
+ *	this one on.  Stored by the owner's receiving thread before it acts; read by the
+ *	peer when the owner is gone.  A value behind @released means the same as
+ *	@released.  A value EVERING_BEGUN_ALL or more entries away from @released means
+ *	that the owner looks at entries without taking them up, and may have acted on any
  * @grown: memfd: how much of the owner's arena has memory, from its start, in units of
- *	EVERING_ARENA_ALIGN; never goes back.  Stored with release order by the thread that
- *	allocates there, after that memory was had and before an entry names a place in it;
- *	read by the peer when an entry does that it has not seen before
- * @relayed: not zero: the owner passes on what another process elsewhere sends, and
- *	receives for it; if it goes without a word, nothing is known of that one
- * @abi, @geometry: memfd: version of this header, and what the two have agreed on.  For
- *	tools to show and for nobody to trust; the device has them in STATUS
+ *	EVERING_ARENA_ALIGN; it never decreases.  The thread that allocates there stores
+ *	it with release order, after it got the memory and before an entry names a place
+ *	in it.  The peer reads it when an entry names a place that it has not seen before
+ * @abi: memfd: version of this header, for tools to show; no program may trust it.
+ *	The device has it in STATUS
+ * @geometry: memfd: what the two sides have agreed on; otherwise as @abi
+ * @relayed: not zero: the owner is a relay: it passes on what a process elsewhere sends,
+ *	and receives for it.  If the owner goes without a word, the state of that process
+ *	is unknown
+ * @pad2: up to EVERING_SLOTS_OFFSET
  *
  * Lines are 128 bytes apart because the adjacent-line prefetcher pairs them.
  *
- * The generation above EVERING_ARMED goes up when a ring of the present one has
- * been consumed, and only then.  A producer that remembers the generation it
- * rang last therefore knows whether a wake-up is already on its way, however
- * often the counter wraps, and rings a generation at most once.  In the half of a kernel
- * module it goes up whenever that arms.
+ * The generation above EVERING_ARMED goes up when the owner has consumed a ring of the
+ * doorbell in the present generation, and only then.  So a producer that remembers the
+ * generation that it rang last knows whether a wake-up is already on its way, however
+ * often the counter wraps.  It rings a generation at most once.  In the half of a kernel
+ * module the generation goes up each time that the module arms.
  */
 struct evering_half {
 	__u32 released;
@@ -282,9 +289,9 @@ struct evering_half {
 };
 
 /*
- * evering_half.closed: by whoever has the half; for another process, which has died; for
- * another, to which the way is lost; for another, because whoever passed on for it has
- * gone.  What is none of these is as the first.
+ * evering_half.closed: why.  The owner of the half has closed it; or the owner is a relay,
+ * and the process that it passes on for has died (DIED), cannot be reached (LOST), or was
+ * served by another relay that is gone (RELAY).  Any other value means the first.
  */
 #define EVERING_CLOSED		1u
 #define EVERING_CLOSED_DIED	2u
@@ -302,12 +309,13 @@ struct evering_half {
 #define EVERING_TX		(1u << 1)
 
 /*
- * ioctls.  A struct begins with its size as the caller knows it.  A longer one is
- * welcome as long as the part that the kernel does not know is zero, a shorter
- * one as long as it holds the first version's fields.
+ * ioctls.  A struct begins with its size as the caller knows it.  A longer struct is
+ * accepted if the part that the kernel does not know is zero, a shorter one if it has
+ * the fields of the first version.
  *
- * The numbers are _IO() for that: _IOWR() has a size, too, and a struct that grows
- * would be another command to a kernel that could do without what is new.
+ * That is why the numbers are made by _IO().  _IOWR() would put a size into the number,
+ * and a struct that grows would be another command to a kernel that could do without
+ * the new fields.
  */
 #define EVERING_IOC_MAGIC	0xEB
 
@@ -370,15 +378,15 @@ struct evering_info {
  * @flags: in: EVERING_CREATE_*
  * @geometry: in: see there
  * @fd: out: the endpoints A and B.  Each is memory, doorbell and liveness in one
- *	descriptor and may be passed on.  The caller pays for the channel; when one
- *	end is closed, whoever has attached the other pays.  A channel whose one end is
- *	closed, and of which nobody maps anything, is given up when its payer needs the
- *	quota for another: -ESTALE.
+ *	descriptor and may be passed on.  The caller pays for the channel.  When one
+ *	end is closed, the user who has attached the other end pays.  A channel that
+ *	has one end closed, and that nobody maps, is given up when its payer needs the
+ *	quota for another one: -ESTALE.
  * @arena_order: out: log2 of the pages of the largest block that ARENA_A and
  *	ARENA_B were built from
  * @arena_begin: in: bytes of ARENA_A and ARENA_B that have memory from the start, whole
- *	pages, up to arena_size.  Without EVERING_CREATE_GROW all of them have.
- *	With it each page that may come later costs the payer a pointer.
+ *	pages, up to arena_size.  Without EVERING_CREATE_GROW all bytes have.  With it,
+ *	each page that may come later costs the payer a pointer.
  */
 struct evering_create {
 	__u32 size;
@@ -392,17 +400,17 @@ struct evering_create {
 /*
  * EVERING_IOC_RING: wake the peer.  The argument itself is EVERING_RX (there is an
  * entry: clear EVERING_ARMED in the peer's armed_rx), EVERING_TX (there is space:
- * armed_tx) or both.  Returns which of them were armed, and so were rung.
+ * armed_tx) or both.  It returns those of them that were armed, and so were rung.
  *
- * Also as an io_uring command, so that one io_uring_enter(2) rings many channels:
+ * RING is also an io_uring command, so that one io_uring_enter(2) rings many channels:
  * IORING_OP_URING_CMD on an endpoint, cmd_op EVERING_IOC_RING, and in sqe->cmd a
- * struct evering_uring_ring.  The same in res; never on a ring with
- * IORING_SETUP_IOPOLL (-EOPNOTSUPP).
+ * struct evering_uring_ring.  The result in res is the same.  It does not work on a ring
+ * with IORING_SETUP_IOPOLL (-EOPNOTSUPP).
  */
 
 /*
- * Beside EVERING_RX or EVERING_TX: ring the own endpoint, whose sleeper another thread of
- * its process wants to wake.
+ * Beside EVERING_RX or EVERING_TX: ring the own endpoint.  With it a thread wakes a
+ * sleeper of its own process.
  */
 #define EVERING_RING_SELF	(1u << 16)
 
@@ -421,9 +429,9 @@ struct evering_uring_ring {
  *	NO_RESTART	any signal handler that runs ends the wait with -EINTR, as it
  *			does poll(2)'s, and not only one without SA_RESTART
  *	RUNG		set by the kernel when a signal interrupts a call that has
- *			rung: @ring was rung, and tells EVERING_RANG_* now.  So the
+ *			rung: @ring was rung, and holds EVERING_RANG_* now.  So the
  *			call rings once, restarted or not.
- *	NO_HANDOVER	the thread that @ring wakes runs where the scheduler likes.
+ *	NO_HANDOVER	the scheduler chooses where the thread runs that @ring wakes.
  *			Without it, a call that rings and then waits lets that thread
  *			run on its own CPU, if the kernel can (since Linux 6.6) and
  *			nothing else wants that CPU.  A thread whose affinity does
@@ -445,15 +453,15 @@ struct evering_uring_ring {
  * @flags: in: EVERING_ENTER_*
  * @ring: in: doorbells of the peer to ring first, as for RING; 0 for none
  * @wait: in: own doorbells to wait for, EVERING_RX, EVERING_TX or both; 0 not to
- *	wait.  One counts as rung when EVERING_ARMED is clear in its word.
+ *	wait.  A doorbell counts as rung when EVERING_ARMED is clear in its word.
  * @timeout: in: CLOCK_MONOTONIC in ns, absolute; EVERING_FOREVER
  *
  * Returns the doorbells of @wait that are rung, with EVERING_RANG_RX and _TX for
- * those of @ring that were armed.  -EPIPE if none is and the peer is gone,
- * -ETIMEDOUT if none is and the time has passed, -EBUSY if too many wait already.
+ * those of @ring that were armed.  If none of @wait is rung: -EPIPE if the peer is
+ * gone, -ETIMEDOUT if the time has passed, -EBUSY if too many wait already.
  * A ring is paid once, also by a call that a signal interrupts: see
- * EVERING_ENTER_RUNG.  The struct has to be writable for that; where it is not, such
- * a call ends with -EINTR instead of being restarted.
+ * EVERING_ENTER_RUNG.  The struct has to be writable for that.  If it is not, such a
+ * call ends with -EINTR instead of being restarted.
  */
 struct evering_enter {
 	__u32 size;
@@ -482,18 +490,18 @@ struct evering_set_eventfd {
 };
 
 /**
- * struct evering_peer_cred - EVERING_IOC_PEER_CRED: who speaks at the other endpoint
+ * struct evering_peer_cred - EVERING_IOC_PEER_CRED: the process at the other endpoint
  * @size: in: bytes of the caller's struct
  * @flags: in: 0
- * @pid: out: the process that has called ATTACH there, in the asker's pid namespace; 0
- *	if it is gone, or cannot be seen from there
- * @uid: out: the effective user that it had when it mapped the half, in the asker's user
+ * @pid: out: the process that has called ATTACH there, in the caller's pid namespace; 0
+ *	if that process is gone, or is not visible from there
+ * @uid: out: the effective user that it had when it mapped the half, in the caller's user
  *	namespace
  * @gid: out: the effective group, likewise
  * @epoch: out: of the other endpoint
  *
  * For a pidfd: pidfd_open(2) @pid, then look at STATUS.  If the other endpoint is still
- * ATTACHED, in that epoch, the process had not been reaped, and the pidfd is its.
+ * ATTACHED, in that epoch, the process had not been reaped, and the pidfd refers to it.
  */
 struct evering_peer_cred {
 	__u32 size;
@@ -511,10 +519,11 @@ struct evering_peer_cred {
  * @epoch: out: of this endpoint
  * @reserved: in: 0
  *
- * The process that has mapped this endpoint's half lends it its name: PEER_CRED tells
- * the peer.  So nobody else may write there: -EBUSY if another process has ever mapped
- * the half, or the arena, and another one that maps them from now on gets the same.
- * -ENOTCONN before the half is mapped, -ESTALE after the endpoint was detached.
+ * The process that has mapped this endpoint's half gives the endpoint its name: the peer
+ * reads that by PEER_CRED.  So no other process may write there.  -EBUSY if another
+ * process has ever mapped the half or the arena; a process that maps them from now on
+ * gets -EBUSY, too.  -ENOTCONN before the half is mapped, -ESTALE after the endpoint was
+ * detached.
  */
 struct evering_attach {
 	__u32 size;
@@ -528,11 +537,11 @@ struct evering_attach {
  * @size: in: bytes of the caller's struct
  * @flags: in: 0
  * @there: in: bytes of this endpoint's arena that are to have memory, from its start,
- *	whole pages.  Less than there are changes nothing.
+ *	whole pages.  A value below the present one changes nothing.
  *
- * Who pays for the channel pays for it, and so does the memory cgroup of the caller.
- * evering_status.arena_there says so to both sides.  A page that has no memory yet is
- * SIGBUS for who touches it.
+ * The payer of the channel pays for it, and so does the memory cgroup of the caller.
+ * evering_status.arena_there shows the result to both sides.  Access to a page that has
+ * no memory yet is SIGBUS.
  *
  * -EINVAL beyond the arena's size.  One call at a time.
  */
@@ -546,35 +555,36 @@ struct evering_grow {
  * Groups: many endpoints under one sleeper.
  *
  * A group is a file of its own, with one page, which its owner maps.  Endpoints are its
- * members, at most one group each.  A member has a bit in that page, at an index that the
- * owner chooses.  The kernel sets the bit
+ * members; an endpoint is in at most one group.  A member has a bit in that page, at an
+ * index that the owner chooses.  The kernel sets the bit
  *
- *	whenever the member is rung: a bell that was armed is cleared;
+ *	whenever the member is rung: an armed doorbell is cleared;
  *	when the member's peer goes (DETACHED, CLOSED);
  *	at ADD, once: the owner looks at a new member.
  *
- * and then wakes whoever waits on the group.  The member's own sleepers, pollers and its
- * eventfd are woken as ever.  Only the owner clears bits.  It takes whole words:
+ * and then wakes the sleepers and pollers of the group.  The member's own sleepers,
+ * pollers and eventfd are woken as without a group.  Only the owner clears bits.  It
+ * takes whole words:
  *
  *	for each word w of summary[]	s = exchange(&summary[w], 0)
  *	  for each bit i of s		m = exchange(&ready[64 * w + i], 0)
  *	    for each bit j of m		look at the member 64 * (64 * w + i) + j
  *
- * with an exchange that is at least an acquire and a full barrier towards later loads
- * of the ring (a sequentially consistent one).  A bit says "look", and no more: it may
- * be stale (of a member that was removed, or that had its index before), or find nothing.
- * A set bit of summary[] may lead to an empty word.
+ * The exchange is at least an acquire and a full barrier towards later loads of the ring
+ * (a sequentially consistent one).  A bit says "look", and no more.  It may be stale (of
+ * a member that was removed, or that had its index before), and the look may find
+ * nothing.  A set bit of summary[] may lead to an empty word.
  *
  * No wake-up is lost: a member is rung once each time that its owner arms it.  So the
  * owner arms a member, looks into its ring once more, and then need not look at it before
  * its bit is set.  ENTER sleeps, and poll(2) is silent, while all of summary[] is 0.
- * The kernel believes nothing that it reads there: what the owner writes can wake, or not
+ * The kernel trusts nothing that it reads there: what the owner writes can wake, or not
  * wake, the owner alone.
  *
- * A group does not hold its members.  A member is removed by REMOVE, and by itself
- * when the endpoint is detached or its last descriptor is closed, or when the group is
- * closed: all its descriptors, and mappings of its page.  One that is passed on to
- * another process without REMOVE stays a member.
+ * A group does not hold its members.  A member is removed by REMOVE; when the endpoint is
+ * detached or its last descriptor is closed; or when the group is closed, which means all
+ * its descriptors and the mappings of its page.  A member that is passed on to another
+ * process without REMOVE stays a member.
  */
 
 /* A group has so many indices. */
@@ -588,8 +598,8 @@ struct evering_grow {
  * @ready: bit j of word i: look at the member with the index 64 * i + j
  *
  * mmap(2) of one page, offset 0, MAP_SHARED; not for executing, and not inherited by
- * children.  As a member's index is the owner's choice, one that has few members reads
- * only the words of @summary that theirs are in.
+ * children.  Since the owner chooses the indices, an owner with few members reads only
+ * the words of @summary that theirs are in.
  */
 struct evering_group_page {
 	__aligned_u64 summary[8];
@@ -624,14 +634,14 @@ struct evering_group_create {
  * @size: in: bytes of the caller's struct
  * @flags: in: 0
  * @fd: in: the endpoint
- * @index: in: below EVERING_GROUP_MEMBERS.  Two members may have the same one, and
- *	are looked at together then.
+ * @index: in: below EVERING_GROUP_MEMBERS.  Two members may have the same index; the
+ *	owner looks at both when the bit is set.
  *
- * Its bit is set at once, whether there is something or not, and if its peer has gone
- * already it is a member all the same.  -EEXIST if it is in this group, whatever the
- * index; -EBUSY if it is in another, or another process has called ATTACH on it; -ENOTCONN
- * if nobody has; -ESTALE if it was detached itself.  -EBADF: not an open descriptor;
- * -EINVAL: it is no endpoint, or no such index.
+ * The bit is set at once, whether there is something to see or not.  An endpoint whose
+ * peer has gone becomes a member all the same.  -EEXIST if it is in this group, whatever
+ * the index; -EBUSY if it is in another group, or another process has called ATTACH on
+ * it; -ENOTCONN if no process has; -ESTALE if it was detached itself.  -EBADF: not an
+ * open descriptor; -EINVAL: it is no endpoint, or the index is too large.
  */
 struct evering_add {
 	__u32 size;
@@ -642,12 +652,12 @@ struct evering_add {
 
 /*
  * EVERING_IOC_REMOVE: an endpoint is no member any more.  The argument itself is its
- * descriptor.  Returns 0; when it does, the kernel sets the bit no more, but it may be
- * set from before.  -ENOENT: not a member of this group; -EBADF, -EINVAL as for ADD.
+ * descriptor.  Returns 0; from then on the kernel does not set the bit, but the bit may
+ * be set from before.  -ENOENT: not a member of this group; -EBADF, -EINVAL as for ADD.
  *
- * EVERING_IOC_RING on a group: the argument itself is an index, whose bit is set as if a
- * member there had been rung.  Returns 0; -EINVAL: no such index.  With an index that no
- * member has, another thread or a signal handler wakes the owner.
+ * EVERING_IOC_RING on a group: the argument itself is an index.  The bit there is set as
+ * if a member had been rung.  Returns 0; -EINVAL: the index is too large.  With an index
+ * that no member has, another thread or a signal handler wakes the owner.
  */
 
 /* A list of ENTER on a group is no longer. */
@@ -667,20 +677,20 @@ struct evering_group_ring {
  * struct evering_group_enter - EVERING_IOC_ENTER on a group: ring many, then wait
  * @size: in: bytes of the caller's struct
  * @flags: in: EVERING_ENTER_*
- * @ring: in: how many of @rings, at most EVERING_MAX_GROUP_RINGS; 0 for none
+ * @ring: in: number of @rings, at most EVERING_MAX_GROUP_RINGS; 0 for none
  * @wait: in: 1 to wait until a bit of evering_group_page.summary is set, 0 not to
  * @timeout: in: CLOCK_MONOTONIC in ns, absolute; EVERING_FOREVER
  * @rings: in: address of @ring structs evering_group_ring; not looked at if @ring is 0
  *
- * Returns how many of the bells that it rang were armed.  -ETIMEDOUT if no bit is set and
- * the time has passed, -EAGAIN with O_NONBLOCK, -EBUSY if too many wait already.
- * -EFAULT: the list cannot be read; -EINVAL: a bell in it that does not exist, or none;
- * nobody was rung then.  -EBADF, or -EINVAL for a descriptor that is no endpoint: those
- * before it were rung.  A ring is paid once, as for ENTER on an endpoint: with
- * EVERING_ENTER_RUNG in @flags @ring is what the call will return.
+ * Returns how many of the doorbells that it rang were armed.  -ETIMEDOUT if no bit is set
+ * and the time has passed, -EAGAIN with O_NONBLOCK, -EBUSY if too many wait already.
+ * -EFAULT: the list cannot be read; -EINVAL: an entry of it names a nonexistent doorbell,
+ * or none; nobody was rung then.  -EBADF, or -EINVAL for a descriptor that is no endpoint:
+ * the peers before it were rung.  A ring is paid once, as for ENTER on an endpoint: with
+ * EVERING_ENTER_RUNG in @flags, @ring is what the call will return.
  *
- * If it rings one peer and then waits, it lets that one run on its own CPU, as ENTER on
- * an endpoint does.
+ * A call that rings one peer and then waits lets that peer run on its own CPU, as ENTER
+ * on an endpoint does.
  */
 struct evering_group_enter {
 	__u32 size;
@@ -692,8 +702,8 @@ struct evering_group_enter {
 };
 
 /*
- * What the two sides were compiled from must be the same to the byte, in C, in
- * C++ and in the kernel, on 32 and on 64 bits.
+ * Both sides must have been compiled from the same layout, to the byte: in C, in C++ and
+ * in the kernel, on 32 and on 64 bits.
  */
 #ifdef __cplusplus
 #define EVERING_ASSERT(cond)	static_assert(cond, #cond)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
 /*
- * evering_echo: /dev/evering_echo, a kernel module that sends back what a process sends:
- * the other end of a channel for tests, and for measuring what a channel to a module costs.
+ * evering_echo: /dev/evering_echo, a kernel module that sends back what a process sends.
+ * It is the other end of a channel in tests, and for measuring the cost of a channel to a
+ * module.
  */
 #ifndef _UAPI_LINUX_EVERING_ECHO_H
 #define _UAPI_LINUX_EVERING_ECHO_H
@@ -10,7 +11,7 @@
 
 /* evering_echo.flags */
 #define EVERING_ECHO_THREAD \
-	(1u << 0) /* a thread of its own answers, not the ringer */
+	(1u << 0) /* the module has a thread that answers, not the ringer */
 #define EVERING_ECHO_OPS \
 	(1u << 1) /* entries are operations: <linux/evering_op.h> */
 #define EVERING_ECHO_FLAGS	(EVERING_ECHO_THREAD | EVERING_ECHO_OPS)
@@ -24,7 +25,7 @@
  * @flags: in: EVERING_ECHO_*
  * @geometry: in: of the channel; arena_size[EVERING_A] is the module's own
  * @budget: in: the most entries that it takes in one pass; 0: 64
- * @spin_us: in: with a thread: for how many microseconds it looks for more before it sleeps
+ * @spin_us: in: with a thread: microseconds for which it looks for more before it sleeps
  * @fd: out: the caller's end
  * @reserved: 0
  */

@@ -2,10 +2,10 @@
 /*
  * evnet: /dev/evnet, network interfaces whose other end is a process.
  *
- * EVERING_IOC_NET makes an interface, and gives the process's end of a channel to it.  Each
- * entry, of either ring, is a packet: a struct evering_net_packet that says where in the
- * sender's arena it lies, from its Ethernet header on.  Whoever receives it has copied it, or
- * is done with it, before it releases the entry.
+ * EVERING_IOC_NET makes an interface, and returns the process's end of a channel to it.  Each
+ * entry, of either ring, stands for a packet: a struct evering_net_packet names the place in
+ * the sender's arena where the packet begins, with its Ethernet header.  The receiver copies
+ * the packet, or is done with it, before it releases the entry.
  */
 #ifndef _UAPI_LINUX_EVERING_NET_H
 #define _UAPI_LINUX_EVERING_NET_H
@@ -25,10 +25,10 @@
 
 /*
  * On the device, with CAP_NET_ADMIN in the network namespace of the caller: makes the
- * interface, or becomes the process of one that is there, of that name, and has none.
- * -EPERM, also for @spin_us without CAP_SYS_NICE; -EINVAL: a flag, a size, or the interface was
- * made with other offloads; -EBUSY: it has a process; -EEXIST: one of that name is of another
- * kind; and as CREATE.
+ * interface.  If one of that name exists and has no process, the caller becomes its process.
+ * -EPERM: no such capability, or @spin_us without CAP_SYS_NICE; -EINVAL: a flag, a size, or
+ * the interface was made with other offloads; -EBUSY: the interface has a process; -EEXIST:
+ * an interface of that name is of another kind; and the errors of CREATE.
  */
 #define EVERING_IOC_NET		_IO(EVERING_IOC_MAGIC, 0x41)
 
@@ -36,15 +36,15 @@
  * struct evering_net_create - EVERING_IOC_NET: an interface
  * @size: in: bytes of the caller's struct
  * @flags: in: EVERING_NET_*
- * @name: in: its name, or a pattern as "evnet%d", or ""; out: its name
+ * @name: in: its name, a pattern such as "evnet%d", or ""; out: its name
  * @entries: in: slots of each ring; 0: 256
- * @spin_us: in: for how many microseconds a thread of the module looks for packets from the
- *	process before it sleeps, up to 1000; 0: there is none, and whoever rings hands over what
- *	it sent
- * @arena_size: in: bytes of the module's arena, for packets to the process, and of the process's;
- *	0: 1 MiB
+ * @spin_us: in: microseconds for which a thread of the module looks for packets from the
+ *	process before it sleeps, up to 1000; 0: there is no thread, and the task that rings
+ *	hands over what was sent
+ * @arena_size: in: bytes of the module's arena, for packets to the process, and of the
+ *	process's arena; 0: 1 MiB
  * @fd: out: the process's end
- * @ifindex: out
+ * @ifindex: out: index of the interface
  * @reserved: 0
  */
 struct evering_net_create {
@@ -61,13 +61,19 @@ struct evering_net_create {
 
 /**
  * struct evering_net_packet - an entry
- * @place: of the packet, from the start of the sender's arena
- * @len: its bytes, 14..EVERING_NET_MAX_PACKET
- * @flags, @gso_type, @hdr_len, @gso_size, @csum_start, @csum_offset: as struct virtio_net_hdr,
- *	little endian; 0 without EVERING_NET_OFFLOAD.  Of @flags a process may set
- *	VIRTIO_NET_HDR_F_NEEDS_CSUM and _DATA_VALID; with another one, or a header that is no
- *	such thing, the packet counts as an error
+ * @place: of the packet, in bytes from the start of the sender's arena
+ * @len: bytes of the packet, 14..EVERING_NET_MAX_PACKET
+ * @flags: VIRTIO_NET_HDR_F_*.  A process may set NEEDS_CSUM and DATA_VALID; a packet with
+ *	another flag counts as an error
+ * @gso_type: VIRTIO_NET_HDR_GSO_*
+ * @hdr_len: bytes of the headers of a packet that is to be segmented
+ * @gso_size: bytes of payload of each segment
+ * @csum_start: where the checksum begins
+ * @csum_offset: where the checksum goes, from @csum_start
  * @reserved: 0
+ *
+ * @flags to @csum_offset are those of struct virtio_net_hdr, little endian, and 0 without
+ * EVERING_NET_OFFLOAD.  A packet whose values are invalid counts as an error.
  */
 struct evering_net_packet {
 	__aligned_u64 place;

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
 /*
- * evering: operations, which is what entries hold where both sides speak of requests
- * and answers.  Neither the device nor the rings care: this is a contract between the
- * two endpoints alone, for the library (evering_op.h) and for whatever else speaks to
- * it.
+ * evering: operations: what the entries hold if the two sides exchange requests and
+ * answers.  Neither the device nor the rings depend on it.  It is a contract between the
+ * two endpoints, for the library (evering_op.h) and for any program that talks to it.
  *
- * An entry is a struct evering_op_header, @len bytes of data behind it, and at the
- * very end, before the stamp and from there backwards: a struct
- * evering_op_buffer, if it brings one; then for each buffer that goes home a struct
- * evering_op_home.
+ * An entry is a struct evering_op_header with @len bytes of data behind it.  At the very
+ * end, before the stamp and from there backwards, are: a struct evering_op_buffer, if the
+ * entry brings one; then a struct evering_op_home for each buffer that goes home.
  *
  * Change log, by EVERING_OPS_VERSION
  *	1	first version
@@ -35,7 +33,7 @@
 #define EVERING_OP_HOME		5u	/* buffers that go home, and credit */
 #define EVERING_OP_POST		6u	/* a request that gets no answer */
 #define EVERING_OP_MESSAGE	7u
-#define EVERING_OP_LEAVE	8u	/* what is new is for who comes next */
+#define EVERING_OP_LEAVE	8u	/* new requests are for a successor */
 
 /* evering_op_header.flags: what the buffer is, and how many go home */
 #define EVERING_OP_BUFFER	0x07u
@@ -43,20 +41,21 @@
 #define EVERING_OP_GIVEN	2u	/* sender's arena, the receiver's from now on */
 #define EVERING_OP_BACK		3u	/* receiver's arena, and its own again */
 #define EVERING_OP_IN_PLACE	4u	/* the answer is in the buffer that was lent */
-#define EVERING_OP_AGAIN	0x08u	/* REQUEST: one who has gone may have begun it */
+#define EVERING_OP_AGAIN	0x08u	/* REQUEST: a predecessor may have begun it */
 #define EVERING_OP_HOME_SHIFT	4
 #define EVERING_OP_MAX_HOME	15u
 
-/* evering_op_open.flags: outlives its peer, and may be sent a LEAVE */
+/* evering_op_open.flags: this side outlives its peer, and may be sent a LEAVE */
 #define EVERING_OP_OUTLIVES	1u
 
 /**
- * struct evering_op_header - how each entry begins
- * @id: POST, MESSAGE, HOME, LEAVE: 0, not looked at.  Else the operation: the asking side's
- *	index, from 1 to EVERING_OP_SPARE more than may be in flight, and above it
- *	EVERING_OP_INDEX_BITS a generation, so that no two have the same
- * @type: EVERING_OP_*
- * @flags: the same
+ * struct evering_op_header - the beginning of each entry
+ * @id: POST, MESSAGE, HOME, LEAVE: 0, not looked at.  Otherwise the operation: the low
+ *	EVERING_OP_INDEX_BITS are the asking side's index, from 1 to EVERING_OP_SPARE more
+ *	than may be in flight; above them is a generation, so that no two operations have
+ *	the same @id
+ * @type: EVERING_OP_OPEN to EVERING_OP_LEAVE
+ * @flags: EVERING_OP_BUFFER and above
  * @len: bytes of data
  * @code: OPEN: EVERING_OPS_VERSION; REQUEST, POST: the opcode; ANSWER: the result;
  *	MESSAGE: 0, not looked at; HOME: how many of the receiver's posts and messages
@@ -72,9 +71,10 @@ struct evering_op_header {
 
 /**
  * struct evering_op_buffer - a buffer that comes with an entry
- * @granule: where it begins in its arena, in granules
- * @generation: which of all that ever began there
- * @len_low, @len_high: bytes of it that matter
+ * @granule: where the buffer begins in its arena, in units of EVERING_OP_GRANULE
+ * @generation: which of all buffers that ever began there
+ * @len_low: bytes of it that hold data, the low 32 bits
+ * @len_high: the high 32 bits
  */
 struct evering_op_buffer {
 	__u32 granule;
@@ -85,7 +85,8 @@ struct evering_op_buffer {
 
 /**
  * struct evering_op_home - a buffer that goes home: its owner may use it again
- * @granule, @generation: of it
+ * @granule: as in struct evering_op_buffer
+ * @generation: likewise
  */
 struct evering_op_home {
 	__u32 granule;
@@ -95,10 +96,10 @@ struct evering_op_home {
 /**
  * struct evering_op_open - what a side is ready for
  * @depth: the most requests that it wants in flight
- * @serve: the most of the peer's that it can hold.  In flight are never more than
- *	the lesser of the one's @depth and the other's @serve.
- * @store: the most of the peer's posts and messages that it stores.  The peer never has
- *	more than so many sent that are not finished with, as HOME entries tell.
+ * @serve: the most requests of the peer that it can hold.  The number in flight never
+ *	exceeds the lesser of one side's @depth and the other side's @serve.
+ * @store: the most posts and messages of the peer that it stores.  The peer never has more
+ *	than that many sent and not finished with, which HOME entries count.
  * @flags: EVERING_OP_OUTLIVES
  */
 struct evering_op_open {
@@ -108,7 +109,7 @@ struct evering_op_open {
 	__u32 flags;
 };
 
-/* As in <linux/evering.h>: the same to the byte, whatever it was compiled by. */
+/* As in <linux/evering.h>: the same to the byte, whatever compiles it. */
 EVERING_ASSERT(sizeof(struct evering_op_header) == 16);
 EVERING_AT(evering_op_header, len, 10);
 EVERING_AT(evering_op_header, code, 12);
