@@ -1,43 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * channel.c: a channel from its making to its end: geometry and pages.
+ * channel.c: a channel from its creation to its end: geometry and pages.
  *
- * Quotas are quota.c's, mapping the pages is mmap.c's, the states of the endpoints
- * are life.c's.
+ * quota.c has the quotas, mmap.c maps the pages, life.c has the states of the endpoints.
  *
  * Why the pages are the module's own, and neither shmem's nor huge
  * ----------------------------------------------------------------
  *
- * All of them are there when CREATE returns or, of an arena that grows, when GROW does, so
- * that no access can fail later, nor a message be slower for it.  A fault that allocates
- * would be less code, but can only kill where GROW has an errno.  An idle channel of the
- * library's default measures, with arenas of 1 MiB, costs its memory cgroup 44,362 bytes
- * a side (selftests/grow; Linux 6.12), and without GROW more than 1 MiB.
+ * All pages are there when CREATE returns or, if an arena grows, when GROW returns.  So no
+ * access can fail later, and no message is slower because a page is missing.  A fault that
+ * allocates would be less code, but it can only kill where GROW returns an errno.  An idle
+ * channel of the library's default sizes, with arenas of 1 MiB, costs its memory cgroup
+ * 44,362 bytes a side (selftests/grow; Linux 6.12), and without GROW more than 1 MiB.
  *
- * They come in blocks, and follow the memory policy of the caller; they cannot be swapped
- * or migrated.  A shmem file for each arena was considered.  Once its pages are mapped a
- * message costs the same.  But:
+ * The pages come in blocks, and follow the memory policy of the caller; they cannot be
+ * swapped or migrated.  A shmem file for each arena was considered.  Once its pages are
+ * mapped a message costs the same.  But:
  *
- *	Time.  To have all pages of two arenas of 1 MiB at once costs shmem 2,980,000
- *	guest instructions (bench --modes=channel --icount, memfd-whole; Linux 6.12),
- *	these 860,000 (device).  Only lazily is it less, 262,000 (memfd), and that is
- *	an arena which may end in SIGBUS.
- *	Trust.  Its mapping would be shmem's: MADV_REMOVE of one side would take pages
- *	from under the other, and SIGBUS would follow where there is no memory to fill
+ *	Time.  All pages of two arenas of 1 MiB at once cost 2,980,000 guest
+ *	instructions with shmem (bench --modes=channel --icount, memfd-whole; Linux
+ *	6.12), and 860,000 with these pages (device).  Only lazy allocation costs less,
+ *	262,000 (memfd), and an access to such an arena may end in SIGBUS.
+ *	Trust.  The mapping would be shmem's: MADV_REMOVE by one side would take pages
+ *	from under the other side, which would get SIGBUS if there is no memory to fill
  *	the hole.  F_SEAL_* cannot be set from here (memfd_fcntl() is not exported).
  *	Quota.  Such a mapping holds the shmem file and not ours: memory would live on,
  *	uncounted, after both endpoints are closed.
  *
- * With vm_operations of our own above a shmem file none of that would be so, but then
- * reverse mapping does not find the pages in our mappings, and nothing can be migrated
- * or swapped either.  A huge page table entry (->huge_fault) needs
- * vmf_insert_folio_pmd(), which comes with 6.15; before, vmf_insert_pfn_pmd() makes
- * memory that O_DIRECT cannot use, and 6.1 refuses it.  So a fault maps 64 KiB, and
- * takes no mmap_lock where the kernel has locks of each vma (->map_pages, mmap.c).
+ * vm_operations of our own above a shmem file would avoid all that.  But then reverse
+ * mapping does not find the pages in our mappings, and they cannot be migrated or swapped
+ * either.  A huge page table entry (->huge_fault) needs vmf_insert_folio_pmd(), which
+ * exists since 6.15.  Before that, vmf_insert_pfn_pmd() makes memory that O_DIRECT cannot
+ * use, and 6.1 refuses it.  So a fault maps 64 KiB, and takes no mmap_lock where the kernel
+ * has a lock for each vma (->map_pages, mmap.c).
  *
- * A page that fails is not mapped any more, and SIGBUS tells whoever touches it.
- * Where it is mapped already it stays, as nothing finds the mapping, and the machine
- * check that the next access brings kills its process.
+ * A page whose memory has failed is not mapped any more, and an access to it is SIGBUS.
+ * Where it was mapped before, it stays mapped, since nothing finds that mapping.  The
+ * machine check that the next access raises kills the process.
  */
 #include <linux/log2.h>
 #include <linux/random.h>
@@ -51,9 +50,9 @@
 /* Blocks of 2 MiB, then of 64 KiB, then single pages. */
 #define EVR_LARGE_ORDER		ilog2(SZ_2M / PAGE_SIZE)
 #define EVR_MEDIUM_ORDER	min(4, EVR_LARGE_ORDER)
-/* Pages that are freed before others may run. */
+/* So many pages are freed before other tasks may run. */
 #define EVR_BATCH		64
-/* A channel's name has 48 bits: short enough to read, long enough not to collide. */
+/* A channel's id has 48 bits: short enough to read, long enough not to collide. */
 #define EVR_ID_SHIFT		16
 
 static int evr_check_geometry(const struct evering_geometry *g, const u64 begin[2])
@@ -82,11 +81,12 @@ static u64 evr_half_size(const struct evering_geometry *g)
 }
 
 /*
- * Adds a zeroed block of at most @want pages and 2^@order; lowers @order if it must.
- * No page is worth the OOM killer, which would not find who holds these.
+ * Adds a zeroed block of at most @want pages and 2^@order pages; lowers @order if there is
+ * none of that size.  The OOM killer is never invoked: it would not find the process that
+ * holds these pages.
  *
- * Blocks lie together but are no compound pages: madvise(MADV_PAGEOUT) takes any
- * that it meets in a mapping for a huge page and would split it.
+ * The pages of a block are contiguous but not compound.  madvise(MADV_PAGEOUT) takes a
+ * compound page in a mapping for a huge page, and would split it.
  */
 static int evr_region_add(struct evr_region *region, unsigned long want,
 			  unsigned int *order)
@@ -110,14 +110,14 @@ static int evr_region_add(struct evr_region *region, unsigned long want,
 	return 0;
 }
 
-/* Has pages up to @nr; on error some may be there that nobody can have. */
+/* Allocates pages up to @nr.  On error some may be allocated, but none can be mapped. */
 static int evr_region_fill(struct evr_region *region, unsigned long nr)
 {
 	unsigned int order = EVR_LARGE_ORDER;
 	int ret;
 
 	while (region->nr < nr) {
-		/* Up to 64 GiB: let others run, and let it be killed. */
+		/* Up to 64 GiB: let other tasks run, and let this one be killed. */
 		cond_resched();
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -125,7 +125,7 @@ static int evr_region_fill(struct evr_region *region, unsigned long nr)
 		if (ret)
 			return ret;
 	}
-	smp_store_release(&region->there, nr); /* a fault sees the pages */
+	smp_store_release(&region->there, nr); /* a fault that sees @nr sees the pages */
 	return 0;
 }
 
@@ -144,7 +144,7 @@ static int evr_region_alloc(struct evr_region *region, u64 size, u64 begin)
 static void evr_region_shrink(struct evr_region *region, unsigned long keep)
 {
 	while (region->nr > keep) {
-		/* One that is still used for I/O is freed when that is done. */
+		/* A page that is still used for I/O is freed when that is done. */
 		put_page(region->pages[--region->nr]);
 		if (!(region->nr % EVR_BATCH))
 			cond_resched();
@@ -152,8 +152,8 @@ static void evr_region_shrink(struct evr_region *region, unsigned long keep)
 }
 
 /*
- * Frees what is of no use when nobody can map it any more.  The kernel's own
- * mappings stay: system calls on the endpoint that is left look at them.
+ * Frees what is useless once nobody can map it any more.  The first page of each half stays:
+ * system calls on the endpoint that is left look at it.
  */
 void evr_channel_shrink(struct evr_channel *channel)
 {
@@ -165,7 +165,7 @@ void evr_channel_shrink(struct evr_channel *channel)
 		evr_region_shrink(region, i < EVERING_REGION_ARENA_A);
 		if (region->nr)
 			continue;
-		/* Nobody pays any more for the pointers either. */
+		/* From here on nobody pays for the pointers either. */
 		WRITE_ONCE(region->there, 0);
 		kvfree(region->pages);
 		region->pages = NULL;
@@ -173,7 +173,7 @@ void evr_channel_shrink(struct evr_channel *channel)
 	evr_quota_uncharge(&channel->account);
 }
 
-/* The only way that a channel goes, whole or half made. */
+/* Every channel ends here, also one that was made in part only. */
 static void evr_channel_free(struct evr_channel *channel)
 {
 	int i;
@@ -211,7 +211,7 @@ static int evr_channel_alloc(struct evr_channel *channel, const u64 begin[2])
 	u64 most = PAGE_SIZE + 2 * half + size[3] + size[4];
 	int i, ret;
 
-	/* Of pages that may come the pointers to them are here. */
+	/* Pages that come later are charged then; the pointers to them are charged now. */
 	ret = evr_quota_charge(&channel->account, most - later + (later >> PAGE_SHIFT) *
 			       sizeof(struct page *), most);
 	for (i = 0; !ret && i < EVERING_REGIONS; i++)
@@ -219,7 +219,7 @@ static int evr_channel_alloc(struct evr_channel *channel, const u64 begin[2])
 	return ret;
 }
 
-/* The kernel's mapping of a region's first page, which is all that it touches. */
+/* The kernel's mapping of a region's first page; it touches no other. */
 static void *evr_region_address(struct evr_channel *channel, int region)
 {
 	return page_address(channel->region[region].pages[0]);
@@ -230,7 +230,7 @@ static void evr_channel_init(struct evr_channel *channel)
 	struct evering_status *status;
 	int i;
 
-	/* A count would tell how many channels others make. */
+	/* A counter would reveal how many channels other users make. */
 	channel->id = get_random_u64() >> EVR_ID_SHIFT;
 	status = evr_region_address(channel, EVERING_REGION_STATUS);
 	status->magic = EVERING_MAGIC;
@@ -279,7 +279,7 @@ struct evr_channel *evr_channel_create(const struct evering_create *create)
 	return channel;
 }
 
-/* As EVERING_IOC_GROW.  Meanwhile the channel is no orphan whose pages could go. */
+/* EVERING_IOC_GROW.  While it runs the channel is no orphan whose pages could go. */
 int evr_channel_grow(struct file *file, void *arg, void __user *uarg)
 {
 	u64 size = ((const struct evering_grow *)arg)->there;
@@ -313,11 +313,11 @@ int evr_channel_grow(struct file *file, void *arg, void __user *uarg)
 			evr_region_shrink(region, had);
 			evr_quota_charge(&channel->account, -size, 0);
 		}
-		/* Release: whoever reads this and faults finds the pages. */
+		/* Release: a process that reads this and then faults finds the pages. */
 		smp_store_release(&status->arena_there[end],
 				  (u64)region->nr << PAGE_SHIFT);
 	}
-	spin_lock_bh(&channel->lock); /* the next one has the pages */
+	spin_lock_bh(&channel->lock); /* the next caller sees the pages */
 	ep->growing = false;
 	spin_unlock_bh(&channel->lock);
 	evr_channel_settle(channel, false);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * endpoint.c: the file that an endpoint is: its ioctls, poll, fdinfo and release.
+ * endpoint.c: the file of an endpoint: its ioctls, poll, fdinfo and release.
  */
 #include <linux/eventfd.h>
 #include <linux/file.h>
@@ -27,17 +27,17 @@ static int evr_set_eventfd(struct file *file, void *arg, void __user *uarg)
 	spin_lock_bh(&ep->channel->lock);
 	old = ep->eventfd;
 	WRITE_ONCE(ep->eventfd, ctx); /* evr_ring() looks without the lock */
-	/* No caller misses the end, whether it looks at STATUS next or not; */
+	/* No caller misses the peer's end, whether it looks at STATUS next or not; */
 	if (ctx && evr_gone(ep->peer))
 		evr_eventfd_signal(ctx);
 	spin_unlock_bh(&ep->channel->lock);
-	smp_mb(); /* nor a ring, if it arms and looks into its ring next: [S] */
+	smp_mb(); /* nor a doorbell, if it arms and looks into its ring next: [S] */
 	if (old)
 		eventfd_ctx_put(old);
 	return 0;
 }
 
-/* The caller speaks for @ep, and nobody else from now on. */
+/* EVERING_IOC_ATTACH: from now on only the calling process speaks for this endpoint. */
 static int evr_attach(struct file *file, void *arg, void __user *uarg)
 {
 	struct evr_endpoint *ep = file->private_data;
@@ -70,7 +70,7 @@ static int evr_peer_cred(struct file *file, void *arg, void __user *uarg)
 	spin_lock_bh(&ep->channel->lock);
 	named = peer->named;
 	if (named) {
-		/* Never one that may be another's by now. */
+		/* Never a pid that another process may have by now. */
 		out->pid = pid_has_task(peer->pid, PIDTYPE_TGID) ?
 			   pid_vnr(peer->pid) : 0;
 		out->uid = from_kuid_munged(current_user_ns(), peer->cred->euid);
@@ -90,7 +90,7 @@ static const struct evr_ioctl evr_endpoint_ioctls[] = {
 	{ EVERING_IOC_GROW, sizeof(struct evering_grow), 16, 0, evr_channel_grow },
 };
 
-/* The peer, or the own sleeper, which another thread of its process wants to wake. */
+/* Rings the peer or, with RING_SELF, a sleeper at the own endpoint. */
 static int evr_ring_bells(struct file *file, unsigned long bells)
 {
 	struct evr_endpoint *to = file->private_data;
@@ -123,7 +123,7 @@ static struct evr_endpoint *evr_peer_of(const struct file *file)
 	return ((struct evr_endpoint *)file->private_data)->peer;
 }
 
-/* RING alone; it never waits, and so completes at once. */
+/* RING is the only command; it never waits, and so completes at once. */
 static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 				  unsigned int issue_flags)
 {
@@ -134,7 +134,7 @@ static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 		return -EOPNOTSUPP;
 	if (cmd->cmd_op != EVERING_IOC_RING)
 		return -ENOTTY;
-	/* A module's port serves in the task that rings, and may sleep. */
+	/* A module's port runs in the task that rings, and may sleep. */
 	if (issue_flags & IO_URING_F_NONBLOCK &&
 	    rcu_access_pointer(evr_peer_of(cmd->file)->port))
 		return -EAGAIN;
@@ -156,7 +156,7 @@ static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 	if (!(READ_ONCE(ep->half->armed_tx) & EVERING_ARMED))
 		events |= EPOLLOUT | EPOLLWRNORM;
 	state = smp_load_acquire(&ep->peer->state); /* as evr_gone() */
-	/* Like a socket: whatever is asked for, the end is an answer. */
+	/* As with a socket: the end is an answer, whatever the poller asked for. */
 	if (state >= EVERING_STATE_DETACHED)
 		events |= EPOLLRDHUP | EPOLLIN | EPOLLRDNORM | EPOLLOUT |
 			  EPOLLWRNORM;
@@ -165,7 +165,7 @@ static __poll_t evr_endpoint_poll(struct file *file, poll_table *table)
 	return events;
 }
 
-/* One line a fact; what each endpoint has of its own in two columns, A and B. */
+/* One line for each fact; two columns, A and B, for what each endpoint has. */
 static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	static const char * const states[] = {
@@ -188,7 +188,7 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 	u64 group_a, group_b;
 	int i;
 
-	spin_lock_bh(&channel->lock); /* which keeps their groups there */
+	spin_lock_bh(&channel->lock); /* their groups stay while it is held */
 	group_a = a->group ? a->group->id : 0;
 	group_b = b->group ? b->group->id : 0;
 	spin_unlock_bh(&channel->lock);
@@ -210,7 +210,7 @@ static void evr_endpoint_show_fdinfo(struct seq_file *m, struct file *file)
 		   atomic_long_read(&a->rings), atomic_long_read(&b->rings),
 		   atomic_long_read(&a->wakes), atomic_long_read(&b->wakes));
 	seq_printf(m, "group:\t%llu\t%llu\n", group_a, group_b);
-	/* What the endpoints say of themselves, and nobody has checked. */
+	/* These the endpoints have written, and nobody has checked them. */
 	for (i = 0; i < ARRAY_SIZE(counters); i++)
 		seq_printf(m, "%s:\t%llu\t%llu\n", counters[i],
 			   READ_ONCE(count_a[i]), READ_ONCE(count_b[i]));
@@ -221,7 +221,7 @@ const struct file_operations evr_endpoint_fops = {
 	.flush = evr_endpoint_flush,
 	.release = evr_endpoint_release,
 	.unlocked_ioctl = evr_endpoint_ioctl,
-	/* Does to RING's argument, which is no pointer, what does not matter. */
+	/* RING's argument is no pointer; what this does to it does not matter. */
 	.compat_ioctl = compat_ptr_ioctl,
 	.uring_cmd = evr_endpoint_uring_cmd,
 	.mmap = evr_mmap,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * evering_kmod.h: the structs of the module and what its files offer each other.
- * How they hang together is told at the top of main.c.
+ * The top of main.c describes how they belong together.
  */
 #ifndef EVERING_KMOD_H
 #define EVERING_KMOD_H
@@ -21,50 +21,50 @@
 #include <linux/wait.h>
 #include <linux/evering.h>
 
-/* For what user space makes us allocate: rather refused than by way of the OOM killer. */
+/* For what user space makes us allocate: it fails rather than invoke the OOM killer. */
 #define EVR_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
 
-/* Pages of one region, in order.  An arena's may still come, and stay then. */
+/* Pages of one region, in order.  Those of an arena may come later, and then stay. */
 struct evr_region {
 	struct page **pages;
-	unsigned long max;	/* that are mapped, with memory or without */
-	unsigned long nr;	/* that were allocated; whoever grows it alone looks */
-	unsigned long there;	/* of them, that can be had; release, acquire */
+	unsigned long max;	/* pages that a mapping spans, with memory or without */
+	unsigned long nr;	/* pages that were allocated; only the grower looks */
+	unsigned long there;	/* pages that a fault may map; release, acquire */
 	unsigned int order;	/* of the largest block among them */
 };
 
-/* What one process maps through an endpoint; tells when that process ends. */
+/* What one process maps through an endpoint.  Its notifier says when the process ends. */
 struct evr_map {
 	struct mmu_interval_notifier notifier;
 	struct evr_endpoint *ep;
-	struct list_head link;	/* in ep->maps, under channel->lock as is */
-	unsigned int vmas;	/* with copies in children */
+	struct list_head link;	/* in ep->maps; under channel->lock, */
+	unsigned int vmas;	/* as this is; copies in children count too */
 };
 
-/* Who is charged for what; all of it under evr_quota_lock. */
+/* The user who is charged, and for how much; all of it under evr_quota_lock. */
 struct evr_account {
 	u64 bytes;
 	const struct cred *payer;	/* the user who pays, or NULL */
 	struct list_head orphan;	/* of a channel: in evr_orphans, or empty */
 };
 
-/* Those who wait at a file: at an endpoint, or at a group. */
+/* Tasks and pollers that wait at one file: an endpoint or a group. */
 struct evr_waiters {
 	/*
 	 * Tasks asleep in ENTER, for RX and for TX, or NULL.  A task puts itself
-	 * in with cmpxchg() and takes itself out; wakers read under RCU, which
-	 * keeps the task_struct of one that has just left.  At a group all
-	 * sleep for RX.
+	 * in with cmpxchg() and takes itself out.  Wakers read under RCU, which
+	 * keeps the task_struct of a task that has just left.  At a group all
+	 * tasks sleep for RX.
 	 */
 	struct task_struct *sleeper_rx;
 	struct task_struct *sleeper_tx;
 	/*
 	 * Pollers, and sleepers that found their place taken, the oldest first.  They
-	 * come by @queue, and leave by its lock.
+	 * arrive in @queue and move to @line; its lock protects both.
 	 */
 	struct list_head line;
 	wait_queue_head_t queue;
-	bool stays;	/* the last sleeper of ENTER said NO_HANDOVER: it runs where it likes */
+	bool stays;	/* the last sleeper of ENTER said NO_HANDOVER: do not move it */
 };
 
 /* Many endpoints under one sleeper: its file, and a bit for each. */
@@ -72,7 +72,7 @@ struct evr_group {
 	refcount_t refs;	/* the file, and each member */
 	bool closed;	/* the file is gone: members may join another group */
 	u64 id;		/* its name in traces and fdinfo */
-	/* The kernel's mapping.  User space writes there; nothing is believed. */
+	/* The kernel's mapping.  User space writes there; nothing is trusted. */
 	struct evering_group_page *page;
 	struct evr_waiters waiters;
 	struct evr_account account;
@@ -84,31 +84,31 @@ struct evering_port;
 struct evr_endpoint {
 	/*
 	 * Control lines of the own half, the kernel's mapping.  User space writes
-	 * there at any time; nothing read from it is believed.
+	 * there at any time; nothing read from it is trusted.
 	 */
 	struct evering_half *half;
 	struct evr_endpoint *peer;
 	struct evr_waiters waiters;
-	bool yields;	/* a caller of ENTER has let the peer run, and is to run again */
+	bool yields;	/* a caller of ENTER has let the peer run, and will run again */
 	u32 state;	/* EVERING_STATE_*; read without the lock as well */
 	struct evr_channel *channel;
-	atomic_long_t rings;	/* how often the peer asked to ring it, */
-	atomic_long_t wakes;	/* and how often it was armed then */
+	atomic_long_t rings;	/* how often the peer rang it, */
+	atomic_long_t wakes;	/* and how often a doorbell was armed then */
 	struct evering_port __rcu *port; /* a kernel module is this end, or NULL */
 
 	/* Under channel->lock. */
 	struct evering_endpoint_status *status;	/* the kernel's mapping */
 	struct eventfd_ctx *eventfd;	/* signalled along with @waiters, or NULL */
-	struct evr_group *group;	/* marked likewise, or NULL; */
-	u32 index;			/* in it */
-	struct list_head maps;		/* of all processes, one each */
-	struct evr_map *owner;		/* of the one that attached it last, or NULL */
-	/* That process; until there is one, the first to map the half or the arena. */
+	struct evr_group *group;	/* its bit is set along with @waiters, or NULL */
+	u32 index;			/* of that bit */
+	struct list_head maps;		/* one for each process that maps something */
+	struct evr_map *owner;		/* of the process that attached last, or NULL */
+	/* That process.  Before: the first process to map the half or the arena. */
 	struct pid *pid;
-	const struct cred *cred;	/* of it; until then of the first to map anything */
+	const struct cred *cred;	/* its; before: of the first to map anything */
 	bool growing;	/* a task adds pages to the own arena */
 	bool shared;	/* more than one process has mapped the half or the arena */
-	bool named;	/* by ATTACH: @pid is the only one that may */
+	bool named;	/* ATTACH was called: only @pid may map these two */
 } ____cacheline_aligned_in_smp;
 
 /* Two endpoints and their memory. */
@@ -129,19 +129,19 @@ static inline unsigned int evr_end(const struct evr_endpoint *ep)
 	return ep - ep->channel->end;
 }
 
-/* Nobody answers any more. */
+/* This end will not answer any more. */
 static inline bool evr_gone(const struct evr_endpoint *ep)
 {
-	/* Acquire: the caller sees what it had written before. */
+	/* Acquire: the caller sees what this end wrote before it went. */
 	return smp_load_acquire(&ep->state) >= EVERING_STATE_DETACHED;
 }
 
-/* A command that takes a struct, which begins with its size and its flags. */
+/* An ioctl that takes a struct, which begins with its size and its flags. */
 struct evr_ioctl {
 	unsigned int cmd;
 	u32 size;	/* of the struct as the module knows it, */
 	u32 min_size;	/* and of its first version */
-	u32 flags;	/* those that exist */
+	u32 flags;	/* all flags that exist */
 	/* @arg: the kernel's copy; @uarg: the caller's, for evr_ioctl_reply() */
 	int (*execute)(struct file *file, void *arg, void __user *uarg);
 };

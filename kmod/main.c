@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * evering: shared-memory channels between two processes.  The ABI, and what is in
- * the shared memory, is told in uapi/linux/evering.h.
+ * evering: shared-memory channels between two processes.  uapi/linux/evering.h
+ * describes the ABI and the shared memory.
  *
  * Objects
  * -------
  *
- *	/dev/evering		misc device: INFO, CREATE, GROUP; has no state (main.c)
+ *	/dev/evering		misc device: INFO, CREATE, GROUP; no state (main.c)
  *	struct evr_channel	pages, quota and two endpoints (channel.c)
  *	struct evr_endpoint	half of a channel: an anonymous file (endpoint.c),
  *				its state (life.c), mappings (mmap.c), doorbells
@@ -16,7 +16,7 @@
  *				page with a bit for each of its members (group.c)
  *	struct evering_port	a module in place of a process and its file, at one end
  *				(port.c)
- *	struct evr_user		what a user holds (quota.c)
+ *	struct evr_user		what a user is charged for (quota.c)
  *
  *	   fd, dup, fork,		fd, dup, fork,
  *	   SCM_RIGHTS			SCM_RIGHTS
@@ -30,28 +30,29 @@
  *			  region[] ----> pages <---- ptes, I/O in flight
  *			  account ----> struct cred, by which struct evr_user is found
  *
- * A file holds one of the channel's two references; a vma holds its file, and so
- * does a system call, a poll and an fd in flight in a socket.  An endpoint is
+ * Each file holds one of the channel's two references.  A vma holds its file, and so
+ * does a system call, a poll and a descriptor in flight in a socket.  An endpoint is
  * part of its channel: it needs no count, and may touch its peer at any time.
- * A vma counts in the struct evr_map of its process, which goes with the last of them.
+ * A vma counts in the struct evr_map of its process, which goes with the last vma.
  * When both files are released the channel goes, with its quota.  Its memory may go
  * earlier if one file is released and nobody maps anything: see evr_channel_settle().
- * An arena's pages may come later, by GROW; until that is over the memory stays.
- * The pages are counted one by one and outlive it if somebody does I/O on them.  The
- * files hold the module.  Nothing is deferred past release, so rmmod has to wait for
- * nothing.
+ * An arena's pages may come later, by GROW; while GROW runs the memory stays.
+ * The pages are counted one by one and outlive the channel if somebody does I/O on
+ * them.  The files hold the module.  Nothing is deferred past release, so rmmod has
+ * nothing to wait for.
  *
  * An endpoint that is a member of a group holds the group: its struct and its page, not
  * its file.  A group holds no endpoint, and finds none.  So there is no cycle, and files
- * are released in any order.  That of the endpoint ends its membership, and so does its
- * end as DETACHED, which is that of the process that has called ATTACH and ADD, whatever
- * others map: who keeps a descriptor of a dead server's endpoint does not keep its group,
- * for which that server's user pays.  That of the group ends nothing, but says
- * "closed", and then an endpoint may join another group.
+ * may be released in any order.  Membership ends when the endpoint's file is released, or
+ * when the endpoint is DETACHED because the process that called ATTACH and ADD has gone,
+ * whatever others map.  So a process that keeps a descriptor of a dead server's endpoint
+ * does not keep the server's group, for which the server's user pays.  The release of the
+ * group's file ends no membership but marks the group as closed, and then its members may
+ * join another group.
  *
- * A port has the reference of a file, and no file, vma nor mm: its endpoint is ATTACHED
- * from the start until the module lets go of it, which is CLOSED.  The module that made it
- * holds this one, by the symbols that it uses, and so each port goes before evering does.
+ * A port has the reference of a file, but no file, vma or mm.  Its endpoint is ATTACHED
+ * from the start, and CLOSED when the module lets go of it.  That module holds this one by
+ * the symbols that it uses, so each port goes before evering does.
  *
  * Life of an endpoint, as its peer sees it
  * ----------------------------------------
@@ -70,31 +71,31 @@
  * ----------------------
  *
  *	mmap_lock		held around evr_mmap() and the vm_operations
- *	evering_port.serving	what a module has called for a process that has rung
+ *	evering_port.serving	the calls of a module's serve(), by a ringer or a thread
  *	evr_channel.lock	states, mappings, eventfds, membership; no sleep, no user copy;
  *				a port may ring in a softirq: bottom halves are off
  *	lock of a wait queue	an endpoint's, a group's or an eventfd's, and epoll's below
  *
- *	evr_quota_lock		by itself, and a spinlock: nobody waits for a user who is
- *				made to wait for memory
+ *	evr_quota_lock		alone, and a spinlock: while one user waits for memory no
+ *				other user waits for the lock
  *
- * The way of a ring takes none of them but that of a wait queue that somebody is
- * in, and that of the channel if an eventfd is set or the endpoint is in a group.  It
- * costs what the one to be woken lets it cost, up to a bound: EVR_MAX_WAITERS at each of
- * the two, and behind each what the kernel allows to hang on a descriptor (an epoll set
+ * Ringing takes only the lock of a wait queue that somebody is in, and the lock of the
+ * channel if an eventfd is set or the endpoint is in a group.  The side that is woken
+ * decides what that costs, up to a bound: EVR_MAX_WAITERS at the endpoint and at the
+ * group, and behind each what the kernel allows to hang on a descriptor (an epoll set
  * that others poll, pollers of the eventfd).
  *
  * Trust
  * -----
  *
  * User space can write into halves and arenas at any time.  The module writes them
- * before the channel has an fd, and after that touches three things there: it
- * clears, atomically, EVERING_ARMED; it looks whether it is set; it shows the
- * counters in fdinfo.  In the page of a group it sets bits, atomically, and looks whether
- * any is set.  The worst that a lie can do is to wake, or not to wake, who told it.
+ * before the channel has a descriptor, and does three things there later: it clears
+ * EVERING_ARMED atomically; it looks whether EVERING_ARMED is set; it shows the counters
+ * in fdinfo.  In the page of a group it sets bits atomically, and looks whether any is
+ * set.  The worst that a lie can do is to wake, or not to wake, the process that told it.
  *
- * A port writes in its own half and arena, and reads what the process has sent: each byte
- * once, into memory of the module that made it, where it is checked and used.
+ * A port writes its own half and arena, and reads what the process has sent: each byte
+ * once, into memory of its module, where the copy is checked and used.
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
@@ -119,21 +120,21 @@ union evr_ioctl_arg {
 	struct evering_add add;
 };
 
-/* Checks the part of a caller's struct that is beyond what the module knows. */
+/* Checks the part of a caller's struct that the module does not know. */
 int evr_ioctl_tail(const void __user *uarg, u32 size, size_t known)
 {
 	int ret;
 
 	if (size <= known)
 		return 0;
-	/* No struct of the future is as long, and looking takes time. */
+	/* No future struct will be as long, and the check takes time. */
 	if (size > PAGE_SIZE)
 		return -E2BIG;
 	ret = check_zeroed_user(uarg + known, size - known);
 	return ret > 0 ? 0 : ret ?: -E2BIG;
 }
 
-/* Copies outputs, as much as the caller has room for. */
+/* Copies the struct back, as much as the caller has room for. */
 int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known)
 {
 	const u32 *size = arg;
@@ -143,7 +144,7 @@ int evr_ioctl_reply(void __user *uarg, const void *arg, size_t known)
 	return 0;
 }
 
-/* Executes the command of @table that @cmd names, all checks common to all done. */
+/* Executes the command of @table that @cmd names, after the checks that all share. */
 long evr_ioctl(struct file *file, const struct evr_ioctl *table, size_t nr,
 	       unsigned int cmd, unsigned long arg)
 {
@@ -166,7 +167,7 @@ long evr_ioctl(struct file *file, const struct evr_ioctl *table, size_t nr,
 		return ret;
 	if (copy_from_user(&u, uarg, min(size, op->size)))
 		return -EFAULT;
-	/* As it was checked, whatever it may be by now. */
+	/* The value that was checked; the caller may have changed it since. */
 	u.info.size = size;
 	if (u.info.flags & ~op->flags)
 		return -EINVAL;
@@ -186,9 +187,9 @@ static int evr_info(struct file *file, void *arg, void __user *uarg)
 }
 
 /*
- * Gives files descriptors, which @fds are in @arg, and tells the caller.  A file may be an
- * error; they are taken care of in any case.  @flags: of CREATE or of GROUP, which has the
- * same.
+ * Gives each file a descriptor, stores these in @fds, which are part of @arg, and copies @arg
+ * to the caller.  A file may be an error pointer.  The files are consumed in any case.
+ * @flags: of CREATE or of GROUP, which has the same.
  */
 int evr_install(struct file **files, s32 *fds, int nr, u32 flags,
 		void __user *uarg, const void *arg, size_t known)
@@ -206,7 +207,7 @@ int evr_install(struct file **files, s32 *fds, int nr, u32 flags,
 	if (ret >= 0)
 		ret = evr_ioctl_reply(uarg, arg, known);
 	for (i = 0; i < nr; i++) {
-		if (!ret) /* Nothing can fail: other threads can use it from here. */
+		if (!ret) /* Nothing can fail now; other threads can use it at once. */
 			fd_install(fds[i], files[i]);
 		else if (!IS_ERR(files[i]))
 			fput(files[i]);

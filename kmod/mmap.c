@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * mmap.c: who may map which region and how, and how its pages get there.
+ * mmap.c: which endpoint may map which region and how, and how pages get there.
  *
  * A region is mapped whole and stays whole: it can be moved and unmapped but not
- * split, grown or copied.  So there is one vma for each mapping, and counting
- * them tells when an endpoint's process has gone, however it went.
+ * split, grown or copied.  So there is one vma for each mapping, and when their count
+ * drops to zero the endpoint's process has gone, however it went.
  */
 #include <linux/log2.h>
 #include <linux/mm.h>
@@ -13,7 +13,7 @@
 
 #include "evering_kmod.h"
 
-/* A fault maps so many pages, aligned, as faults on files do by default. */
+/* A fault maps this many pages, aligned, as faults on files do by default. */
 #define EVR_FAULT_AROUND	max(1UL, SZ_64K / PAGE_SIZE)
 
 #define EVR_REGION_SHIFT	(EVERING_MMAP_SHIFT - PAGE_SHIFT)
@@ -42,7 +42,7 @@ static int evr_insert(struct vm_area_struct *vma, unsigned long index)
 			       smp_load_acquire(&region->there) - first); /* fill */
 	unsigned long i;
 
-	/* Memory that has failed is not mapped; one by one, then. */
+	/* Failed memory is not mapped: the caller goes page by page then. */
 	for (i = first; i < first + nr; i++)
 		if (PageHWPoison(region->pages[i]))
 			return -EHWPOISON;
@@ -56,7 +56,7 @@ static vm_fault_t evr_vm_fault(struct vm_fault *vmf)
 	unsigned long index = vmf->pgoff - vmf->vma->vm_pgoff;
 	int ret;
 
-	/* Acquire: as evr_insert().  It only goes up as long as anybody maps it. */
+	/* Acquire: as in evr_insert().  It only goes up while anybody maps the region. */
 	if (index >= smp_load_acquire(&region->there))
 		return VM_FAULT_SIGBUS;
 	ret = evr_insert(vmf->vma, index);
@@ -66,15 +66,15 @@ static vm_fault_t evr_vm_fault(struct vm_fault *vmf)
 		return VM_FAULT_OOM;
 	if (PageHWPoison(region->pages[index]))
 		return VM_FAULT_HWPOISON;
-	/* Some are mapped already: one, then, and the core takes care. */
+	/* Some pages are mapped already: return one, and let the core map it. */
 	vmf->page = region->pages[index];
 	get_page(vmf->page);
 	return 0;
 }
 
 /*
- * Nothing: evr_vm_fault() maps what is around a page.  But a mapping that has this
- * is one whose faults need no mmap_lock.
+ * Does nothing: evr_vm_fault() maps what is around a page.  But the kernel takes no
+ * mmap_lock for faults of a mapping that has this function.
  */
 static vm_fault_t evr_vm_map_pages(struct vm_fault *vmf, pgoff_t first,
 				   pgoff_t last)
@@ -99,10 +99,10 @@ static bool evr_may_write(const struct evr_endpoint *ep, unsigned int region)
 	       region == EVERING_REGION_ARENA(evr_end(ep));
 }
 
-/* For a mapping of pages of ours, that cannot be made executable later. */
+/* Prepares a mapping of our pages.  It cannot be made executable later. */
 int evr_vma_init(struct vm_area_struct *vma, unsigned long forbidden)
 {
-	/* What READ_IMPLIES_EXEC adds was not asked for, and is not given. */
+	/* READ_IMPLIES_EXEC adds what the caller has not asked for; it is removed. */
 	if (current->personality & READ_IMPLIES_EXEC)
 		evr_vm_flags_mod(vma, 0, VM_EXEC);
 	if (vma->vm_flags & forbidden)
@@ -139,10 +139,10 @@ int evr_mmap(struct file *file, struct vm_area_struct *vma)
 	if (ret)
 		return ret;
 	vma->vm_ops = &evr_vm_ops;
-	/* Everybody touches these at once, and of an arena nobody knows what. */
+	/* Every process touches these at once.  An arena is mapped by faults. */
 	if (index < EVERING_REGION_ARENA_A)
 		ret = evr_insert(vma, 0);
-	if (ret && ret != -EHWPOISON) { /* whoever touches it will be told */
+	if (ret && ret != -EHWPOISON) { /* an access to such a page is SIGBUS */
 		evr_vm_close(vma);
 		return ret;
 	}

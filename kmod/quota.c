@@ -3,26 +3,26 @@
  * quota.c: how much shared memory, and how many channels, one user and all users
  * may hold.
  *
- * The pages are charged to the creator's memory cgroup as well, where there is
- * one; this is for machines without, since a channel's pages can be neither
- * swapped nor reclaimed.
+ * The pages are charged to the creator's memory cgroup as well, if there is one.  The
+ * quotas are for machines without memory cgroups, since a channel's pages can be
+ * neither swapped nor reclaimed.
  *
- * The creator's real user pays, and so does the owner of each user namespace that he
- * is in: whoever has subordinate uids has no more for that.  When one end is closed,
- * the user who has attached the other pays from then on, though it be beyond his
- * quota, which then has no room for new channels.  If nobody has, the creator goes on
- * paying.  What nobody maps is given up when its payer needs the quota for another.
+ * The creator's real user pays, and so does the owner of each user namespace that this
+ * user is in: subordinate uids do not give a user more.  When one end is closed, the user
+ * who has attached the other end pays from then on, even beyond the quota, which then has
+ * no room for new channels.  If no user has attached it, the creator goes on paying.  A
+ * channel that nobody maps is given up when its payer needs the quota for another one.
  *
- * What was given up is not counted any more, and keeps three pages until its last
- * descriptor is closed.  To go on counting them would let whoever hoards descriptors that
- * he was given take the quota of who gave them.  So they are bounded as other open files
- * are: by RLIMIT_NOFILE, file-max and the memory cgroup, which they stay charged to.
+ * A channel that was given up is not counted any more, and keeps three pages until its
+ * last descriptor is closed.  If these pages were counted, a user who hoards descriptors
+ * would use up the quota of the users who gave them.  So they are bounded as other open
+ * files are: by RLIMIT_NOFILE, file-max and the memory cgroup, which they stay charged to.
  *
- * A process with CAP_SYS_RESOURCE is counted, but refused only what is too large for
- * one channel.  A group counts as a channel of one page.
+ * A process with CAP_SYS_RESOURCE is counted, but refused only a channel that exceeds the
+ * limit for one channel.  A group counts as a channel of one page.
  *
- * RLIMIT_MEMLOCK does not matter here.  Its default of 8 MiB would be three channels;
- * memory cgroups and the quota are the bound, as they are for BPF's maps since 5.11.
+ * RLIMIT_MEMLOCK plays no part.  Its default of 8 MiB would be three channels.  Memory
+ * cgroups and the quota are the bound, as memory cgroups are for BPF's maps since 5.11.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
@@ -54,8 +54,8 @@ module_param_named(max_user_channels, evr_max_user_channels, uint, 0644);
 MODULE_PARM_DESC(max_user_channels, "Channels and groups of one user (default: 4096)");
 
 /*
- * What a user of a namespace holds, with all that is held in the namespaces that he
- * made below it.  Exists while that is not nothing.
+ * What a user of a namespace is charged for, with all charges in the namespaces below that
+ * this user owns.  It exists while there is a charge.
  */
 struct evr_user {
 	struct hlist_node node;
@@ -66,18 +66,18 @@ struct evr_user {
 };
 
 /*
- * evr_quota_lock protects the table, the users in it, the total, and who pays for a
- * channel.  Nothing sleeps under it: a user who is made to wait would make all wait.
+ * evr_quota_lock protects the table, the users in it, the total, and the payer of each
+ * channel.  Nothing sleeps under it: a user who has to wait would make all users wait.
  */
 static DEFINE_SPINLOCK(evr_quota_lock);
 static DEFINE_HASHTABLE(evr_users, 6);
 static u64 evr_total_bytes;
-/* Channels whose one end is closed and of which nobody maps anything. */
+/* Channels that have one end closed and that nobody maps. */
 static LIST_HEAD(evr_orphans);
 
-/* One of those who pay: a user, then the owner of the namespace he is in, and so on. */
+/* One of those who pay: a user, then the owner of the user's namespace, and so on. */
 struct evr_payer {
-	struct user_namespace *ns;	/* NULL: they were all */
+	struct user_namespace *ns;	/* NULL: there is no further payer */
 	kuid_t uid;
 };
 
@@ -91,13 +91,13 @@ static struct evr_payer evr_next_payer(struct evr_payer payer)
 	return (struct evr_payer){ payer.ns->parent, payer.ns->owner };
 }
 
-/* In bytes; 0 MiB stands for a share of RAM. */
+/* A limit in bytes; 0 MiB stands for a 1/@share of RAM. */
 static u64 evr_limit(unsigned int mib, unsigned int share)
 {
 	return mib ? (u64)mib << 20 : (u64)totalram_pages() / share << PAGE_SHIFT;
 }
 
-/* All limits, each read once. */
+/* Stores all limits; each parameter is read once. */
 void evr_quota_info(struct evering_info *info)
 {
 	info->max_channel_bytes = (u64)READ_ONCE(evr_max_channel_mib) << 20;
@@ -132,7 +132,7 @@ static void evr_user_put(struct evr_user *user)
 	kfree(user);
 }
 
-/* No sum can overflow: no channel is larger than two EVERING_MAX_ARENA and a bit. */
+/* No sum can overflow: a channel is little larger than two EVERING_MAX_ARENA. */
 static bool evr_user_fits(const struct evr_user *user, u64 bytes,
 			  unsigned int channels)
 {
@@ -144,7 +144,7 @@ static bool evr_user_fits(const struct evr_user *user, u64 bytes,
 	       evr_total_bytes + bytes <= limit.max_total_bytes;
 }
 
-/* Gives back what those before @end were charged; they are there, then. */
+/* Takes back the charge of each payer before @end; all of them are in the table. */
 static void evr_uncharge(const struct cred *cred, u64 bytes,
 			 unsigned int channels, const struct user_namespace *end)
 {
@@ -185,7 +185,7 @@ static int evr_charge(const struct cred *cred, u64 bytes, unsigned int channels,
 	return 0;
 }
 
-/* It has become an orphan, or looked like one; see evr_channel_settle(). */
+/* The channel has become an orphan, or looked like one; see evr_channel_settle(). */
 void evr_quota_orphan(struct evr_channel *channel)
 {
 	spin_lock(&evr_quota_lock);
@@ -194,7 +194,7 @@ void evr_quota_orphan(struct evr_channel *channel)
 	spin_unlock(&evr_quota_lock);
 }
 
-/* Gives up the oldest orphan of @cred's user; false if there is none. */
+/* Gives up the oldest orphan that @cred's user pays for; false if there is none. */
 static bool evr_quota_reclaim(const struct cred *cred)
 {
 	struct evr_channel *at, *found = NULL;
@@ -216,7 +216,7 @@ static bool evr_quota_reclaim(const struct cred *cred)
 	return true;
 }
 
-/* Is it the caller's own account?  Who may go beyond a quota may not do so for others. */
+/* Does the caller pay?  A capability to exceed a quota does not extend to other users. */
 static bool evr_pays(const struct cred *payer)
 {
 	return payer->user_ns == current_user_ns() &&
@@ -224,8 +224,8 @@ static bool evr_pays(const struct cred *payer)
 }
 
 /*
- * Charges whoever pays for @account, at first the caller by its real uid, for @bytes more;
- * or, if that is negative, for less.  All of it may come to @most.
+ * Charges the payer of @account for @bytes more, or for less if that is negative.  Without a
+ * payer the caller becomes it, by its real uid.  The account may come to @most bytes.
  */
 int evr_quota_charge(struct evr_account *account, s64 bytes, u64 most)
 {
@@ -257,7 +257,7 @@ int evr_quota_charge(struct evr_account *account, s64 bytes, u64 most)
 	return ret;
 }
 
-/* @cred's user pays for @channel from now on, within his quota or not. */
+/* @cred's user pays for @channel from now on, within the quota or beyond. */
 void evr_quota_move(struct evr_channel *channel, const struct cred *cred)
 {
 	struct evr_account *account = &channel->account;
@@ -271,7 +271,7 @@ void evr_quota_move(struct evr_channel *channel, const struct cred *cred)
 	spin_unlock(&evr_quota_lock);
 }
 
-/* Gives back what evr_quota_charge() took, if it did. */
+/* Takes back what evr_quota_charge() has charged, if anything. */
 void evr_quota_uncharge(struct evr_account *account)
 {
 	spin_lock(&evr_quota_lock);

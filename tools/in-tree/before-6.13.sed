@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: MIT
 # Linux 6.12 has no lazy preemption.
-/^\/\* Lets a task run now that the scheduler prefers/,/^}$/d
+/^\/\* Lets a task run that the scheduler prefers/,/^$/d
 s/\<evr_resched();/cond_resched();/
