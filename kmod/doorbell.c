@@ -22,7 +22,6 @@
  *     the barrier.
  */
 #include <linux/eventfd.h>
-#include <linux/eventpoll.h>
 #include <linux/hrtimer.h>
 #include <linux/indirect_call_wrapper.h>
 #include <linux/poll.h>

@@ -16,7 +16,6 @@
  * A process that dumps core lives until the dump is written, to the kernel too.
  */
 #include <linux/delay.h>
-#include <linux/eventpoll.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
 #include <linux/slab.h>
