@@ -633,6 +633,13 @@ lint: ## check style, headers, scripts and warnings
 	@tools/setup run test vm lint abi
 	@tools/check/lint
 
+.PHONY: in-tree
+in-tree: ## write a patch series for a kernel's own tree (KERNEL=dir; BRANCH=name; CHECK=1 builds and checks it)
+	@tools/in-tree/write --branch=$(or $(BRANCH),evering) \
+		'$(if $(filter file,$(origin KERNEL)),,$(KERNEL))' $(BUILD)/in-tree
+	$(if $(CHECK),@tools/setup debug lint && \
+		tools/in-tree/check '$(KERNEL)' $(BUILD)/in-tree)
+
 # ----------------------------------------------------------------- installing
 
 # So that pkg-config follows when the prefix as a whole has moved.
