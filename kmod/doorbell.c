@@ -3,9 +3,9 @@
  * doorbell.c: ringing an endpoint, and sleeping until one's own is rung.
  *
  * A doorbell is the bit EVERING_ARMED of a word in the sleeper's own half.  The
- * sleeper sets it, in user space; ringing clears it here, and wakes only if it was
- * set.  Nobody can be woken more often than he asks for, and however many ring,
- * one finds the bit.
+ * sleeper sets it, in user space.  Ringing clears it here, and wakes only if it was
+ * set.  So no sleeper is woken more often than it asks for, and of many that ring
+ * at once, one finds the bit.
  *
  *	Sleeper: ENTER				Ringer: RING, ENTER
  *
@@ -14,12 +14,12 @@
  *	armed: sleep				look into waiters.sleeper_*: wake
  *
  * [S] The store-buffer litmus test again, as in user space between the bit and the
- *     ring.  At least one of the two sees the other; without either barrier both
+ *     ring.  At least one of the two sees the other.  Without either barrier both
  *     could miss, and the sleeper would sleep on.  On the left the barrier is in
- *     set_current_state(), on the right in test_and_clear_bit(), and for an
- *     endpoint that goes, smp_mb() after its state was stored.  At a group the bit
- *     is one of evering_group_page, is set and not cleared, and evr_group_mark() has
- *     the barrier.
+ *     set_current_state(), on the right in test_and_clear_bit().  For an endpoint
+ *     that goes it is smp_mb() after the store of its state.  At a group the bit is
+ *     one of evering_group_page, it is set instead of cleared, and evr_group_mark()
+ *     has the barrier.
  */
 #include <linux/eventfd.h>
 #include <linux/hrtimer.h>
@@ -34,21 +34,21 @@
 #include "trace.h"
 
 #define EVR_BELLS	(EVERING_RX | EVERING_TX)
-/* Those of ENTER that a caller sets. */
+/* Flags of ENTER that a caller sets; the kernel sets RUNG. */
 #define EVR_ENTER_FLAGS	(EVERING_ENTER_FLAGS & ~EVERING_ENTER_RUNG)
 #define EVR_RANG(bells)	((bells) * (EVERING_RANG_RX / EVERING_RX))
 
-/* So many are woken of those that neither have a sleeper's place nor an eventfd. */
+/* One ring wakes this many waiters beside the sleepers in their places and the eventfd. */
 #define EVR_MAX_WAITERS	64
 
 /*
- * Clears EVERING_ARMED of the first or the second of the two words; true if it was
- * set, and then a full barrier [S].  A bit operation takes one step where the machine
- * has an instruction for it (x86, arm64 with LSE, riscv, s390), and
- * atomic_fetch_andnot() on x86 does not.  On others (load-linked, store-conditional)
- * it is a loop all the same, which an owner of the word that stores to it all the time
- * can make longer, as with a futex; the hardware has the last word on for how long.
- * A bit is counted in unsigned longs, two words to each.
+ * Clears EVERING_ARMED of the first or the second of the two words.  Returns whether it
+ * was set; if so, this is a full barrier [S].  A bit operation takes one step if the
+ * machine has an instruction for it (x86, arm64 with LSE, riscv, s390);
+ * atomic_fetch_andnot() on x86 does not.  On other machines (load-linked,
+ * store-conditional) it is a loop.  There the owner of the word can prolong it by storing
+ * to the word all the time, as with a futex; the hardware decides for how long.
+ * Bits are counted in unsigned longs, each of which has two words.
  */
 static bool evr_disarm(struct evering_half *half, unsigned int second)
 {
@@ -58,7 +58,7 @@ static bool evr_disarm(struct evering_half *half, unsigned int second)
 				  (unsigned long *)&half->armed_rx);
 }
 
-/* Which of @bells, of the own endpoint, are rung: not armed. */
+/* Returns which of @bells, of the own endpoint, are rung, which means not armed. */
 u32 evr_rung(const struct evr_endpoint *ep, u32 bells)
 {
 	u32 rx = READ_ONCE(ep->half->armed_rx) & EVERING_ARMED;
@@ -71,7 +71,7 @@ static void evr_wake_sleeper(struct task_struct **sleeper, int flags)
 {
 	struct wait_queue_entry entry;
 
-	/* The task may leave and exit meanwhile, but is not freed before this. */
+	/* The task may leave and exit meanwhile, but is not freed before the unlock. */
 	rcu_read_lock();
 	entry.private = READ_ONCE(*sleeper);
 	if (entry.private)
@@ -80,11 +80,11 @@ static void evr_wake_sleeper(struct task_struct **sleeper, int flags)
 }
 
 /*
- * Puts those who have come to waiters->queue in line, the oldest first; true if more wait
- * than are woken.  Nobody is kept out, as epoll comes but once, and has a place when
- * others have gone; but whoever is told true may wait in vain.  It is counted by who
- * stands in line: told false, one is among the first, and those who come later stay
- * behind, however many come at once.
+ * Moves the waiters in waiters->queue to the end of the line; returns true if more wait
+ * than one ring wakes.  No waiter is kept out, since epoll comes only once, and is among
+ * the first when others have gone.  But a caller that gets true may wait in vain.  It
+ * counts the waiters that are in line: a caller that gets false is among the first, and
+ * later ones stay behind it, however many come at once.
  */
 static bool evr_line_up(struct evr_waiters *waiters)
 {
@@ -103,7 +103,7 @@ static bool evr_line_up(struct evr_waiters *waiters)
 /*
  * For ->poll(), which looks without a lock:
  *
- *	here				whoever rings, or goes
+ *	here				a task that rings, or goes
  *
  *	add to waiters->line		clear EVERING_ARMED, store the state, or mark
  *	full barrier			full barrier (atomic, or evr_hang_up())
@@ -116,20 +116,20 @@ __poll_t evr_poll_wait(struct file *file, struct evr_waiters *waiters,
 {
 	bool crowded;
 
-	/* Where one stands at most, there is nobody to count. */
+	/* With at most one in line there is nothing to count. */
 	if (poll_does_not_wait(table) &&
 	    READ_ONCE(waiters->line.next) == READ_ONCE(waiters->line.prev))
 		return 0;
 	poll_wait(file, &waiters->queue, table);
 	crowded = evr_line_up(waiters);
-	smp_mb(); /* as told above */
-	/* Who waits in vain must not wait in silence. */
+	smp_mb(); /* as drawn above */
+	/* A poller that would wait in vain must know. */
 	return crowded ? EPOLLERR : 0;
 }
 
 /*
- * __wake_up(), but with an end: whoever rings pays for each who waits, and it is not
- * the one who rings that says how many those are.  @all: EPOLLEXCLUSIVE or not.
+ * __wake_up() with a bound: the ringer pays for each waiter, but has no say in how many
+ * there are.  @all: wake all, with EPOLLEXCLUSIVE or without.
  */
 static noinline void evr_wake_waiters(struct evr_waiters *waiters, bool all,
 				      int flags, __poll_t key)
@@ -152,7 +152,7 @@ static noinline void evr_wake_waiters(struct evr_waiters *waiters, bool all,
 	spin_unlock_irqrestore(&waiters->queue.lock, irq);
 }
 
-/* Wakes those that wait for @bell, one of the two. */
+/* Wakes the waiters for @bell, which is one of the two. */
 void evr_wake(struct evr_waiters *waiters, u32 bell, int flags)
 {
 	bool rx = bell == EVERING_RX;
@@ -164,10 +164,10 @@ void evr_wake(struct evr_waiters *waiters, u32 bell, int flags)
 				      EPOLLOUT | EPOLLWRNORM);
 }
 
-/* Signals the eventfd of an endpoint that was rung or is alone, and marks its group. */
+/* Signals the eventfd, and marks the group, of an endpoint that was rung or lost its peer. */
 void evr_tell(struct evr_endpoint *to, int flags)
 {
-	/* It keeps both from the next SET_EVENTFD, and from REMOVE. */
+	/* It protects both from the next SET_EVENTFD, and from REMOVE. */
 	lockdep_assert_held(&to->channel->lock);
 	if (to->eventfd)
 		evr_eventfd_signal(to->eventfd);
@@ -178,7 +178,7 @@ void evr_tell(struct evr_endpoint *to, int flags)
 }
 
 /*
- * Rings doorbells of an endpoint; returns which of them were armed, and so were
+ * Rings doorbells of an endpoint.  Returns which of them were armed, and so were
  * rung.  @flags: EVR_WF_*.
  */
 u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags)
@@ -194,7 +194,7 @@ u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags)
 	if (!rang)
 		return 0;
 	atomic_long_inc(&to->wakes);
-	/* IN and OUT in one key would wake everybody with EPOLLEXCLUSIVE. */
+	/* IN and OUT in one key would wake every EPOLLEXCLUSIVE waiter. */
 	if (rang & EVERING_RX)
 		evr_wake(&to->waiters, EVERING_RX, flags);
 	if (rang & EVERING_TX)
@@ -209,7 +209,7 @@ u32 evr_ring(struct evr_endpoint *to, u32 bells, int flags)
 	return rang;
 }
 
-/* Wakes all that wait on @to, whatever for, because its peer has gone. */
+/* Wakes all waiters on @to, whatever they wait for: its peer has gone. */
 void evr_hang_up(struct evr_endpoint *to, __poll_t events)
 {
 	events |= EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM;
@@ -222,8 +222,8 @@ void evr_hang_up(struct evr_endpoint *to, __poll_t events)
 }
 
 /*
- * Takes the places of a sleeper for @bells.  False if one was taken already,
- * because several threads wait for the same: let this one wait as pollers do.
+ * Takes the sleeper's places for @bells.  Returns false if one was taken already, as
+ * several threads wait for the same doorbell.  Such a thread waits as pollers do.
  */
 static bool evr_sleep_begin(struct evr_waiters *waiters, u32 bells)
 {
@@ -233,7 +233,7 @@ static bool evr_sleep_begin(struct evr_waiters *waiters, u32 bells)
 		 cmpxchg(&waiters->sleeper_tx, NULL, current));
 }
 
-/* Gives them back, and what was taken before a false. */
+/* Gives back the places, also one that was taken before evr_sleep_begin() failed. */
 static void evr_sleep_end(struct evr_waiters *waiters, u32 bells)
 {
 	if (bells & EVERING_RX && READ_ONCE(waiters->sleeper_rx) == current)
@@ -242,7 +242,7 @@ static void evr_sleep_end(struct evr_waiters *waiters, u32 bells)
 		WRITE_ONCE(waiters->sleeper_tx, NULL);
 }
 
-/* What a sleeper of an endpoint is to return, or 0 if it is to sleep. */
+/* Returns what a sleeper of an endpoint is to return, or 0 if it is to sleep. */
 static int evr_look(struct evr_waiters *waiters, u32 bells)
 {
 	struct evr_endpoint *ep = container_of(waiters, struct evr_endpoint, waiters);
@@ -250,7 +250,7 @@ static int evr_look(struct evr_waiters *waiters, u32 bells)
 	return evr_rung(ep, bells) ?: evr_gone(ep->peer) ? -EPIPE : 0;
 }
 
-/* Sleeps at the places of @bells until @look returns something, or an errno. */
+/* Sleeps at the places of @bells until @look returns something; or returns an errno. */
 int evr_sleep(struct evr_waiters *waiters, u32 bells,
 	      int (*look)(struct evr_waiters *waiters, u32 bells),
 	      const struct evering_enter *enter, bool nonblock)
@@ -302,7 +302,7 @@ out:
 	return ret;
 }
 
-/* What is wrong at first sight may be what evr_enter_interrupted() left. */
+/* Not every struct that looks wrong is: evr_enter_interrupted() may have written it. */
 static noinline bool evr_enter_bad(const struct evering_enter *enter)
 {
 	return enter->size < sizeof(*enter) ||
@@ -311,7 +311,7 @@ static noinline bool evr_enter_bad(const struct evering_enter *enter)
 	       enter->ring & ~EVR_RANG(EVR_BELLS) || enter->wait & ~EVR_BELLS;
 }
 
-/* Like evr_ioctl(), in one go: every message to a sleeper comes this way. */
+/* Does what evr_ioctl() does, but in one go: every message to a sleeper comes here. */
 static int evr_enter_fetch(struct evering_enter *enter,
 			   struct evering_enter __user *uarg)
 {
@@ -332,15 +332,15 @@ static int evr_enter_fetch(struct evering_enter *enter,
 	return evr_ioctl_tail(uarg, enter->size, sizeof(*enter));
 fault:
 	user_read_access_end();
-	/* As in evr_ioctl(): one that is too short is so wherever memory ends. */
+	/* As in evr_ioctl(): too short a struct is -EINVAL wherever memory ends. */
 	if (!get_user(enter->size, &uarg->size) && enter->size < sizeof(*enter))
 		return -EINVAL;
 	return -EFAULT;
 }
 
 /*
- * A ring is paid once: a call that has rung leaves that in the caller's struct when a
- * signal interrupts it, as it may be restarted, and would ring again.
+ * A ring is paid once.  A call that has rung and is interrupted by a signal notes this in
+ * the caller's struct.  Otherwise it would ring again when it is restarted.
  */
 int evr_enter_interrupted(struct evering_enter __user *uarg,
 			  const struct evering_enter *enter, u32 rang, int ret)
@@ -354,8 +354,8 @@ int evr_enter_interrupted(struct evering_enter __user *uarg,
 }
 
 /*
- * Is the sleeper on this CPU's queue?  Since 6.12 a task that sleeps may stay there for
- * a while, and single_task_running() counts it.
+ * Is the sleeper on this CPU's run queue?  Since 6.12 a task that sleeps may stay there
+ * for a while, and single_task_running() counts it.
  */
 static bool evr_queued_here(struct task_struct *const *sleeper)
 {
@@ -370,7 +370,7 @@ static bool evr_queued_here(struct task_struct *const *sleeper)
 	return here;
 }
 
-/* That of @ep for @bells, or of its group? */
+/* The same for the sleeper of @ep for @bells, or of its group. */
 static bool evr_sleeps_here(struct evr_endpoint *ep, u32 bells)
 {
 	bool here = evr_queued_here(bells & EVERING_RX ?
@@ -378,7 +378,7 @@ static bool evr_sleeps_here(struct evr_endpoint *ep, u32 bells)
 				    &ep->waiters.sleeper_tx);
 
 	if (!here && READ_ONCE(ep->group)) {
-		spin_lock_bh(&ep->channel->lock); /* as for evr_tell() */
+		spin_lock_bh(&ep->channel->lock); /* as in evr_tell() */
 		here = ep->group &&
 		       evr_queued_here(&ep->group->waiters.sleeper_rx);
 		spin_unlock_bh(&ep->channel->lock);
@@ -386,7 +386,7 @@ static bool evr_sleeps_here(struct evr_endpoint *ep, u32 bells)
 	return here;
 }
 
-/* Lets a task run now that the scheduler prefers to this one, if there is one. */
+/* Lets a task run that the scheduler prefers to this one, if there is one. */
 static void evr_resched(void)
 {
 	/* Lazy preemption asks for no more than this, and has no cond_resched(). */
@@ -398,25 +398,26 @@ static void evr_resched(void)
 
 /*
  * Hand-over: a caller that rings and will sleep gives its CPU to the sleeper that it
- * wakes.  Left to itself, the scheduler prefers a CPU that idles, and each message
- * then costs an interrupt there, and on a virtual machine an exit.
+ * wakes.  Left to itself, the scheduler prefers an idle CPU, and each message then costs
+ * an interrupt there, and on a virtual machine an exit.
  *
- * The wake-up is an ordinary one, synchronous as far as kernel and scheduler know that,
- *	before Linux 6.6, which cannot be told;
- *	if another task wants this CPU, behind which the wakee would have to queue;
+ * There is no hand-over but an ordinary, synchronous wake-up
+ *	before Linux 6.6, which has no flag for it;
+ *	if another task wants this CPU: the wakee would have to queue behind it;
  *	if the caller does not want it (NO_HANDOVER), will not wait (O_NONBLOCK), or is
  *	realtime; if the peer did not want it when it last went to sleep;
- *	for those that wait in poll(2), epoll or io_uring, or found their place taken.
- * The scheduler itself takes no notice where the wakee may not run here (its affinity,
- * its cpuset), or is not in the fair class (realtime, deadline, stop): it looks at both
- * under the wakee's lock, so that it is not looked at here.
+ *	for waiters in poll(2), epoll or io_uring, or that found their place taken.
+ * The scheduler itself ignores the request if the wakee may not run here (its affinity,
+ * its cpuset), or is not in the fair class (realtime, deadline, stop).  It checks both
+ * under the wakee's lock, so they are not checked here.
  *
- * However the peer came here, it runs at once, while the caller is still runnable: when
- * that comes back there may be an answer, and nobody has fallen asleep or been woken.
- * The answer finds a caller that has yielded, not one that sleeps, and is handed over
- * in the same way.  With another task on this CPU the scheduler decides.
+ * The peer then runs at once, while the caller is still runnable.  When the caller
+ * continues there may be an answer, and no task has fallen asleep or been woken.  The
+ * answer finds a caller that has yielded, not one that sleeps, and is handed over in the
+ * same way.  With another task on this CPU the scheduler decides.
  *
- * @ep: whose peer is rung, for @bells; @may: neither NO_HANDOVER nor O_NONBLOCK.
+ * @ep: the endpoint whose peer is rung, for @bells; @may: neither NO_HANDOVER nor
+ * O_NONBLOCK.
  */
 u32 evr_hand_over(struct evr_endpoint *ep, u32 bells, bool may)
 {

@@ -3,14 +3,14 @@
  * group.c: many endpoints under one sleeper: a file of its own, with one page in which
  * each member has a bit.
  *
- * What epoll cannot do: to find one ready member among thousands costs the owner three
- * loads and two exchanges in its own memory, and no system call while it is awake; and
- * one call rings many and then waits.
+ * It does what epoll cannot.  To find one ready member among thousands costs the owner
+ * three loads and two exchanges in its own memory, and no system call while it is awake.
+ * One call rings many peers and then waits.
  *
  * A member points at its group, and has a reference to the struct; a group does not know
  * its members.  So there is no cycle, no table and no list, and members come and go
- * under the lock of their channel alone.  When the group's file is closed they stay, and
- * what rings set is seen by nobody, until they join another group, or are detached or
+ * under the lock of their channel alone.  When the group's file is closed the members
+ * stay, and nobody sees their bits, until they join another group, or are detached or
  * closed.
  *
  *	Owner					Ringer: evr_group_mark()
@@ -19,12 +19,12 @@
  *	full barrier			[G]	full barrier			[G]
  *	take the words it names			set the bit of its word in summary
  *
- * [G] Whoever takes a bit of summary sees the bit that it was set for.  One that is
- *     set later in a word that was taken already is named in summary once more.
+ * [G] An owner that takes a bit of summary sees the bit that it was set for.  If a bit is
+ *     set later, in a word that was taken already, summary names that word once more.
  *
- * Whoever owns the page can write there at any time, but only bits are set here, by atomic
- * operations, and summary is looked at.  As with EVERING_ARMED, a lie wakes, or does
- * not wake, who told it.
+ * The owner of the page can write there at any time.  But here bits are only set, by atomic
+ * operations, and summary is read.  As with EVERING_ARMED, a lie wakes, or does not wake,
+ * the process that told it.
  */
 #include <linux/bitops.h>
 #include <linux/file.h>
@@ -38,12 +38,12 @@
 #include "evering_kmod.h"
 #include "trace.h"
 
-/* Sets the bit at @index, and wakes whoever waits. */
+/* Sets the bit at @index, and wakes the waiters of the group. */
 void evr_group_mark(struct evr_group *group, u32 index, int flags)
 {
 	struct evering_group_page *page = group->page;
 
-	/* Also where the bit is set already: what was sent is seen by who takes it. */
+	/* Also if the bit is set already: the owner that takes it sees what was sent. */
 	smp_mb__before_atomic();
 	set_bit(index, (unsigned long *)page->ready);
 	smp_mb__after_atomic(); /* [G] */
@@ -54,7 +54,7 @@ void evr_group_mark(struct evr_group *group, u32 index, int flags)
 	evr_wake(&group->waiters, EVERING_RX, flags);
 }
 
-/* Is any bit set?  For evr_sleep(). */
+/* Is any bit of summary set?  For evr_sleep(). */
 int evr_group_look(struct evr_waiters *waiters, u32 bells)
 {
 	struct evr_group *group = container_of(waiters, struct evr_group, waiters);
@@ -76,7 +76,7 @@ static void evr_group_put(struct evr_group *group)
 	kfree(group);
 }
 
-/* The file of the endpoint that @fd is. */
+/* The file of the endpoint that @fd refers to. */
 static struct file *evr_member_get(int fd)
 {
 	struct file *file = fget(fd);
@@ -104,21 +104,21 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 	ep = file->private_data;
 	spin_lock_bh(&ep->channel->lock);
 	if (ep->state >= EVERING_STATE_DETACHED) {
-		ret = -ESTALE; /* as it would be none any more: evr_part() */
+		ret = -ESTALE; /* evr_part() has removed it, or will: too late */
 	} else if (ep->group == group) {
 		ret = -EEXIST;
 	} else if ((ep->group && !READ_ONCE(ep->group->closed)) ||
 		   (ep->named && ep->pid != task_tgid(current))) {
 		ret = -EBUSY;
 	} else if (!ep->named) {
-		ret = -ENOTCONN; /* whose end would not be its end: evr_part() */
+		ret = -ENOTCONN; /* no process whose end would remove it: evr_part() */
 	} else {
 		old = ep->group;
 		refcount_inc(&group->refs);
 		WRITE_ONCE(ep->group, group); /* evr_ring() looks without the lock */
 		ep->index = add->index;
 		trace_evr_add(group, ep);
-		/* For a ring that came too early to see it, and a peer that has gone. */
+		/* For a ring that came before the group was there, or a peer that has gone. */
 		evr_group_mark(group, ep->index, 0);
 	}
 	spin_unlock_bh(&ep->channel->lock);
@@ -127,7 +127,7 @@ static int evr_group_add(struct file *file, void *arg, void __user *uarg)
 	return ret;
 }
 
-/* No member any more, of @from or, NULL, of any group; -ENOENT if it was none. */
+/* Ends membership in @from or, if that is NULL, in any group; -ENOENT if there is none. */
 int evr_group_leave(struct evr_endpoint *ep, const struct evr_group *from)
 {
 	struct evr_group *group;
@@ -162,7 +162,10 @@ static bool evr_ring_bad(const struct evering_group_ring *ring)
 	return !ring->bells || ring->bells > (EVERING_RX | EVERING_TX);
 }
 
-/* How many bells of one were armed, or an errno.  @sleeps: with a hand-over, if it @may. */
+/*
+ * Rings one peer.  Returns how many doorbells were armed, or an errno.  @sleeps: the caller
+ * will sleep: hand over if it @may.
+ */
 static int evr_group_ring_one(const struct evering_group_ring *ring,
 			      bool sleeps, bool may)
 {
@@ -179,7 +182,7 @@ static int evr_group_ring_one(const struct evering_group_ring *ring,
 	return hweight32(rang);
 }
 
-/* Those of a list, which costs its place on the stack, cleared by most kernels. */
+/* Rings a list, which takes its place on the stack; most kernels clear that first. */
 static noinline int evr_group_ring_many(const struct evering_group_ring __user *rings,
 					u32 count)
 {
@@ -195,7 +198,7 @@ static noinline int evr_group_ring_many(const struct evering_group_ring __user *
 		if (evr_ring_bad(&list[i]))
 			return -EINVAL;
 	for (i = 0; i < count; i++) {
-		/* Each takes as long as the one to be woken lets it. */
+		/* The side that is woken decides how long each takes. */
 		if (need_resched())
 			cond_resched();
 		if (fatal_signal_pending(current))
@@ -208,7 +211,7 @@ static noinline int evr_group_ring_many(const struct evering_group_ring __user *
 	return rang;
 }
 
-/* How many bells of the list of @enter were armed, or an errno. */
+/* Rings the list of @enter.  Returns how many doorbells were armed, or an errno. */
 static int evr_group_ring(struct evr_group *group, bool nonblock,
 			  const struct evering_group_enter *enter)
 {
@@ -227,7 +230,7 @@ static int evr_group_ring(struct evr_group *group, bool nonblock,
 				  !(enter->flags & EVERING_ENTER_NO_HANDOVER));
 }
 
-/* In one go, as evr_enter_fetch(), and for the same reason. */
+/* In one go, for the same reason as evr_enter_fetch(). */
 static int evr_group_fetch(struct evering_group_enter *enter,
 			   struct evering_group_enter __user *uarg)
 {
@@ -248,13 +251,13 @@ static int evr_group_fetch(struct evering_group_enter *enter,
 	return evr_ioctl_tail(uarg, enter->size, sizeof(*enter));
 fault:
 	user_read_access_end();
-	/* As in evr_ioctl(): one that is too short is so wherever memory ends. */
+	/* As in evr_ioctl(): too short a struct is -EINVAL wherever memory ends. */
 	if (!get_user(enter->size, &uarg->size) && enter->size < sizeof(*enter))
 		return -EINVAL;
 	return -EFAULT;
 }
 
-/* Its struct begins as that of an endpoint's ENTER, which is what evr_sleep() looks at. */
+/* The struct begins like that of an endpoint's ENTER, and evr_sleep() reads no more. */
 static long evr_group_enter(struct file *file,
 			    struct evering_group_enter __user *uarg)
 {
@@ -266,7 +269,7 @@ static long evr_group_enter(struct file *file,
 	ret = evr_group_fetch(&enter, uarg);
 	if (ret)
 		return ret;
-	/* So many there may have been before it was interrupted. */
+	/* An interrupted call may have rung this many doorbells before. */
 	if (enter.flags & EVERING_ENTER_RUNG &&
 	    enter.ring > 2 * EVERING_MAX_GROUP_RINGS)
 		return -EINVAL;
@@ -358,7 +361,7 @@ static const struct file_operations evr_group_fops = {
 	.owner = THIS_MODULE,
 	.release = evr_group_release,
 	.unlocked_ioctl = evr_group_ioctl,
-	/* Does to what is no pointer what does not matter. */
+	/* Some arguments are no pointers; what this does to them does not matter. */
 	.compat_ioctl = compat_ptr_ioctl,
 	.mmap = evr_group_mmap,
 	.poll = evr_group_poll,
@@ -379,7 +382,7 @@ int evr_group_create(struct file *file, void *arg, void __user *uarg)
 	if (!group)
 		return -ENOMEM;
 	refcount_set(&group->refs, 1);
-	group->id = get_random_u64() >> 16; /* as a channel's */
+	group->id = get_random_u64() >> 16; /* as that of a channel */
 	init_waitqueue_head(&group->waiters.queue);
 	INIT_LIST_HEAD(&group->waiters.line);
 	INIT_LIST_HEAD(&group->account.orphan);

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * life.c: the states of an endpoint: whose it is, and how its peer learns that it
- * has gone.
+ * life.c: the states of an endpoint: which process it belongs to, and how its peer learns
+ * that the process has gone.
  *
  * An endpoint belongs to the process that attached it last, by mapping its half.  What
- * other processes map, or do, does not matter.  Detached it is for ever, by whichever
- * of these comes first:
+ * other processes map, or do, does not matter.  The first of these events detaches it for
+ * ever:
  *
  *	release	  The memory of that process ends: it was killed, it exits, it execs.
- *		  Told before a page is unmapped, however many there are.
+ *		  This comes before any page is unmapped, however many there are.
  *	flush	  The process closes the descriptor as it dies, or after it has
- *		  exec'd, though a third one holds its memory (process_vm_readv()).
+ *		  exec'd, while a third process holds its memory (process_vm_readv()).
  *	vm_close  The process has unmapped the last of what it mapped through it.
  *
- * A process that dumps core lives until the dump is written, to the kernel too.
+ * A process that dumps core lives until the dump is written; so the kernel sees it.
  */
 #include <linux/delay.h>
 #include <linux/sched/signal.h>
@@ -24,17 +24,17 @@
 #include "trace.h"
 
 /*
- * Release pairs with the acquire of whoever reads STATUS: a reader that sees a state
- * sees its epoch, and whatever the endpoint had written when it left it.
+ * Release pairs with the acquire of a reader of STATUS: a reader that sees a state sees its
+ * epoch, and everything that the endpoint had written before the state changed.
  */
 static void evr_set_state(struct evr_endpoint *ep, u32 state)
 {
 	lockdep_assert_held(&ep->channel->lock);
 	smp_store_release(&ep->state, state); /* evr_gone() */
-	smp_store_release(&ep->status->state, state); /* as told above */
+	smp_store_release(&ep->status->state, state); /* as described above */
 }
 
-/* Leaves a state in which it could answer, and tells the peer's eventfd and group. */
+/* Moves @ep to a state in which it does not answer; tells the peer's eventfd and group. */
 static void evr_leave(struct evr_endpoint *ep, u32 state)
 {
 	evr_set_state(ep, state);
@@ -42,7 +42,7 @@ static void evr_leave(struct evr_endpoint *ep, u32 state)
 	trace_evr_detach(ep);
 }
 
-/* True if it was attached: the peer is to be told when the lock is free. */
+/* Returns true if @ep was attached: the caller wakes the peer when the lock is free. */
 static bool evr_detach(struct evr_endpoint *ep)
 {
 	if (ep->state != EVERING_STATE_ATTACHED)
@@ -52,8 +52,8 @@ static bool evr_detach(struct evr_endpoint *ep)
 }
 
 /*
- * Whoever is to know that @ep has gone is told, when the lock is free.  Nobody waits for
- * it any more either: else a stranger who keeps its descriptor would keep its group.
+ * @ep has gone and the lock is free: wakes the peer's waiters.  @ep leaves its group, too:
+ * otherwise another process that keeps its descriptor would keep the group.
  */
 static void evr_part(struct evr_endpoint *ep, __poll_t events)
 {
@@ -62,9 +62,9 @@ static void evr_part(struct evr_endpoint *ep, __poll_t events)
 }
 
 /*
- * The scheduler lets a task that has woken another finish its slice.  This one has
- * its memory to free, for whose end nobody waits: let those run first that it woke on
- * this CPU.  Once a process, so that many endpoints do not add up.
+ * The scheduler lets a task that has woken another one finish its slice.  This task still
+ * has to free its memory, and nobody waits for that: let the tasks that it woke on this CPU
+ * run first.  Once for each process, so that many endpoints do not add up.
  */
 static void evr_let_run(const struct mm_struct *mm)
 {
@@ -98,7 +98,7 @@ static const struct mmu_interval_notifier_ops evr_map_ops = {
 	.invalidate = evr_map_invalidate,
 };
 
-/* A descriptor was closed, which most often says nothing. */
+/* A descriptor was closed, which in most cases means nothing. */
 int evr_endpoint_flush(struct file *file, fl_owner_t id)
 {
 	struct evr_endpoint *ep = file->private_data;
@@ -131,7 +131,7 @@ static struct evr_map *evr_map_count(struct evr_endpoint *ep, struct evr_map *ma
 	return map;
 }
 
-/* Whether the current process may map a region, in which it can write if @writes. */
+/* May the current process map a region?  @writes: it is one that this end can write. */
 static int evr_may_map(struct evr_endpoint *ep, bool writes)
 {
 	if (ep->channel->over)
@@ -153,7 +153,7 @@ static struct evr_map *evr_map_new(struct evr_endpoint *ep,
 		return ERR_PTR(-ENOMEM);
 	map->ep = ep;
 	map->vmas = 1;
-	/* Of the first byte, which is never unmapped, but ends with the rest. */
+	/* The first byte is never mapped or unmapped; its notifier fires at the end only. */
 	ret = mmu_interval_notifier_insert_locked(&map->notifier, vma->vm_mm,
 						  0, 1, &evr_map_ops);
 	if (!ret)
@@ -169,7 +169,7 @@ static void evr_map_free(struct evr_map *map)
 	kfree(map);
 }
 
-/* The current process maps a region by @vma.  From here on the pages stay. */
+/* Counts a mapping of the current process, by @vma.  From here on the pages stay. */
 int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
 		     bool writes)
 {
@@ -199,7 +199,7 @@ int evr_endpoint_map(struct evr_endpoint *ep, struct vm_area_struct *vma,
 	return ret;
 }
 
-/* It has mapped the half of @ep by @vma, and so attached it, unless it is too late. */
+/* The current process has mapped the half of @ep: attaches it, unless it is too late. */
 void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma)
 {
 	bool moved;
@@ -222,7 +222,7 @@ void evr_endpoint_attach(struct evr_endpoint *ep, struct vm_area_struct *vma)
 		evr_quota_move(ep->channel, current_cred());
 }
 
-/* A mapping was moved by mremap(), or copied by fork, if MADV_DOFORK asked it to. */
+/* A mapping was moved by mremap(), or copied by fork after MADV_DOFORK. */
 void evr_vm_open(struct vm_area_struct *vma)
 {
 	struct evr_map *map = vma->vm_private_data;
@@ -235,9 +235,9 @@ void evr_vm_open(struct vm_area_struct *vma)
 }
 
 /*
- * A channel is an orphan if one end is closed and nobody maps anything.  It waits for
- * whoever was given the other descriptor, until its payer needs the quota (@now): then
- * its memory goes.
+ * A channel is an orphan if one end is closed and nobody maps anything.  It waits for a
+ * process that was given the other descriptor, until its payer needs the quota (@now).
+ * Then its memory goes.
  */
 void evr_channel_settle(struct evr_channel *channel, bool now)
 {
@@ -259,8 +259,8 @@ void evr_channel_settle(struct evr_channel *channel, bool now)
 }
 
 /*
- * A mapping is gone; perhaps the last, perhaps after its process, by whoever dropped the
- * last user of the mm.
+ * A mapping is gone.  It may be the last one; its process may have gone before, and this
+ * may run in another task, which dropped the last reference to the mm.
  */
 void evr_vm_close(struct vm_area_struct *vma)
 {
@@ -287,7 +287,7 @@ void evr_vm_close(struct vm_area_struct *vma)
 	}
 }
 
-/* A kernel module is this end: from the start, and until evr_endpoint_close(). */
+/* A kernel module becomes this end: from the start, until evr_endpoint_close(). */
 void evr_endpoint_occupy(struct evr_endpoint *ep, struct evering_port *port)
 {
 	spin_lock_bh(&ep->channel->lock);
@@ -299,7 +299,7 @@ void evr_endpoint_occupy(struct evr_endpoint *ep, struct evering_port *port)
 }
 
 /*
- * Its file is gone, and so are its mappings, which held the file; or its module's port.
+ * The file of @ep is gone, and so are its mappings, which held the file; or its port is.
  * The user who keeps the channel alive pays from now on.
  */
 void evr_endpoint_close(struct evr_endpoint *ep)
@@ -310,7 +310,7 @@ void evr_endpoint_close(struct evr_endpoint *ep)
 	spin_lock_bh(&channel->lock);
 	cred = get_cred(ep->peer->cred);
 	spin_unlock_bh(&channel->lock);
-	/* First, so that whoever has been told of the end is charged. */
+	/* First, so that a peer that learns of the end is charged already. */
 	if (cred)
 		evr_quota_move(channel, cred);
 	put_cred(cred);
