@@ -2,18 +2,19 @@
 /*
  * evering_port.h: a kernel module as one end of a channel.
  *
- * The other end is a process with an ordinary endpoint: it got a descriptor from the
- * module (evering_port_file()), opened it with evering_open_fd(), and from there on
- * memory, protocol, doorbells and deaths are those of any channel.  What is in the
- * shared memory is told in <linux/evering.h>.
+ * The other end is a process with an ordinary endpoint.  It gets a descriptor from the
+ * module (evering_port_file()) and opens it with evering_open_fd().  From there on memory,
+ * protocol, doorbells and deaths are those of any channel.  <linux/evering.h> describes the
+ * shared memory.
  *
  * A port is always A, and the process B.  The process may write its own half and its own
- * arena at any time: what is received is to be copied, then checked, then used.  Nothing
- * that it does is an error of the module, or makes more work than was asked for: a task that
- * rings serves what the ring has, and what nobody rings for has an eighth of each tick.
+ * arena at any time: the module copies what it receives, then checks the copy, then uses the
+ * copy.  Nothing that the process does is an error of the module, or makes more work than
+ * its ringers pay for: a task that rings serves what the ring holds, and work that nobody
+ * rings for gets an eighth of each tick.
  *
- * Contexts: "in serve" is inside evering_port_ops.serve alone.  "Whoever sends" is anybody,
- * one at a time: serve, or who has the module's own lock.
+ * Contexts: "in serve" is inside evering_port_ops.serve alone.  "The sender" is one task at
+ * a time: serve, or a holder of the module's own lock.
  */
 #ifndef EVERING_PORT_H
 #define EVERING_PORT_H
@@ -26,17 +27,17 @@ struct evering_port;
 struct file;
 
 /* evering_port_params.flags */
-#define EVERING_PORT_THREAD	BIT(0) /* serve runs in a thread of the port's own */
+#define EVERING_PORT_THREAD	BIT(0) /* the port has a thread, in which serve runs */
 
 #define EVERING_PORT_MAX_SPIN	1000u	/* microseconds */
 
 /**
- * struct evering_port_params - what a port is to be
+ * struct evering_port_params - properties of a new port
  * @geometry: as for EVERING_IOC_CREATE; arena_size[EVERING_A] is the port's own
  * @flags: EVERING_PORT_*
- * @budget: the most that serve is to do in one pass; 0: 64; for work items it is less
- * @spin_us: with a thread: for how many microseconds it looks for more before it sleeps, up to
- *	EVERING_PORT_MAX_SPIN; nobody's CPU time but the machine's
+ * @budget: the most entries for serve in one pass; 0: 64; in work items it is less
+ * @spin_us: with a thread: microseconds for which it looks for more before it sleeps, up to
+ *	EVERING_PORT_MAX_SPIN; no process is charged for that CPU time
  * @name: with a thread: its name
  */
 struct evering_port_params {
@@ -50,15 +51,15 @@ struct evering_port_params {
 /**
  * struct evering_port_ops - what a module does at its port
  * @serve: take what is there, and send what is to be sent: evering_port_peek(), _release(),
- *	_reserve(), _commit().  Returns how many entries it took or sent, up to @budget; less
- *	than @budget says that there is nothing more to do now, and the port sleeps until
+ *	_reserve(), _commit().  Returns how many entries it took or sent, up to @budget.  Less
+ *	than @budget means that there is nothing more to do now, and the port sleeps until
  *	the process rings or evering_port_kick() is called.  Never runs twice at once for a
- *	port.  May sleep.  With EVERING_PORT_THREAD runs in that thread, else in whatever
- *	task has rung, which may be any that has a descriptor of the process's end, with
- *	its credentials and signals, or in a work queue.
+ *	port.  May sleep.  With EVERING_PORT_THREAD it runs in that thread.  Otherwise it runs
+ *	in a work queue or in the task that rings.  That may be any task with a descriptor of
+ *	the process's end, and serve runs with its credentials and signals.
  * @gone: the process has gone: no entry comes after those that are there, and nobody takes
- *	any.  Called once, after the last serve that found it alive, and as that is; NULL if
- *	the module does not want to know.
+ *	any.  Called once, after the last serve that found the process alive, in the same
+ *	context; NULL if the module does not need it.
  */
 struct evering_port_ops {
 	unsigned int (*serve)(struct evering_port *port, unsigned int budget);

@@ -153,7 +153,7 @@ static struct evr_map *evr_map_new(struct evr_endpoint *ep,
 		return ERR_PTR(-ENOMEM);
 	map->ep = ep;
 	map->vmas = 1;
-	/* The first byte is never mapped or unmapped; its notifier fires at the end only. */
+	/* For the first byte of the mm: what is unmapped elsewhere does not call it. */
 	ret = mmu_interval_notifier_insert_locked(&map->notifier, vma->vm_mm,
 						  0, 1, &evr_map_ops);
 	if (!ret)

@@ -2,23 +2,23 @@
 /*
  * port.c: a kernel module as one end of a channel.  See evering_port.h.
  *
- * A port is the endpoint A, attached from the start, and without a file: nobody maps it,
- * so what is in its half nobody else writes, but for EVERING_ARMED, which ringers clear.
+ * A port is the endpoint A, attached from the start, and without a file.  No process maps
+ * it, so nobody else writes its half, except for EVERING_ARMED, which ringers clear.
  *
- * Who serves
- * ----------
+ * Which task serves
+ * -----------------
  *
- * Whoever has something to be served sets EVR_PORT_KICKED and then sees to it that
- * somebody looks: a ringer by serving itself, unless there is a thread or somebody is at
- * it; others by the thread or by a work item.
+ * A task that has work for serve sets EVR_PORT_KICKED and then makes sure that a task looks.
+ * If there is a thread, it wakes that.  Otherwise a ringer serves itself, unless another
+ * task is serving; and any other task queues a work item.
  *
- *	a ringer that finds @serving taken	who holds @serving
+ *	a ringer that finds @serving taken	the holder of @serving
  *
  *	set KICKED				unlock
  *	full barrier				full barrier
  *	trylock fails: leave			KICKED: begin again
  *
- * At least one of the two sees the other.  Who serves sleeps on nothing but a ring:
+ * At least one of the two sees the other.  The port sleeps only until it is rung:
  *
  *	here					the process
  *
@@ -26,11 +26,12 @@
  *	full barrier				full barrier
  *	look for the entry			look at armed_rx: ring
  *
- * which is the pair of evering_ring.h, and likewise for room, with armed_tx and released.
+ * This is the fence pair of evering_ring.h.  The same holds for room, with armed_tx and
+ * released.
  *
- * A ringer serves what a ring has, which its own process has sent, and then arms whatever
- * there is: so the next one that sends rings, and serves.  What nobody rings for is left to
- * work items, which have a part of each tick for it, since nobody pays for that.
+ * A ringer serves as much as a ring holds, which its own process has sent, and then arms,
+ * whatever is left.  So the next task that sends rings, and serves.  What nobody rings for
+ * is left to work items.  These get a part of each tick, since no process pays for it.
  */
 #include <linux/kthread.h>
 #include <linux/ktime.h>
@@ -46,15 +47,15 @@
 #include "evering_port.h"
 
 #define EVR_PORT_BUDGET	64
-/* Of work items: a part of the budget at once, and so much of each tick. */
+/* Work items get 1/8 of the budget in one pass, and 1/8 of each tick. */
 #define EVR_PORT_PART	8
 
 /* evering_port.state */
 enum {
 	EVR_PORT_KICKED,	/* there may be something to do */
-	EVR_PORT_DYING,		/* the module is about to go: nothing of it is called */
+	EVR_PORT_DYING,		/* evering_port_destroy() runs: call no function of the module */
 	EVR_PORT_FILED,		/* the process's file was made */
-	EVR_PORT_TOLD,		/* it has been told that the process has gone */
+	EVR_PORT_TOLD,		/* the module knows that the process has gone */
 	EVR_PORT_WANTS,		/* the module waits for room in the ring to the process */
 };
 
@@ -67,25 +68,25 @@ struct evering_port {
 	u32 spin_us;
 	unsigned long state;
 	struct mutex serving;		/* for @generation, the ring from the process, and serve */
-	unsigned long tick;		/* in which work items were last at it, */
+	unsigned long tick;		/* in which work items last served, */
 	u64 taken;			/* and for how many ns; both under @serving */
 	struct delayed_work work;
-	refcount_t refs;		/* the module's, and those on their way through */
+	refcount_t refs;		/* the module's, and that of each ringer in here */
 	struct rcu_head rcu;
 
 	u32 shift, mask, payload;	/* of entries */
-	/* The ring to the process: whoever sends, one at a time, who may look at any time. */
+	/* The ring to the process: the sender's; others may read at any time. */
 	u32 tx_next;
 	u32 tx_limit;
-	u32 tx_wanted;			/* with WANTS: more than so many are to be released */
+	u32 tx_wanted;			/* with WANTS: wait until released is not this */
 	bool tx_news;			/* committed, and not flushed */
 	/* The ring from it. */
 	u32 rx_next;
 	u32 rx_seen;			/* the first entry that serve has not seen */
-	u32 rx_told;			/* released, as published */
+	u32 rx_told;			/* released, as last published */
 	u32 generation;			/* of both armed words */
 	bool gone;			/* the process has gone, */
-	u32 last;			/* and of what it has sent so much may be served */
+	u32 last;			/* and so many of its entries may still be served */
 };
 
 static void *evr_port_slot(const struct evering_port *port, unsigned int end, u32 n)
@@ -94,7 +95,7 @@ static void *evr_port_slot(const struct evering_port *port, unsigned int end, u3
 	const struct evr_region *half =
 		&port->ep->channel->region[EVERING_REGION_HALF(end)];
 
-	/* Slots are powers of two, and so is what lies before them: none is in two pages. */
+	/* Slots and their offset are powers of two, so none crosses a page. */
 	return page_address(half->pages[at >> PAGE_SHIFT]) + offset_in_page(at);
 }
 
@@ -107,7 +108,7 @@ static u32 *evr_port_stamp(const struct evering_port *port, void *slot)
 
 static u32 evr_port_limit(const struct evering_port *port)
 {
-	/* What a lie can do is that entries are overwritten which nobody has read. */
+	/* A process that lies here loses entries that it has not read, and no more. */
 	return smp_load_acquire(&port->ep->peer->half->released) + port->mask + 1;
 }
 
@@ -124,7 +125,7 @@ static bool evr_port_has_room(struct evering_port *port, u32 k)
  * @port: the port
  * @k: how many entries after the next one, from 0
  *
- * Context: whoever sends.
+ * Context: the sender.
  *
  * Return: its place, of slot_size - EVERING_STAMP_SIZE bytes, until committed; NULL: the
  * ring is too full.  See evering_port_want_room().
@@ -144,7 +145,7 @@ EXPORT_SYMBOL_GPL(evering_port_reserve);
  *
  * The process is woken by evering_port_flush().
  *
- * Context: whoever sends.
+ * Context: the sender.
  */
 void evering_port_commit(struct evering_port *port, u32 count)
 {
@@ -162,10 +163,10 @@ void evering_port_commit(struct evering_port *port, u32 count)
 EXPORT_SYMBOL_GPL(evering_port_commit);
 
 /**
- * evering_port_flush - wake the process if it sleeps for what was sent
+ * evering_port_flush - wake the process if it sleeps and waits for entries
  * @port: the port
  *
- * Context: whoever sends; softirqs too.
+ * Context: the sender; softirqs too.
  */
 void evering_port_flush(struct evering_port *port)
 {
@@ -183,17 +184,18 @@ EXPORT_SYMBOL_GPL(evering_port_flush);
 /**
  * evering_port_want_room - have serve called when the process has released something
  * @port: the port
- * @released: what evering_port_released() had returned before the module found that there is
- *	no room, in the ring or wherever else
+ * @released: what evering_port_released() returned before the module found that there is
+ *	no room, in the ring or elsewhere
  *
- * Once.  Outside serve it is followed by evering_port_kick(), and serve looks for room itself.
+ * It holds for one call of serve.  Outside serve, call evering_port_kick() after it; serve
+ * then looks for room itself.
  *
  * Context: any.
  */
 void evering_port_want_room(struct evering_port *port, u32 released)
 {
 	WRITE_ONCE(port->tx_wanted, released);
-	smp_mb__before_atomic(); /* who sees WANTS sees how many */
+	smp_mb__before_atomic(); /* a reader that sees WANTS sees @tx_wanted */
 	set_bit(EVR_PORT_WANTS, &port->state);
 }
 EXPORT_SYMBOL_GPL(evering_port_want_room);
@@ -202,8 +204,8 @@ EXPORT_SYMBOL_GPL(evering_port_want_room);
  * evering_port_released - how many entries the process is done with
  * @port: the port
  *
- * As it says: of those that were committed, modulo 2^32, from 0.  A process that lies may
- * say anything.
+ * The process's own count of committed entries, modulo 2^32, from 0.  If the process lies
+ * it may be any number.
  *
  * Context: any.
  *
@@ -222,7 +224,7 @@ static const void *evr_port_entry(const struct evering_port *port, u32 n)
 {
 	void *slot = evr_port_slot(port, EVERING_B, n);
 
-	/* Acquire: whoever sees the stamp sees the entry. */
+	/* Acquire: a caller that sees the stamp sees the entry. */
 	return smp_load_acquire(evr_port_stamp(port, slot)) == n + 1 ? slot : NULL;
 }
 
@@ -247,7 +249,7 @@ const void *evering_port_peek(struct evering_port *port, u32 k)
 }
 EXPORT_SYMBOL_GPL(evering_port_peek);
 
-/* Says what was released, and wakes the process if it waits for that. */
+/* Publishes what was released, and wakes the process if it waits for room. */
 static void evr_port_publish(struct evering_port *port)
 {
 	struct evr_endpoint *peer = port->ep->peer;
@@ -264,11 +266,11 @@ static void evr_port_publish(struct evering_port *port)
 }
 
 /**
- * evering_port_release - be done with the next entries
+ * evering_port_release - release the next entries
  * @port: the port
- * @count: how many, each of which was seen
+ * @count: how many; evering_port_peek() has returned each of them
  *
- * The process is told when a quarter of the ring is free, and when serve returns.
+ * The process sees it when a quarter of the ring is free, and when serve returns.
  *
  * Context: in serve.
  */
@@ -290,13 +292,13 @@ static void *evr_port_arena(const struct evering_port *port, unsigned int end, u
 	unsigned long index;
 	u64 there;
 
-	/* Acquire: the pages that are counted are seen. */
+	/* Acquire: a caller that sees the count sees the pages. */
 	there = (u64)smp_load_acquire(&arena->there) << PAGE_SHIFT;
 	if (offset >= there)
 		return NULL;
-	/* The process chooses it. */
+	/* The process chooses the offset. */
 	index = array_index_nospec(offset >> PAGE_SHIFT, there >> PAGE_SHIFT);
-	/* It was told of one that has failed, and is not to have the kernel read it. */
+	/* The process must not make the kernel read a page whose memory has failed. */
 	if (end == EVERING_B && unlikely(PageHWPoison(arena->pages[index])))
 		return NULL;
 	*len = min_t(u64, *len, PAGE_SIZE - offset_in_page(offset));
@@ -307,7 +309,7 @@ static void *evr_port_arena(const struct evering_port *port, unsigned int end, u
  * evering_port_own - a place in the own arena
  * @port: the port
  * @offset: of the place, from the arena's start
- * @len: in: the bytes that are wanted; out: those that lie together
+ * @len: in: bytes that are wanted; out: how many of them are contiguous
  *
  * Context: any.
  *
@@ -322,8 +324,8 @@ EXPORT_SYMBOL_GPL(evering_port_own);
 /**
  * evering_port_theirs - a place in the process's arena
  * @port: the port
- * @offset: of the place, as the process has named it
- * @len: in: the bytes that are wanted; out: those that lie together
+ * @offset: of the place, as the process has sent it
+ * @len: in: bytes that are wanted; out: how many of them are contiguous
  *
  * Context: any.
  *
@@ -339,8 +341,8 @@ EXPORT_SYMBOL_GPL(evering_port_theirs);
  * evering_port_copy_out - copy into the own arena
  * @port: the port
  * @offset: where to, from the arena's start
- * @from: what
- * @len: its bytes
+ * @from: the source
+ * @len: bytes
  *
  * Context: any.
  *
@@ -367,9 +369,9 @@ EXPORT_SYMBOL_GPL(evering_port_copy_out);
 /**
  * evering_port_copy_in - copy from the process's arena
  * @port: the port
- * @to: where to
- * @offset: what, as the process has named it
- * @len: its bytes
+ * @to: the destination
+ * @offset: of the source in that arena, as the process has sent it
+ * @len: bytes
  *
  * Context: any.
  *
@@ -395,8 +397,8 @@ EXPORT_SYMBOL_GPL(evering_port_copy_in);
 /* --------------------------------------------------------------------- serving */
 
 /*
- * Anything that serve does not know of: an entry beyond those that it looked at, unless it
- * left some for want of room; more released than it knew of; a kick.
+ * Is there anything that serve has not seen?  That is an entry beyond those that it looked
+ * at, unless it left some for want of room; more entries released than it knew of; a kick.
  */
 static bool evr_port_has_news(struct evering_port *port)
 {
@@ -415,8 +417,8 @@ static bool evr_port_has_news(struct evering_port *port)
 }
 
 /*
- * No two arms have the same generation, so that no process takes one for another that it
- * has rung.
+ * Each arming has a new generation, so that the process never mistakes it for an earlier
+ * one that it has rung.
  */
 static void evr_port_arm(struct evering_port *port)
 {
@@ -439,7 +441,8 @@ static void evr_port_disarm(struct evering_port *port)
 
 /*
  * One pass; returns whether there is more to do.  What the process had sent before it went
- * is served first, which is what a ring has, however much somebody goes on to write there.
+ * is served first.  That is at most one ring of entries, even if another process goes on to
+ * write there.
  */
 static bool evr_port_pass(struct evering_port *port, u32 budget)
 {
@@ -450,7 +453,7 @@ static bool evr_port_pass(struct evering_port *port, u32 budget)
 	if (READ_ONCE(port->state) & (BIT(EVR_PORT_DYING) | BIT(EVR_PORT_TOLD)))
 		return false;
 	clear_bit(EVR_PORT_WANTS, &port->state);
-	smp_mb__after_atomic(); /* what is kicked for from now on is seen, or kicks again */
+	smp_mb__after_atomic(); /* later work is seen by this pass, or kicks again */
 	if (!port->gone && !evering_port_alive(port)) {
 		port->gone = true;
 		port->last = port->mask + 1;
@@ -469,13 +472,13 @@ static bool evr_port_pass(struct evering_port *port, u32 budget)
 	return false;
 }
 
-/* Passes until there is nothing to do, and the process rings if there is again. */
+/* Makes passes until there is nothing to do, and arms.  Returns whether there is more. */
 static bool evr_port_serve(struct evering_port *port, unsigned int passes, u32 budget)
 {
 	evr_port_disarm(port);
 	while (passes--) {
 		cond_resched();
-		/* Whoever hears that it has gone serves what it has sent. */
+		/* The task that learns of the process's end serves what is left. */
 		if (fatal_signal_pending(current))
 			return true;
 		if (evr_port_pass(port, budget))
@@ -488,7 +491,7 @@ static bool evr_port_serve(struct evering_port *port, unsigned int passes, u32 b
 	return true;
 }
 
-/* By a work item, unless evering_port_destroy() has begun, which waits for those it finds. */
+/* Queues a work item, unless evering_port_destroy(), which waits for items, has begun. */
 static void evr_port_queue(struct evering_port *port, unsigned long ticks)
 {
 	rcu_read_lock();
@@ -501,7 +504,7 @@ static void evr_port_queue(struct evering_port *port, unsigned long ticks)
 	rcu_read_unlock();
 }
 
-/* Work items have been at it for so long: may they go on in this tick? */
+/* Adds the time that work items have served.  May they go on in this tick? */
 static bool evr_port_may(struct evering_port *port, u64 ns)
 {
 	unsigned long now = jiffies;
@@ -515,8 +518,8 @@ static bool evr_port_may(struct evering_port *port, u64 ns)
 }
 
 /*
- * By a task that has come to do so, if nobody is at it.  What comes while it does is for
- * others: it may have nothing to do with who rang.  @pays: the task is one that rang.
+ * Serves in this task, if no other task is serving.  Work that comes meanwhile is left to
+ * others, since the task that rang may have nothing to do with it.  @pays: this task rang.
  */
 static void evr_port_run(struct evering_port *port, bool pays)
 {
@@ -532,12 +535,12 @@ static void evr_port_run(struct evering_port *port, bool pays)
 		more = evr_port_serve(port, passes, budget);
 		may = evr_port_may(port, pays ? 0 : ktime_get_ns() - began);
 	} while (more && may && !pays);
-	/* Of one that has gone nobody rings, and there is an end to it. */
+	/* For a process that has gone nobody rings; what is left is bounded. */
 	gone = port->gone;
 	if (more && !gone)
 		evr_port_arm(port);
 	mutex_unlock(&port->serving);
-	smp_mb(); /* as told at the top */
+	smp_mb(); /* as drawn at the top */
 	if (test_bit(EVR_PORT_KICKED, &port->state) || (more && (may || gone)))
 		evr_port_queue(port, 0);
 	else if (more)
@@ -549,12 +552,12 @@ static void evr_port_work(struct work_struct *work)
 	evr_port_run(container_of(to_delayed_work(work), struct evering_port, work), false);
 }
 
-/* A task that is asked to go on, if there is no other one that will. */
+/* Makes sure that serve runs after this.  @here: in this task, if there is no thread. */
 static void evr_port_call(struct evering_port *port, bool here)
 {
-	smp_mb__before_atomic(); /* what it is kicked for comes first */
+	smp_mb__before_atomic(); /* the work comes before the kick */
 	set_bit(EVR_PORT_KICKED, &port->state);
-	smp_mb__after_atomic(); /* as told at the top */
+	smp_mb__after_atomic(); /* as drawn at the top */
 	if (port->thread)
 		wake_up_process(port->thread);
 	else if (here)
@@ -573,8 +576,8 @@ static void evr_port_put(struct evering_port *port)
 }
 
 /*
- * The port of an endpoint was rung, or is alone.  @here: the caller holds no lock, and may
- * be made to serve.
+ * The port of an endpoint was rung, or has lost its peer.  @here: the caller holds no lock,
+ * and may serve.
  */
 void evr_port_rung(struct evr_endpoint *to, bool here)
 {
@@ -587,7 +590,7 @@ void evr_port_rung(struct evr_endpoint *to, bool here)
 	rcu_read_unlock();
 	if (!port)
 		return;
-	/* Against evering_port_destroy(), which waits for who is in here. */
+	/* The reference keeps the port if evering_port_destroy() runs meanwhile. */
 	evr_port_call(port, here);
 	evr_port_put(port);
 }
@@ -632,8 +635,8 @@ static int evr_port_thread(void *data)
  * evering_port_kick - have serve called
  * @port: the port
  *
- * For what the module has to send, or to look at again.  However many kick, and however
- * often, serve runs at least once after each.
+ * For a module that has something to send, or to look at again.  However many tasks kick,
+ * and however often, serve runs at least once after each kick.
  *
  * Context: any, interrupts too.
  */
@@ -646,7 +649,7 @@ EXPORT_SYMBOL_GPL(evering_port_kick);
 /* ---------------------------------------------------------------- life and death */
 
 /**
- * evering_port_private - what was given to evering_port_create()
+ * evering_port_private - the pointer that was given to evering_port_create()
  * @port: the port
  *
  * Context: any.
@@ -685,24 +688,24 @@ static int evr_port_start(struct evering_port *port,
 				params->name ?: "evering_port");
 	if (IS_ERR(thread))
 		return PTR_ERR(thread);
-	/* Until the last ringer that may wake it has gone. */
+	/* It stays until the last ringer that may wake it has left. */
 	port->thread = get_task_struct(thread);
 	return 0;
 }
 
 /**
  * evering_port_create - make a port
- * @params: what it is to be
- * @ops: what the module does, as long as there is the port
+ * @params: its properties
+ * @ops: the module's functions; valid as long as the port
  * @private: for evering_port_private()
  *
  * The current user pays for the memory, as for EVERING_IOC_CREATE.  The process's arena has
- * none until the process asks for it.
+ * no memory until the process asks for it.
  *
  * Context: process; sleeps.
  *
- * Return: the port, for evering_port_destroy(); or -EINVAL, -E2BIG: a geometry, a flag;
- * -ENOMEM, -EDQUOT, -EINTR: as CREATE, or no thread.
+ * Return: the port, for evering_port_destroy(); or -EINVAL, -E2BIG: an invalid geometry or
+ * flag; -ENOMEM, -EDQUOT, -EINTR: as CREATE, or there is no thread to be had.
  */
 struct evering_port *evering_port_create(const struct evering_port_params *params,
 					 const struct evering_port_ops *ops, void *private)
@@ -756,12 +759,12 @@ EXPORT_SYMBOL_GPL(evering_port_create);
  * @port: the port
  * @flags: EVERING_CREATE_NONBLOCK, or 0
  *
- * Once for a port, which serves from then on.  The caller gives it a descriptor
- * (fd_install()), or lets go of it with fput(), after which the process has gone.
+ * Call it once for a port, which serves from then on.  The caller gives the file a
+ * descriptor (fd_install()), or drops it with fput(), after which the process has gone.
  *
  * Context: process; sleeps.
  *
- * Return: the file; or -EBUSY: there has been one; -ENOMEM, -ENFILE.
+ * Return: the file; or -EBUSY: this was called before; -ENOMEM, -ENFILE.
  */
 struct file *evering_port_file(struct evering_port *port, u32 flags)
 {
@@ -777,7 +780,7 @@ struct file *evering_port_file(struct evering_port *port, u32 flags)
 		return file;
 	}
 	refcount_inc(&channel->refs);
-	/* Not before: the module has the port by now, and may be called. */
+	/* Not earlier: by now the module knows the port, and its functions may run. */
 	if (port->thread)
 		wake_up_process(port->thread);
 	return file;
@@ -788,8 +791,8 @@ EXPORT_SYMBOL_GPL(evering_port_file);
  * evering_port_destroy - end a port
  * @port: the port
  *
- * The process finds what was sent, then that its peer has closed.  When this returns,
- * nothing of the module runs nor will be called, whoever rings.
+ * The process finds what was sent, then that its peer has closed.  When this returns, no
+ * function of the module runs for the port, and none will be called, whoever rings.
  *
  * Context: process; sleeps, until serve has returned.  Not in serve, nor in gone.
  */
@@ -800,15 +803,15 @@ void evering_port_destroy(struct evering_port *port)
 	set_bit(EVR_PORT_DYING, &port->state);
 	if (port->thread)
 		kthread_stop(port->thread);
-	/* Whoever serves now has done so; the next finds DYING. */
+	/* A task that serves now finishes first; the next one finds DYING. */
 	mutex_lock(&port->serving);
 	evr_port_publish(port);
 	WRITE_ONCE(ep->half->closed, EVERING_CLOSED);
 	mutex_unlock(&port->serving);
-	/* Nobody queues the work any more, and who runs it finds DYING. */
+	/* After this no task queues the work, and a work item that runs finds DYING. */
 	synchronize_rcu();
 	cancel_delayed_work_sync(&port->work);
-	/* The channel may go here, of which those on their way through use nothing. */
+	/* The channel may go here; ringers that still hold the port do not use it. */
 	evr_endpoint_close(ep);
 	evr_port_put(port);
 }

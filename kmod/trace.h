@@ -9,7 +9,7 @@
 #include <linux/tracepoint.h>
 #include "evering_kmod.h"
 
-/* Not %c, which perf does not know. */
+/* perf does not know %c. */
 #define evr_show_end(end)	__print_symbolic(end, { 0, "A" }, { 1, "B" })
 
 TRACE_EVENT(evr_create,
@@ -30,7 +30,7 @@ TRACE_EVENT(evr_create,
 		  __entry->slot_size, __entry->entries, __entry->bytes)
 );
 
-/* An endpoint was attached; was detached or closed. */
+/* evr_attach: an endpoint was attached; evr_detach: it was detached or closed. */
 DECLARE_EVENT_CLASS(evr_state,
 	TP_PROTO(const struct evr_endpoint *ep), TP_ARGS(ep),
 	TP_STRUCT__entry(
@@ -84,7 +84,10 @@ DEFINE_EVENT(evr_doorbell, evr_wake,
 	TP_PROTO(const struct evr_endpoint *ep, u32 bells, u32 which),
 	TP_ARGS(ep, bells, which));
 
-/* @ep became a member; is one no more; was rung, or lost its peer, and was marked. */
+/*
+ * evr_add: @ep became a member; evr_remove: it is no member any more; evr_mark: it was rung
+ * or lost its peer, and its bit was set.
+ */
 DECLARE_EVENT_CLASS(evr_member,
 	TP_PROTO(const struct evr_group *group, const struct evr_endpoint *ep),
 	TP_ARGS(group, ep),
@@ -116,7 +119,7 @@ DEFINE_EVENT(evr_member, evr_mark,
 
 #endif /* EVR_TRACE_H */
 
-/* Found by way of -I, as the rest of this directory. */
+/* Found by -I, as the other headers of this directory. */
 #undef TRACE_INCLUDE_PATH
 #define TRACE_INCLUDE_PATH .
 #undef TRACE_INCLUDE_FILE
