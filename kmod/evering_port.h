@@ -13,8 +13,8 @@
  * its ringers pay for: a task that rings serves what the ring holds, and work that nobody
  * rings for gets an eighth of each tick.
  *
- * Contexts: "in serve" is inside evering_port_ops.serve alone.  "The sender" is one task at
- * a time: serve, or a holder of the module's own lock.
+ * Contexts: "in serve" is inside evering_port_ops.serve alone.  "The sender" is one context
+ * at a time: serve, or the holder of the module's own lock.
  */
 #ifndef EVERING_PORT_H
 #define EVERING_PORT_H

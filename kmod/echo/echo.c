@@ -2,9 +2,9 @@
 /*
  * evering_echo: sends back what a process sends.  See uapi/linux/evering_echo.h.
  *
- * Raw, each entry comes back as it is.  With operations a request is answered with its opcode
- * and its own data, a post and a message come back as such; buffers come back as copies in the
- * own arena, if there is one, and go home with the answer.
+ * Without operations each entry comes back as it is.  With operations a request is answered
+ * with its opcode and its own data, and posts and messages come back as such.  Buffers come
+ * back as copies in the own arena, if there is one, and go home with the answer.
  */
 #include <linux/file.h>
 #include <linux/list.h>
@@ -22,59 +22,59 @@
 /* Posts and messages that wait to be sent back; a power of two. */
 #define ECHO_STORE	32
 
-/* An entry of operations, as copied; of the longest slot. */
+/* The copy of an entry with an operation; as long as the longest slot. */
 struct echo_entry {
 	struct evering_op_header header;
 	u8 rest[EVERING_MAX_SLOT - EVERING_STAMP_SIZE - sizeof(struct evering_op_header)];
 };
 
 /*
- * What waits to be sent back, in order, and half of the own arena, for the buffer of one at a
- * time.  Answers have a line of their own, as they may not wait for anything but the process's
- * taking of answers.
+ * Entries that wait to be sent back, in order, and half of the own arena, for one buffer at a
+ * time.  Answers have a line of their own, since they may wait only until the process takes
+ * answers.
  */
 struct echo_line {
 	struct echo_entry *entries;
 	u32 mask;
 	u32 head, tail;
 	u32 granule;		/* where the buffer is, */
-	u32 generation;		/* and which it is */
-	bool out;		/* it is the process's */
+	u32 generation;		/* and its generation */
+	bool out;		/* the process has the buffer */
 };
 
 struct echo {
 	struct evering_port *port;
-	struct list_head link;	/* in echoes; empty: somebody ends it */
+	struct list_head link;	/* in echoes; empty: another task ends it */
 	struct work_struct end;
 	bool ending;		/* @end was queued */
 	u64 half;		/* bytes of half of the own arena */
 	u32 payload;		/* of an entry */
 
-	/* Of operations. */
+	/* For operations.  Posts include messages. */
 	bool opened;		/* OPEN has come */
 	struct echo_line answers;
-	struct echo_line posts;	/* and messages */
-	u32 finished;		/* of the process's posts and messages */
-	u32 told;		/* of which it was told */
-	u32 sent;		/* posts and messages that were sent back, */
+	struct echo_line posts;
+	u32 finished;		/* posts of the process that are finished with, */
+	u32 told;		/* and how many of them it knows of */
+	u32 sent;		/* posts that were sent back, */
 	u32 may_send;		/* and how many may be */
-	u32 store;		/* of which so many at a time */
+	u32 store;		/* posts that the process stores at a time */
 	struct echo_entry spare;
 };
 
 static DEFINE_MUTEX(echoes_lock);
 static LIST_HEAD(echoes);
-/* Ends those whose process has gone; the module goes when it is empty. */
+/* Ends each echo whose process has gone; it is empty before the module goes. */
 static struct workqueue_struct *echo_wq;
 
 /* ---------------------------------------------------------------------------- raw */
 
-/* So many entries are published together: the process need not wait for a whole pass. */
+/* Entries that are published together: the process need not wait for a whole pass. */
 #define ECHO_BATCH	16
 
 /*
- * A place for the entry after the next @k; NULL: serve is called when there is one.  What the
- * process has released is read before it is looked for room again.
+ * A place for the entry after the next @k; NULL: serve is called when there is one.  The
+ * count of released entries is read before the second look for room.
  */
 static void *echo_place(struct evering_port *port, u32 k)
 {
@@ -132,7 +132,7 @@ static u32 echo_homes(const struct evering_op_header *header)
 	return header->flags >> EVERING_OP_HOME_SHIFT;
 }
 
-/* What an entry has at its end, behind its data: there is room for it. */
+/* Bytes at the end of an entry, behind its data. */
 static u32 echo_tail(const struct evering_op_header *header)
 {
 	u32 buffer = header->flags & EVERING_OP_BUFFER ? sizeof(struct evering_op_buffer) : 0;
@@ -146,7 +146,7 @@ static struct evering_op_buffer *echo_buffer(const struct echo *echo,
 	return (void *)entry + echo->payload - sizeof(struct evering_op_buffer);
 }
 
-/* The own buffer of a line has come home; false: it is neither's. */
+/* The buffer of a line has come home; false: it is the buffer of neither line. */
 static bool echo_home(struct echo *echo, u32 granule, u32 generation)
 {
 	struct echo_line *line = granule == echo->posts.granule ? &echo->posts : &echo->answers;
@@ -157,7 +157,7 @@ static bool echo_home(struct echo *echo, u32 granule, u32 generation)
 	return true;
 }
 
-/* Those that the entry brings home. */
+/* Takes the buffers that the entry brings home; false: one of them is not ours. */
 static bool echo_homes_come(struct echo *echo, struct echo_entry *entry)
 {
 	u32 n, at = echo->payload - (echo_tail(&entry->header) -
@@ -202,7 +202,7 @@ static bool echo_answer_open(struct echo *echo, const struct echo_entry *entry)
 	return true;
 }
 
-/* Where the next entry is copied to: most are requests, which then are where they wait. */
+/* Where the next entry is copied to.  Most are requests, which then wait in that place. */
 static struct echo_entry *echo_copy_to(struct echo *echo)
 {
 	struct echo_line *line = &echo->answers;
@@ -212,7 +212,7 @@ static struct echo_entry *echo_copy_to(struct echo *echo)
 	return &line->entries[line->head & line->mask];
 }
 
-/* Takes an entry that was copied there; false: the process has broken the rules. */
+/* Takes an entry that was copied; false: the process has broken the rules. */
 static bool echo_take(struct echo *echo, struct echo_entry *entry)
 {
 	const struct evering_op_header *header = &entry->header;
@@ -226,25 +226,25 @@ static bool echo_take(struct echo *echo, struct echo_entry *entry)
 		return false;
 	switch (header->type) {
 	case EVERING_OP_REQUEST:
-		/* More than it may have sent. */
+		/* The process has sent more than it may. */
 		if (entry == &echo->spare)
 			return false;
 		echo->answers.head++;
 		return true;
 	case EVERING_OP_POST:
 	case EVERING_OP_MESSAGE:
-		/* More than it may have sent. */
+		/* The same. */
 		if (line->head - line->tail > line->mask)
 			return false;
 		memcpy(&line->entries[line->head++ & line->mask], entry, echo->payload);
 		return true;
 	case EVERING_OP_HOME:
-		/* How many it has finished with, since it began. */
+		/* How many posts the process has finished with since it began. */
 		if (echo->sent - header->code > echo->store)
 			return false;
 		echo->may_send = header->code + echo->store;
 		return true;
-	case EVERING_OP_CANCEL: /* it has its answer, or will have it */
+	case EVERING_OP_CANCEL: /* the answer was sent, or will be */
 	case EVERING_OP_LEAVE:
 		return true;
 	default:
@@ -253,8 +253,8 @@ static bool echo_take(struct echo *echo, struct echo_entry *entry)
 }
 
 /*
- * Copies what is in a buffer of the process's into the line's own, as much as that holds; false:
- * the process has no memory there.
+ * Copies a buffer of the process into the buffer of the line; false: the process has no
+ * memory there.
  */
 static bool echo_copy(struct echo *echo, const struct echo_line *line,
 		      const struct evering_op_buffer *buffer, u64 len)
@@ -275,7 +275,7 @@ static bool echo_copy(struct echo *echo, const struct echo_line *line,
 	return true;
 }
 
-/* Whether the oldest of a line can be sent back now, if there is one. */
+/* Is there an entry in the line, and can the oldest one be sent back now? */
 static bool echo_may_send(const struct echo *echo, const struct echo_line *line)
 {
 	const struct echo_entry *entry = &line->entries[line->tail & line->mask];
@@ -287,8 +287,9 @@ static bool echo_may_send(const struct echo *echo, const struct echo_line *line)
 }
 
 /*
- * Sends it back: with a copy of its buffer, which is given; a buffer that was given goes home
- * with it, one that was lent with the answer, and one that comes back has come home.
+ * Sends the oldest entry back, with a copy of its buffer, which is given.  A buffer that was
+ * given goes home with it, a buffer that was lent goes home with the answer, and a buffer
+ * that comes back is home.  False: the process has broken the rules.
  */
 static bool echo_send(struct echo *echo, struct echo_line *line, struct evering_op_header *to)
 {
@@ -326,7 +327,7 @@ static bool echo_send(struct echo *echo, struct echo_line *line, struct evering_
 		if (!echo_copy(echo, line, &buffer, len))
 			return false;
 		if (echo->half) {
-			/* So many bits of it there are beside what a granule is. */
+			/* A generation has 30 bits beside a granule. */
 			line->generation = (line->generation + 1) & (U32_MAX >> 2);
 			buffer = (struct evering_op_buffer){
 				line->granule, line->generation, (u32)len, len >> 32
@@ -341,7 +342,7 @@ static bool echo_send(struct echo *echo, struct echo_line *line, struct evering_
 			memcpy(end, &home, sizeof(home));
 			to->flags |= 1 << EVERING_OP_HOME_SHIFT;
 		}
-		/* What it has at its end takes the place of data. */
+		/* What is at the end takes the place of data. */
 		to->len = min_t(u16, to->len, end - (void *)(to + 1));
 	}
 	memcpy(to + 1, entry->rest, to->len);
@@ -349,7 +350,7 @@ static bool echo_send(struct echo *echo, struct echo_line *line, struct evering_
 	return true;
 }
 
-/* What can be sent back of a line; false: the process has broken the rules. */
+/* Sends back what can be sent of a line; false: the process has broken the rules. */
 static bool echo_send_line(struct echo *echo, struct echo_line *line)
 {
 	struct evering_op_header *to;
@@ -364,7 +365,7 @@ static bool echo_send_line(struct echo *echo, struct echo_line *line)
 	return true;
 }
 
-/* Tells how many posts and messages were finished with, when that matters. */
+/* Sends the number of posts that are finished with, if it has changed. */
 static void echo_tell(struct echo *echo)
 {
 	struct evering_op_header *to;
@@ -379,7 +380,7 @@ static void echo_tell(struct echo *echo)
 	evering_port_commit(echo->port, 1);
 }
 
-/* Has it ended, once: by what it has broken, or as its process has gone. */
+/* Has the echo ended, once: its process has broken the rules, or has gone. */
 static void echo_ends(struct echo *echo)
 {
 	if (!echo->ending)
@@ -387,7 +388,7 @@ static void echo_ends(struct echo *echo)
 	echo->ending = true;
 }
 
-/* Takes what there is, then sends back what can be; neither waits for the other. */
+/* Takes what has come, then sends back what can be sent; neither waits for the other. */
 static unsigned int echo_serve_ops(struct evering_port *port, unsigned int budget)
 {
 	struct echo *echo = evering_port_private(port);
@@ -397,7 +398,7 @@ static unsigned int echo_serve_ops(struct evering_port *port, unsigned int budge
 	bool right = true;
 
 	while (done < budget && right && !echo->ending && (from = evering_port_peek(port, 0))) {
-		/* The process may write there: what is checked is the copy. */
+		/* The process may write there at any time: the copy is checked. */
 		entry = echo_copy_to(echo);
 		memcpy(entry, from, echo->payload);
 		barrier();
@@ -435,7 +436,7 @@ static void echo_end(struct work_struct *work)
 	mine = !list_empty(&echo->link);
 	list_del_init(&echo->link);
 	mutex_unlock(&echoes_lock);
-	if (!mine) /* echo_exit() does, and waits for this */
+	if (!mine) /* echo_exit() ends it, and waits for this item */
 		return;
 	evering_port_destroy(echo->port);
 	echo_free(echo);
@@ -456,7 +457,7 @@ static const struct evering_port_ops echo_ops = {
 	.gone = echo_gone,
 };
 
-/* What operations take; a geometry that cannot be is refused by evering_port_create(). */
+/* Memory for operations.  evering_port_create() refuses an invalid geometry later. */
 static int echo_prepare(struct echo *echo, const struct evering_geometry *geometry)
 {
 	u32 serve = geometry->entries / 2;
@@ -525,7 +526,7 @@ static int echo_open(struct evering_echo *arg, void __user *uarg)
 	return 0;
 no_file:
 	evering_port_destroy(echo->port);
-	/* It may have been told that the process has gone, of which there was none. */
+	/* echo_gone() may have queued it, although there was no process yet. */
 	cancel_work_sync(&echo->end);
 no_port:
 	echo_free(echo);
@@ -554,7 +555,7 @@ static long echo_ioctl(struct file *file, unsigned int cmd, unsigned long uarg)
 	return echo_open(&arg, (void __user *)uarg);
 }
 
-/* What a driver does that has a system call for each: 64 bytes a call, to measure beside. */
+/* For comparison: a driver with a system call for each message, of 64 bytes. */
 static ssize_t echo_read(struct file *file, char __user *to, size_t len, loff_t *at)
 {
 	static const char bytes[64];

@@ -2,18 +2,18 @@
 /*
  * evnet: network interfaces whose other end is a process.  See uapi/linux/evering_net.h.
  *
- * To the process: the stack hands over a packet, evnet_xmit() copies it into the module's arena
- * and commits an entry, under the lock of the transmit queue.  The arena is a ring of bytes, in
- * which packets lie in the order of the entries, so that what the process has released is free
- * up to where the last of those ended.  Without room for the largest packet the queue is
- * stopped; evnet_serve() wakes it.
+ * To the process: the stack hands over a packet; evnet_xmit() copies it into the module's
+ * arena and commits an entry, under the lock of the transmit queue.  Packets lie in the arena
+ * in the order of the entries, from its start to its end and then from its start again.  So
+ * the arena is free up to the end of the last packet that the process has released.  Without
+ * room for the largest packet the queue is stopped; evnet_serve() wakes it.
  *
  * From the process: evnet_serve() copies packets out of the process's arena into buffers of the
- * stack and hands over a list of them, in the task that has rung, or in a thread.
+ * stack and hands over a list of them, in the task that rings or in a thread.
  *
- * An interface has a way to its process, and a port with it; the way holds the interface until
- * it has ended.  evnet_uninit() cuts them apart whatever ends the interface: its process's end,
- * ip link del, the namespace, rmmod.
+ * An interface has a way to its process (struct evnet_way), which has the port.  The way holds
+ * the interface until the way has ended.  evnet_uninit() cuts the two apart, whatever ends the
+ * interface: the end of its process, ip link del, the namespace, rmmod.
  */
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
@@ -36,24 +36,24 @@
 #define EVNET_ENTRIES	256
 #define EVNET_ARENA	SZ_1M
 #define EVNET_ALIGN	64u
-/* Bytes that the stack is given at once. */
+/* Bytes that are handed to the stack in one list. */
 #define EVNET_LIST	SZ_512K
-/* Without room for so long, packets are dropped: they hold memory of who sent them. */
+/* After so long without room packets are dropped: they hold the memory of their senders. */
 #define EVNET_PATIENCE	(5 * HZ)
 #define EVNET_OFFLOADS	(NETIF_F_HW_CSUM | NETIF_F_SG | NETIF_F_FRAGLIST | NETIF_F_TSO | \
 			 NETIF_F_TSO6 | NETIF_F_TSO_ECN)
 
 /*
- * The way to one process.  Whichever comes first, that its process has gone or that its interface
- * is cut from it, has it ended by a work item: outside RTNL, in which nobody is to wait for
- * what a process may hold up.
+ * The way to one process.  A work item ends it when its process has gone or its interface was
+ * cut from it, whichever comes first.  That happens outside RTNL: nobody may wait under RTNL for
+ * what a process can delay.
  */
 struct evnet_way {
-	struct net_device *dev;	/* with a reference, once it is the interface's */
+	struct net_device *dev;	/* with a reference, once the interface has the way */
 	struct evering_port *port;
 	struct work_struct end;
 	unsigned long ending;	/* bit 0: @end was queued */
-	refcount_t refs;	/* of its memory: the interface's, and a call's that makes it */
+	refcount_t refs;	/* of its memory: the interface, and the call that makes it */
 	bool cut;		/* from its interface; under RTNL */
 	struct timer_list patience;
 	bool offload;
@@ -63,10 +63,10 @@ struct evnet_way {
 	bool stalled;		/* the process has not made room for EVNET_PATIENCE */
 	u64 head;		/* where the next packet may begin, */
 	u64 at;			/* which is there in the arena */
-	u64 tail;		/* up to here the process is done */
-	u32 sent;		/* entries, */
-	u32 done;		/* and those that the process is done with */
-	u64 ends[];		/* of the packet of each entry */
+	u64 tail;		/* the process has released the arena up to here */
+	u32 sent;		/* entries that were sent, */
+	u32 done;		/* and that the process has released */
+	u64 ends[];		/* where the packet of each entry ends */
 };
 
 struct evnet {
@@ -83,7 +83,7 @@ static struct workqueue_struct *evnet_wq;
 
 /* ------------------------------------------------------------------- to the process */
 
-/* What the process has released is free; what it says beyond what there is, is not. */
+/* Frees what the process has released; a count beyond what was sent is ignored. */
 static void evnet_reclaim(struct evnet_way *way, u32 released)
 {
 	if (released - way->done > way->sent - way->done || released == way->done)
@@ -92,7 +92,7 @@ static void evnet_reclaim(struct evnet_way *way, u32 released)
 	way->tail = way->ends[(released - 1) & way->mask];
 }
 
-/* A place for @len bytes together, or -1; *@end: where that ends, rounded up. */
+/* A place for @len contiguous bytes, or -1; *@end: where they end, rounded up. */
 static s64 evnet_place(const struct evnet_way *way, u32 len, u64 *end)
 {
 	bool wraps = way->at + len > way->size;
@@ -103,7 +103,7 @@ static s64 evnet_place(const struct evnet_way *way, u32 len, u64 *end)
 	return wraps ? 0 : way->at;
 }
 
-/* *@released: as the process had said when there was none. */
+/* *@released: the process's count before the look that found no room. */
 static bool evnet_has_room(struct evnet_way *way, u32 len, u32 *released)
 {
 	u64 end;
@@ -115,7 +115,10 @@ static bool evnet_has_room(struct evnet_way *way, u32 len, u32 *released)
 	return evering_port_reserve(way->port, 0) && evnet_place(way, len, &end) >= 0;
 }
 
-/* The longest packet that is taken: half of the arena always fits when the process is done. */
+/*
+ * The longest packet that is taken.  Half of the arena always fits once the process has released
+ * everything.
+ */
 static u32 evnet_longest(const struct net_device *dev, const struct evnet_way *way)
 {
 	u32 longest = dev->features & NETIF_F_ALL_TSO ? EVERING_NET_MAX_PACKET :
@@ -169,7 +172,7 @@ static bool evnet_send(struct evnet_way *way, const struct sk_buff *skb)
 	return true;
 }
 
-/* Is it still that one's?  With the lock of the transmit queue. */
+/* Does the interface still have that way?  Under the lock of the transmit queue. */
 static bool evnet_has(const struct net_device *dev, const struct evnet_way *way)
 {
 	const struct evnet *net = netdev_priv(dev);
@@ -177,7 +180,7 @@ static bool evnet_has(const struct net_device *dev, const struct evnet_way *way)
 	return rcu_access_pointer(net->way) == way;
 }
 
-/* The queue is stopped; serve looks again when the process has released something. */
+/* Stops the queue; serve looks again when the process has released something. */
 static void evnet_stop(struct net_device *dev, struct evnet_way *way, u32 released)
 {
 	netif_stop_queue(dev);
@@ -187,8 +190,8 @@ static void evnet_stop(struct net_device *dev, struct evnet_way *way, u32 releas
 }
 
 /*
- * Packets that wait belong to others, whose sockets may be blocked by them: so they do not wait
- * for a process that has stopped to look.
+ * Packets that wait hold the memory of other sockets, and may block them.  So they do not wait
+ * for a process that has stopped taking packets.
  */
 static void evnet_patience(struct timer_list *timer)
 {
@@ -196,7 +199,7 @@ static void evnet_patience(struct timer_list *timer)
 	struct netdev_queue *queue = netdev_get_tx_queue(way->dev, 0);
 
 	__netif_tx_lock(queue, smp_processor_id());
-	/* Unless it has been woken since this began, or stopped anew, or is another one's. */
+	/* Not if the queue was woken or stopped anew meanwhile, or has another way. */
 	if (netif_tx_queue_stopped(queue) && !timer_pending(timer) && evnet_has(way->dev, way)) {
 		way->stalled = true;
 		netif_tx_wake_queue(queue);
@@ -244,7 +247,7 @@ drop:
 
 /* ----------------------------------------------------------------- from the process */
 
-/* A buffer of the stack for @len bytes: what is long is in pages. */
+/* A buffer of the stack for @len bytes; a long one is in pages. */
 static struct sk_buff *evnet_alloc(struct net_device *dev, u32 len)
 {
 	u32 linear = len <= SKB_WITH_OVERHEAD(PAGE_SIZE) - NET_SKB_PAD ? len : 256;
@@ -263,7 +266,7 @@ static struct sk_buff *evnet_alloc(struct net_device *dev, u32 len)
 	return skb;
 }
 
-/* Is there nothing in it but what the process may ask for?  The stack checks the rest. */
+/* Does the packet ask only for what the process may ask for?  The stack checks the rest. */
 static bool evnet_may_offload(const struct evnet_way *way,
 			      const struct evering_net_packet *packet)
 {
@@ -274,7 +277,7 @@ static bool evnet_may_offload(const struct evnet_way *way,
 		 packet->csum_start | packet->csum_offset);
 }
 
-/* The packet of an entry, of which @packet is a copy; NULL: there is none. */
+/* The packet that an entry names, of which @packet is a copy; NULL: it is invalid. */
 static struct sk_buff *evnet_receive(struct evnet_way *way,
 				     const struct evering_net_packet *packet)
 {
@@ -307,7 +310,7 @@ static struct sk_buff *evnet_receive(struct evnet_way *way,
 		goto free;
 	skb->protocol = eth_type_trans(skb, way->dev);
 	skb_reset_network_header(skb);
-	/* Where TCP's header is, segments are counted by; nobody needs to know of others. */
+	/* Segments are counted from TCP's header; other packets do not need it. */
 	if (packet->gso_type)
 		skb_probe_transport_header(skb);
 	return skb;
@@ -316,7 +319,7 @@ free:
 	return NULL;
 }
 
-/* The queue was stopped for want of room: is there some? */
+/* The queue was stopped for want of room: wakes it if there is some. */
 static void evnet_wake(struct net_device *dev, struct evnet_way *way)
 {
 	struct netdev_queue *queue = netdev_get_tx_queue(dev, 0);
@@ -335,7 +338,7 @@ unlock:
 	__netif_tx_unlock_bh(queue);
 }
 
-/* Hands over what has come, unless the interface was taken down meanwhile. */
+/* Hands over the packets that have come, unless the interface was taken down meanwhile. */
 static void evnet_deliver(struct evnet_way *way, struct list_head *packets, u32 count,
 			  u64 bytes)
 {
@@ -371,7 +374,7 @@ static unsigned int evnet_serve(struct evering_port *port, unsigned int budget)
 	u64 bytes = 0;
 
 	while (done < budget && (from = evering_port_peek(port, 0))) {
-		/* The process may write there: what is checked is the copy. */
+		/* The process may write there at any time: the copy is checked. */
 		memcpy(&packet, from, sizeof(packet));
 		barrier();
 		skb = evnet_receive(way, &packet);
@@ -384,7 +387,7 @@ static unsigned int evnet_serve(struct evering_port *port, unsigned int budget)
 		} else {
 			WRITE_ONCE(net->rx_errors, net->rx_errors + 1);
 		}
-		/* Long ones are handed over in shorter lists: softirqs wait for each. */
+		/* Long packets are handed over in short lists: softirqs wait for each list. */
 		if (bytes >= EVNET_LIST) {
 			evnet_deliver(way, &packets, count, bytes);
 			INIT_LIST_HEAD(&packets);
@@ -409,7 +412,7 @@ static void evnet_way_put(struct evnet_way *way)
 
 static void evnet_way_free(struct evnet_way *way)
 {
-	/* Waits for whoever serves, and for a grace period, after which nobody sends. */
+	/* Waits until no task serves, and for a grace period, after which none sends. */
 	if (way->port)
 		evering_port_destroy(way->port);
 	evr_timer_delete_sync(&way->patience);
@@ -422,7 +425,7 @@ static void evnet_way_end(struct evnet_way *way)
 		queue_work(evnet_wq, &way->end);
 }
 
-/* Cuts an interface from its way, if it has one, or only if that is @from. */
+/* Cuts an interface from its way, if it has one; with @from only if it is that one. */
 static void evnet_cut(struct net_device *dev, const struct evnet_way *from)
 {
 	struct netdev_queue *queue = netdev_get_tx_queue(dev, 0);
@@ -431,7 +434,7 @@ static void evnet_cut(struct net_device *dev, const struct evnet_way *from)
 
 	if (!way || (from && way != from))
 		return;
-	/* From here on nobody sends by it, nor stops or wakes the queue of the next one. */
+	/* From here on no task sends by the way, or stops or wakes the queue for it. */
 	__netif_tx_lock_bh(queue);
 	RCU_INIT_POINTER(net->way, NULL);
 	__netif_tx_unlock_bh(queue);
@@ -452,13 +455,13 @@ static void evnet_end_work(struct work_struct *work)
 	rtnl_unlock();
 	evnet_way_free(way);
 	rtnl_lock();
-	/* One that ends takes its interfaces along, and one that does not waits for this. */
+	/* A namespace that ends removes its interfaces itself; else it is held meanwhile. */
 	ns = maybe_get_net(dev_net(dev));
-	/* Unless another process has it by now, or it ends already. */
+	/* Not if another process has the interface by now, or it ends already. */
 	if (ns && !READ_ONCE(net->persists) && !rtnl_dereference(net->way) &&
 	    dev->reg_state == NETREG_REGISTERED)
 		unregister_netdevice(dev);
-	/* Whoever ends an interface waits for this when the lock is given back. */
+	/* A task that ends an interface waits for this at rtnl_unlock(). */
 	dev_put(dev);
 	rtnl_unlock();
 	if (ns)
@@ -492,13 +495,13 @@ static int evnet_down(struct net_device *dev)
 	return 0;
 }
 
-/* What is longer than the process can be sent is cut by the stack. */
+/* The stack segments what is too long for the process. */
 static netdev_features_t evnet_features_check(struct sk_buff *skb, struct net_device *dev,
 					      netdev_features_t features)
 {
 	const struct evnet *net = netdev_priv(dev);
 
-	/* Not all who ask are readers: nothing of a way is looked at. */
+	/* Some callers hold no RCU read lock, so the way is not looked at. */
 	if (skb->len > READ_ONCE(net->most))
 		features &= ~NETIF_F_GSO_MASK;
 	return vlan_features_check(skb, features);
@@ -551,14 +554,14 @@ static void evnet_setup(struct net_device *dev)
 	dev->ethtool_ops = &evnet_ethtool_ops;
 	dev->needs_free_netdev = true;
 	dev->priv_flags &= ~IFF_TX_SKB_SHARING;
-	/* A doorbell may wake somebody, which is not for where printk() is called. */
+	/* A doorbell may wake a task, which is not allowed where printk() is called. */
 	dev->priv_flags |= IFF_DISABLE_NETPOLL;
 	dev->min_mtu = ETH_MIN_MTU;
 	dev->max_mtu = ETH_MAX_MTU - ETH_HLEN;
 	eth_hw_addr_random(dev);
 }
 
-/* ip link add cannot make one: it would have no process. */
+/* `ip link add` cannot make an interface: it would have no process. */
 static int evnet_newlink_refused(struct nlattr *tb[], struct nlattr *data[],
 				 struct netlink_ext_ack *extack)
 {
@@ -573,7 +576,7 @@ static struct rtnl_link_ops evnet_link_ops = {
 	.validate = evnet_newlink_refused,
 };
 
-/* A way that no interface has yet.  Outside RTNL: it takes memory. */
+/* A way that no interface has yet.  Call it outside RTNL: it allocates memory. */
 static struct evnet_way *evnet_way_new(const struct evering_net_create *arg)
 {
 	const struct evering_port_params params = {
@@ -610,7 +613,7 @@ static struct evnet_way *evnet_way_new(const struct evering_net_create *arg)
 	return way;
 }
 
-/* The interface that the caller means, registered, and without a way; *@made: just now. */
+/* The interface that @arg names, registered, without a way; *@made: it was made just now. */
 static struct net_device *evnet_find(struct net *ns, const struct evering_net_create *arg,
 				     bool *made)
 {
@@ -650,8 +653,9 @@ static struct net_device *evnet_find(struct net *ns, const struct evering_net_cr
 }
 
 /*
- * Gives an interface the way, if there is none that was made for it; the process's file.
- * *@made: that interface was made just now, and @way has a reference for the caller.
+ * Gives the way to the interface that @arg names, which is made if there is none.  Returns the
+ * process's file.  *@made: the interface was made just now, and the caller has a reference to
+ * @way.
  */
 static struct file *evnet_make(struct net *ns, struct evering_net_create *arg,
 			       struct evnet_way *way, bool *made)
@@ -689,13 +693,13 @@ static struct file *evnet_make(struct net *ns, struct evering_net_create *arg,
 	return file;
 }
 
-/* The interface is to stay: its name is known. */
+/* The interface is to stay when its process goes: the caller knows its name now. */
 static void evnet_keep(struct evnet_way *way)
 {
 	struct evnet *net;
 
 	rtnl_lock();
-	/* Until it is cut from it the way holds the interface. */
+	/* The way holds the interface until it is cut from it. */
 	if (!way->cut) {
 		net = netdev_priv(way->dev);
 		WRITE_ONCE(net->persists, true);
@@ -725,7 +729,7 @@ static long evnet_ioctl(struct file *device, unsigned int cmd, unsigned long uar
 	if (arg.flags & ~EVERING_NET_FLAGS || arg.reserved[0] || arg.reserved[1] ||
 	    strnlen(arg.name, sizeof(arg.name)) == sizeof(arg.name))
 		return -EINVAL;
-	/* A thread spins at nobody's expense. */
+	/* No process is charged for a thread that spins. */
 	if (!ns_capable(net->user_ns, CAP_NET_ADMIN) ||
 	    (arg.spin_us && !capable(CAP_SYS_NICE)))
 		return -EPERM;
@@ -745,7 +749,7 @@ static long evnet_ioctl(struct file *device, unsigned int cmd, unsigned long uar
 		put_unused_fd(arg.fd);
 		return PTR_ERR(file);
 	}
-	/* If this fails the process has gone, as far as the interface knows, and so does that. */
+	/* If this fails, fput() below ends the interface as if its process had gone. */
 	told = !copy_to_user((void __user *)uarg, &arg, sizeof(arg));
 	if (made) {
 		if (told && arg.flags & EVERING_NET_PERSIST)
