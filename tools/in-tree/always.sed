@@ -9,7 +9,7 @@
 	N
 	s/^\(.*\)\n#include "evering_port\.h"$/#include <linux\/evering_port.h>\n\n\1/
 }
-s/evr_uring_cmd_data(cmd)/cmd->sqe->cmd/
+s/evr_uring_cmd_data(cmd)/(const void *)cmd->sqe->cmd/
 s/evr_uring_done(cmd, ret, issue_flags)/ret/
 s/evr_need_resched_lazy()/test_thread_flag(TIF_NEED_RESCHED_LAZY)/
 s/evering_kmod\.h/internal.h/g
