@@ -299,8 +299,8 @@ $(BUILD)/selftests/uring: private libs := -l:liburing.a
 
 # The kernel's test harness is a system header, so that its warnings are not ours;
 # but what its macros define has no prototype, and parameters that nobody uses.
-compile_test = $(Q)mkdir -p $(@D) $(obj)/selftests; $(compile) $(TEST_CFLAGS) -Iselftests \
-	-MF $(obj)/selftests/$*.d -isystem $(KSELFTEST_DIR) -Wno-missing-prototypes \
+compile_test = $(Q)mkdir -p $(@D) $(obj)/$(<D); $(compile) $(TEST_CFLAGS) -Iselftests \
+	-MF $(obj)/$(<D)/$*.d -isystem $(KSELFTEST_DIR) -Wno-missing-prototypes \
 	-Wno-unused-parameter $(LDFLAGS) -o $@ $<
 
 $(device_tests:%=$(BUILD)/selftests/%): $(BUILD)/selftests/%: selftests/device/%.c Makefile \
@@ -726,4 +726,4 @@ clean: ## remove everything that was built
 	$(obj)/tools/bench/alloc.d $(message_objs:.o=.d) \
 	$(patsubst $(BUILD)/examples/%,$(obj)/tools/examples/%.d, \
 		$(example_programs) $(loop_programs)) \
-	$(test_names:%=$(obj)/selftests/%.d) $(message_objs:.o=.d)
+	$(wildcard $(obj)/selftests/*/*.d) $(message_objs:.o=.d)
