@@ -7,6 +7,7 @@
  * back as copies in the own arena, if there is one, and go home with the answer.
  */
 #include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>

@@ -18,6 +18,7 @@
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
 #include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/if_vlan.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
