@@ -705,6 +705,10 @@ uninstall: ## remove what `make install` put there
 		$(call to,$(file)))
 	$(if $(DESTDIR),,-PATH=$$PATH:/sbin ldconfig)
 
+.PHONY: dist
+dist: ## make the release of the last commit, an archive in build/dist (needs git)
+	@tools/packaging/dist $(BUILD)/dist
+
 .PHONY: deb
 deb: ## build Debian packages into build/deb, and have lintian look at them
 	@tools/setup run deb
