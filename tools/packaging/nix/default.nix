@@ -31,7 +31,7 @@ stdenv.mkDerivation {
   doCheck = true;
   checkPhase = ''
     runHook preCheck
-    BUILD=$PWD/build selftests/install.sh
+    BUILD=$PWD/build selftests/scripts/install.sh
     runHook postCheck
   '';
 
