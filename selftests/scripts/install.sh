@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Tests of `make install` and `make uninstall`: that everything is where it belongs,
-# that programs can be built against it and run, and that nothing stays.  TAP.
+# that programs can be built against it and run, and that nothing stays; and of `make
+# dist`: that a release is the same for everybody.  TAP.
 #
 #	BUILD=dir		where evering and the library lie (build)
 #	CC=compiler		for the programs (cc)
@@ -266,6 +267,36 @@ leaves_others() {
 		diff <(printf '%s\n' "${others[@]}" | sort) -
 }
 
+# ------------------------------------------------------------------------- releasing
+
+# The same archive for everybody, of what is committed.
+dist() {
+	local name
+	need git
+	[[ -e .git ]] || skip 'no clone'
+	git -c safe.directory="$PWD" rev-parse -q --verify HEAD >/dev/null || skip 'no commit'
+	(umask 077 && TZ=Asia/Tokyo tools/packaging/dist "$tmp/one" 2>/dev/null) >/dev/null &&
+		GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=tar.umask GIT_CONFIG_VALUE_0=0077 \
+			tools/packaging/dist "$tmp/two" >"$tmp/said" 2>/dev/null || return
+	name=$(<"$tmp/said")
+	cmp "$tmp/one/${name##*/}" "$name" && tar -xzf "$name" -C "$tmp" || return
+	name=$tmp/$(basename "$name" .tar.gz)
+	git -c safe.directory="$PWD" ls-tree -r --name-only HEAD | LC_ALL=C sort |
+		diff - <(cd "$name" && find . ! -type d | sed 's|^\./||' | LC_ALL=C sort) || return
+	[[ ${name##*/} == "evering-$(make -sC "$name" version)" ]] || return
+	# Its packages are dated by it.
+	grep -qx "time $(git -c safe.directory="$PWD" log -1 --format=%ct)" \
+		"$name/tools/packaging/released"
+}
+
+# Of a release there is none to make.
+dist_elsewhere() {
+	mkdir -p "$tmp/elsewhere/tools/packaging" &&
+		cp tools/packaging/dist "$tmp/elsewhere/tools/packaging" || return
+	! "$tmp/elsewhere/tools/packaging/dist" >"$tmp/said" 2>&1 &&
+		[[ $(<"$tmp/said") == *'not a clone'* && ! -e $tmp/elsewhere/build ]]
+}
+
 # ------------------------------------------------------------------------------ all
 
 echo 'TAP version 13'
@@ -283,4 +314,6 @@ check 'a program with the static library' static
 check 'pkg-config: a tree that was moved' moved
 check 'uninstall leaves nothing' uninstalls
 check 'uninstall leaves what is not ours' leaves_others
+check 'dist: the same archive, with all that is committed' dist
+check 'dist: not without git' dist_elsewhere
 plan
