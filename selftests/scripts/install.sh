@@ -291,10 +291,10 @@ dist() {
 
 # Of a release there is none to make.
 dist_elsewhere() {
-	mkdir -p "$tmp/elsewhere/tools/packaging" &&
-		cp tools/packaging/dist "$tmp/elsewhere/tools/packaging" || return
-	! "$tmp/elsewhere/tools/packaging/dist" >"$tmp/said" 2>&1 &&
-		[[ $(<"$tmp/said") == *'not a clone'* && ! -e $tmp/elsewhere/build ]]
+	mkdir -p "$tmp/no-clone/tools/packaging" &&
+		cp tools/packaging/dist "$tmp/no-clone/tools/packaging" || return
+	! "$tmp/no-clone/tools/packaging/dist" >"$tmp/said" 2>&1 &&
+		[[ $(<"$tmp/said") == *'not a clone'* && ! -e $tmp/no-clone/build ]]
 }
 
 # ------------------------------------------------------------------------------ all
