@@ -222,10 +222,20 @@ summary() {
 	[[ ! -s out ]] || return
 	local line
 	for line in "files         $(wc -l <"$tmp/expected"), " 'time ' 'rate ' \
-		'round trip    p50 ' "channel       $EVERING_BACKEND, " 'load ' 'system calls ' \
+		'round trip    p50 ' '  queue       ' '  hash        ' '  wake        ' \
+		'  channel     p50 ' "channel       $EVERING_BACKEND, " 'load ' 'system calls ' \
 		'sleeps ' 'CPU '; do
 		says "$line" || return
 	done
+}
+
+# The parts of a round trip add up to all of it, and without a sleeper none is a wake-up.
+parts() {
+	run 0 --wait=busy --depth=1 "$tree" && says 'until the other process looks' &&
+		says '  wake        0 ns on average, 0 %' && says '1 request in flight' || return
+	run 0 --wait=block "$tree" && says 'behind up to 63 other requests (--depth)' || return
+	awk '/^  (queue|hash|wake) / { sub(/.* average, /, ""); all += $1 }
+		END { exit all < 98 || all > 102 }' err
 }
 
 json() {
@@ -236,7 +246,8 @@ json() {
 	for part in "\"files\": $(wc -l <"$tmp/expected"), " \
 		"\"bytes\": $bytes, " "\"backend\": \"$EVERING_BACKEND\", " '"errors": 0, ' '"interrupted": false, ' \
 		'"wait": "block", ' '"slot": 32, ' '"ring": 8, ' \
-		'"arena": 65536, ' '"chunk": 8192, ' '"depth": 8, '; do
+		'"arena": 65536, ' '"chunk": 8192, ' '"depth": 8, ' '"parts_ns": {"queue": ' \
+		'"empty_p50_ns": '; do
 		says "$part" || return
 	done
 	(($(wc -l <err) == 1)) || return
@@ -722,6 +733,7 @@ on() {
 		--arena=64M --chunk=1K
 	check "$1: no spinning" sums --wait=adaptive --spin=0
 	check "$1: summary" summary
+	check "$1: parts of a round trip" parts
 	check "$1: summary in JSON" json
 
 	check "$1: server killed while it waits" server_killed_waiting

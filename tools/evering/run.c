@@ -43,6 +43,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <evering.h>
@@ -67,6 +68,16 @@ struct chunk {
 	uint32_t length;
 	bool in_flight;
 };
+
+/* What a round trip is made of. */
+enum part {
+	QUEUE, /* behind other requests, and until the client looks for answers */
+	HASH,
+	WAKE, /* a process slept, and did not run yet */
+	PARTS,
+};
+
+static const char *const part_names[PARTS] = { "queue", "hash", "wake" };
 
 /* What there is to do, counted by a thread that only the progress bar needs. */
 struct census {
@@ -104,6 +115,11 @@ struct client {
 	struct evering_counters counters[2]; /* EVERING_MINE, EVERING_PEERS */
 	struct rusage server_usage;
 	struct hist latency;
+	int64_t woken_ns; /* this side's last sleep ended */
+	uint64_t part_ns[PARTS]; /* of the latencies of @parted requests */
+	uint64_t parted;
+	struct hist empty; /* round trips of empty requests */
+	double empty_cpu[2]; /* seconds: what these took */
 
 	bool progress;
 	int64_t draw_ns;
@@ -264,11 +280,36 @@ static int wrong_answer(struct client *c, const char *why)
 	return give_up(c, what, 0);
 }
 
+/* How much of @from..@to a process slept that was woken at @woken. */
+static int64_t asleep(int64_t from, int64_t to, int64_t woken)
+{
+	if (woken <= from)
+		return 0;
+	return (woken < to ? woken : to) - from;
+}
+
+/* Adds up what a round trip was made of.  Times in a wrong order are left out. */
+static void part(struct client *c, const struct record *r, int64_t sent,
+		 int64_t now)
+{
+	int64_t wake;
+
+	if (r->taken_ns < sent || r->done_ns < r->taken_ns || now < r->done_ns)
+		return;
+	wake = asleep(sent, r->taken_ns, r->woken_ns) +
+	       asleep(r->done_ns, now, c->woken_ns);
+	c->part_ns[WAKE] += (uint64_t)wake;
+	c->part_ns[HASH] += (uint64_t)(r->done_ns - r->taken_ns);
+	c->part_ns[QUEUE] +=
+		(uint64_t)(r->taken_ns - sent + (now - r->done_ns) - wake);
+	c->parted++;
+}
+
 static int take_answer(struct client *c, const struct answer *answer,
 		       int64_t now)
 {
-	const unsigned char *shared;
-	unsigned char digest[DIGEST_LEN];
+	const struct record *shared;
+	struct record record;
 	struct chunk *chunk;
 
 	if (answer->tag >= c->o->depth || !c->chunks[answer->tag].in_flight)
@@ -279,14 +320,15 @@ static int take_answer(struct client *c, const struct answer *answer,
 				       -answer->result :
 				       EPROTO);
 	chunk = &c->chunks[answer->tag];
+	shared = evering_peer_buffer(c->ev, (uint64_t)answer->place * UNIT,
+				     sizeof(record));
+	if (!shared)
+		return wrong_answer(c, "a digest outside its arena");
+	memcpy(&record, shared, sizeof(record));
+	part(c, &record, chunk->sent_ns, now);
 	if (chunk->path) {
-		shared = evering_peer_buffer(
-			c->ev, (uint64_t)answer->place * UNIT, DIGEST_LEN);
-		if (!shared)
-			return wrong_answer(c, "a digest outside its arena");
-		memcpy(digest, shared, DIGEST_LEN);
 		if (c->o->sums)
-			put_sum(c, digest, chunk->path);
+			put_sum(c, record.digest, chunk->path);
 		c->files++;
 		free(chunk->path);
 	}
@@ -324,11 +366,17 @@ static int take_answers(struct client *c)
 /* Waits for answers, or for one of @what besides, and takes the answers. */
 static int wait_answers(struct client *c, unsigned int what)
 {
+	struct evering_counters before, after;
 	int ret;
 
 	if (end_signal)
 		return -1;
+	evering_get_counters(c->ev, EVERING_MINE, &before);
 	ret = evering_wait(c->ev, what | EVERING_RX | EVERING_FLUSH, TICK_NS);
+	evering_get_counters(c->ev, EVERING_MINE, &after);
+	if (after.rx_sleeps + after.tx_sleeps !=
+	    before.rx_sleeps + before.tx_sleeps)
+		c->woken_ns = clock_ns();
 	if (ret == -EINTR || ret == -ETIMEDOUT) {
 		progress(c, clock_ns());
 		return end_signal ? -1 : 0;
@@ -787,6 +835,53 @@ static void summarize(const struct client *c, struct summary *s)
 	getrusage(RUSAGE_SELF, &usage);
 	s->cpu[EVERING_MINE] = cpu_seconds(&usage);
 	s->cpu[EVERING_PEERS] = cpu_seconds(&c->server_usage);
+	for (i = 0; i < 2; i++) {
+		s->cpu[i] -= c->empty_cpu[i];
+		/* Two clocks, of which one may be coarser. */
+		if (s->cpu[i] < 0)
+			s->cpu[i] = 0;
+	}
+}
+
+static double part_of_all(const struct client *c, enum part part)
+{
+	uint64_t all = c->part_ns[QUEUE] + c->part_ns[HASH] + c->part_ns[WAKE];
+
+	return all ? (double)c->part_ns[part] / (double)all : 0;
+}
+
+static uint64_t part_mean(const struct client *c, enum part part)
+{
+	return c->parted ? c->part_ns[part] / c->parted : 0;
+}
+
+/* Where the time of a round trip goes, and how little of it is the channel's. */
+static void print_parts(const struct client *c)
+{
+	char behind[80], a[FORMAT_LEN];
+	const char *what[PARTS] = {
+		[QUEUE] = behind,
+		[HASH] = "SHA-256 of the data",
+		[WAKE] = "until a process that slept runs again",
+	};
+	unsigned int i;
+
+	if (c->o->depth > 1)
+		snprintf(behind, sizeof(behind),
+			 "behind up to %u other requests (--depth)",
+			 c->o->depth - 1);
+	else
+		snprintf(behind, sizeof(behind),
+			 "until the other process looks");
+	for (i = 0; i < PARTS && c->parted; i++)
+		fprintf(stderr, "  %-11s %s on average, %.0f %%: %s\n",
+			part_names[i], format_time(a, part_mean(c, i)),
+			100 * part_of_all(c, i), what[i]);
+	if (c->empty.count)
+		fprintf(stderr,
+			"  %-11s p50 %s: an empty request and its answer, nothing else under way\n",
+			"channel",
+			format_time(a, hist_percentile(&c->empty, 50)));
 }
 
 static void print_summary(const struct client *c, const struct summary *s)
@@ -808,6 +903,7 @@ static void print_summary(const struct client *c, const struct summary *s)
 		format_time(b, hist_percentile(&c->latency, 99)),
 		format_time(d, hist_percentile(&c->latency, 99.9)),
 		format_time(e, c->latency.max));
+	print_parts(c);
 	fprintf(stderr, "%-13s %s, %s", "channel", c->backend,
 		policy_names[o->params.policy]);
 	if (o->params.policy == EVERING_ADAPTIVE)
@@ -815,9 +911,10 @@ static void print_summary(const struct client *c, const struct summary *s)
 			format_time(a, o->params.spin_ns));
 	fprintf(stderr, ", slots of %u bytes, rings of %u\n",
 		c->geometry.slot_size, c->geometry.entries);
-	fprintf(stderr, "%-13s arena %s, chunks up to %s, %u requests deep\n",
+	fprintf(stderr,
+		"%-13s arena %s, chunks up to %s, %u request%s in flight\n",
 		"load", format_size(a, c->geometry.arena_size[c->end]),
-		format_size(b, o->chunk), o->depth);
+		format_size(b, o->chunk), o->depth, o->depth == 1 ? "" : "s");
 	fprintf(stderr,
 		"%-13s %.3g for each of %s messages (client %s, server %s)\n",
 		"system calls", s->syscalls_rate, format_count(a, s->messages),
@@ -841,6 +938,7 @@ static void print_json(const struct client *c, const struct summary *s)
 {
 	const struct options *o = c->o;
 	struct json j = { .out = stderr };
+	unsigned int i;
 
 	json_open(&j, NULL, '{');
 	json_number(&j, "files", c->files);
@@ -857,6 +955,11 @@ static void print_json(const struct client *c, const struct summary *s)
 	json_number(&j, "p99.9", hist_percentile(&c->latency, 99.9));
 	json_number(&j, "max", c->latency.max);
 	json_close(&j, '}');
+	json_open(&j, "parts_ns", '{');
+	for (i = 0; i < PARTS; i++)
+		json_number(&j, part_names[i], part_mean(c, i));
+	json_close(&j, '}');
+	json_number(&j, "empty_p50_ns", hist_percentile(&c->empty, 50));
 	json_text(&j, "backend", c->backend);
 	json_text(&j, "wait", policy_names[o->params.policy]);
 	json_number(&j, "spin_ns", o->params.spin_ns);
@@ -879,6 +982,54 @@ static void print_json(const struct client *c, const struct summary *s)
 	json_close(&j, '}');
 	json_close(&j, '}');
 	json_end(&j);
+}
+
+/* Empty requests --------------------------------------------------------- */
+
+/* As many as take no more than a few milliseconds. */
+#define EMPTY_TRIPS 2000u
+#define EMPTY_NS 5000000
+
+/* CPU time so far, of this process and of the server. */
+static void cpu_so_far(const struct client *c, double seconds[2])
+{
+	struct timespec ts = { 0 };
+	clockid_t clock;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	seconds[EVERING_MINE] = (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+	ts = (struct timespec){ 0 };
+	if (!clock_getcpuclockid(c->server, &clock))
+		clock_gettime(clock, &ts);
+	seconds[EVERING_PEERS] = (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/*
+ * Times requests without data, one after another: what the channel itself takes of a round
+ * trip.  The files are through, and a failure here is none of theirs.
+ */
+static void time_empty(struct client *c)
+{
+	const struct request req = { .tag = REQUEST_FIRST | REQUEST_ABORT };
+	int64_t start = clock_ns(), sent = start, now;
+	double before[2];
+	struct answer answer;
+	unsigned int i;
+	int side;
+
+	cpu_so_far(c, before);
+	for (i = 0; i < EMPTY_TRIPS && sent - start < EMPTY_NS; i++) {
+		if (end_signal ||
+		    evering_send(c->ev, &req, sizeof(req), TICK_NS) ||
+		    evering_recv(c->ev, &answer, sizeof(answer), TICK_NS))
+			break;
+		now = clock_ns();
+		hist_add(&c->empty, (uint64_t)(now - sent));
+		sent = now;
+	}
+	cpu_so_far(c, c->empty_cpu);
+	for (side = 0; side < 2; side++)
+		c->empty_cpu[side] -= before[side];
 }
 
 /* The whole -------------------------------------------------------------- */
@@ -914,6 +1065,8 @@ static void client_work(struct client *c)
 	progress_erase();
 	evering_get_counters(c->ev, EVERING_MINE, &c->counters[EVERING_MINE]);
 	evering_get_counters(c->ev, EVERING_PEERS, &c->counters[EVERING_PEERS]);
+	if (!end_signal && !c->failed && !c->o->quiet)
+		time_empty(c);
 }
 
 static void client_free(struct client *c)

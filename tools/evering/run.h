@@ -34,13 +34,26 @@ struct request {
 struct answer {
 	uint32_t tag;
 	int32_t result; /* 0 or a negative errno */
-	uint32_t place; /* of the digest, in the server's arena */
+	uint32_t place; /* of the record, in the server's arena */
+};
+
+/*
+ * The server has one for each tag.  It is the server's word: the client checks it.  An
+ * empty request, REQUEST_FIRST | REQUEST_ABORT without data, has a record too.
+ */
+struct record {
+	unsigned char digest[DIGEST_LEN]; /* after REQUEST_LAST */
+	/* on clock_ns(), which both processes share */
+	int64_t woken_ns; /* the server's last sleep ended */
+	int64_t taken_ns; /* it took the request out of the ring */
+	int64_t done_ns; /* it had hashed the data */
 };
 
 _Static_assert(sizeof(struct request) <= EVERING_MIN_SLOT - EVERING_STAMP_SIZE,
 	       "fits into every slot");
 _Static_assert(sizeof(struct answer) <= EVERING_MIN_SLOT - EVERING_STAMP_SIZE,
 	       "fits into every slot");
+_Static_assert(sizeof(struct record) <= UNIT, "has a unit");
 _Static_assert(EVERING_MAX_ENTRIES <= REQUEST_TAG, "a tag for each entry");
 
 /*

@@ -24,26 +24,36 @@
 struct server {
 	const struct options *o;
 	struct evering *ev;
-	unsigned char *digests; /* one for each tag, in the own arena */
-	uint32_t digests_place;
+	struct record *records; /* one every UNIT bytes, in the own arena */
+	uint32_t records_place;
+	int64_t woken_ns;
 	EVP_MD *sha256;
 	EVP_MD_CTX *hash;
 	bool in_file;
 };
 
+static struct record *record_of(const struct server *s, uint32_t tag)
+{
+	return (struct record *)((char *)s->records + (size_t)tag * UNIT);
+}
+
 /* 0, or what to answer before giving up. */
-static int serve_request(struct server *s, const struct request *req,
-			 uint32_t *digest_place)
+static int serve_request(struct server *s, const struct request *req)
 {
 	uint32_t flags = req->tag & ~REQUEST_TAG;
 	uint32_t tag = req->tag & REQUEST_TAG;
 	const void *data;
 
-	*digest_place = 0;
 	if (flags & ~(REQUEST_FIRST | REQUEST_LAST | REQUEST_ABORT))
 		return -EPROTO;
 	if (tag >= s->o->depth || s->in_file == !!(flags & REQUEST_FIRST))
 		return -EPROTO;
+	record_of(s, tag)->woken_ns = s->woken_ns;
+	record_of(s, tag)->taken_ns = clock_ns();
+	if (flags & REQUEST_ABORT) {
+		s->in_file = false;
+		return 0;
+	}
 	data = evering_peer_buffer(s->ev, (uint64_t)req->place * UNIT,
 				   req->length);
 	if (!data)
@@ -52,16 +62,12 @@ static int serve_request(struct server *s, const struct request *req,
 	if ((flags & REQUEST_FIRST) &&
 	    !EVP_DigestInit_ex(s->hash, s->sha256, NULL))
 		return -ENOMEM;
-	s->in_file = !(flags & (REQUEST_LAST | REQUEST_ABORT));
-	if (flags & REQUEST_ABORT)
-		return 0;
+	s->in_file = !(flags & REQUEST_LAST);
 	if (!EVP_DigestUpdate(s->hash, data, req->length))
 		return -EIO;
-	if (!(flags & REQUEST_LAST))
-		return 0;
-	if (!EVP_DigestFinal_ex(s->hash, s->digests + (size_t)tag * UNIT, NULL))
+	if (flags & REQUEST_LAST &&
+	    !EVP_DigestFinal_ex(s->hash, record_of(s, tag)->digest, NULL))
 		return -EIO;
-	*digest_place = s->digests_place + tag;
 	return 0;
 }
 
@@ -82,11 +88,46 @@ static int send_answer(struct server *s, const struct answer *answer)
 	return 0;
 }
 
+/* Waits for a request; 0 or a negative errno. */
+static int await_request(struct server *s)
+{
+	struct evering_counters before, after;
+	int ret;
+
+	evering_get_counters(s->ev, EVERING_MINE, &before);
+	ret = evering_wait(s->ev, EVERING_RX | EVERING_FLUSH,
+			   EVERING_WAIT_FOREVER);
+	evering_get_counters(s->ev, EVERING_MINE, &after);
+	if (after.rx_sleeps != before.rx_sleeps)
+		s->woken_ns = clock_ns();
+	return ret < 0 && ret != -EINTR ? ret : 0;
+}
+
+/* Serves @req; 0 or a negative errno. */
+static int answer_request(struct server *s, const struct request *req,
+			  int64_t *now)
+{
+	struct answer answer = { .tag = req->tag & REQUEST_TAG };
+	int ret;
+
+	answer.result = serve_request(s, req);
+	*now = clock_ns();
+	if (!answer.result) {
+		answer.place = s->records_place + answer.tag;
+		record_of(s, answer.tag)->done_ns = *now;
+	}
+	ret = send_answer(s, &answer);
+	if (ret < 0)
+		return ret;
+	if (answer.result < 0)
+		evering_flush(s->ev);
+	return answer.result;
+}
+
 /* Until the client goes; -EPIPE is the good end. */
 static int serve_requests(struct server *s)
 {
 	int64_t flushed = 0, now;
-	struct answer answer;
 	struct request req;
 	const void *slot;
 	int ret;
@@ -94,25 +135,16 @@ static int serve_requests(struct server *s)
 	for (;;) {
 		slot = evering_peek(s->ev);
 		if (!slot) {
-			ret = evering_wait(s->ev, EVERING_RX | EVERING_FLUSH,
-					   EVERING_WAIT_FOREVER);
-			if (ret < 0 && ret != -EINTR)
+			ret = await_request(s);
+			if (ret)
 				return ret;
 			continue;
 		}
 		memcpy(&req, slot, sizeof(req));
 		evering_release(s->ev);
-
-		answer.tag = req.tag & REQUEST_TAG;
-		answer.result = serve_request(s, &req, &answer.place);
-		ret = send_answer(s, &answer);
-		if (ret < 0)
+		ret = answer_request(s, &req, &now);
+		if (ret)
 			return ret;
-		if (answer.result < 0) {
-			evering_flush(s->ev);
-			return answer.result;
-		}
-		now = clock_ns();
 		if (now - flushed >= FLUSH_NS) {
 			evering_flush(s->ev);
 			flushed = now;
@@ -195,12 +227,12 @@ static int server_meet(struct server *s, pid_t parent)
 
 static int server_prepare(struct server *s)
 {
-	s->digests = evering_alloc(s->ev, (size_t)s->o->depth * UNIT, UNIT);
-	if (!s->digests) {
+	s->records = evering_alloc(s->ev, (size_t)s->o->depth * UNIT, UNIT);
+	if (!s->records) {
 		complain("server: no room for %u digests", s->o->depth);
 		return -ENOMEM;
 	}
-	s->digests_place = (uint32_t)(evering_offset(s->ev, s->digests) / UNIT);
+	s->records_place = (uint32_t)(evering_offset(s->ev, s->records) / UNIT);
 	s->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
 	s->hash = EVP_MD_CTX_new();
 	if (!s->sha256 || !s->hash) {
