@@ -60,6 +60,7 @@ pings() {
 	says 'PING pid ' out && says '56 bytes from pid ' out &&
 		says ': seq=3 time=' out && says '3 answered, 0 lost (0 %)' out &&
 		says 'p99.9 ' out && has '^ *[0-9.]+ [num]?s \.\. .* [1-3] #+$' out &&
+		says 'adaptive (spins, then sleeps): ' out &&
 		[[ $(grep -c ': seq=' out) == 3 && ! -s err ]]
 }
 
@@ -67,6 +68,15 @@ ping_json() {
 	run 0 ping -c 2 -i 0.01 --json && json out && says '"seq": 2,' out &&
 		says '"sent": 2, "received": 2, "lost": 0,' out &&
 		says '"histogram": [{"from_ns": ' out && [[ $(wc -l <out) == 3 ]]
+}
+
+# Why it takes so long: with time in between both sides sleep, unless neither ever does.
+ping_reason() {
+	run 0 ping -c 5 -i 0.05 -q --wait=block && has '^block .*: of 5 pings [1-5] woke the other side' out &&
+		says 'Most of these times is what the kernel takes' out &&
+		run 0 ping -c 5 -i 0.05 -q && says '--interval=0, or --wait=busy, avoids that' out &&
+		run 0 ping -c 100 -i 0 -q --wait=busy && says 'busy (never sleeps): neither side slept' out &&
+		run 0 ping -c 5 -i 0.05 -q --wait=block --json && has '"woke_peer": [1-5], "slept": [0-5],' out
 }
 
 # Around what fits into slots, and through the arenas.
@@ -1493,6 +1503,7 @@ on() {
 
 	check "$1: ping" pings
 	check "$1: ping in JSON" ping_json
+	check "$1: ping says why" ping_reason
 	for policy in adaptive block busy; do
 		[[ $guest && $policy != adaptive ]] && continue
 		check "$1: pings of all sizes, $policy" ping_sizes $policy

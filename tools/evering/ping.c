@@ -85,6 +85,8 @@ struct pinger {
 	int64_t start_ns;
 	int64_t end_ns;
 	uint64_t sent;
+	uint64_t woke_peer; /* pings that had to ring the peer's doorbell */
+	uint64_t slept; /* pings for whose answer this side slept */
 	uint64_t min;
 	struct hist hist;
 };
@@ -666,9 +668,12 @@ static int await_answer(struct pinger *p, uint32_t seq, int64_t sent,
 static int ping_once(struct pinger *p, uint32_t seq)
 {
 	unsigned char entry[MAX_INLINE];
-	int64_t sent = clock_ns(), took;
+	struct evering_counters before, after;
+	int64_t sent, took;
 	int ret;
 
+	evering_get_counters(p->ev, EVERING_MINE, &before);
+	sent = clock_ns();
 	ret = send_ping(p, seq);
 	if (ret)
 		return ret;
@@ -680,6 +685,9 @@ static int ping_once(struct pinger *p, uint32_t seq)
 	if (check_answer(p, entry))
 		return -EPROTO;
 	count_answer(p, took);
+	evering_get_counters(p->ev, EVERING_MINE, &after);
+	p->woke_peer += after.tx_rings != before.tx_rings;
+	p->slept += after.rx_sleeps != before.rx_sleeps;
 	say_answer(p, seq, took);
 	look_around(p, sent + took);
 	return 0;
@@ -821,6 +829,36 @@ static void print_histogram(const struct pinger *p)
 	}
 }
 
+/* What the policy did to the times above. */
+static void print_reason(const struct pinger *p)
+{
+	static const char *const policies[] = {
+		"adaptive (spins, then sleeps)",
+		"block (sleeps at once)",
+		"busy (never sleeps)",
+	};
+	char a[FORMAT_LEN], b[FORMAT_LEN], c[FORMAT_LEN];
+
+	fprintf(output, "%s: ", policies[p->o->params.policy]);
+	if (!p->woke_peer && !p->slept) {
+		fprintf(output,
+			"neither side slept, so no time above has a wake-up in it\n");
+		return;
+	}
+	fprintf(output,
+		"of %s pings %s woke the other side, and %s answers woke this one\n",
+		format_count(a, p->hist.count), format_count(b, p->woke_peer),
+		format_count(c, p->slept));
+	if (2 * (p->woke_peer + p->slept) > p->hist.count)
+		fprintf(output,
+			"Most of these times is what the kernel takes to wake a process; "
+			"%s avoids that.\n",
+			p->o->params.policy == EVERING_ADAPTIVE &&
+					p->o->interval_ns ?
+				"--interval=0, or --wait=busy," :
+				"--wait=busy");
+}
+
 static void print_summary(const struct pinger *p)
 {
 	const struct hist *h = &p->hist;
@@ -846,6 +884,7 @@ static void print_summary(const struct pinger *p)
 		format_time(e, hist_percentile(h, 99)),
 		format_time(f, hist_percentile(h, 99.9)));
 	print_histogram(p);
+	print_reason(p);
 }
 
 static void put_histogram(struct json *j, const struct pinger *p)
@@ -886,6 +925,8 @@ static void print_json_summary(const struct pinger *p)
 	json_number(&j, "p50_ns", hist_percentile(h, 50));
 	json_number(&j, "p99_ns", hist_percentile(h, 99));
 	json_number(&j, "p99.9_ns", hist_percentile(h, 99.9));
+	json_number(&j, "woke_peer", p->woke_peer);
+	json_number(&j, "slept", p->slept);
 	put_histogram(&j, p);
 	json_close(&j, '}');
 	json_end(&j);
