@@ -16,28 +16,31 @@ static const char help[] =
 	"Usage: evering relay --listen=PATH --to=HOST:PORT/NAME...\n"
 	"       evering relay --bind=HOST:PORT --serve=NAME=PATH...\n"
 	"\n"
-	"Has channels cross to another machine: a relay on each.  Clients connect to\n"
-	"PATH as to a server on this machine; the relay at HOST connects to the server.\n"
+	"Connects channels to another machine, with a relay on each of the two.  A\n"
+	"client connects to PATH as to a server on its own machine; the relay at HOST\n"
+	"connects to the server.\n"
 	"\n"
-	"  --listen=PATH        a socket for clients; the --to behind it says where to\n"
-	"  --to=HOST:PORT/NAME  relay to call, and what to ask it for\n"
-	"  --serve=NAME=PATH    a server here that others may ask for by NAME;\n"
-	"                       NAME=PATH,ID,... only those who call themselves so\n"
-	"  --bind=HOST:PORT     where other relays call (127.0.0.1:7711)\n"
-	"  --key=FILE           the secret that both sides have: a line \"KEY\", or lines\n"
-	"                       \"ID KEY\"; without one nobody but this machine may call\n"
-	"  --identity=ID        which key this side calls with\n"
-	"  --keepalive=SECONDS  a link that is silent so long is lost (3)\n"
-	"  --patience=SECONDS   how long to wait for a server that is not there (5)\n"
-	"  --channels=N         at most so many (1024)\n"
-	"  --arena=SIZE         at most so much in each arena of a channel (64M)\n"
-	"  --backend=NAME       auto, memfd or device\n"
-	"  --provider=NAME      of libfabric (tcp)\n"
-	"  --config=FILE        options, one a line, without the dashes; SIGHUP has it\n"
-	"                       read again\n"
-	"  --stats=SECONDS      print numbers so often; SIGUSR1: now\n"
-	"  --json               print them as JSON, one object a line\n"
-	"  -h, --help           this\n";
+	"  -l, --listen=PATH        a Unix socket for clients; the --to behind it is\n"
+	"                           where they get\n"
+	"      --to=HOST:PORT/NAME  the relay to call, and the server to ask it for\n"
+	"      --serve=NAME=PATH    a server here that other relays may ask for by NAME;\n"
+	"                           NAME=PATH,ID,... is for these identities only\n"
+	"      --bind=HOST:PORT     where other relays call             [127.0.0.1:7711]\n"
+	"      --key=FILE           the secret of both sides: a line \"KEY\", or lines \"ID\n"
+	"                           KEY\"; without one only this machine may call\n"
+	"      --identity=ID        the key that this side calls with\n"
+	"      --keepalive=SECONDS  a link that is silent for so long is lost        [3]\n"
+	"      --patience=SECONDS   how long to wait for a server that does not listen\n"
+	"                                                                            [5]\n"
+	"      --channels=N         the most channels                             [1024]\n"
+	"      --arena=SIZE         the most of each arena of a channel            [64M]\n"
+	"      --backend=NAME       auto, memfd or device                         [auto]\n"
+	"      --provider=NAME      provider of libfabric                          [tcp]\n"
+	"      --config=FILE        options, one a line, without the dashes; SIGHUP has\n"
+	"                           the file read again\n"
+	"      --stats=SECONDS      print numbers so often; SIGUSR1: at once\n"
+	"      --json               print the numbers as JSON, an object a line\n"
+	"  -h, --help               print this text\n";
 
 /* "HOST:PORT", where HOST may be "[ADDRESS]".  False: it is none. */
 static bool split_address(const char *text, size_t len, char host[HOST_LEN],
@@ -147,7 +150,7 @@ static const char *take_bind(void *options, char *text)
 }
 
 static const struct option_spec specs[] = {
-	{ "listen", 0, OPTION_CALL, .take = take_listen },
+	{ "listen", 'l', OPTION_CALL, .take = take_listen },
 	{ "to", 0, OPTION_CALL, .take = take_to },
 	{ "serve", 0, OPTION_CALL, .take = take_serve },
 	{ "bind", 0, OPTION_CALL, .take = take_bind },
