@@ -16,6 +16,8 @@
 completion=$top/tools/packaging/completion/evering
 evering=$bin/evering
 cp "$build/evering" "$evering" || bail_out "no $build/evering"
+# Where it is built, `evering relay` is tried, too.
+[[ ! -e $build/evering-relay ]] || cp "$build/evering-relay" "$bin"
 head -c 3000001 /dev/urandom >"$tmp/there"
 head -c 2000003 /dev/urandom >"$tmp/back"
 
@@ -454,7 +456,7 @@ busy() {
 
 # seen: top finds it in its first table.
 seen() {
-	run 0 top -n 1 -d 0.1 --json && has "\"pid\": $pid, .*\"pid\": $child, .*" out
+	run 0 top -c 1 -i 0.1 --json && has "\"pid\": $pid, .*\"pid\": $child, .*" out
 }
 
 # The objects of one channel, A's and B's, a line each.
@@ -481,7 +483,7 @@ rates_seen() {
 top_table() {
 	busy || return
 	soon seen || return
-	run 0 top -b -n 2 -d 0.1 && [[ $(grep -c '^CHANNEL ' out) == 2 ]] &&
+	run 0 top -b -c 2 -i 0.1 && [[ $(grep -c '^CHANNEL ' out) == 2 ]] &&
 		has "^[dm][0-9]+ +A +$pid evering +16x64 " out &&
 		has "^ +B +$child evering-pong +16x64 " out || return
 	! grep -q $'\e' out || return
@@ -521,7 +523,7 @@ crowd() {
 
 # folded TEXT: top has two lines for $server, with this for its clients.
 folded() {
-	run 0 top -b -n 1 -d 0.05 "${@:2}" && has "^[sg][0-9]+ +S +$server evering +\\*" out &&
+	run 0 top -b -c 1 -i 0.05 "${@:2}" && has "^[sg][0-9]+ +S +$server evering +\\*" out &&
 		has "^ +C +- $1" out
 }
 
@@ -539,7 +541,7 @@ top_folds() {
 	for pid in "${pids[@]}"; do
 		unfolded "$pid" || return
 	done
-	run 0 top -n 1 -d 0.05 --json && json out &&
+	run 0 top -c 1 -i 0.05 --json && json out &&
 		has "\"backend\": \"$1\", (\"group\": [0-9]+, )?\"pid\": $server, \"command\": \"evering\", \"channels\": 5, \"client_processes\": 5, " out &&
 		has '"clients": \{"states": \{.*"sent": 5, ' out && says '"server": ' out || return
 	# Too few of them are channels by themselves.
@@ -551,7 +553,7 @@ top_folds() {
 }
 
 few_left() {
-	run 0 top -b -n 1 -d 0.05 && ! has "^[sg][0-9]+ +S +$server " out && unfolded "$1"
+	run 0 top -b -c 1 -i 0.05 && ! has "^[sg][0-9]+ +S +$server " out && unfolded "$1"
 }
 
 # Who pings is held, so that it does not go, and who answers goes.
@@ -568,7 +570,7 @@ top_gone() {
 }
 
 sees_gone() {
-	run 0 top -n 1 -d 0.05 --json &&
+	run 0 top -c 1 -i 0.05 --json &&
 		line_of "$pid" | tail -n 1 | grep -qE '"state": "(gone|unknown|closed|detached)"'
 }
 
@@ -590,7 +592,7 @@ top_unprivileged() {
 }
 
 seen_as_nobody() {
-	"${as_nobody[@]}" "$evering" top -n 1 -d 0.1 --json >out &&
+	"${as_nobody[@]}" "$evering" top -c 1 -i 0.1 --json >out &&
 		line_of "$pid" | grep -qE '"sent": [1-9]'
 }
 
@@ -619,7 +621,7 @@ top_hostile() {
 	END
 	pid=$!
 	soon has ready ready
-	run 0 top -n 1 -d 0.05 && run 0 top -n 1 -d 0.05 --json && json out
+	run 0 top -c 1 -i 0.05 && run 0 top -c 1 -i 0.05 --json && json out
 	i=$?
 	has '"command": "python3?' out || i=1
 	kill "$pid"
@@ -635,7 +637,7 @@ top_terminal() {
 	# A shell has what it starts in the background ignore SIGQUIT.
 	SHELL=/bin/sh TERM=xterm env --default-signal=QUIT script -qfc "
 		stty rows 10 cols 60 2>/dev/null; stty -g >before
-		\"$evering\" top -d 0.1; echo \$? >status; stty -g >after" typescript <keys >/dev/null 2>&1 &
+		\"$evering\" top -i 0.1; echo \$? >status; stty -g >after" typescript <keys >/dev/null 2>&1 &
 	soon has 'CHANNEL ' typescript || return
 	if [[ $1 == q ]]; then
 		printf q >&8
@@ -658,7 +660,7 @@ top_key() {
 	mkfifo keys
 	exec 8<>keys
 	SHELL=/bin/sh TERM=xterm script -qfc "
-		stty rows 2000 cols 200 2>/dev/null; \"$evering\" top -d 0.1" typescript <keys >/dev/null 2>&1 &
+		stty rows 2000 cols 200 2>/dev/null; \"$evering\" top -i 0.1" typescript <keys >/dev/null 2>&1 &
 	soon drawn_folded && printf u >&8 || return
 	soon has "A +${pids[0]} evering" typescript && printf u >&8 || return
 	soon drawn_folded || return
@@ -720,10 +722,10 @@ top_group() {
 		sleep 300;
 	END
 	pid=$!
-	soon has ready ready && run 0 top -n 1 -d 0.05 --json && json out &&
+	soon has ready ready && run 0 top -c 1 -i 0.05 --json && json out &&
 		counts 2 "\"id\": [0-9]+, \"pid\": $pid, \"command\": \"perl\", \"members\": 5" &&
 		counts 2 "\"group\": [0-9]+, \"pid\": $pid, \"command\": \"perl\", \"channels\": 5," &&
-		run 0 top -b -n 1 -d 0.05 && counts 2 "^g[0-9]+ +S +$pid perl +\\*5 " &&
+		run 0 top -b -c 1 -i 0.05 && counts 2 "^g[0-9]+ +S +$pid perl +\\*5 " &&
 		counts 1 "^d[0-9]+ +A +$pid perl "
 	i=$?
 	((!i)) || cat ready out
@@ -744,7 +746,7 @@ top_stopped() {
 	exec 8<>keys
 	# shellcheck disable=SC2016 # for the other shell
 	SHELL=/bin/sh TERM=xterm EVERING=$evering script -qfc 'bash -ic "stty -g >before
-		\$EVERING top -d 0.1; stty -g >stopped; fg; echo \$? >status; stty -g >after"' \
+		\$EVERING top -i 0.1; stty -g >stopped; fg; echo \$? >status; stty -g >after"' \
 		typescript <keys >/dev/null 2>&1 &
 	soon has 'CHANNEL ' typescript && top=$(ours) || return
 	kill -TSTP "$top"
@@ -1103,7 +1105,7 @@ later_foreground() {
 	exec 8<>keys
 	# shellcheck disable=SC2016 # for the other shell
 	SHELL=/bin/sh TERM=xterm EVERING=$evering script -qfc \
-		'bash -ic "\$EVERING top -d 0.1 & sleep 1; fg; echo \$? >status"; : >after' \
+		'bash -ic "\$EVERING top -i 0.1 & sleep 1; fg; echo \$? >status"; : >after' \
 		typescript <keys >/dev/null 2>&1 &
 	soon has 'CHANNEL ' typescript || return
 	while [[ ! -e after ]]; do
@@ -1117,7 +1119,7 @@ later_foreground() {
 
 dumb_terminal() {
 	need_terminal
-	on_terminal "'$evering' top -n 2 -d 0.05; '$evering' ping -c 2 -i 0.01; '$evering' doctor" \
+	on_terminal "'$evering' top -c 2 -i 0.05; '$evering' ping -c 2 -i 0.01; '$evering' doctor" \
 		dumb || return
 	says CHANNEL typescript && says 'seq=2' typescript && ! grep -q $'\e' typescript
 }
@@ -1396,7 +1398,7 @@ json_of_failure() {
 no_right_to_look() {
 	((EUID == 0)) || skip 'is about root'
 	setpriv --bounding-set=-sys_ptrace true 2>/dev/null || skip 'no setpriv(1)'
-	exits 0 setpriv --bounding-set=-sys_ptrace "$evering" top -b -n 1 -d 0.05 &&
+	exits 0 setpriv --bounding-set=-sys_ptrace "$evering" top -b -c 1 -i 0.05 &&
 		! grep -q 'be root' out && says CAP_SYS_PTRACE out
 }
 
@@ -1407,7 +1409,7 @@ numbers() {
 		refuses '--interval=.: must be 0..3600 seconds' ping -i . &&
 		refuses '--interval=3600.1: must be 0..3600 seconds' ping -i 3600.1 &&
 		refuses '--size=17M: must be 4..16M' ping -s 17M &&
-		refuses '--iterations=x: must be 1..' top -n x &&
+		refuses '--count=x: must be 1..' top -c x &&
 		refuses '--timeout=86401: must be 0..86400 seconds' cat --listen=a --timeout=86401
 }
 
@@ -1437,15 +1439,67 @@ bad_options() {
 		refuses '--timeout=x' pipe --listen=a --timeout=x &&
 		refuses '--wait=lazy' pipe --wait=lazy &&
 		refuses '--backend=pigeon' cat --backend=pigeon &&
-		refuses '--delay=0' top -d 0 && refuses '--iterations=0' top -n 0
+		refuses '--interval=0' top -i 0 && refuses '--count=0' top -c 0
 }
 
 helps() {
 	local command
 	for command in ping pipe cat top doctor; do
 		run 0 $command --help && says 'Usage: evering ' out && says --json out &&
-			says 'Exits with' out && [[ ! -s err ]] || return
+			says 'The exit status is 0' out && [[ ! -s err ]] || return
 	done
+}
+
+# all_helps: the commands that the program lists, and the help of each in a file of its name.
+all_helps() {
+	local command
+	run 0 --help || return
+	commands=$(sed -nE '/^Commands:/,/^$/s/^  ([a-z]+) .*/\1/p' out)
+	for command in $commands; do
+		[[ $command == relay && ! -x $bin/evering-relay ]] && continue
+		run 0 help "$command" && cp out "$command" || return
+	done
+}
+
+# Every command is listed, and each help is aligned: one column for what options mean, lines
+# that fit, values by default at the right edge.  A letter stands for one option everywhere.
+help_aligned() {
+	local commands command
+	all_helps || return
+	for command in run ping pipe cat top doctor bench relay; do
+		[[ " ${commands//$'\n'/ } " == *" $command "* ]] || {
+			echo "$command is not listed: $commands"
+			return 1
+		}
+	done
+	for command in *; do
+		[[ $command != out && $command != err ]] || continue
+		awk -v name="$command" '
+			function bad(why) { print name ": " why ": " $0; failed = 1 }
+			length > 79 { bad("too long") }
+			/^ +-(.,|-)/ {
+				if (!match($0, /^  (-[a-zA-Z], |    )--[a-z-]+([=[][^ ]*)?  +/))
+					bad("no option")
+				if (column && RLENGTH != column) bad("column " RLENGTH ", not " column)
+				column = RLENGTH
+				inside = 1
+			}
+			!NF || /^[A-Z]/ { inside = 0 }
+			inside && !/^ +-/ && !/^ +\[.*\]$/ && match($0, /^ +/) && RLENGTH != column {
+				bad("does not begin in column " column)
+			}
+			inside && /  \[[^]]*\]$/ && length != 79 { bad("a default not at the edge") }
+			match($0, /^  -[a-zA-Z], --[a-z-]+/) {
+				print substr($0, 3, RLENGTH - 2) >"letters." name
+			}
+			END { exit failed }' "$command" || return
+	done
+	cat letters.* | sort -u >letters
+	[[ -s letters && ! $(cut -c 1-2 letters | uniq -d) && ! $(cut -c 5- letters | sort | uniq -d) ]] || {
+		echo 'a letter with two meanings, or an option with two letters:'
+		cat letters
+		return 1
+	}
 }
 
 bad_places() {
@@ -1467,7 +1521,7 @@ no_device() {
 output_full() {
 	local command
 	[[ -w /dev/full ]] || skip 'no /dev/full'
-	for command in 'ping -c 1' 'top -n 1 -d 0.05' doctor; do
+	for command in 'ping -c 1' 'top -c 1 -i 0.05' doctor; do
 		# shellcheck disable=SC2086 # words
 		timeout -k 5 60 "$evering" $command >/dev/full 2>err
 		(($? == 1)) && says 'No space left on device' || return
@@ -1490,7 +1544,7 @@ completes() {
 	$(complete_words ping --wa) == '--wait=' &&
 	$(complete_words ping --wait = b) == 'block busy' &&
 	$(complete_words pipe --one) == --one-way &&
-	$(complete_words top --d) == '--delay=' &&
+	$(complete_words top --i) == '--interval=' &&
 	$(complete_words bench --modes = many-o) == many-one &&
 	$(complete_words bench --modes = rtt,many-) == *'rtt,many-zipf rtt,many-flood' &&
 	$(complete_words bench --channels = 1,100) == '1,100 1,1000 1,10000' ]]
@@ -1537,6 +1591,7 @@ on() {
 on_any() {
 	check 'wrong options' bad_options
 	check 'help' helps
+	check 'help is aligned, and letters mean the same' help_aligned
 	check 'wrong places' bad_places
 	check 'no device' no_device
 	check 'no space for what is printed' output_full
@@ -1560,7 +1615,7 @@ on_any() {
 	check 'top on a terminal, SIGQUIT' top_terminal QUIT 131
 	check 'top on a terminal, u' top_key
 	check 'top on a terminal, stopped and continued' top_stopped
-	check 'colours of top' colours 'top -b -n 1 -d 0.05'
+	check 'colours of top' colours 'top -b -c 1 -i 0.05'
 	check 'colours of doctor' colours doctor
 	check 'doctor' doctor
 	check 'doctor in JSON' doctor_json
@@ -1586,7 +1641,7 @@ on_any() {
 	check 'signals blocked, and sent' blocked_end
 	check 'a signal ignored stays so' ignored_end
 	check 'process 1 ends by signals' process_1_ends
-	check 'in the background of a terminal, top' background_group 'top -d 0.1'
+	check 'in the background of a terminal, top' background_group 'top -i 0.1'
 	if [[ ! $short ]]; then
 		check 'in the background of a terminal, ping' background_group 'ping -i 0.1'
 		check 'in the background of a terminal, ping in a line' \

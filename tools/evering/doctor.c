@@ -554,16 +554,17 @@ static const struct option_spec options[] = {
 };
 
 static const char help[] =
-	"Usage: evering doctor [--json]\n"
+	"Usage: evering doctor [OPTIONS]\n"
 	"\n"
-	"Says what this machine has of what channels need, a line for each: ok, warn\n"
-	"or bad, and what to do about what is missing.  It changes nothing.\n"
+	"Checks what this machine offers that channels need.  Each check prints a line:\n"
+	"ok, warn or bad, and below it what to do about what is missing.  It changes\n"
+	"nothing.\n"
 	"\n"
-	"      --json  JSON, an object a line: check, result, text, remedy\n"
-	"  -h, --help  this\n"
+	"      --json  print JSON, an object a line: check, result, text, remedy\n"
+	"  -h, --help  print this text\n"
 	"\n"
-	"Exits with 0 if nothing is bad, 1 if something is, 2 if the command line makes\n"
-	"no sense.\n";
+	"The exit status is 0 if nothing is bad, 1 if something is, 2 if the command\n"
+	"line is invalid.\n";
 
 int cmd_doctor(int argc, char **argv)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * evering(1): one program, a command each for what people want to do with
- * channels.  This file finds the command; the commands have their own.
+ * evering(1): one program, with a command for each thing that people want to do with
+ * channels.  This file finds the command; each command has a file of its own.
  */
 #include <errno.h>
 #include <limits.h>
@@ -16,8 +16,8 @@
 #include "util.h"
 
 /*
- * A program of its own, so that who runs the others need not have libfabric: beside this one,
- * or wherever programs are.
+ * The relay is a program of its own, so that the other commands need no libfabric.  It is
+ * looked for beside this program, and then in $PATH.
  */
 static int cmd_relay(int argc, char **argv)
 {
@@ -44,16 +44,18 @@ static int cmd_relay(int argc, char **argv)
 static const struct command {
 	const char *name;
 	int (*run)(int argc, char **argv);
-	const char *summary; /* NULL: not for people to call */
+	const char *summary; /* NULL: for other commands to call */
 } commands[] = {
 	{ "run", cmd_run, "hash a directory in another process, and time it" },
-	{ "bench", cmd_bench, "time channels beside other ways, and compare" },
 	{ "ping", cmd_ping, "time round trips to another process" },
-	{ "pipe", cmd_pipe, "standard input to another process, and back" },
-	{ "relay", cmd_relay, "have channels cross to another machine" },
+	{ "pipe", cmd_pipe,
+	  "send standard input to another process, and receive" },
+	{ "cat", cmd_cat, "send standard input to another process, one way" },
 	{ "top", cmd_top, "show the channels of this machine at work" },
-	{ "doctor", cmd_doctor, "say what this machine offers, and lacks" },
-	{ "cat", cmd_cat, NULL }, /* pipe --one-way */
+	{ "doctor", cmd_doctor,
+	  "check what this machine offers, and what it lacks" },
+	{ "bench", cmd_bench, "time channels beside other ways, and compare" },
+	{ "relay", cmd_relay, "connect channels to another machine" },
 	{ "serve", cmd_serve, NULL },
 };
 
@@ -77,10 +79,11 @@ static void print_help(FILE *out)
 	size_t i;
 
 	fputs("Usage: evering COMMAND [OPTIONS] [ARGUMENTS]\n"
-	      "       evering help COMMAND\n"
+	      "       evering help [COMMAND]\n"
 	      "       evering --help | --version\n"
 	      "\n"
-	      "Channels between processes, in shared memory.\n"
+	      "Channels between processes, in shared memory.  'evering run' shows one at\n"
+	      "work; 'evering doctor' checks this machine.\n"
 	      "\n"
 	      "Commands:\n",
 	      out);

@@ -993,7 +993,7 @@ static const struct option_spec options[] = {
 	{ "size", 's', OPTION_SIZE, PING(size), MIN_SIZE, MAX_SIZE },
 	{ "deadline", 'w', OPTION_SECONDS, PING(deadline_ns), SECOND / 1000,
 	  86400 * SECOND },
-	{ "listen", 0, OPTION_PLACE, PING(listen) },
+	{ "listen", 'l', OPTION_PLACE, PING(listen) },
 	{ "connect", 0, OPTION_PLACE, PING(connect) },
 	{ "wait", 0, OPTION_POLICY, PING(params.policy) },
 	{ "backend", 0, OPTION_BACKEND, PING(params.backend) },
@@ -1008,29 +1008,30 @@ static const char help[] =
 	"       evering ping --connect=PATH [OPTIONS]\n"
 	"\n"
 	"Sends messages to another process, which sends them back, and prints how long\n"
-	"each took, and at the end, or when interrupted, a summary with a histogram.\n"
-	"The other process is a child, or `evering ping --listen`, which answers all\n"
-	"that come until it is interrupted.\n"
+	"each took.  At the end, or when interrupted, it prints a summary: a histogram,\n"
+	"and what the wait policy has to do with the times.  The other process is a\n"
+	"child, or an `evering ping --listen`, which answers every client until it is\n"
+	"interrupted.\n"
 	"\n"
-	"  -c, --count=N          pings to send, 1 or more                  [no end]\n"
-	"  -i, --interval=SECONDS from one to the next, 0..3600; 0: as fast as they\n"
-	"                         are answered, without a line for each          [1]\n"
-	"  -s, --size=BYTES       of a message, 4..16M; over 252 it goes through the\n"
-	"                         arenas                                        [56]\n"
-	"  -w, --deadline=SECONDS end then, 0.001..86400                    [no end]\n"
-	"      --listen=PATH      answer pings at this Unix socket, @NAME for an\n"
-	"                         abstract one, fd:[NAME] for one that systemd passes\n"
-	"      --connect=PATH     ping the process that listens there\n"
-	"      --wait=POLICY      how to wait: adaptive: spin, then sleep;\n"
-	"                         block: sleep at once; busy: never sleep  [adaptive]\n"
-	"      --backend=NAME     auto, memfd or device                        [auto]\n"
-	"      --json             JSON, an object a line\n"
-	"  -q, --quiet            nothing but the summary\n"
-	"  -h, --help             this\n"
+	"  -c, --count=N           pings to send, 1 or more                     [no end]\n"
+	"  -i, --interval=SECONDS  time from one ping to the next, 0..3600; 0: none, and\n"
+	"                          no line for each ping                             [1]\n"
+	"  -s, --size=BYTES        length of a message, 4..16M; more than 252 bytes go\n"
+	"                          through the arenas                               [56]\n"
+	"  -w, --deadline=SECONDS  end after this time, 0.001..86400            [no end]\n"
+	"  -l, --listen=PATH       answer pings at this Unix socket, @NAME for an\n"
+	"                          abstract one, fd:[NAME] for one that systemd passes\n"
+	"      --connect=PATH      ping the process that listens at this socket\n"
+	"      --wait=POLICY       adaptive: spin, then sleep; block: sleep at once;\n"
+	"                          busy: never sleep                          [adaptive]\n"
+	"      --backend=NAME      auto, memfd or device                          [auto]\n"
+	"      --json              print JSON, an object a line\n"
+	"  -q, --quiet             print the summary only\n"
+	"  -h, --help              print this text\n"
 	"\n"
-	"Exits with 0 if every ping was answered, 1 if one was not or something went\n"
-	"wrong, 2 if the command line makes no sense, 128 + n after signal n.  SIGINT\n"
-	"is the usual way to end it, and no failure.\n";
+	"The exit status is 0 if every ping was answered, 1 if one was not or after an\n"
+	"error, 2 if the command line is invalid, 128 + n after signal n.  SIGINT is the\n"
+	"usual way to end it, and no failure.\n";
 
 /* The least slot that does, and arenas if none does. */
 static void settle(struct ping_options *o)

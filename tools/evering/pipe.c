@@ -505,7 +505,7 @@ static int meet_connecting(const struct pipe_options *o, struct evering **ev)
 
 static const struct option_spec options[] = {
 	{ "listen", 'l', OPTION_PLACE, PIPE(listen) },
-	{ "connect", 'c', OPTION_PLACE, PIPE(connect) },
+	{ "connect", 0, OPTION_PLACE, PIPE(connect) },
 	{ "one-way", 0, OPTION_FLAG, PIPE(one_way) },
 	{ "timeout", 0, OPTION_SECONDS, PIPE(timeout_ns),
 	  .most = 86400 * SECOND },
@@ -525,25 +525,27 @@ static const char help[] =
 	"  evering pipe --listen=/tmp/x | tar x\n"
 	"  tar c . | evering pipe --connect=/tmp/x\n"
 	"\n"
-	"Each ends when both inputs have ended and everything is written.  An input\n"
-	"that is a terminal ends with the other side's.\n"
+	"Each ends when both inputs have ended and everything is written.  If one's\n"
+	"input is a terminal, it ends with the other's.  `evering cat` is `evering pipe\n"
+	"--one-way`.\n"
 	"\n"
-	"  -l, --listen=PATH   wait for the other side at this Unix socket, @NAME for\n"
-	"                      an abstract one, fd:[NAME] for one that systemd passes\n"
-	"  -c, --connect=PATH  meet the other side, which listens there\n"
-	"  --one-way           only from the connecting to the listening side, as\n"
-	"                      `cat` does\n"
-	"  --timeout=SECONDS   how long to wait for the other side, 0..86400\n"
-	"                                   [listening: for ever, connecting: 0]\n"
-	"  --wait=POLICY       how to wait: adaptive, block or busy          [adaptive]\n"
-	"  --backend=NAME      auto, memfd or device, which the connecting side chooses\n"
-	"                                                                    [auto]\n"
-	"  --json              print a summary, on standard error, as a JSON object\n"
-	"  -h, --help          this\n"
+	"  -l, --listen=PATH      wait for the other side at this Unix socket, @NAME for\n"
+	"                         an abstract one, fd:[NAME] for one that systemd passes\n"
+	"      --connect=PATH     connect to the other side, which listens at this\n"
+	"                         socket\n"
+	"      --one-way          send only from the connecting to the listening side\n"
+	"      --timeout=SECONDS  how long to wait for the other side, 0..86400\n"
+	"                                               [--listen: no end; --connect: 0]\n"
+	"      --wait=POLICY      adaptive: spin, then sleep; block: sleep at once;\n"
+	"                         busy: never sleep                           [adaptive]\n"
+	"      --backend=NAME     auto, memfd or device; the connecting side chooses\n"
+	"                                                                         [auto]\n"
+	"      --json             print a summary, on standard error, as a JSON object\n"
+	"  -h, --help             print this text\n"
 	"\n"
-	"Exits with 0 if everything was delivered both ways, 1 if something went wrong\n"
-	"on this side, 2 if the command line makes no sense, 3 if the other side gave\n"
-	"up, 4 if it died, 141 if nobody reads standard output, 128 + n after signal n.\n";
+	"The exit status is 0 if everything was delivered both ways, 1 after an error on\n"
+	"this side, 2 if the command line is invalid, 3 if the other side gave up, 4 if\n"
+	"it died, 141 if standard output has no reader, 128 + n after signal n.\n";
 
 /* Meets the other side and speaks with it; the status to exit with. */
 static int pipe_through(struct relay *r)

@@ -66,7 +66,7 @@ struct fdinfo {
 };
 
 struct top_options {
-	int64_t delay_ns;
+	int64_t interval_ns;
 	uint64_t count; /* 0: no end */
 	bool batch;
 	bool json;
@@ -1222,8 +1222,8 @@ static int watch(struct top *t)
 
 	if (take_look(t))
 		return EXIT_FAILURE;
-	if (!screen_rest(clock_ns() + (t->o.delay_ns < FIRST_NS ?
-					       t->o.delay_ns :
+	if (!screen_rest(clock_ns() + (t->o.interval_ns < FIRST_NS ?
+					       t->o.interval_ns :
 					       FIRST_NS),
 			 NULL, NULL))
 		return EXIT_SUCCESS;
@@ -1238,15 +1238,15 @@ static int watch(struct top *t)
 			return EXIT_FAILURE;
 		if (++shown == t->o.count)
 			return EXIT_SUCCESS;
-		if (!screen_rest(t->look[0].at + t->o.delay_ns, draw_again, t))
+		if (!screen_rest(t->look[0].at + t->o.interval_ns, draw_again, t))
 			return EXIT_SUCCESS;
 	}
 }
 
 static const struct option_spec options[] = {
-	{ "delay", 'd', OPTION_SECONDS, FIELD(struct top_options, delay_ns),
+	{ "interval", 'i', OPTION_SECONDS, FIELD(struct top_options, interval_ns),
 	  SECOND / 100, 3600 * SECOND },
-	{ "iterations", 'n', OPTION_NUMBER, FIELD(struct top_options, count),
+	{ "count", 'c', OPTION_NUMBER, FIELD(struct top_options, count),
 	  .least = 1 },
 	{ "batch", 'b', OPTION_FLAG, FIELD(struct top_options, batch) },
 	{ "unfold", 'u', OPTION_FLAG, FIELD(struct top_options, unfold) },
@@ -1257,23 +1257,26 @@ static const struct option_spec options[] = {
 static const char help[] =
 	"Usage: evering top [OPTIONS]\n"
 	"\n"
-	"Shows the channels of this machine at work, the busiest first: their\n"
-	"processes and sizes, how full each ring is, messages, rings of a doorbell and\n"
-	"sleeps a second, and what part of the messages needed no wake-up.  Channels of\n"
-	"other users are shown to root alone.  Four channels or more of one group of the\n"
-	"device, or of one process, are a server, whose clients are folded into two\n"
-	"lines.  On a terminal, u unfolds them, or folds them, and q or Ctrl-C ends it.\n"
+	"Shows the channels of this machine at work, the busiest first: their processes\n"
+	"and sizes, how full each ring is, messages, doorbells rung and sleeps a second,\n"
+	"and which part of the messages needed no wake-up.  A terminal that is too\n"
+	"narrow shows the most important columns.  Only root sees the channels of other\n"
+	"users.\n"
 	"\n"
-	"  -d, --delay=SECONDS  from one table to the next, 0.01..3600         [1]\n"
-	"  -n, --iterations=N   end after so many, 1 or more              [no end]\n"
-	"  -b, --batch          one table after another, as is usual where\n"
-	"                       standard output is no terminal\n"
-	"  -u, --unfold         also the channels of each server, below it\n"
-	"      --json           JSON, an object a line for each table\n"
-	"  -h, --help           this\n"
+	"Four channels or more of one group of the device, or of one process, are a\n"
+	"server, whose clients are folded into two lines.  On a terminal, the key u\n"
+	"unfolds or folds them, and q or Ctrl-C ends the program.\n"
 	"\n"
-	"Exits with 0 when it is done, also by SIGINT, 1 if something went wrong, 2 if\n"
-	"the command line makes no sense, 128 + n after another signal n.\n";
+	"  -i, --interval=SECONDS  time from one table to the next, 0.01..3600       [1]\n"
+	"  -c, --count=N           tables to print, 1 or more                   [no end]\n"
+	"  -b, --batch             print one table after another, as if standard output\n"
+	"                          were no terminal\n"
+	"  -u, --unfold            show the channels of each server, too\n"
+	"      --json              print JSON, an object a line for each table\n"
+	"  -h, --help              print this text\n"
+	"\n"
+	"The exit status is 0 at the end, also by SIGINT, 1 after an error, 2 if the\n"
+	"command line is invalid, 128 + n after another signal n.\n";
 
 static void free_look(struct look *look)
 {
@@ -1287,7 +1290,7 @@ static void free_look(struct look *look)
 
 int cmd_top(int argc, char **argv)
 {
-	struct top t = { .o.delay_ns = SECOND };
+	struct top t = { .o.interval_ns = SECOND };
 	int status;
 
 	set_command("evering top");
