@@ -491,6 +491,64 @@ top_table() {
 	ended "$pid" 0
 }
 
+# heads WIDTH TEXT: the columns that fit, whole, and so do the lines below them.
+heads() {
+	COLUMNS=$1 run 0 top -b -c 1 -i 0.1 && grep 'COMMAND ' out >heads || return
+	[[ $(tr -s ' ' <heads) == "$2" ]] && ! grep -E "^.{$(($1 + 1))}" out &&
+		has "^.*A +$pid evering .*(awake|asleep)\$" out && return
+	cat out
+	return 1
+}
+
+# A terminal that is narrow has the columns that matter most.
+top_columns() {
+	busy || return
+	soon seen || return
+	heads 120 'CHANNEL E PID COMMAND RING ARENA FILL MESSAGES/S BELLS/S QUIET SLEEPS/S STATE' &&
+		heads 80 'CHANNEL E PID COMMAND FILL MESSAGES/S QUIET SLEEPS/S STATE' &&
+		heads 50 'E PID COMMAND MESSAGES/S STATE' || return
+	kill -INT "$pid"
+	ended "$pid" 0
+}
+
+# Who may not look into others is told how many these are: not the kernel's threads, nor those
+# that have ended.  Here they are a shell, that runs top, and what it has started.
+top_hidden() {
+	((EUID == 0)) || skip 'needs a PID namespace: be root'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
+	unshare --pid --fork --mount-proc true 2>/dev/null || skip 'no namespaces'
+	chmod 711 "$tmp"
+	# shellcheck disable=SC2016 # the other shell's
+	# One is a zombie: its parent, which was a shell when it started it, never waits for it.
+	unshare --pid --fork --mount-proc bash -c '
+		(bash -c "until grep -q sleep /proc/\$PPID/comm; do :; done" & exec sleep 300) &
+		sleep 300 &
+		until grep -qs "^State:.Z" /proc/[0-9]*/status; do sleep 0.01; done
+		"$@" --json >out; "$@" -b >table; kill %1 %2' - \
+		"${as_nobody[@]}" "$evering" top -c 1 -i 0.01
+	has '"hidden_processes": 3,' out && has '^3 processes hidden: only root sees all$' table && return
+	cat out table
+	return 1
+}
+
+# Threads of the kernel hide nothing.
+top_kernel_threads() {
+	local hidden others
+	((EUID == 0)) || skip 'needs another user: be root'
+	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
+	grep -qs '^2 (kthreadd)' /proc/2/stat || skip 'no threads of the kernel here'
+	chmod 711 "$tmp"
+	for ((i = 0; i < 10; i++)); do
+		"${as_nobody[@]}" "$evering" top -c 1 -i 0.01 --json >out || return
+		hidden=$(grep -oE '"hidden_processes": [0-9]+' out)
+		others=$(grep -ls '^VmSize:' /proc/[0-9]*/status | wc -l)
+		# Others come and go meanwhile.
+		((${hidden##* } <= others)) && return
+	done
+	echo "$hidden, and $others processes"
+	return 1
+}
+
 # What two processes have between them is told apart by who writes what.
 top_many() {
 	local i pids=()
@@ -638,7 +696,7 @@ top_terminal() {
 	SHELL=/bin/sh TERM=xterm env --default-signal=QUIT script -qfc "
 		stty rows 10 cols 60 2>/dev/null; stty -g >before
 		\"$evering\" top -i 0.1; echo \$? >status; stty -g >after" typescript <keys >/dev/null 2>&1 &
-	soon has 'CHANNEL ' typescript || return
+	soon has 'COMMAND ' typescript || return
 	if [[ $1 == q ]]; then
 		printf q >&8
 	else
@@ -1578,6 +1636,7 @@ on() {
 	check "$1: few descriptors" few_descriptors ping -c 1
 	check "$1: top in JSON" top_json "$1"
 	check "$1: top as a table" top_table
+	check "$1: top, as many columns as fit" top_columns
 	check "$1: top, several channels" top_many
 	check "$1: top, a server" top_folds "$1"
 	[[ $1 != device ]] || check "$1: top, a group" top_group
@@ -1609,6 +1668,8 @@ on_any() {
 	check 'a socket is passed by another' activated perl
 	check 'pipe, a terminal ends with the other side' terminal_ends
 	check 'top and a liar' top_hostile
+	check 'top, how many are hidden' top_hidden
+	check 'top, threads of the kernel' top_kernel_threads
 	check 'top on a terminal, q' top_terminal q 0
 	check 'top on a terminal, SIGHUP' top_terminal HUP 129
 	check 'top on a terminal, SIGTERM' top_terminal TERM 143

@@ -30,6 +30,7 @@
 #include <evering.h>
 
 #include "json.h"
+#include "memory.h"
 #include "options.h"
 #include "process.h"
 #include "top.h"
@@ -713,6 +714,30 @@ static void pair_memfds(struct look *look)
 
 /* Looking ---------------------------------------------------------------- */
 
+#define PF_KTHREAD 0x00200000ul
+
+/*
+ * May @pid, which cannot be looked into, have channels?  A thread of the kernel or a zombie
+ * has no memory, and a process that has ended meanwhile hides nothing.
+ */
+static bool may_have_channels(pid_t pid)
+{
+	char path[64], line[512];
+	unsigned long flags;
+	const char *rest;
+	char state;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (!read_line(path, line, sizeof(line)))
+		return !vanished();
+	/* A name may have blanks and parentheses in it. */
+	rest = strrchr(line, ')');
+	if (!rest ||
+	    sscanf(rest, ") %c %*d %*d %*d %*d %*d %lu", &state, &flags) != 2)
+		return true;
+	return state != 'Z' && state != 'X' && !(flags & PF_KTHREAD);
+}
+
 static void look_at_process(struct look *look, pid_t pid)
 {
 	int maps = scan_maps(look, pid);
@@ -720,7 +745,7 @@ static void look_at_process(struct look *look, pid_t pid)
 
 	if (maps > 0 || fds > 0)
 		look->processes++;
-	else if (maps < 0 || fds < 0)
+	else if ((maps < 0 || fds < 0) && may_have_channels(pid))
 		look->hidden++;
 }
 
@@ -827,12 +852,66 @@ static int take_look(struct top *t)
 
 #define MAX_WIDTH 256
 
-/* Where lines go, and how many there is room for. */
+enum column {
+	COLUMN_CHANNEL,
+	COLUMN_END,
+	COLUMN_PID,
+	COLUMN_COMMAND,
+	COLUMN_RING,
+	COLUMN_ARENA,
+	COLUMN_FILL,
+	COLUMN_MESSAGES,
+	COLUMN_BELLS,
+	COLUMN_QUIET,
+	COLUMN_SLEEPS,
+	COLUMN_STATE,
+	COLUMNS,
+};
+
+/* @rank: those of lower ones are shown first; the last is as wide as there is room for. */
+static const struct {
+	const char *head;
+	int width;
+	bool to_left;
+	int rank;
+} columns[COLUMNS] = {
+	[COLUMN_CHANNEL] = { "CHANNEL", 10, true, 6 },
+	[COLUMN_END] = { "E", 1, true, 0 },
+	[COLUMN_PID] = { "PID", 7, false, 1 },
+	[COLUMN_COMMAND] = { "COMMAND", 15, true, 2 },
+	[COLUMN_RING] = { "RING", 9, false, 10 },
+	[COLUMN_ARENA] = { "ARENA", 8, false, 11 },
+	[COLUMN_FILL] = { "FILL", 5, false, 5 },
+	[COLUMN_MESSAGES] = { "MESSAGES/S", 11, false, 3 },
+	[COLUMN_BELLS] = { "BELLS/S", 9, false, 9 },
+	[COLUMN_QUIET] = { "QUIET", 5, false, 8 },
+	[COLUMN_SLEEPS] = { "SLEEPS/S", 9, false, 7 },
+	[COLUMN_STATE] = { "STATE", 8, true, 4 },
+};
+
+/* Where lines go, how many there is room for, and which columns fit. */
 struct page {
 	const struct top *t;
 	int width;
 	int left;
+	bool shown[COLUMNS];
 };
+
+/* By rank, until one does not fit. */
+static void choose_columns(struct page *page)
+{
+	int room = page->width + 1, rank, i;
+
+	for (rank = 0; rank < COLUMNS; rank++) {
+		for (i = 0; columns[i].rank != rank; i++)
+			;
+		room -= columns[i].width + 1;
+		/* Without the first few a line says nothing. */
+		if (room < 0 && rank > 3)
+			return;
+		page->shown[i] = true;
+	}
+}
 
 /* What is longer than the terminal is wide is cut off there. */
 static void put_line(struct page *page, const char *colour, const char *text)
@@ -884,20 +963,42 @@ static void format_end(struct numbers *n, const struct end *end, double full,
 			 100 * end->quiet);
 }
 
-static void put_row(struct page *page, const char *colour, const char *id,
-		    char letter, pid_t pid, const char *command,
-		    const char *ring, const struct numbers *n,
-		    const char *state)
+/* @text: by column */
+static void put_row(struct page *page, const char *colour,
+		    const char *const text[COLUMNS])
 {
-	char line[MAX_WIDTH], number[16] = "-";
+	char line[MAX_WIDTH + 1];
+	size_t len = 0;
+	int i, width;
+
+	for (i = 0; i < COLUMNS && len < sizeof(line); i++) {
+		if (!page->shown[i])
+			continue;
+		width = columns[i].width;
+		if (i == COLUMN_STATE)
+			width = 0;
+		len += (size_t)snprintf(line + len, sizeof(line) - len, "%s%*s",
+					len ? " " : "",
+					columns[i].to_left ? -width : width,
+					text[i]);
+	}
+	put_line(page, colour, line);
+}
+
+static void put_numbers(struct page *page, const char *colour, const char *id,
+			char letter, pid_t pid, const char *command,
+			const char *ring, const struct numbers *n,
+			const char *state)
+{
+	char number[16] = "-", end[2] = { letter, '\0' };
+	const char *const text[COLUMNS] = {
+		id,	 end,	  number,   command,  ring,	 n->arena,
+		n->fill, n->sent, n->rings, n->quiet, n->sleeps, state,
+	};
 
 	if (pid)
 		snprintf(number, sizeof(number), "%d", pid);
-	snprintf(line, sizeof(line),
-		 "%-10s %c %7s %-15s %9s %8s %5s %11s %9s %5s %9s %s", id,
-		 letter, number, command, ring, n->arena, n->fill, n->sent,
-		 n->rings, n->quiet, n->sleeps, state);
-	put_line(page, colour, line);
+	put_row(page, colour, text);
 }
 
 static void put_end(struct page *page, const struct channel *c, unsigned int i)
@@ -921,8 +1022,8 @@ static void put_end(struct page *page, const struct channel *c, unsigned int i)
 		colour = "\033[31m";
 	else if (end->sent_rate > 0)
 		colour = "\033[32m";
-	put_row(page, colour, id, "AB"[i], end -> pid, end -> comm, ring, &n,
-		state_names[end->state]);
+	put_numbers(page, colour, id, "AB"[i], end -> pid, end -> comm, ring,
+		    &n, state_names[end->state]);
 }
 
 static void put_channel(struct page *page, const struct channel *c)
@@ -969,8 +1070,8 @@ static void put_side(struct page *page, const struct server *server,
 	format_end(&n, &side->sum, side->fullest, side->sum.counted,
 		   side->arena_size);
 	format_states(states, sizeof(states), side);
-	put_row(page, side->sum.sent_rate > 0 ? "\033[32m" : "", id, "SC"[i],
-		pid, command, ring, &n, states);
+	put_numbers(page, side->sum.sent_rate > 0 ? "\033[32m" : "", id,
+		    "SC"[i], pid, command, ring, &n, states);
 }
 
 /* The server that is number @i, from 0 on. */
@@ -1006,60 +1107,105 @@ static void put_rows(struct page *page, const struct look *look)
 		put_server(page, look, j);
 }
 
-static void put_table(struct page *page, const struct look *look)
+static const char *plural(size_t n, const char *one, const char *many)
+{
+	return n == 1 ? one : many;
+}
+
+/* The sums, with as much about them as fits. */
+static void put_sums(struct page *page, const struct look *look)
 {
 	const struct channel *c = look->channels.items;
-	char line[MAX_WIDTH], count[FORMAT_LEN], now[16], servers[32] = "";
+	char now[32], channels[32], servers[32] = "", processes[32], rate[64];
+	const char *const parts[] = { now, channels, servers, processes, rate };
+	/* The last ones are the first that go. */
+	static const int order[] = { 1, 4, 3, 2, 0 };
+	size_t count = look->servers.count, len = 0, room = 0, i;
+	char line[MAX_WIDTH + 1], number[FORMAT_LEN];
 	time_t seconds = time(NULL);
-	bool root = !geteuid();
+	bool shown[5] = { false };
 	struct tm local;
-	double rate = 0;
-	size_t i;
+	double sum = 0;
 
 	for (i = 0; i < look->channels.count; i++)
-		rate += c[i].rate;
-	strftime(now, sizeof(now), "%H:%M:%S", localtime_r(&seconds, &local));
-	if (look->servers.count)
-		snprintf(servers, sizeof(servers), "%zu server%s, ",
-			 look->servers.count,
-			 look->servers.count == 1 ? "" : "s");
-	snprintf(line, sizeof(line),
-		 "evering top  %s  %zu channels, %s%u processes, %s messages/s",
-		 now, look->channels.count, servers, look->processes,
-		 format_count(count, (uint64_t)(rate + .5)));
+		sum += c[i].rate;
+	strftime(now, sizeof(now), "evering top  %H:%M:%S  ",
+		 localtime_r(&seconds, &local));
+	snprintf(channels, sizeof(channels), "%zu channel%s, ",
+		 look->channels.count, plural(look->channels.count, "", "s"));
+	if (count)
+		snprintf(servers, sizeof(servers), "%zu server%s, ", count,
+			 plural(count, "", "s"));
+	snprintf(processes, sizeof(processes), "%u process%s, ",
+		 look->processes, plural(look->processes, "", "es"));
+	snprintf(rate, sizeof(rate), "%s messages/s",
+		 format_count(number, (uint64_t)(sum + .5)));
+	for (i = 0; i < 5; i++) {
+		room += strlen(parts[order[i]]);
+		shown[order[i]] = i < 2 || room <= (size_t)page->width;
+	}
+	*line = '\0';
+	for (i = 0; i < 5; i++)
+		if (shown[i])
+			len += (size_t)snprintf(line + len, sizeof(line) - len,
+						"%s", parts[i]);
 	put_line(page, "", line);
+}
+
+/* What there may be that is not shown, and what it takes to see it. */
+static void put_unseen(struct page *page, const struct look *look)
+{
+	char hidden[48] = "", unread[48] = "", line[MAX_WIDTH + 1] = "";
+
+	if (look->hidden)
+		snprintf(hidden, sizeof(hidden), "%u process%s hidden",
+			 look->hidden, plural(look->hidden, "", "es"));
 	if (look->unread)
-		snprintf(line, sizeof(line),
-			 "%u channels of memfds may not be read: %s",
-			 look->unread,
-			 root ? "that takes CAP_SYS_PTRACE" :
-				"see 'evering doctor', or be root");
-	else if (look->hidden)
-		snprintf(line, sizeof(line),
-			 root ? "%u processes may not be looked at: that takes "
-				"CAP_SYS_PTRACE" :
-				"%u processes of others are not looked at: be "
-				"root to see all",
-			 look->hidden);
-	else
-		*line = '\0';
+		snprintf(unread, sizeof(unread), "%u channel%s unread",
+			 look->unread, plural(look->unread, "", "s"));
+	if (*hidden || *unread)
+		snprintf(line, sizeof(line), "%s%s%s: %s", hidden,
+			 *hidden && *unread ? ", " : "", unread,
+			 !geteuid() ? "that takes CAP_SYS_PTRACE" :
+			 *hidden    ? "only root sees all" :
+				      "see 'evering doctor'");
 	put_line(page, "", line);
-	snprintf(line, sizeof(line),
-		 "%-10s %c %7s %-15s %9s %8s %5s %11s %9s %5s %9s %s",
-		 "CHANNEL", 'E', "PID", "COMMAND", "RING", "ARENA", "FILL",
-		 "MESSAGES/S", "RINGS/S", "QUIET", "SLEEPS/S", "STATE");
-	put_line(page, "\033[7m", line);
+}
+
+static void put_table(struct page *page, const struct look *look)
+{
+	const char *heads[COLUMNS];
+	int i;
+
+	for (i = 0; i < COLUMNS; i++)
+		heads[i] = columns[i].head;
+	put_sums(page, look);
+	put_unseen(page, look);
+	put_row(page, "\033[7m", heads);
 	put_rows(page, look);
+}
+
+/* Of what is no screen: $COLUMNS, or as many as there are. */
+static int batch_width(void)
+{
+	const char *wanted = getenv("COLUMNS");
+	uint64_t width;
+
+	if (!wanted || !parse_number(wanted, &width) || !width ||
+	    width > MAX_WIDTH)
+		return MAX_WIDTH;
+	return (int)width;
 }
 
 static void show_table(const struct top *t)
 {
-	struct page page = { .t = t, .width = MAX_WIDTH, .left = -1 };
+	struct page page = { .t = t, .width = batch_width(), .left = -1 };
 
 	if (t->screen) {
 		screen_size(&page.left, &page.width);
 		fputs("\033[H", output);
 	}
+	choose_columns(&page);
 	put_table(&page, &t->look[0]);
 	fputs(t->screen ? "\033[J" : "\n", output);
 }
@@ -1194,6 +1340,7 @@ static void show_json(const struct look *look)
 	json_number(&j, "time", (uint64_t)time(NULL));
 	json_number(&j, "processes", look->processes);
 	json_number(&j, "hidden_processes", look->hidden);
+	json_number(&j, "unread_channels", look->unread);
 	put_json_channels(&j, look);
 	put_json_servers(&j, look);
 	put_json_groups(&j, look);
@@ -1238,14 +1385,15 @@ static int watch(struct top *t)
 			return EXIT_FAILURE;
 		if (++shown == t->o.count)
 			return EXIT_SUCCESS;
-		if (!screen_rest(t->look[0].at + t->o.interval_ns, draw_again, t))
+		if (!screen_rest(t->look[0].at + t->o.interval_ns, draw_again,
+				 t))
 			return EXIT_SUCCESS;
 	}
 }
 
 static const struct option_spec options[] = {
-	{ "interval", 'i', OPTION_SECONDS, FIELD(struct top_options, interval_ns),
-	  SECOND / 100, 3600 * SECOND },
+	{ "interval", 'i', OPTION_SECONDS,
+	  FIELD(struct top_options, interval_ns), SECOND / 100, 3600 * SECOND },
 	{ "count", 'c', OPTION_NUMBER, FIELD(struct top_options, count),
 	  .least = 1 },
 	{ "batch", 'b', OPTION_FLAG, FIELD(struct top_options, batch) },

@@ -107,8 +107,8 @@ struct look {
 	struct list maps; /* of memfds */
 	struct list members; /* ends of channels: for top_fold.c alone */
 	unsigned int processes; /* that have channels */
-	unsigned int hidden; /* that may not be looked into */
-	unsigned int unread; /* ends whose memory may not be read */
+	unsigned int hidden; /* that may have some, and cannot be looked into */
+	unsigned int unread; /* channels whose memory may not be read */
 };
 
 /* @size bytes more, zeroed; NULL: no memory, and whatever it was is left out. */
