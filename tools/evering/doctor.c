@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * evering doctor: what this machine has of what channels need, a line for each, and
- * what to do about what is missing.  It changes nothing, and tries what can be tried
- * rather than look up what is said about it.
+ * evering doctor: checks what this machine offers that channels need, and prints what to do
+ * about what is missing.  It changes nothing, and tries what can be tried rather than look
+ * up what is said about it.  What it advises can be done where it runs: module.c finds out
+ * how the module is to be had here.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -25,6 +27,7 @@
 
 #include "json.h"
 #include "memory.h"
+#include "module.h"
 #include "options.h"
 #include "process.h"
 #include "remedy.h"
@@ -48,12 +51,34 @@ struct doctor {
 	bool colour;
 	bool module; /* is there */
 	bool device; /* can be used */
+	unsigned int user_channels; /* the device's quota of one user */
 	unsigned int warnings;
 	unsigned int bad;
 	struct utsname kernel;
 };
 
-/* One line; @remedy is NULL where there is nothing to do. */
+#define INDENT 19
+
+/* @text after what is in the line already, and on a terminal in lines that fit. */
+static void put_text(const char *first, const char *text)
+{
+	int width = is_terminal(output) ? terminal_width(STDOUT_FILENO) : 0;
+	int room = width - INDENT - (int)strlen(first), end;
+
+	fputs(first, output);
+	while (width > 2 * INDENT && (int)strlen(text) > room) {
+		for (end = room; end > 0 && text[end] != ' '; end--)
+			;
+		if (!end)
+			break;
+		fprintf(output, "%.*s\n%*s", end, text,
+			INDENT + (int)strlen(first), "");
+		text += end + 1;
+	}
+	fprintf(output, "%s\n", text);
+}
+
+/* One check; @remedy is NULL if there is nothing to do. */
 static void report(struct doctor *d, enum verdict verdict, const char *check,
 		   const char *remedy, const char *fmt, ...)
 	__attribute__((format(printf, 5, 6)));
@@ -83,11 +108,13 @@ static void report(struct doctor *d, enum verdict verdict, const char *check,
 		json_end(&j);
 		return;
 	}
-	fprintf(output, "%s%-4s%s  %-12s %s\n",
-		d->colour ? colours[verdict] : "", words[verdict],
-		d->colour ? "\033[0m" : "", check, text);
-	if (remedy)
-		fprintf(output, "%20s%s\n", "-> ", remedy);
+	fprintf(output, "%s%-4s%s  %-12s ", d->colour ? colours[verdict] : "",
+		words[verdict], d->colour ? "\033[0m" : "", check);
+	put_text("", text);
+	if (!remedy)
+		return;
+	fprintf(output, "%*s", INDENT, "");
+	put_text("-> ", remedy);
 }
 
 static void check_kernel(struct doctor *d)
@@ -112,15 +139,15 @@ static void check_kernel(struct doctor *d)
 
 static void check_module(struct doctor *d)
 {
-	char version[64];
+	char version[64], found[ADVICE_LEN], advice[ADVICE_LEN];
 
 	d->module = !access("/sys/module/evering", F_OK) ||
 		    !access(DEVICE, F_OK);
 	if (!d->module) {
-		report(d, WARN, "module",
-		       "for the backend 'device': make modules && "
-		       "sudo insmod evering.ko",
-		       "evering.ko is not loaded");
+		find_module(d->kernel.release, found, advice);
+		/* What cannot be changed is nothing to warn of. */
+		report(d, *advice ? WARN : OK, "module",
+		       *advice ? advice : NULL, "%s", found);
 		return;
 	}
 	if (!read_line("/sys/module/evering/version", version, sizeof(version)))
@@ -129,24 +156,21 @@ static void check_module(struct doctor *d)
 	       *version ? ", version " : "", version);
 }
 
+/* Needed to build the module, so only if it is not there. */
 static void check_headers(struct doctor *d)
 {
-	char path[sizeof(d->kernel.release) + 64], remedy[sizeof(path) + 64];
+	char advice[ADVICE_LEN] = "";
 
-	snprintf(path, sizeof(path), "/lib/modules/%s/build/Makefile",
-		 d->kernel.release);
-	if (!access(path, R_OK)) {
-		report(d, OK, "headers", NULL, "%.*s",
-		       (int)(strlen(path) - strlen("/Makefile")), path);
+	if (have_headers(d->kernel.release)) {
+		report(d, OK, "headers", NULL, "/lib/modules/%s/build",
+		       d->kernel.release);
 		return;
 	}
-	snprintf(remedy, sizeof(remedy),
-		 "to build the module: apt install linux-headers-%s, or "
-		 "make modules KDIR=...",
-		 d->kernel.release);
-	/* Where the module is, its headers are no longer needed. */
-	report(d, d->module ? OK : WARN, "headers", d->module ? NULL : remedy,
-	       "no kernel headers at /lib/modules/%s/build", d->kernel.release);
+	if (!d->module)
+		headers_advice(d->kernel.release, advice);
+	report(d, *advice ? WARN : OK, "headers", *advice ? advice : NULL,
+	       "no kernel headers at /lib/modules/%s/build%s",
+	       d->kernel.release, *advice ? "" : "; none are needed");
 }
 
 static void check_info(struct doctor *d, int fd)
@@ -156,9 +180,7 @@ static void check_info(struct doctor *d, int fd)
 
 	if (ioctl(fd, EVERING_IOC_INFO, &info)) {
 		report(d, BAD, "device",
-		       "remove what lies there, and reload "
-		       "the module: sudo rmmod evering; sudo "
-		       "insmod evering.ko",
+		       "as root, remove the file and load the module again",
 		       DEVICE " is not evering's: %s", strerror(errno));
 		return;
 	}
@@ -166,16 +188,17 @@ static void check_info(struct doctor *d, int fd)
 		report(d, BAD, "device",
 		       info.abi < EVERING_ABI_VERSION ?
 			       "load the module that belongs to this library: "
-			       "make modules && sudo rmmod evering && sudo "
-			       "insmod evering.ko" :
+			       "update evering-dkms, or make modules; then, as root, "
+			       "rmmod evering and load the new one" :
 			       "use the library that belongs to this module, or "
-			       "one as new",
+			       "a later one",
 		       "the loaded module speaks ABI %u, this library %u: AUTO "
 		       "uses memfd",
 		       info.abi, EVERING_ABI_VERSION);
 		return;
 	}
 	d->device = true;
+	d->user_channels = info.max_user_channels;
 	report(d, OK, "device", NULL, DEVICE ", version %u of the ABI%s%s",
 	       info.abi,
 	       info.features & EVERING_FEATURE_GROW ? ", arenas grow" : "",
@@ -196,6 +219,7 @@ static void check_info(struct doctor *d, int fd)
 static void check_device(struct doctor *d)
 {
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	char remedy[ADVICE_LEN];
 	struct stat st;
 
 	if (fd >= 0) {
@@ -207,10 +231,11 @@ static void check_device(struct doctor *d)
 	} else if (errno == EACCES || errno == EPERM) {
 		if (stat(DEVICE, &st))
 			st.st_mode = 0;
-		report(d, BAD, "device",
-		       "sudo chmod 666 " DEVICE
-		       "; if a udev rule made it so, change "
-		       "that; a container has to allow it",
+		snprintf(remedy, sizeof(remedy),
+			 "%schmod 666 " DEVICE ", and the same in the udev "
+			 "rule 60-evering.rules; a container has to allow it",
+			 as_root());
+		report(d, BAD, "device", remedy,
 		       DEVICE " has mode %04o, and user %u may not use it",
 		       (unsigned int)st.st_mode & 07777,
 		       (unsigned int)geteuid());
@@ -235,19 +260,61 @@ static void check_memfd(struct doctor *d)
 		report(d, OK, "memfd", NULL, "memfds can be sealed");
 }
 
+/* What /proc/self/status says of @key, "CapEff:", into @value; "" if nothing. */
+static void read_status(const char *key, char *value, size_t size)
+{
+	char line[256], name[32], text[32];
+	FILE *file = fopen("/proc/self/status", "re");
+
+	*value = '\0';
+	while (file && !*value && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%31s %31s", name, text) == 2 &&
+		    !strcmp(name, key))
+			snprintf(value, size, "%s", text);
+	if (file)
+		fclose(file);
+}
+
+/* If bit @capability is in the effective set. */
+static bool capable(unsigned int capability)
+{
+	char set[32];
+
+	read_status("CapEff:", set, sizeof(set));
+	return strtoull(set, NULL, 16) >> capability & 1;
+}
+
+/* How this process gets @wanted descriptors. */
+static void descriptors_advice(rlim_t wanted, char *advice)
+{
+	unsigned long long n = wanted;
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	if (wanted <= limit.rlim_max || capable(CAP_SYS_RESOURCE))
+		snprintf(
+			advice, ADVICE_LEN,
+			"raise it: ulimit -n %llu, or LimitNOFILE=%llu of the service",
+			n, n);
+	else
+		snprintf(
+			advice, ADVICE_LEN,
+			"the hard limit is %llu: root raises that, in "
+			"/etc/security/limits.conf or by LimitNOFILE=%llu of the service",
+			(unsigned long long)limit.rlim_max, n);
+}
+
 static void check_descriptors(struct doctor *d)
 {
+	char advice[ADVICE_LEN];
 	struct rlimit limit;
 	enum verdict verdict;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
 	verdict = limit.rlim_cur < 16 ? BAD : limit.rlim_cur < 256 ? WARN : OK;
-	report(d, verdict, "descriptors",
-	       verdict == OK ? NULL :
-			       "raise it: ulimit -n 1024, or LimitNOFILE= of "
-			       "the service",
-	       "RLIMIT_NOFILE is %llu; an endpoint takes %u",
-	       (unsigned long long)limit.rlim_cur, d->device ? 1u : 6u);
+	descriptors_advice(1024, advice);
+	report(d, verdict, "descriptors", verdict == OK ? NULL : advice,
+	       "RLIMIT_NOFILE is %llu", (unsigned long long)limit.rlim_cur);
 }
 
 /* The only number in a file of /proc/sys; 0: not to be had. */
@@ -264,36 +331,62 @@ static unsigned long long read_number(const char *path)
 	return n;
 }
 
-/* What a process has open and mapped beside its clients. */
+/* What a process has open and mapped beside its channels. */
 #define BESIDE 64u
 
-/*
- * How many clients a server may have in one process: what each takes of a group's process
- * is what selftests/library/clients.c finds, of mappings the most.
- */
-static void check_clients(struct doctor *d)
+/* How many things of @each fit into @limit; a limit of 0 is none. */
+static unsigned long long fit(unsigned long long limit, unsigned int each)
 {
-	unsigned int fds = d->device ? 1 : 5, mappings = d->device ? 6 : 4;
+	if (!limit)
+		return ULLONG_MAX;
+	return limit > BESIDE ? (limit - BESIDE) / each : 0;
+}
+
+static unsigned long long least(unsigned long long a, unsigned long long b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * How many channels a process may have: what an endpoint takes is what selftests/library/clients.c
+ * finds, of mappings the most.  On memfd an endpoint has five descriptors.  One that is in a
+ * group or a server sleeps in an epoll set of the group's; one that sleeps by itself has a set
+ * of its own, for each direction that it has slept in.
+ */
+static void check_channels(struct doctor *d)
+{
+	unsigned int grouped = d->device ? 1 : 5, alone = d->device ? 1 : 7;
+	unsigned int mappings = d->device ? 6 : 4;
 	unsigned long long maps = read_number("/proc/sys/vm/max_map_count");
-	unsigned long long by_fds = 0, by_maps = 0, most;
+	unsigned long long by_maps = fit(maps, mappings), most;
+	char advice[ADVICE_LEN], quota[64] = "", beside[128] = "";
 	struct rlimit limit;
+	bool few;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
-	if (limit.rlim_cur > BESIDE)
-		by_fds = (limit.rlim_cur - BESIDE) / fds;
-	if (!maps)
-		by_maps = by_fds;
-	else if (maps > BESIDE)
-		by_maps = (maps - BESIDE) / mappings;
-	most = by_fds < by_maps ? by_fds : by_maps;
-	report(d, most < 100 ? WARN : OK, "clients",
-	       most >= 100	 ? NULL :
-	       by_fds <= by_maps ? "raise RLIMIT_NOFILE: ulimit -n, or "
-				   "LimitNOFILE= of the service" :
-				   "sysctl vm.max_map_count=65530",
-	       "a process may have %llu: RLIMIT_NOFILE lets it have %llu, with %u "
-	       "descriptors each; vm.max_map_count %llu, with at most %u mappings",
-	       most, by_fds, fds, by_maps, mappings);
+	most = least(fit(limit.rlim_cur, grouped), by_maps);
+	few = most < 100;
+	if (fit(limit.rlim_cur, grouped) <= by_maps)
+		descriptors_advice(1024 * grouped, advice);
+	else
+		snprintf(advice, sizeof(advice),
+			 "%ssysctl vm.max_map_count=65530", as_root());
+	if (d->device && d->user_channels) {
+		most = least(most, d->user_channels);
+		snprintf(quota, sizeof(quota), ", and a user %u",
+			 d->user_channels);
+	} else {
+		snprintf(
+			beside, sizeof(beside),
+			", or %llu by themselves, which take up to %u when they "
+			"have slept",
+			least(fit(limit.rlim_cur, alone), by_maps), alone);
+	}
+	report(d, few ? WARN : OK, "channels", few ? advice : NULL,
+	       "a process may have %llu in groups and servers, with %u descriptor%s and "
+	       "up to %u mappings each (vm.max_map_count is %llu)%s%s",
+	       most, grouped, grouped == 1 ? "" : "s", mappings, maps, beside,
+	       quota);
 }
 
 static void check_file_size(struct doctor *d)
@@ -320,30 +413,6 @@ static void check_address_space(struct doctor *d)
 		report(d, WARN, "addresses", "raise it: ulimit -v unlimited",
 		       "RLIMIT_AS leaves %s for all mappings",
 		       format_bytes(size, limit.rlim_cur));
-}
-
-/* What /proc/self/status says of @key, "CapEff:", into @value; "" if nothing. */
-static void read_status(const char *key, char *value, size_t size)
-{
-	char line[256], name[32], text[32];
-	FILE *file = fopen("/proc/self/status", "re");
-
-	*value = '\0';
-	while (file && !*value && fgets(line, sizeof(line), file))
-		if (sscanf(line, "%31s %31s", name, text) == 2 &&
-		    !strcmp(name, key))
-			snprintf(value, size, "%s", text);
-	if (file)
-		fclose(file);
-}
-
-/* If bit @capability is in the effective set. */
-static bool capable(unsigned int capability)
-{
-	char set[32];
-
-	read_status("CapEff:", set, sizeof(set));
-	return strtoull(set, NULL, 16) >> capability & 1;
 }
 
 /* What a program that locks all that it maps may map: little, for most users. */
@@ -469,8 +538,8 @@ static void check_ptrace(struct doctor *d)
 		return;
 	if (geteuid())
 		report(d, WARN, "ptrace",
-		       "to see them all: sudo evering top; or "
-		       "sysctl kernel.yama.ptrace_scope=0",
+		       "to see them all, run 'evering top' as root, or set "
+		       "kernel.yama.ptrace_scope to 0",
 		       "kernel.yama.ptrace_scope is %s: 'evering top' sees no "
 		       "counters of memfd channels",
 		       scope);
@@ -582,7 +651,7 @@ int cmd_doctor(int argc, char **argv)
 	check_device(&d);
 	check_memfd(&d);
 	check_descriptors(&d);
-	check_clients(&d);
+	check_channels(&d);
 	check_file_size(&d);
 	check_address_space(&d);
 	check_locking(&d);
