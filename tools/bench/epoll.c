@@ -8,7 +8,7 @@
  * rtt, depth 1: the same, with one connection; busy polls without sleeping.  good
  * has no need of epoll there and waits in recv(2).  stream: original writes and
  * reads header and body apart, good up to 64 messages at once.  message and request:
- * good alone, header and body in a call, from where the body is.
+ * good alone, header and body in a call, from where the body is; request also busy.
  *
  * chain: good, through two proxies; small messages of a stream many in a call.
  */
@@ -361,14 +361,18 @@ static void whole_out(struct side *s, const void *buf, size_t len)
 	struct loop *l = s->state;
 	struct iovec iov[2] = { { &s->number, HEADER }, { (void *)buf, len } };
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+	bool busy = s->job->policy == EVERING_BUSY;
 	ssize_t n;
 
 	do {
 		s->syscalls++;
-		n = sendmsg(l->fd, &msg, MSG_NOSIGNAL);
+		n = sendmsg(l->fd, &msg,
+			    MSG_NOSIGNAL | (busy ? MSG_DONTWAIT : 0));
+		if (n < 0 && errno == EAGAIN)
+			continue;
 		if (n < 0)
 			fail(s, "sendmsg: %m");
-		/* Blocking, it is short after a signal alone. */
+		/* Blocking, it is short only after a signal. */
 		for (; msg.msg_iovlen && (size_t)n >= msg.msg_iov->iov_len;
 		     msg.msg_iovlen--)
 			n -= (ssize_t)msg.msg_iov++->iov_len;
@@ -441,7 +445,7 @@ const struct arm epoll_original_arm = {
 const struct arm epoll_good_arm = {
 	.name = "uds-epoll-good",
 	.modes = { EPOLL_MODES, [MODE_MESSAGE] = ONLY(EVERING_BLOCK),
-		   [MODE_REQUEST] = ONLY(EVERING_BLOCK),
+		   [MODE_REQUEST] = ONLY(EVERING_BLOCK) | ONLY(EVERING_BUSY),
 		   [MODE_UNPINNED] = ONLY(EVERING_BLOCK) },
 	.variant = UDS_GOOD,
 	.open = epoll_open,

@@ -8,6 +8,8 @@
  *		time of an operation, and CPU time of both sides, by the number of channels
  *	MODE_ratio
  *		how many times evering's time the others take, by size
+ *	speed
+ *		round trips of messages of three sizes, spinning and asleep; for the README
  *	rtt_SIZE, unpinned_SIZE, connect_SIZE
  *		the distribution of round trips, or of meetings
  *
@@ -433,6 +435,172 @@ static void draw_mode(FILE *out, const struct results *r, enum mode mode,
 	draw_sizes(out, &col, mode, "last_5", n - 5, 5, format);
 }
 
+/* Speed ------------------------------------------------------------------ */
+
+static const uint64_t speed_sizes[] = { 64, 4 << 10, 1 << 20 };
+
+#define SPEED_SIZES (sizeof(speed_sizes) / sizeof(*speed_sizes))
+
+/* The rows of each size; a second name is of the same thing on machines without the first. */
+static const struct speed_row {
+	const char *title;
+	const char *arms[2];
+	uint32_t policy;
+} speed_rows[] = {
+	{ "evering, spinning",
+	  { "evering-device", "evering-memfd" },
+	  EVERING_BUSY },
+	{ "Unix socket, spinning", { "uds-epoll-good" }, EVERING_BUSY },
+	{ "iceoryx2, spinning", { "iceoryx2" }, EVERING_BUSY },
+	{ "evering, asleep",
+	  { "evering-device", "evering-memfd" },
+	  EVERING_BLOCK },
+	{ "Unix socket, asleep", { "uds-epoll-good" }, EVERING_BLOCK },
+	{ "shmipc, asleep", { "shmipc" }, EVERING_BLOCK },
+};
+
+#define SPEED_ROWS (sizeof(speed_rows) / sizeof(*speed_rows))
+
+/* NAN: not measured. */
+static double speed_of(const struct group *g, const struct speed_row *row)
+{
+	const struct cell *c = NULL;
+	unsigned int i;
+
+	for (i = 0; i < 2 && row->arms[i] && !c; i++)
+		c = find_cell(g, row->arms[i], row->policy);
+	return c ? summarize(c->ns, g->rounds).median : NAN;
+}
+
+static bool is_ours(size_t row)
+{
+	return !strncmp(speed_rows[row].title, "evering", 7);
+}
+
+/* A block with the dots of evering, or of the others: place and time, of each size. */
+static void put_dots(FILE *out, const struct group *const *groups, bool ours,
+		     double *least, double *most)
+{
+	double ns, at = 0;
+	size_t size, row;
+
+	fprintf(out, "$%s << END\n", ours ? "ours" : "others");
+	for (size = 0; size < SPEED_SIZES; size++, at++) {
+		for (row = 0; row < SPEED_ROWS; row++, at++) {
+			ns = speed_of(groups[size], &speed_rows[row]);
+			if (isnan(ns)) {
+				/* No row, so no room for it. */
+				at--;
+				continue;
+			}
+			*least = ns < *least ? ns : *least;
+			*most = ns > *most ? ns : *most;
+			if (is_ours(row) == ours)
+				fprintf(out, "%g %g\n", at, ns);
+		}
+	}
+	fputs("END\n", out);
+}
+
+/* The names of the rows, and the time of each right of its dot; how many rows there are. */
+static double put_names(FILE *out, const struct group *const *groups,
+			const char *format)
+{
+	char time[FORMAT_LEN], size_name[FORMAT_LEN];
+	double ns, at = 0;
+	size_t size, row;
+	const char *comma = "";
+
+	fputs("set ytics (", out);
+	for (size = 0; size < SPEED_SIZES; size++, at++)
+		for (row = 0; row < SPEED_ROWS; row++) {
+			if (isnan(speed_of(groups[size], &speed_rows[row])))
+				continue;
+			fprintf(out, "%s\"%s\" %g", comma,
+				speed_rows[row].title, at++);
+			comma = ", ";
+		}
+	fputs(")\n", out);
+	at = 0;
+	for (size = 0; size < SPEED_SIZES; size++, at++) {
+		fprintf(out,
+			"set label \"%s each way\" at graph 0, "
+			"first %g offset 1,0 front font 'sans,%d'\n",
+			format_size(size_name, speed_sizes[size]), at - 0.95,
+			*format == 's' ? 15 : 12);
+		for (row = 0; row < SPEED_ROWS; row++) {
+			ns = speed_of(groups[size], &speed_rows[row]);
+			if (isnan(ns))
+				continue;
+			format_ns(time, ns, false);
+			if (strstr(time, " us"))
+				strcpy(strstr(time, " us"), " µs");
+			fprintf(out,
+				"set label \"%s\" at %g, %g offset 1.4,0 front\n",
+				time, ns, at++);
+		}
+	}
+	return at - 1;
+}
+
+/* Rows that no size has. */
+static void put_missing(FILE *out, const struct group *const *groups)
+{
+	const char *comma = "";
+	size_t size, row;
+	bool any = false;
+
+	for (row = 0; row < SPEED_ROWS; row++) {
+		for (size = 0; size < SPEED_SIZES; size++)
+			if (!isnan(speed_of(groups[size], &speed_rows[row])))
+				break;
+		if (size < SPEED_SIZES)
+			continue;
+		fprintf(out, "%s%s",
+			any ? comma :
+			      "set label \"not measured, as it is not here: ",
+			speed_rows[row].title);
+		comma = "; ";
+		any = true;
+	}
+	if (any)
+		fputs("\" at screen 0.98, screen 0.03 right\nset bmargin 4\n",
+		      out);
+}
+
+static void draw_speed(FILE *out, const struct results *r, const char *format)
+{
+	const struct group *groups[SPEED_SIZES];
+	double least = INFINITY, most = 0, rows;
+	size_t i;
+
+	for (i = 0; i < SPEED_SIZES; i++) {
+		groups[i] = find_group(r, MODE_REQUEST, speed_sizes[i]);
+		if (!groups[i] || !groups[i]->rounds)
+			return;
+	}
+	begin(out, "speed", format);
+	put_dots(out, groups, false, &least, &most);
+	put_dots(out, groups, true, &least, &most);
+	if (!most)
+		return;
+	put_y_axis(out, least, most, false);
+	/* The axis of the time is the other one here. */
+	fprintf(out,
+		"set xrange [%g:%g]\nset logscale x\nunset logscale y\n"
+		"set xtics ('100 ns' 1e2, '1 µs' 1e3, '10 µs' 1e4, '100 µs' 1e5, "
+		"'1 ms' 1e6, '10 ms' 1e7)\nunset key\n",
+		pow(10, floor(log10(least))), most * 6);
+	rows = put_names(out, groups, format);
+	put_missing(out, groups);
+	fprintf(out,
+		"set yrange [%g:-1.6]\nset grid x noy\n"
+		"set title 'A message to another process and one back: less time is better'\n"
+		"plot $others using 2:1 with points lc rgb '#404040' pt 6 ps %g lw 2, "
+		"\\\n\t$ours using 2:1 with points lc rgb '#a00020' pt 7 ps %g\n",
+		rows, *format == 's' ? 0.9 : 1.3, *format == 's' ? 1.1 : 1.7);
+}
+
 /* How much of all took longer: half, a hundredth, ... */
 static void put_distribution(FILE *out, const struct hist *h, uint32_t number,
 			     double *least, double *most)
@@ -508,6 +676,7 @@ static void write_script(FILE *out, const struct results *r)
 		draw_mode(out, r, MODE_STREAM, formats[i]);
 		draw_mode(out, r, MODE_MESSAGE, formats[i]);
 		draw_mode(out, r, MODE_REQUEST, formats[i]);
+		draw_speed(out, r, formats[i]);
 		for (mode = 0; mode < MODES; mode++)
 			if (many_channels(mode))
 				draw_mode(out, r, (enum mode)mode, formats[i]);
