@@ -117,7 +117,7 @@ crowd_targets() {
 		of_crowd many-64 64 busy 100 1
 		of_crowd many-64 1000 busy 130 1
 	} >crowds
-	bench 0 --from=crowds && grep -qE '^  evering-memfd +many-one .* itself, 1 channel, CPU .* met$' out &&
+	bench 0 --from=crowds --targets && grep -qE '^  evering-memfd +many-one .* itself, 1 channel, CPU .* met$' out &&
 		grep -qE '^  evering-memfd +many-64 .* itself, 64 channels .* MISSED$' out && return
 	cat out
 	return 1
@@ -202,7 +202,7 @@ meetings() {
 	# A limit of five: met by four, and missed by six, and by one arm of two.
 	sed -E 's/"ns":\[[^]]*\]/"ns":[4]/; /"arm":"uds/s/"ns":\[4\]/"ns":[1]/' met |
 		sed -E '/memfd-ring/!b; s/"ns":\[4\]/"ns":[6]/' >some
-	bench 0 --from=some && grep -qE '^  evering-memfd +connect .* met$' out &&
+	bench 0 --from=some --targets && grep -qE '^  evering-memfd +connect .* met$' out &&
 		grep -qE '^  evering-memfd-ring +connect .* MISSED$' out
 }
 
@@ -318,6 +318,53 @@ of_arm() {
 	}' one
 }
 
+# Ratios that users ask for: to what waits in the same way, and marked if there is no such.
+# Targets are for those who ask.
+ratios() {
+	local arm
+	bench 0 "${quick[@]}" --modes=request --sizes=64,1M --arms=evering-memfd --wait=busy --output=one || return
+	{
+		head -n 1 one
+		of_arm evering-memfd busy 1
+		of_arm evering-memfd block 10
+		of_arm uds-epoll-good busy 5
+		of_arm uds-uring-good busy 4
+		of_arm uds-epoll-good block 30
+		of_arm shmipc block 20
+		of_arm iceoryx2 busy 2
+	} >many
+	bench 0 --from=many && says 'How many times as long as evering others take' out &&
+		has_row 'request 64 evering-memfd busy 116 ns 4.00 20.0* 2.00' &&
+		has_row 'request 64 evering-memfd block 1.16 us 3.00 2.00 0.20*' &&
+		! grep -q 'MISSED\|met$\|Targets' out || return
+	bench 0 --from=many --targets && says 'Targets' out || return
+	# Of evering alone there is nothing to say.
+	grep -v '"arm":"\(uds\|shm\|ice\)' many >alone
+	bench 0 --from=alone && ! grep -q 'How many times' out
+}
+
+has_row() {
+	tr -s ' ' <out | grep -qxF " $1" && return
+	cat out
+	return 1
+}
+
+# The picture of the README: three sizes, two ways to wait; what is not here is said to be so.
+speed() {
+	local time
+	bench 0 "${quick[@]}" --speed --peers=empty --output=fast && valid fast &&
+		says 'left out: shmipc: not built' err || return
+	for time in 64 4096 1048576; do
+		[[ $(grep -c "\"size\":$time,\"arm\":\"evering-[a-z]*\"" fast) -ge 2 &&
+		$(grep -c "\"size\":$time,\"arm\":\"uds-epoll-good\"" fast) == 2 ]] || return
+	done
+	need gnuplot
+	bench 0 --from=fast --plot=plots && [[ -s plots/speed.svg && -s plots/speed.png ]] &&
+		says 'not measured, as it is not here: iceoryx2, spinning; shmipc, asleep' plots/speed.svg &&
+		says 'Unix socket, spinning' plots/speed.svg && says '>1 MiB each way' plots/speed.svg &&
+		labels_apart plots/speed.svg
+}
+
 # However many arms there are: eight curves at most, evering in front, axes that show
 # small sizes beside large ones, names as they are, and no label over another.
 draws_many() {
@@ -429,6 +476,8 @@ check 'results are read as they were written' reads_again
 check 'two results are compared' compares
 check 'two numbers of channels are compared' crowd_targets
 check 'more channels than the limits allow' crowd_limits
+check 'how many times as long others take' ratios
+check 'the picture of speed' speed
 check 'diagrams are drawn' draws
 [[ $short ]] || check 'diagrams of many arms' draws_many
 check 'bad modes are named' bad --modes=rtt,nothing '--modes=rtt,nothing'

@@ -25,7 +25,8 @@
  *	peer.c		arms of other programs, which peers/ holds
  *	stats.c		medians, their intervals, ratios within a round
  *	results.c	JSON Lines, written and read
- *	report.c	the table, the targets, the comparison of two files
+ *	report.c	the table, and the comparison of two files
+ *	ratios.c	the ratios that users ask for, and evering's own targets
  *	plot.c		gnuplot
  *
  * An arm is one way to get bytes from one side to the other.  A cell is an arm
@@ -405,6 +406,8 @@ struct results {
  * @arms: names, or beginnings of names; none: all
  * @sizes: by mode; none: the mode's own
  * @budget_ns: how long all may take, 0: as long as it takes
+ * @speed: what is drawn as speed.svg; arms that are not here are left out
+ * @targets: also print_targets()
  * @icount: both sides share a CPU, and nanoseconds are read from the time stamp
  *	counter, which counts instructions where QEMU runs with -icount shift=0
  */
@@ -431,6 +434,8 @@ struct bench_options {
 	bool list;
 	bool quiet;
 	bool icount;
+	bool speed;
+	bool targets;
 };
 
 /* Returns -1, or the status to exit with. */
@@ -471,11 +476,21 @@ int read_results(struct results *r, const char *path);
 
 /* report.c --------------------------------------------------------------- */
 
+/* Nanoseconds of an operation: tenths matter where there are few; or instructions. */
+char *format_ns(char buf[FORMAT_LEN], double ns, bool icount);
+/* Three digits; "-" for NAN. */
+char *format_value(char buf[FORMAT_LEN], double value);
+void print_table(const struct results *r);
+void print_changes(const struct results *before, const struct results *now);
+
+/* ratios.c --------------------------------------------------------------- */
+
 /* If @name is one of the words of @list. */
 bool listed(const char *name, const char *list);
-void print_table(const struct results *r);
+/* How many times as long others take. */
+void print_ratios(const struct results *r);
+/* Which of evering's own targets are met. */
 void print_targets(const struct results *r);
-void print_changes(const struct results *before, const struct results *now);
 
 /* plot.c ----------------------------------------------------------------- */
 
@@ -527,7 +542,7 @@ void many_raise_limits(void);
 
 /* What a side needs beside its channels. */
 #define OTHER_DESCRIPTORS 64u
-#define OTHER_MAPPINGS	  256u
+#define OTHER_MAPPINGS 256u
 
 /* peer.c ----------------------------------------------------------------- */
 

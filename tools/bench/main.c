@@ -215,13 +215,17 @@ static int check_arms(const struct bench_options *o)
 		for (j = 0; j < arm_count; j++)
 			found |= !strncmp(arms[j].name, o->arms[i],
 					  strlen(o->arms[i]));
+		/* A beginning of a name may stand for several that are absent. */
 		for (j = 0; j < absents && !found; j++) {
 			if (strncmp(absent[j].name, o->arms[i],
 				    strlen(o->arms[i])))
 				continue;
-			complain("--arms=%s: %s", printable(o->arms[i]),
-				 absent[j].why);
-			return EXIT_FAILURE;
+			complain("%s%s: %s",
+				 o->speed ? "left out: " : "--arms=",
+				 printable(o->arms[i]), absent[j].why);
+			if (!o->speed)
+				return EXIT_FAILURE;
+			found = true;
 		}
 		if (!found)
 			return usage_error("--arms=%s: no such arm: --list "
@@ -656,7 +660,9 @@ static int report(const struct bench_options *o, const struct results *r,
 		write_results(r, output);
 	} else {
 		print_table(r);
-		print_targets(r);
+		print_ratios(r);
+		if (o->targets)
+			print_targets(r);
 	}
 	if (before)
 		print_changes(before, r);

@@ -14,66 +14,80 @@
 static const char help[] =
 	"Usage: evering bench [OPTIONS]\n"
 	"\n"
-	"Times evering beside other ways between two processes, in short rounds that\n"
-	"take turns in random order, and prints medians, ratios within a round, CPU\n"
-	"time and system calls.\n"
+	"Times evering beside other ways between two processes, in short rounds in a\n"
+	"random order.  It prints medians, CPU time and system calls, and how many times\n"
+	"as long the others take.\n"
 	"\n"
 	"What:\n"
-	"  --modes=LIST      of original, fair, rtt, stream, late, channel, message,\n"
-	"                    request, unpinned, connect, many-one, many-64, many-all,\n"
-	"                    many-zipf, many-flood, relay-rtt, relay-stream, port,\n"
-	"                    evnet-to, evnet-from; many, relay, evnet: all of these\n"
-	"                                        [all but of relay, port and evnet]\n"
-	"  --arms=LIST       names, or beginnings of names       [all that are there]\n"
-	"  --sizes=LIST      bytes, 8..64M, multiples of 4; the original's are 4..4M\n"
-	"                                                           [the mode's own]\n"
-	"  --channels=LIST   of many: 1..10000                   [1,10,64,100,1000]\n"
-	"  --wait=LIST       of busy, adaptive, block, for arms with a choice\n"
-	"                                                           [the mode's own]\n"
-	"  --depth=N         requests in flight, original and fair, 1..200      [200]\n"
-	"  --full            every policy, and more sizes of rtt and stream\n"
-	"  --icount          rtt, asleep, channel, port and evnet, on one CPU, by its\n"
-	"                    time stamp counter: in a guest of QEMU's -icount shift=0\n"
-	"                    that counts instructions; see tools/check/vm\n"
-	"  --list            say which arms there are, and which are missing and why\n"
+	"      --modes=LIST        kinds of work, see below\n"
+	"                                                [all but relay, port and evnet]\n"
+	"      --arms=LIST         names, or beginnings of names, of what is to be timed\n"
+	"                                                            [all that are here]\n"
+	"      --sizes=LIST        bytes, 4..64M, multiples of 4; 8 or more in rtt,\n"
+	"                          stream, late and unpinned            [the mode's own]\n"
+	"      --channels=LIST     numbers of channels in many, 1..10000\n"
+	"                                                             [1,10,64,100,1000]\n"
+	"      --wait=LIST         of busy, adaptive, block, for arms with a choice\n"
+	"                                                               [the mode's own]\n"
+	"      --depth=N           requests in flight in original and fair, 1..200\n"
+	"                                                                          [200]\n"
+	"      --full              time every policy, and more sizes of rtt and stream\n"
+	"      --speed             time what the picture of the README shows: message\n"
+	"                          round trips of 64 bytes, 4K and 1M, spinning and\n"
+	"                          asleep; with --plot, draw speed.svg\n"
+	"      --icount            count instructions instead of time: rtt, channel,\n"
+	"                          port and evnet on one CPU, by its time stamp counter,\n"
+	"                          in a guest of QEMU with -icount shift=0; see\n"
+	"                          tools/check/vm\n"
+	"      --list              list the arms, and why others are missing here\n"
 	"\n"
 	"How long:\n"
-	"  --rounds=MIN[,MAX] 1..501; after MIN, what has had its share of the budget\n"
-	"                    sits out                                        [7,15]\n"
-	"  --round=MS        time of an arm in a round, 1..10000; of original five\n"
-	"                    times that, as its set-up counts                    [20]\n"
-	"  --budget=SECONDS  after which no round begins, MIN or not           [none]\n"
-	"  --timeout=SECONDS for an arm in a round, 1..3600                      [60]\n"
+	"      --rounds=MIN[,MAX]  1..501; after MIN rounds a group that has used its\n"
+	"                          share of the budget is skipped                 [7,15]\n"
+	"      --round=MS          time of an arm in a round, 1..10000; of original five\n"
+	"                          times that, as its set-up counts                 [20]\n"
+	"      --budget=SECONDS    time after which no round begins, MIN or not   [none]\n"
+	"      --timeout=SECONDS   the most for an arm in a round, 1..3600          [60]\n"
 	"\n"
 	"Where:\n"
-	"  --cpus=A,B        of the client and of the server         [the first two]\n"
-	"  --peers=DIR       programs with more arms        [bench, beside evering]\n"
+	"      --cpus=A,B          of the client and of the server       [the first two]\n"
+	"      --peers=DIR         programs with more arms       [bench, beside evering]\n"
 	"\n"
 	"Results:\n"
-	"  --output=FILE     write them, JSON Lines\n"
-	"  --json            print them so instead of as a table\n"
-	"  --plot=DIR        draw them, SVG and PNG (needs gnuplot)\n"
-	"  --from=FILE       take them from a file instead of measuring\n"
-	"  --against=FILE    say what is different from that file beyond noise\n"
-	"  -q, --quiet       no progress\n"
-	"  -h, --help        this\n"
+	"      --output=FILE       write the results, JSON Lines\n"
+	"      --json              print them in that form instead of as a table\n"
+	"      --plot=DIR          draw them, SVG and PNG (needs gnuplot)\n"
+	"      --from=FILE         read results from a file instead of measuring\n"
+	"      --against=FILE      print what differs from that file by more than noise\n"
+	"      --targets           print which of evering's own targets are met, too\n"
+	"  -q, --quiet             print no progress\n"
+	"  -h, --help              print this text\n"
 	"\n"
-	"original: as the Rust evering's benchmark has it; fair: the same by two\n"
-	"processes, set-up not timed, every request written anew; rtt: one message\n"
-	"there and one back; stream: one way; late: rtt with answers that take longer\n"
-	"than anybody spins; channel: one made and closed; message: of any length, one\n"
-	"way, a call for each, every byte read; request: such a message there and one\n"
-	"back; unpinned: rtt of two sleepers on whatever CPUs the scheduler chooses;\n"
-	"connect: connect, one such message there and one back, close; many: requests\n"
-	"over that many channels into one server thread, one at random, 64 of them or\n"
-	"all active, or a few more than others; or one quiet among flooders; relay:\n"
-	"through two relays, as between two machines, over loopback; port: to a kernel\n"
-	"module that sends back what it gets; evnet: frames between a process and the\n"
-	"kernel's stack, to it and from it, beside tun.\n"
+	"Modes:\n"
+	"  original  requests in flight between two threads, connecting and first touch\n"
+	"            timed, as the Rust evering's benchmark has it\n"
+	"  fair      the same between two processes, set-up not timed, every request\n"
+	"            written anew\n"
+	"  rtt       one message there and one back\n"
+	"  stream    messages one way\n"
+	"  late      rtt with answers that come later than any side spins\n"
+	"  channel   one channel made and closed\n"
+	"  message   messages of any length one way, a call for each, every byte read\n"
+	"  request   such a message there and one back\n"
+	"  unpinned  rtt of two sleepers on CPUs that the scheduler chooses\n"
+	"  connect   connect, one message there and one back, close\n"
+	"  many      requests over many channels into one server thread: from one at\n"
+	"            random (-one), from 64 of them (-64), from all (-all), few of them\n"
+	"            most often (-zipf), one quiet among flooders (-flood)\n"
+	"  relay     between two machines, here over loopback: two relays (-rtt,\n"
+	"            -stream)\n"
+	"  port      to a kernel module that answers what it gets\n"
+	"  evnet     frames to the kernel's network stack (-to) and from it (-from),\n"
+	"            beside tun\n"
 	"\n"
-	"Lists are separated by commas; sizes may end in K or M.  Exits with 0; 1 if a\n"
-	"run failed or an operation was not found right; 2 if the command line makes\n"
-	"no sense; 128 + n after signal n.\n";
+	"Lists are separated by commas; sizes may end in K or M.  The exit status is 0;\n"
+	"1 if a run failed or an operation went wrong; 2 if the command line is invalid;\n"
+	"128 + n after signal n.\n";
 
 /* The next of a list, into @word; false at its end, or if it is too long. */
 static bool next_word(const char **list, char word[NAME_LEN])
@@ -231,6 +245,27 @@ static const char *take_full(void *options, char *text)
 	return NULL;
 }
 
+/* What plot.c draws as speed.svg. */
+static const char *take_speed(void *options, char *text)
+{
+	static const uint64_t sizes[] = { 64, 4 << 10, 1 << 20 };
+	struct bench_options *o = options;
+
+	(void)text;
+	o->modes = ONLY(MODE_REQUEST);
+	memcpy(o->sizes[MODE_REQUEST], sizes, sizeof(sizes));
+	o->size_count[MODE_REQUEST] = sizeof(sizes) / sizeof(*sizes);
+	o->policies[MODE_REQUEST] = ONLY(EVERING_BUSY) | ONLY(EVERING_BLOCK);
+	o->arm_count = 0;
+	o->arms[o->arm_count++] = "evering-device";
+	o->arms[o->arm_count++] = "evering-memfd";
+	o->arms[o->arm_count++] = "uds-epoll-good";
+	o->arms[o->arm_count++] = "shmipc";
+	o->arms[o->arm_count++] = "iceoryx2";
+	o->speed = true;
+	return NULL;
+}
+
 static const char *take_modes(void *options, char *text)
 {
 	struct bench_options *o = options;
@@ -307,6 +342,7 @@ static const struct option_spec specs[] = {
 	{ "wait", 0, OPTION_CALL, .take = take_policies },
 	{ "depth", 0, OPTION_NUMBER, BENCH(depth), 1, 200 },
 	{ "full", 0, OPTION_FLAG, .take = take_full },
+	{ "speed", 0, OPTION_FLAG, .take = take_speed },
 	{ "rounds", 0, OPTION_CALL, .take = take_rounds },
 	{ "round", 0, OPTION_CALL, .take = take_round },
 	{ "budget", 0, OPTION_SECONDS, BENCH(budget_ns), .least = 1,
@@ -322,6 +358,7 @@ static const struct option_spec specs[] = {
 	{ "from", 0, OPTION_TEXT, BENCH(from) },
 	{ "against", 0, OPTION_TEXT, BENCH(against) },
 	{ "list", 0, OPTION_FLAG, BENCH(list) },
+	{ "targets", 0, OPTION_FLAG, BENCH(targets) },
 	{ "quiet", 'q', OPTION_FLAG, BENCH(quiet) },
 	{ .name = NULL },
 };
@@ -354,7 +391,8 @@ static void set_defaults(struct bench_options *o)
 			[MODE_LATE] = ANY_POLICY,
 			[MODE_CHANNEL] = ANY_POLICY,
 			[MODE_MESSAGE] = ONLY(EVERING_BUSY),
-			[MODE_REQUEST] = ONLY(EVERING_BUSY),
+			[MODE_REQUEST] = ONLY(EVERING_BUSY) |
+					 ONLY(EVERING_BLOCK),
 			[MODE_UNPINNED] = ONLY(EVERING_BLOCK),
 			[MODE_CONNECT] = ONLY(EVERING_BLOCK) |
 					 ONLY(EVERING_ADAPTIVE),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * What people read: a table for each group, the ratios that evering is to reach, and
- * what is different from an earlier result.
+ * What people read: a table for each group, and what is different from an earlier result.
  */
 #include <math.h>
 
@@ -9,8 +8,7 @@
 #include "../evering/process.h"
 #include "bench.h"
 
-/* Nanoseconds of an operation: tenths matter where there are few; or instructions. */
-static char *format_ns(char buf[FORMAT_LEN], double ns, bool icount)
+char *format_ns(char buf[FORMAT_LEN], double ns, bool icount)
 {
 	if (isnan(ns))
 		snprintf(buf, FORMAT_LEN, "-");
@@ -23,7 +21,7 @@ static char *format_ns(char buf[FORMAT_LEN], double ns, bool icount)
 	return buf;
 }
 
-static char *format_value(char buf[FORMAT_LEN], double value)
+char *format_value(char buf[FORMAT_LEN], double value)
 {
 	if (isnan(value))
 		snprintf(buf, FORMAT_LEN, "-");
@@ -62,10 +60,13 @@ static const struct cell *reference(const struct group *g, uint32_t policy)
 	if (beside_what(g->mode))
 		return find_cell(g, beside_what(g->mode), EVERING_BLOCK);
 	if (g->mode < MODE_RTT || g->mode == MODE_STREAM ||
-	    g->mode == MODE_MESSAGE || g->mode == MODE_REQUEST)
+	    g->mode == MODE_MESSAGE)
 		policy = EVERING_BUSY;
 	for (i = 0; i < 2 && !c; i++)
 		c = find_cell(g, names[i], policy);
+	/* A file may have evering in one way only. */
+	for (i = 0; i < 2 && !c && g->mode == MODE_REQUEST; i++)
+		c = find_cell(g, names[i], EVERING_BUSY);
 	return c;
 }
 
@@ -231,286 +232,6 @@ void print_table(const struct results *r)
 		"their relays; calls: system\ncalls of both sides, counted where they are "
 		"made.\n",
 		r->icount ? "instructions" : "time");
-}
-
-/* Targets ----------------------------------------------------------------- */
-
-#define QUEUES "ck_ring rte_ring boost-spsc moodycamel"
-#define SOCKETS                                                    \
-	"uds-epoll uds-epoll-good uds-uring uds-uring-good tokio " \
-	"tokio-uring monoio"
-
-/* What a meeting is measured against. */
-#define DOORS "uds-stream uds-seqpacket"
-
-#define PEERS SOCKETS " zeromq nng ucx libfabric shmipc iceoryx2"
-
-/* The others, however they wait. */
-#define ANY_WAIT POLICIES
-
-/**
- * struct target - a ratio that evering is to reach, at each size from @least to
- *	@most
- * @against: names, of which the fastest counts; "": the floor; NULL: itself
- * @beside: the size at which those are; 0: the same
- * @own, @other: policies; @other may be ANY_WAIT
- * @of: what is compared; of instructions, the device's; of turns, those that a quiet
- *	channel waited, with one of each other channel
- * @arm: whose it is; NULL: of evering's
- * @less: an arm that is taken off both; NULL: none
- */
-static const struct target {
-	const char *what;
-	enum mode mode;
-	uint64_t least;
-	uint64_t most;
-	const char *against;
-	uint32_t own;
-	uint32_t other;
-	double limit;
-	enum {
-		TIME,
-		CPU,
-		INSTRUCTIONS,
-		TURNS
-	} of;
-	uint64_t beside;
-	const char *arm;
-	const char *less;
-} targets[] = {
-	{ "raw cache-line round trip", MODE_RTT, 64, 64, "", EVERING_BUSY,
-	  EVERING_BUSY, 1.15, TIME, 0, NULL, NULL },
-	{ "best queue", MODE_RTT, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.75, TIME, 0, NULL, NULL },
-	{ "bare eventfds", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, TIME, 0, NULL, NULL },
-	{ "itself, busy", MODE_RTT, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BUSY, 1.2, TIME, 0, NULL, NULL },
-	{ "itself, block, CPU", MODE_LATE, 64, 64, NULL, EVERING_ADAPTIVE,
-	  EVERING_BLOCK, 1.2, CPU, 0, NULL, NULL },
-	{ "eventfd, instructions", MODE_RTT, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 0.85, INSTRUCTIONS, 0, NULL, NULL },
-	{ "best queue", MODE_STREAM, 16, 16, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.6, TIME, 0, NULL, NULL },
-	{ "best queue", MODE_STREAM, 64, 64, QUEUES, EVERING_BUSY, EVERING_BUSY,
-	  0.5, TIME, 0, NULL, NULL },
-	{ "shmipc", MODE_ORIGINAL, 4, 16 << 10, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.33, TIME, 0, NULL, NULL },
-	{ "tokio", MODE_ORIGINAL, 4, 16 << 10, "tokio", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 30, TIME, 0, NULL, NULL },
-	{ "uds-epoll", MODE_ORIGINAL, 4, 16 << 10, "uds-epoll", EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 20, TIME, 0, NULL, NULL },
-	{ "best Unix socket", MODE_ORIGINAL, 4, 16 << 10, SOCKETS, EVERING_BUSY,
-	  EVERING_BLOCK, 1.0 / 10, TIME, 0, NULL, NULL },
-	{ "shmipc", MODE_ORIGINAL, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5, TIME, 0, NULL, NULL },
-	{ "shmipc", MODE_FAIR, 64 << 10, 4 << 20, "shmipc", EVERING_BUSY,
-	  EVERING_BLOCK, 0.5, TIME, 0, NULL, NULL },
-	{ "best Unix socket", MODE_FAIR, 64 << 10, 4 << 20, SOCKETS,
-	  EVERING_BUSY, EVERING_BLOCK, 0.5, TIME, 0, NULL, NULL },
-	{ "two bare memcpys", MODE_MESSAGE, 10000, 10000, "two-copies",
-	  EVERING_BUSY, EVERING_BUSY, 2, TIME, 0, NULL, NULL },
-	{ "best peer", MODE_MESSAGE, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
-	  0.5, TIME, 0, NULL, NULL },
-	{ "best peer", MODE_REQUEST, 4, 64 << 10, PEERS, EVERING_BUSY, ANY_WAIT,
-	  0.5, TIME, 0, NULL, NULL },
-	{ "one copy and one read", MODE_MESSAGE, 256 << 10, 16 << 20,
-	  "copy-and-read", EVERING_BUSY, EVERING_BUSY, 1.15, TIME, 0, NULL,
-	  NULL },
-	{ "bare eventfds", MODE_UNPINNED, 64, 64, "eventfd", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, TIME, 0, NULL, NULL },
-	{ "best Unix socket", MODE_CONNECT, 4, 128, DOORS, EVERING_BLOCK,
-	  EVERING_BLOCK, 5, TIME, 0, NULL, NULL },
-	{ "itself, 1 channel, CPU", MODE_MANY_ONE, 1000, 1000, NULL,
-	  EVERING_BLOCK, EVERING_BLOCK, 1.6, CPU, 1, NULL, NULL },
-	{ "itself, 64 channels", MODE_MANY_SOME, 1000, 1000, NULL, EVERING_BUSY,
-	  EVERING_BUSY, 1.2, TIME, 64, NULL, NULL },
-	{ "a scan of all", MODE_MANY_ONE, 1000, MAX_CHANNELS, "scan",
-	  EVERING_BUSY, EVERING_BUSY, 0.5, TIME, 0, NULL, NULL },
-	{ "itself, 1000 channels", MODE_MANY_ONE, 2000, MAX_CHANNELS, NULL,
-	  EVERING_BUSY, EVERING_BUSY, 1.2, TIME, 1000, NULL, NULL },
-	{ "uds-epoll-good", MODE_MANY_ALL, 1000, 1000, "uds-epoll-good",
-	  EVERING_BUSY, ANY_WAIT, 0.2, TIME, 0, NULL, NULL },
-	{ "a turn of each other", MODE_MANY_FLOOD, 1000, 1000, NULL,
-	  EVERING_BLOCK, EVERING_BLOCK, 1, TURNS, 0, NULL, NULL },
-	{ "evering_recv, CPU", MODE_MANY_ONE, 1, 1, "no-group", EVERING_BLOCK,
-	  EVERING_BLOCK, 1.05, CPU, 0, NULL, NULL },
-	{ "evering_recv", MODE_MANY_ONE, 1, 1, "no-group", EVERING_BUSY,
-	  EVERING_BUSY, 1.05, TIME, 0, NULL, NULL },
-	{ "a read of as much", MODE_PORT, 64, 64, "echo-read", EVERING_BLOCK,
-	  EVERING_BLOCK, 0.5, INSTRUCTIONS, 0, "echo-16", NULL },
-	{ "a read of as much", MODE_PORT, 64, 64, "echo-read", EVERING_BLOCK,
-	  EVERING_BLOCK, 0.5, INSTRUCTIONS, 0, "echo-op-16", NULL },
-	{ "a process in its place", MODE_PORT, 64, 64, "enter", EVERING_BLOCK,
-	  EVERING_BLOCK, 0.8, INSTRUCTIONS, 0, "echo-thread", NULL },
-	{ "tun", MODE_EVNET_TO, 64, 1500, "tun", EVERING_BLOCK, EVERING_BLOCK,
-	  0.5, INSTRUCTIONS, 0, "evnet", NULL },
-	{ "tun", MODE_EVNET_FROM, 64, 1500, "tun", EVERING_BLOCK, EVERING_BLOCK,
-	  0.5, INSTRUCTIONS, 0, "evnet", NULL },
-	{ "tun, each less dummy", MODE_EVNET_FROM, 64, 1500, "tun",
-	  EVERING_BLOCK, EVERING_BLOCK, 0.5, INSTRUCTIONS, 0, "evnet",
-	  "dummy" },
-};
-
-bool listed(const char *name, const char *list)
-{
-	size_t len = strlen(name), next;
-
-	for (; *list; list += next + (list[next] == ' ')) {
-		next = strcspn(list, " ");
-		if (next == len && !memcmp(list, name, len))
-			return true;
-	}
-	return false;
-}
-
-/* The fastest of those that @t is about, by its median. */
-static const struct cell *rival(const struct group *g, const struct target *t)
-{
-	const struct cell *best = NULL;
-	double least = INFINITY, median;
-	uint32_t i;
-
-	for (i = 0; i < g->count; i++) {
-		if (!listed(g->cell[i]->arm, t->against) ||
-		    (g->cell[i]->policy != t->other && t->other != ANY_WAIT))
-			continue;
-		median = summarize(g->cell[i]->ns, g->rounds).median;
-		if (median < least) {
-			least = median;
-			best = g->cell[i];
-		}
-	}
-	return best;
-}
-
-/*
- * The most turns that were waited, of as many as there are other channels, and of what a call
- * of evering_group_wait() had returned when the quiet one asked: these are in turn already.
- */
-static struct summary turns_of_each(const struct group *g, const struct cell *c)
-{
-	double most = (double)c->waited.max /
-		      (double)(g->size - 1 + EVERING_GROUP_BATCH - 1);
-
-	return (struct summary){ 1, most, most, most, most };
-}
-
-/* Of what both take beyond @base, in a round. */
-static struct summary ratio_of_rests(const struct group *g,
-				     const struct cell *own,
-				     const struct cell *other,
-				     const struct cell *base)
-{
-	double a[MAX_ROUNDS], b[MAX_ROUNDS];
-	uint32_t i;
-
-	for (i = 0; i < g->rounds; i++) {
-		a[i] = own->ns[i] - base->ns[i];
-		b[i] = other->ns[i] - base->ns[i];
-	}
-	return summarize_ratio(a, b, g->rounds);
-}
-
-static struct summary reached(const struct results *r, const struct group *g,
-			      const struct target *t, const char *arm)
-{
-	static const struct summary none = { 0, NAN, NAN, NAN, NAN };
-	const struct cell *own = find_cell(g, arm, t->own);
-	const struct group *beside = g;
-	const struct cell *other, *base;
-	uint32_t rounds = g->rounds;
-
-	if (!own)
-		return none;
-	if (t->of == TURNS)
-		return own->waited.count ? turns_of_each(g, own) : none;
-	if (t->beside)
-		beside = find_group(r, t->mode, t->beside);
-	if (!beside)
-		return none;
-	if (beside->rounds < rounds)
-		rounds = beside->rounds;
-	if (t->against && !*t->against)
-		return summarize_ratio(own->ns, g->floor, g->rounds);
-	other = t->against ? rival(beside, t) :
-			     find_cell(beside, arm, t->other);
-	if (!other)
-		return none;
-	if (t->less) {
-		base = find_cell(g, t->less, t->own);
-		return base ? ratio_of_rests(g, own, other, base) : none;
-	}
-	if (t->of == CPU)
-		return summarize_ratio(own->cpu, other->cpu, rounds);
-	return summarize_ratio(own->ns, other->ns, rounds);
-}
-
-/* The worst of the sizes decides. */
-static void print_target(const struct results *r, const struct target *t,
-			 const char *arm)
-{
-	char what[80], least[FORMAT_LEN], most[FORMAT_LEN], at[FORMAT_LEN];
-	struct summary s, worst = { 0, NAN, NAN, NAN, NAN };
-	uint64_t where = 0;
-	uint32_t i, met = 0, all = 0;
-	const struct group *g;
-
-	if ((t->of == INSTRUCTIONS) != r->icount)
-		return;
-	for (i = 0; i < r->count; i++) {
-		g = r->group[i];
-		if (g->mode != t->mode || g->size < t->least ||
-		    g->size > t->most)
-			continue;
-		s = reached(r, g, t, arm);
-		if (isnan(s.median))
-			continue;
-		all++;
-		met += s.median <= t->limit;
-		if (!(s.median <= worst.median)) {
-			worst = s;
-			where = g->size;
-		}
-	}
-	if (!all)
-		return;
-	snprintf(what, sizeof(what), "%s %s%s%s, %s", mode_names[t->mode],
-		 format_plain(least, t->least), t->most > t->least ? ".." : "",
-		 t->most > t->least ? format_plain(most, t->most) : "",
-		 policy_names[t->own]);
-	fprintf(output,
-		"  %-19s %-28s %-26s %6.3f  %7.3f [%.3f, %.3f] at %-5s %u of %u  %s\n",
-		arm, what, t->what, t->limit, worst.median, worst.low,
-		worst.high, format_plain(at, where), met, all,
-		met == all ? "met" : "MISSED");
-}
-
-void print_targets(const struct results *r)
-{
-	size_t i;
-
-	if (!r->count)
-		return;
-	fprintf(output,
-		"\nTargets: ratios to another of the same round, median [95 %%], the "
-		"worst size, sizes that meet it\n");
-	fprintf(output, "  %-19s %-28s %-26s %6s\n", "arm", "work", "beside",
-		"limit");
-	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
-		if (targets[i].arm) {
-			print_target(r, &targets[i], targets[i].arm);
-			continue;
-		}
-		print_target(r, &targets[i], "evering-device");
-		/* Of connect alone, the channel without arenas. */
-		print_target(r, &targets[i], "evering-device-ring");
-		if (targets[i].of == INSTRUCTIONS)
-			print_target(r, &targets[i], "enter");
-		else
-			print_target(r, &targets[i], "evering-memfd");
-		print_target(r, &targets[i], "evering-memfd-ring");
-	}
 }
 
 /* Two results -------------------------------------------------------------- */
