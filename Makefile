@@ -424,6 +424,19 @@ bench-relay: ## time channels through two relays beside sockets through two prox
 	@$(BUILD)/evering bench --modes=relay --rounds=7,15 --round=50 --budget=300 \
 		--output=$(bench_out)/relay.jsonl $(ARGS)
 
+# picture FROM NAME TITLE: into tools/doc, with its license, its title, no trailing blanks.
+picture = sed -e '1a <!-- SPDX-License-Identifier: MIT. Drawn by make pictures. -->' \
+	-e 's/ *$$//' -e 's|<title>Gnuplot</title>|<title>$3</title>|' $1 >tools/doc/$2
+
+.PHONY: pictures
+pictures: ## measure anew, and draw tools/doc/speed.svg and fair.svg (ARGS= for `evering bench`)
+	@tools/setup run bench
+	@$(MAKE) $(jobs) $(BUILD)/evering bench-programs
+	@$(BUILD)/evering bench --speed --rounds=41 --round=5 --plot=$(bench_out)/speed $(ARGS)
+	@$(BUILD)/evering bench --modes=fair --rounds=5 --round=10 --plot=$(bench_out)/fair $(ARGS)
+	$(call picture,$(bench_out)/speed/speed.svg,speed.svg,a message to another process and one back)
+	$(call picture,$(bench_out)/fair/fair_all.svg,fair.svg,fair: time of an operation$(comma) by bytes)
+
 .PHONY: alloc
 alloc: ## measure a buffer's cost beside malloc's and mimalloc's (ARGS= for build/alloc)
 	@tools/setup run alloc
