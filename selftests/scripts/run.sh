@@ -61,7 +61,7 @@ serving() {
 }
 
 # hold DIR ARGUMENT...: starts a client and holds it half-way, waiting to write
-# sums that nobody reads.  It has read the names of DIR and opened not all files.
+# sums that have no reader.  It has read the names of DIR and opened not all files.
 hold() {
 	local byte
 	mkfifo fifo
@@ -543,7 +543,7 @@ signal_to_both() {
 	client_ended "$2" && says interrupted && ! grep -q 'server' <(grep '^evering' err)
 }
 
-# Waiting to write what nobody reads.
+# Waiting to write to a full pipe.
 signal_held() {
 	many names >/dev/null
 	hold names || return
@@ -746,7 +746,7 @@ on() {
 		check "$1: SIGINT, $policy" signal_busy INT $policy 130
 	done
 	check "$1: SIGINT to both" signal_to_both INT 130
-	check "$1: SIGINT while nobody reads" signal_held
+	check "$1: SIGINT while the output has no reader" signal_held
 	check "$1: a server that does not react" stopped_server
 
 	check "$1: closed standard descriptors" closed_stdout
@@ -808,7 +808,7 @@ on_any() {
 	check 'SIGCHLD that is ignored' server_killed_unseen
 
 	check 'no space for the sums' full
-	check 'nobody reads the sums' closed_pipe
+	check 'the sums have no reader' closed_pipe
 
 	check 'no device' no_device
 	check 'EVERING_BACKEND that is none' bad_environment

@@ -43,7 +43,7 @@ has() {
 	grep -qE -- "$1" "$2" 2>/dev/null
 }
 
-# json FILE: every line is an object, if there is somebody to ask.
+# json FILE: every line is an object, if python3 is here to check it.
 json() {
 	if [[ ! -s $1 ]] || grep -qvE '^\{.*\}$' "$1"; then
 		echo "no objects, one a line:"
@@ -115,8 +115,8 @@ answered() {
 	[[ $(grep -c ': seq=' "$1") -ge $2 ]]
 }
 
-# One listening process answers several at a time, also beside one that is stopped; and who
-# is there when it ends has been told of.
+# One listening process answers several clients at a time, also beside one that is stopped.
+# When it ends it reports each client that is left.
 ping_crowd() {
 	local server i pids=()
 	start ping --listen=here --json >heard 2>err.listen
@@ -145,8 +145,8 @@ ping_crowd() {
 	[[ ! -e here ]]
 }
 
-# More than there are descriptors for are turned away, or wait, until others go; the process
-# lives on, and those that it has.
+# Clients beyond its descriptors are refused, or wait, until others go; the process and the
+# clients that it has live on.
 ping_full() {
 	local server i pids=()
 	local -x EVERING_BACKEND=memfd # which needs most of them
@@ -159,7 +159,7 @@ ping_full() {
 		soon either "$pid" "out.$i" || return
 		answered "out.$i" 1 || break
 	done
-	says 'cannot take a peer' err.listen && ((i > 2 && i < 28)) || return
+	says 'cannot accept a client' err.listen && ((i > 2 && i < 28)) || return
 	kill -INT "${pids[@]:1}" 2>/dev/null
 	wait "${pids[@]:1}" 2>/dev/null
 	soon run 0 ping --connect=here -c 1 || return
@@ -170,7 +170,7 @@ ping_full() {
 	ended "$server" 0
 }
 
-# It has had an answer, or has ended, or those whom it asks have complained.
+# The client has had an answer, or has ended, or the listening process has complained.
 either() {
 	answered "$2" 1 || ! kill -0 "$1" 2>/dev/null || [[ -s err.listen ]]
 }
@@ -242,7 +242,7 @@ half_close() {
 	wait
 }
 
-# Its input is somebody else's.
+# Its input is another process's.
 one_way() {
 	printf 'untouched\n' >input
 	exec 7<input
@@ -359,9 +359,9 @@ pipe_waits() {
 }
 
 nobody_comes() {
-	run 1 pipe --listen=here --timeout=0.05 </dev/null && says 'nobody came to here' &&
+	run 1 pipe --listen=here --timeout=0.05 </dev/null && says 'no process connected to here' &&
 		[[ ! -e here ]] && run 1 pipe --connect=here </dev/null &&
-		says 'here' && says 'nobody listens there'
+		says 'here' && says 'no process listens there'
 }
 
 # activate NAME COMMAND...: the way a service manager does, with a socket at `here` of that
@@ -511,8 +511,8 @@ top_columns() {
 	ended "$pid" 0
 }
 
-# Who may not look into others is told how many these are: not the kernel's threads, nor those
-# that have ended.  Here they are a shell, that runs top, and what it has started.
+# A user who may not look into others reads how many these are, without the kernel's threads and
+# zombies.  Here they are a shell, which runs top, and what the shell has started.
 top_hidden() {
 	((EUID == 0)) || skip 'needs a PID namespace: be root'
 	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
@@ -549,7 +549,7 @@ top_kernel_threads() {
 	return 1
 }
 
-# What two processes have between them is told apart by who writes what.
+# The channels of two processes are told apart by which of them writes what.
 top_many() {
 	local i pids=()
 	for i in 1 2 3 4; do
@@ -614,7 +614,7 @@ few_left() {
 	run 0 top -b -c 1 -i 0.05 && ! has "^[sg][0-9]+ +S +$server " out && unfolded "$1"
 }
 
-# Who pings is held, so that it does not go, and who answers goes.
+# The pinging side is stopped, so that it does not go; the answering side is killed.
 top_gone() {
 	busy -i 0.01 || return
 	soon seen || return
@@ -632,7 +632,7 @@ sees_gone() {
 		line_of "$pid" | tail -n 1 | grep -qE '"state": "(gone|unknown|closed|detached)"'
 }
 
-# Other users see what is theirs; and their own.
+# Other users see their own channels.
 top_unprivileged() {
 	((EUID == 0)) || skip 'is what the other tests do'
 	"${as_nobody[@]}" true 2>/dev/null || skip 'no setpriv(1)'
@@ -1502,18 +1502,18 @@ more_descriptors() {
 	(($? == 1)) && says 'Too many open files' && says 'the limit is 100' && [[ ! $(suggested) ]]
 }
 
-# What is at a path that nobody listens at.
+# What is at a path where no process listens.
 what_is_there() {
 	mkdir folder
 	echo file >file
 	mkfifo fifo
-	run 1 ping -c 1 --connect=folder && says 'it is no socket but a folder' &&
-		run 1 pipe --connect=file </dev/null && says 'it is no socket but a file' &&
+	run 1 ping -c 1 --connect=folder && says 'it is not a socket but a folder' &&
+		run 1 pipe --connect=file </dev/null && says 'it is not a socket but a file' &&
 		run 1 pipe --connect=none/here </dev/null && says 'the folder is missing' &&
-		run 1 pipe --connect=nobody </dev/null && says 'nobody listens there' &&
-		run 1 pipe --connect=@nobody-$$ </dev/null && says 'nobody listens there' &&
-		run 1 ping --listen=folder && says 'it is no socket but a folder' &&
-		run 1 ping --listen=fifo && says 'it is no socket but a fifo' &&
+		run 1 pipe --connect=nobody </dev/null && says 'no process listens there' &&
+		run 1 pipe --connect=@nobody-$$ </dev/null && says 'no process listens there' &&
+		run 1 ping --listen=folder && says 'it is not a socket but a folder' &&
+		run 1 ping --listen=fifo && says 'it is not a socket but a fifo' &&
 		refuses '--connect=: must be a path' pipe --connect= &&
 		refuses '--listen=@: must be a path' ping --listen=@ || return
 	start ping --listen=here >heard 2>err.listen
@@ -1522,7 +1522,7 @@ what_is_there() {
 	run 1 ping --listen=here && says "user $EUID listens there" || return
 	kill -KILL "$listener"
 	wait "$listener" 2>/dev/null
-	run 1 ping -c 1 --connect=here && says 'nobody listens there any more' || return
+	run 1 ping -c 1 --connect=here && says 'no process listens there any more' || return
 	need_other_user
 	chmod 1777 .
 	exits 1 "${as_nobody[@]}" "$evering" ping --listen=here && says 'user 0' &&
@@ -1735,13 +1735,13 @@ on() {
 	done
 	check "$1: ping between two" ping_two
 	check "$1: ping among several" ping_crowd
-	check "$1: ping, who answers dies" ping_answerer_dies
-	check "$1: ping, who answers stops" ping_answerer_stops
+	check "$1: ping, the answering side dies" ping_answerer_dies
+	check "$1: ping, the answering side is stopped" ping_answerer_stops
 	check "$1: pipe of nothing" nothing
 	check "$1: pipe, one answers when the other has ended" half_close
 	check "$1: cat" one_way
 	check "$1: pipe, bytes come as they go" by_and_by
-	check "$1: pipe, nobody reads" backpressure
+	check "$1: pipe, no reader" backpressure
 	check "$1: pipe and strangers" strangers
 	check "$1: few descriptors" few_descriptors ping -c 1
 	check "$1: top in JSON" top_json "$1"
@@ -1772,8 +1772,8 @@ on_any() {
 	check 'pipe, no input' no_input
 	check 'pipe, SIGINT while it listens' pipe_signal INT 130
 	check 'pipe, SIGTERM while it listens' pipe_signal TERM 143
-	check 'pipe waits for who listens' pipe_waits
-	check 'pipe, nobody comes' nobody_comes
+	check 'pipe waits for the listening side' pipe_waits
+	check 'pipe, no other side comes' nobody_comes
 	check 'a socket is passed by systemd' activated ''
 	check 'a socket is passed by another' activated perl
 	check 'pipe, a terminal ends with the other side' terminal_ends
@@ -1821,12 +1821,12 @@ on_any() {
 	fi
 	check 'in the background of a terminal, then in front' later_foreground
 	check 'a dumb terminal' dumb_terminal
-	check 'nobody reads what is printed' nobody_reads
+	check 'what is printed has no reader' nobody_reads
 	check 'standard output closed' ends_without closed 'Bad file descriptor'
 	check 'standard output full' ends_without full 'No space left on device'
 	check 'closed descriptors' closed_descriptors
 	check 'standard output that does not block' nonblocking_output 1
-	check 'standard output that nobody reads, and a signal' nonblocking_output 0
+	check 'standard output without a reader, and a signal' nonblocking_output 0
 }
 
 echo 'TAP version 13'

@@ -62,7 +62,7 @@
  * MODE_RTT: one message there and one back
  * MODE_STREAM: messages one way
  * MODE_LATE: MODE_RTT with a server that takes LATE_NS for each answer, longer than
- *	anybody spins; the CPU time is the client's alone
+ *	any side spins; the CPU time is the client's alone
  * MODE_CHANNEL: a channel with two arenas of @size bytes made and closed, by the
  *	client
  * MODE_MESSAGE: messages of exactly @size bytes one way, a call for each; the receiver
@@ -313,7 +313,7 @@ const char *relay_missing(void);
 void meet_open(struct side *s);
 void meet_work(struct side *s, uint64_t ops);
 void meet_close(struct side *s);
-/* An abstract name that nobody else has; returns @name. */
+/* A unique abstract name; returns @name. */
 const char *own_name(const struct side *s, char name[NAME_LEN]);
 /* The client goes on when the server listens. */
 void wait_for_server(struct side *s);
@@ -321,7 +321,7 @@ void wait_for_server(struct side *s);
 void wait_for_client(struct side *s);
 /* The client has made @count descriptors, up to four, and the server gets them. */
 void share_fds(struct side *s, int *fds, unsigned int count);
-/* NULL, or why nobody can use the device here. */
+/* NULL, or why the device is not usable here. */
 const char *device_missing(void);
 /* evnet.c: once, before any run of MODE_EVNET_*. */
 void evnet_prepare(void);
@@ -522,7 +522,7 @@ bool start_helper(struct side *s);
 int listen_anywhere(struct side *s);
 /*
  * A port of the loopback interface, which both sides are told.  *@listener: the server's
- * socket that listens there; NULL: the port is free, until somebody takes it.
+ * socket that listens there; NULL: the port is free, for the time being.
  */
 unsigned int common_port(struct side *s, int *listener);
 
@@ -709,7 +709,7 @@ static inline void write_message(const struct side *s, void *buf, size_t len,
 		write_words(word, len, number);
 		return;
 	}
-	/* Who sends from private memory has nothing to copy. */
+	/* A sender from private memory has nothing to copy. */
 	if (buf != s->source)
 		memcpy(buf, s->source, len);
 	word[0] = number;

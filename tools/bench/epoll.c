@@ -275,7 +275,7 @@ static void message_in(struct side *s)
 
 	transfer(s, true, l->batch, HEADER + message_size(s->job));
 	if (memcmp(l->batch, &l->number, HEADER) != 0)
-		fail(s, "a header that nobody sent");
+		fail(s, "a header that was not sent");
 	check_message(s, l->batch + HEADER, message_size(s->job), l->number);
 }
 
@@ -390,7 +390,7 @@ static void whole_in(struct side *s, uint32_t number)
 
 	transfer(s, true, l->batch, HEADER + s->job->size);
 	if (memcmp(l->batch, &number, HEADER) != 0)
-		fail(s, "a header that nobody sent");
+		fail(s, "a header that was not sent");
 	read_message(s, l->batch + HEADER, s->job->size, number);
 }
 

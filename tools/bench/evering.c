@@ -5,7 +5,7 @@
  * original and fair: what fits an entry is in it, and is written each time in both
  * modes.  Else the payload is in the arenas, the rings carry where.  A request takes a
  * place until its response has been read, and the response is written to the place of
- * the same number in the server's arena: who asks from it anew has read what was
+ * the same number in the server's arena: a client that asks from it anew has read what was
  * there.  There are as many places as clients, but of large payloads no more than a
  * cache holds, and the place given back last is taken first; the other clients wait
  * for one, as they wait for room in a socket's buffer in other arms.  In
@@ -302,7 +302,7 @@ static void put_far(struct side *s, void *at, const unsigned char *buf)
 	memcpy(at, &far, sizeof(far));
 }
 
-/* What that says, NULL if it cannot be. */
+/* What that says, NULL if it is invalid. */
 static const unsigned char *get_far(struct side *s, const void *at)
 {
 	struct channel *c = s->state;
@@ -357,7 +357,7 @@ static const unsigned char *get(struct side *s, uint32_t word, struct entry *e)
 		payload = get_far(s, payload);
 	if (!payload || ntohl(e->word) != word || e->client >= s->job->depth ||
 	    e->slot >= places(s->job))
-		fail(s, "an entry that nobody sent");
+		fail(s, "an entry that was not sent");
 	return payload;
 }
 
@@ -366,7 +366,7 @@ static void wait_for_place(struct channel *c, uint32_t client)
 	c->waiting[(c->first + c->waits++) % MAX_DEPTH] = (uint16_t)client;
 }
 
-/* Those who wait ask, as long as there are places. */
+/* Clients that wait ask, as long as there are places. */
 static void ask(struct side *s)
 {
 	struct channel *c = s->state;
@@ -451,7 +451,7 @@ static void recv_far(struct side *s, uint32_t number)
 	const unsigned char *buf = get_far(s, peek(s));
 
 	if (!buf)
-		fail(s, "an entry that nobody sent");
+		fail(s, "an entry that was not sent");
 	check_message(s, buf, message_size(s->job), number);
 	evering_release(c->ev);
 }

@@ -5,7 +5,7 @@
  * behind the interface and the stack's user, in a network namespace of the bench's own; the
  * server of the run has nothing to do.
  *
- *	evnet, tun	frames of an Ethernet type that nobody handles, to the stack; from it
+ *	evnet, tun	frames of an unused Ethernet type, to the stack; from it
  *			those of a packet socket.  evnet by evering_net_send() and _recv(), tun by
  *			a write(2) or read(2) each
  *	-udp		the whole way, of datagrams: from or to a UDP socket

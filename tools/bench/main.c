@@ -2,7 +2,7 @@
 /*
  * evering bench: evering beside other ways between two processes.
  *
- * bench.h tells what there is to measure, run.c how one run is done.  Here is the
+ * bench.h describes what there is to measure, run.c how one run is done.  Here is the
  * method: every round goes through the groups in a random order, and in a group
  * through its cells in a random order, after a raw hand-over of cache lines, the
  * floor.  A value is only compared with those of the same round of its group.  How
@@ -75,7 +75,7 @@ static void take_arm(const struct arm *arm)
 
 static void take_uring(const struct arm *arm, const char *name)
 {
-	/* A weak symbol that nobody has defined. */
+	/* An undefined weak symbol. */
 	if (arm)
 		take_arm(arm);
 	else
@@ -204,7 +204,7 @@ static bool arm_wanted(const struct bench_options *o, const char *name)
 	return !o->arm_count;
 }
 
-/* Each name that was asked for has to be somebody's. */
+/* Each name that was asked for has to be that of an arm. */
 static int check_arms(const struct bench_options *o)
 {
 	uint32_t i, j;
@@ -229,7 +229,7 @@ static int check_arms(const struct bench_options *o)
 		}
 		if (!found)
 			return usage_error("--arms=%s: no such arm: --list "
-					   "tells which there are",
+					   "names those that there are",
 					   printable(o->arms[i]));
 	}
 	return 0;

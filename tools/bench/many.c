@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Arms: many channels of evering under one server thread; many.h tells of the load.
+ * Arms: many channels of evering under one server thread; many.h describes the load.
  *
  * evering-device, evering-memfd: the server's ends are members of a group, whose policy is
  * the cell's.  scan: the same channels, of memfd, looked at one after the other, without

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Arms: many Unix sockets under one server thread; many.h tells of the load.
+ * Arms: many Unix sockets under one server thread; many.h describes the load.
  *
  * uds-epoll-good: the server has one epoll set, level-triggered, so that a socket in which
  * one receive has taken all is not tried again; all that has come of a socket, up to a

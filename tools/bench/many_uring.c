@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Arms: many Unix sockets with io_uring under one server thread; many.h tells of the load.
+ * Arms: many Unix sockets with io_uring under one server thread; many.h describes the load.
  *
  * uds-uring-good: registered files on both sides.  The server has a receive of each socket
  * that goes on by itself (multishot), into buffers that the kernel picks from a ring, and

@@ -148,7 +148,7 @@ static void alone_work(struct side *s, uint64_t ops)
 			__asm__ __volatile__("" : : "r"(a->goes) : "memory");
 		}
 	}
-	/* Done when both are: who answers has more to write. */
+	/* Done when both are: the answering side has more to write. */
 	if ((s->server ? write(s->sock, "", 1) : read(s->sock, &end, 1)) != 1)
 		fail(s, "the other side does not end: %m");
 }

@@ -77,7 +77,7 @@ static const char *title(enum mode mode)
 		"requests in flight, two processes, requests written anew",
 		"one message there and one back",
 		"messages one way",
-		"one message there, and one back when nobody spins any more; CPU of the client",
+		"one message there, and one back when no side spins any more; CPU of the client",
 		"a channel with two arenas made and closed",
 		"messages one way, a call for each, every byte read",
 		"such a message there and one back",

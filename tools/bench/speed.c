@@ -226,7 +226,7 @@ static bool round_trips(void)
 }
 
 /*
- * What callgrind counts: a lot of messages that fits the ring, so nobody waits.
+ * What callgrind counts: a batch of messages that fits the ring, so neither side waits.
  * Unrolled, because the loop is not what is asked for; a quarter of it is counted.
  */
 __attribute__((noinline)) void count_send(struct evering *ev, const void *entry,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Unix sockets: what is to be read and written next; uds.h tells of the two ways.
+ * Unix sockets: what is to be read and written next; uds.h describes the two ways.
  */
 #include <arpa/inet.h>
 #include <stdlib.h>
@@ -105,7 +105,7 @@ static void check_head(struct side *s, const struct conn *c)
 
 	memcpy(&word, c->head, sizeof(word));
 	if (ntohl(word) != (s->server ? PING : PONG))
-		fail(s, "a header that nobody sent");
+		fail(s, "a header that was not sent");
 }
 
 bool conn_done(struct side *s, struct conn *c, size_t bytes)
@@ -251,7 +251,7 @@ static void mux_take(struct side *s, struct mux *m, const unsigned char *frame)
 	memcpy(&head, frame, sizeof(head));
 	if (ntohl(head.word) != (s->server ? PING : PONG) ||
 	    head.client >= s->job->depth)
-		fail(s, "a header that nobody sent");
+		fail(s, "a header that was not sent");
 	if (s->server && s->job->mode >= MODE_RTT)
 		m->number++;
 	check_body(s, frame + sizeof(head), m->number);

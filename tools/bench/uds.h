@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Unix sockets: what is to be read and written next, whoever does it.
+ * Unix sockets: what is to be read and written next, for any way to do it.
  *
  * As the original has it (struct conn): a connection for each logical client; the
  * header, four bytes, and the body are written and read apart.
  *
- * As somebody would who wants it fast (struct mux): one connection for all; frames
+ * As a programmer would who wants it fast (struct mux): one connection for all; frames
  * of a header with the client's number and the body, as many in a writev as are
  * due, and read into one large buffer, as many as have come.
  */

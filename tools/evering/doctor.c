@@ -253,8 +253,8 @@ static void check_memfd(struct doctor *d)
 
 	if (err)
 		report(d, BAD, "memfd",
-		       "use Linux 5.1 or later, outside of what forbids "
-		       "memfd_create(2)",
+		       "use Linux 5.1 or later, outside of a sandbox that "
+		       "forbids memfd_create(2)",
 		       "no memfd that can be sealed: %s", strerror(err));
 	else
 		report(d, OK, "memfd", NULL, "memfds can be sealed");
@@ -399,7 +399,8 @@ static void check_file_size(struct doctor *d)
 		return;
 	report(d, limit.rlim_cur < (1u << 20) ? BAD : WARN, "file size",
 	       "raise it: ulimit -f unlimited",
-	       "RLIMIT_FSIZE lets no half and arena in a memfd be larger than %s",
+	       "RLIMIT_FSIZE is %s: no memfd, of a half and an arena, may be "
+	       "larger",
 	       format_bytes(size, limit.rlim_cur));
 }
 
@@ -450,7 +451,7 @@ static void check_memory(struct doctor *d)
 
 	if (!find_memory(&m)) {
 		report(d, WARN, "memory", "mount proc at /proc",
-		       "/proc/meminfo cannot be read");
+		       "/proc/meminfo is not readable");
 		return;
 	}
 	least = m.left < m.available ? m.left : m.available;
@@ -480,7 +481,7 @@ static void check_call(struct doctor *d, const char *name, long ret,
 	char remedy[160], line[32] = "";
 	int err = ret < 0 ? errno : 0;
 
-	/* Of descriptor -1 all that can be said is that there is none. */
+	/* The call exists if it gets as far as looking at descriptor -1. */
 	if (err == EBADF) {
 		report(d, OK, "call", NULL, "%s is there", name);
 		return;
@@ -522,8 +523,8 @@ static void check_cpus(struct doctor *d)
 		count = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	report(d, count < 2 ? WARN : OK, "CPUs",
 	       count < 2 ?
-		       "two processes cannot both run: wait with the policy "
-		       "'block', never with 'busy'" :
+		       "only one of two processes runs at a time: wait with "
+		       "the policy 'block', never with 'busy'" :
 		       NULL,
 	       "%d for this process", count);
 }
@@ -608,10 +609,10 @@ static void summarize(const struct doctor *d)
 	if (d->json)
 		return;
 	if (d->bad)
-		fprintf(output, "\n%u bad, %u to know of\n", d->bad,
+		fprintf(output, "\n%u bad, %u to know about\n", d->bad,
 			d->warnings);
 	else if (d->warnings)
-		fprintf(output, "\nchannels work; %u to know of\n",
+		fprintf(output, "\nchannels work; %u to know about\n",
 			d->warnings);
 	else
 		fprintf(output, "\nall is well\n");

@@ -87,7 +87,7 @@ static void turn_away(const struct evering *ev)
 	said = true;
 	evering_peer_cred(ev, &pid, &uid, &gid);
 	complain(
-		"user %u (pid %d) is turned away, as others will be: this is for "
+		"user %u (pid %d) is refused, as all others will be: this is for "
 		"user %u alone",
 		uid, pid, (unsigned int)geteuid());
 }
@@ -153,7 +153,7 @@ int meet_connect(const char *path, const struct evering_params *params,
 
 	if (ret || *path != '@' || is_ours(*ev))
 		return ret;
-	complain("at %s another user listens", printable(path));
+	complain("another user listens at %s", printable(path));
 	evering_close(*ev);
 	*ev = NULL;
 	return -EPERM;

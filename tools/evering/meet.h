@@ -31,7 +31,7 @@ int meet_accept(struct evering_listener *listener,
 		struct evering **ev);
 
 /*
- * The same without waiting: -EAGAIN: there is nobody for now.
+ * The same without waiting: -EAGAIN: no client is waiting.
  */
 int meet_take(struct evering_listener *listener,
 	      const struct evering_params *limits, struct evering **ev);

@@ -24,7 +24,7 @@ struct memory {
 	char cgroup[256];
 };
 
-/* False: /proc/meminfo cannot be read.  A cgroup that cannot be seen has no limit. */
+/* False: /proc/meminfo is not readable.  A cgroup that is not visible has no limit. */
 bool find_memory(struct memory *memory);
 
 /* The first line of a small file, without its end; false if there is none. */

@@ -4,12 +4,12 @@
  * as ping(8) does for machines.
  *
  * The other process is a child that answers, or, with --connect, an
- * `evering ping --listen`, which answers many at a time: its channels are a group.  A
- * ping that fits into an entry is one; a larger one lies in the arena, is copied by the
- * other side into its own, and the entry says where.
- * A channel loses nothing and changes no order, so one ping at a time is under way,
- * and one that has no answer by the end is lost because the other side is dead, or
- * stopped.
+ * `evering ping --listen`, which answers many clients at a time: its channels are in a
+ * group.  A ping that fits into an entry is sent as an entry.  A larger one lies in the
+ * arena, the other side copies it into its own arena, and the entry says where it is.
+ *
+ * A channel loses nothing and keeps the order, so one ping at a time is under way.  A ping
+ * that has no answer at the end is lost because the other side is dead or stopped.
  */
 #include <errno.h>
 #include <limits.h>
@@ -260,11 +260,11 @@ static void wake_server(void)
 	evering_group_wake(serving);
 }
 
-/* Says so; returns @ret. */
+/* Complains; returns @ret. */
 static int cannot_take(const struct server *s, int ret)
 {
 	const struct attempt attempt = {
-		.what = "cannot take a peer at",
+		.what = "cannot accept a client at",
 		.path = s->o->listen,
 		.listening = true,
 	};
@@ -295,7 +295,7 @@ static int let_in(struct server *s, struct evering *ev)
 	return 0;
 }
 
-/* Takes a peer, if there is one.  Too many are let in later. */
+/* Accepts a client, if one is waiting.  Those beyond the limits are let in later. */
 static int take_peer(struct server *s)
 {
 	struct evering *ev;
@@ -477,7 +477,7 @@ static int meet(struct pinger *p)
 	return 0;
 }
 
-/* A child that answers no more, because it is stopped, say, does not keep us. */
+/* A child that no longer answers, since it is stopped for example, does not keep us. */
 static void reap_child(struct pinger *p)
 {
 	int status;
@@ -564,7 +564,7 @@ static void show_progress(struct pinger *p)
 	progress_draw(part, text);
 }
 
-/* Now and then: pings that print no lines would not notice that the reader is gone. */
+/* Now and then: pings that print no lines would not notice a reader that has gone. */
 static void look_around(struct pinger *p, int64_t now)
 {
 	if (now < p->look_ns)

@@ -174,7 +174,8 @@ static ssize_t read_input(struct relay *r, unsigned char *to)
 		if (n >= 0)
 			return n;
 		if (errno == EAGAIN)
-			poll(&input, 1, -1); /* somebody made it so */
+			poll(&input, 1,
+			     -1); /* another process made it non-blocking */
 		else if (errno != EINTR)
 			return -errno;
 	}
@@ -288,7 +289,7 @@ static int take_data(struct relay *r, uint32_t n, uint32_t len)
 	int err;
 
 	if (!len || len > r->peer_chunk)
-		return broken("a chunk of an impossible length");
+		return broken("a chunk of an invalid length");
 	data = evering_peer_buffer(
 		r->ev, (uint64_t)(n % r->entries) * r->peer_chunk, len);
 	if (!data)
@@ -453,13 +454,11 @@ static int meet_listening(const struct pipe_options *o, struct evering **ev)
 		.spin_ns = EVERING_SPIN_NS,
 	};
 	const struct attempt came = {
-		.what = "nobody came to",
+		.what = "no process connected to",
 		.path = o->listen,
 		.listening = true,
 	};
-	const struct attempt refused = {
-		.what = "the last one was turned away"
-	};
+	const struct attempt refused = { .what = "the last one was refused" };
 	struct evering_listener *listener;
 	int reason, ret;
 
@@ -574,8 +573,7 @@ static int pipe_command(struct pipe_options *o, int argc, char **argv)
 	if (status >= 0)
 		return status;
 	if (!o->listen == !o->connect)
-		return usage_error(
-			"either --listen or --connect says where to meet");
+		return usage_error("give either --listen or --connect");
 	o->params.slot_size = EVERING_MIN_SLOT;
 	o->params.entries = CHUNKS;
 	o->params.arena_size[EVERING_MINE] = CHUNKS * CHUNK;

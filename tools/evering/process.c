@@ -187,7 +187,7 @@ int close_output(int status)
 	if (flush_output())
 		return status;
 	complain("standard output: %s", output_error == ETIME ?
-						"nobody reads it" :
+						"it has no reader" :
 						strerror(output_error));
 	return status ? status : EXIT_FAILURE;
 }

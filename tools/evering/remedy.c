@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Remedies.  An errno says little: what is looked at here, after the failure, is what
- * it may have come from, so that what is advised helps.
+ * Remedies.  An errno says little.  So after a failure these functions look at what may have
+ * caused it, and advise what helps.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 
 #define REMEDY_LEN 200
 
-/* What one advises where nothing has to be looked at. */
+/* Advice for errors with one cause. */
 static const char *plain_remedy(int error)
 {
 	static const struct {
@@ -29,17 +29,19 @@ static const char *plain_remedy(int error)
 	} remedies[] = {
 		{ ENFILE, "the whole system's limit: raise "
 			  "/proc/sys/fs/file-max" },
-		{ ENODEV, "/dev/evering is not there, or not for this user: "
-			  "'evering doctor' tells, or use --backend=memfd" },
+		{ ENODEV,
+		  "/dev/evering is missing, or this user may not use it: "
+		  "see 'evering doctor', or use --backend=memfd" },
 		{ ENOSPC, "this user's limit of epoll watches: raise "
 			  "/proc/sys/fs/epoll/max_user_watches" },
-		{ ENOTDIR, "part of the path is no folder" },
-		{ EROFS, "use a path in a folder that can be written to" },
+		{ ENOTDIR, "part of the path is not a folder" },
+		{ EROFS, "use a path in a writable folder" },
 		{ EPROTONOSUPPORT, "the two sides speak different versions of "
 				   "the ABI: is one of them an older build?" },
-		{ EPROTO, "what came back does not speak evering" },
+		{ EPROTO, "the other side does not speak evering" },
 		{ ECONNRESET, "the other side went away" },
-		{ EPROTOTYPE, "a program that is not evering's listens there" },
+		{ EPROTOTYPE,
+		  "a program that does not use evering listens there" },
 	};
 	size_t i;
 
@@ -49,7 +51,7 @@ static const char *plain_remedy(int error)
 	return "";
 }
 
-/* The limit on what grows one by one: twice as much helps for a while. */
+/* Descriptors are needed one by one: twice as many help for a while. */
 static void descriptors_remedy(char *buf, size_t size)
 {
 	unsigned long long wanted;
@@ -65,8 +67,8 @@ static void descriptors_remedy(char *buf, size_t size)
 	else
 		snprintf(
 			buf, size,
-			"the limit is %llu, and %llu can be had by 'ulimit -n': "
-			"more is for root to allow",
+			"the limit is %llu, and 'ulimit -n' raises it to %llu: only root "
+			"can allow more",
 			(unsigned long long)limit.rlim_cur,
 			(unsigned long long)limit.rlim_max);
 }
@@ -112,9 +114,9 @@ static void invalid_remedy(const struct attempt *a, char *buf, size_t size)
 	else if (memfd_error())
 		snprintf(
 			buf, size,
-			"memfds cannot be sealed here, which takes Linux 5.1 or "
-			"later and no sandbox that forbids it: 'evering doctor' "
-			"tells");
+			"memfds cannot be sealed here: that takes Linux 5.1 or "
+			"later, and no sandbox that forbids it; see 'evering "
+			"doctor'");
 	else
 		geometry_remedy(a, buf, size);
 }
@@ -152,7 +154,7 @@ static int try_connect(const char *path)
 	return err;
 }
 
-/* Something is there already where a socket was to be. */
+/* Something exists already at the path of the new socket. */
 static void in_use_remedy(const struct attempt *a, char *buf, size_t size)
 {
 	const char *other = a->place_option ? a->place_option : "path";
@@ -160,10 +162,11 @@ static void in_use_remedy(const struct attempt *a, char *buf, size_t size)
 	struct stat st;
 
 	if (!a->path || *a->path == '@' || lstat(a->path, &st))
-		snprintf(buf, size, "somebody listens there: use another %s",
+		snprintf(buf, size,
+			 "another process listens there: use another %s",
 			 other);
 	else if (!S_ISSOCK(st.st_mode))
-		snprintf(buf, size, "it is no socket but %s: use another %s",
+		snprintf(buf, size, "it is not a socket but %s: use another %s",
 			 kind_of(st.st_mode), other);
 	else if (err == ECONNREFUSED)
 		snprintf(buf, size,
@@ -195,7 +198,7 @@ static void missing_remedy(const struct attempt *a, char *buf, size_t size)
 	else
 		snprintf(
 			buf, size,
-			"nobody listens there: start the listening side first");
+			"no process listens there: start the listening side first");
 }
 
 static void refused_remedy(const struct attempt *a, char *buf, size_t size)
@@ -205,16 +208,17 @@ static void refused_remedy(const struct attempt *a, char *buf, size_t size)
 	if (!a->path || *a->path == '@' || stat(a->path, &st))
 		snprintf(
 			buf, size,
-			"nobody listens there: start the listening side first");
+			"no process listens there: start the listening side first");
 	else if (!S_ISSOCK(st.st_mode))
 		snprintf(buf, size,
-			 "it is no socket but %s: nobody can listen "
+			 "it is not a socket but %s: no process can listen "
 			 "there",
 			 kind_of(st.st_mode));
 	else
-		snprintf(buf, size,
-			 "nobody listens there any more: start the listening "
-			 "side again");
+		snprintf(
+			buf, size,
+			"no process listens there any more: start the listening "
+			"side again");
 }
 
 static void denied_remedy(const struct attempt *a, char *buf, size_t size)
@@ -254,7 +258,7 @@ void find_remedy(const struct attempt *a, int err, char *buf, size_t size)
 		if (!a->arena_option)
 			snprintf(buf, size,
 				 "the listening side accepts no "
-				 "channel as large");
+				 "channel of that size");
 		break;
 	case EDQUOT:
 		snprintf(buf, size,
@@ -271,7 +275,7 @@ void find_remedy(const struct attempt *a, int err, char *buf, size_t size)
 					 a->params->arena_size[EVERING_MINE]));
 		else
 			snprintf(buf, size,
-				 "'evering doctor' tells what memory there is");
+				 "'evering doctor' shows what memory there is");
 		break;
 	case EFBIG:
 		getrlimit(RLIMIT_FSIZE, &limit);

@@ -15,14 +15,14 @@
  *	close			->	-EPIPE: exit
  *	wait
  *
- * The control socket lives as long as both: while the server still listens, its end
- * tells it that the client gave up; when the client waits for the server to end,
- * its end tells the client.
+ * The control socket lives as long as both processes.  While the server still listens, the
+ * end of the socket means that the client gave up.  While the client waits for the server to
+ * end, it means that the server did.
  *
  * The client reads files straight into its arena and the server hashes them there,
  * so the channel copies nothing.  A file goes in chunks, one request each, and
  * files follow each other without mixing, so one hash context does.  Neither side
- * believes the other anything: each field that arrives is checked on a copy.
+ * trusts the other: each field that arrives is checked on a copy.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -655,11 +655,11 @@ static void exec_server(const struct options *o, int control)
 	for (i = 0; i < SERVER_ARGS; i++)
 		argv[2 + i] = args[i];
 
-	/* The keyboard's signals are for the client, which tells the server. */
+	/* The keyboard's signals are for the client, which passes the end on. */
 	ignore_end_signals();
 	/*
-	 * Whoever reads the sums sees their end when the client ends.  Closed
-	 * first, so that it takes no descriptor more than there are.
+	 * The reader of the sums sees their end when the client ends, so the server
+	 * has none of them.  Closed first: there may be no descriptor to spare.
 	 */
 	close(STDIN_FILENO);
 	if (open("/dev/null", O_RDWR) != STDIN_FILENO ||
@@ -784,7 +784,7 @@ static int meet_server(struct client *c)
 	}
 	if (evering_peer_cred(c->ev, &pid, &uid, &gid) || uid != geteuid() ||
 	    (pid && pid != c->server)) {
-		complain("somebody else than the server answered at %s",
+		complain("a process other than the server answered at %s",
 			 printable(c->o->socket));
 		return -1;
 	}
@@ -1136,7 +1136,7 @@ static int check_dir(const char *dir)
 	return err;
 }
 
-/* A name that nobody guesses, and that leaves nothing behind. */
+/* An abstract name, which leaves no file behind, and which no other process can guess. */
 static int default_socket(char *name, size_t size)
 {
 	uint64_t random;

@@ -19,7 +19,7 @@
  */
 #define REQUEST_FIRST (1u << 31) /* of a file */
 #define REQUEST_LAST (1u << 30) /* the answer brings the digest */
-#define REQUEST_ABORT (1u << 29) /* forget the file: it cannot be read on */
+#define REQUEST_ABORT (1u << 29) /* forget the file: reading it failed */
 #define REQUEST_TAG 0x00ffffffu
 
 #define UNIT 64u

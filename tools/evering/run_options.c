@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The command line of evering run, and how it says what went wrong: both are about
- * what the options allow.
+ * The command line of evering run, and its error messages: both depend on what the options
+ * allow.
  */
 #include <limits.h>
 #include <stdio.h>

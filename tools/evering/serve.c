@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * The server of evering run: meets the client that started it, hashes what the
- * client sends, in place, and ends with the client.  run.c tells the whole.
+ * client sends, in place, and ends with the client.  run.c describes the whole.
  */
 #include <errno.h>
 #include <limits.h>
@@ -152,7 +152,7 @@ static int serve_requests(struct server *s)
 	}
 }
 
-/* Nobody but the client that started this server; an abstract name lets anybody in. */
+/* Is it the client that started this server?  Any process may connect to an abstract name. */
 static bool is_client(const struct evering *ev, pid_t parent)
 {
 	pid_t pid;
@@ -253,8 +253,8 @@ static int serve(struct server *s)
 	if (ret)
 		return EXIT_FAILURE;
 	/*
-	 * From here on there is nothing to tidy up.  The channel tells when the
-	 * client dies; this is for a client that dies while this side hashes.
+	 * From here on there is nothing to tidy up.  The channel reports a client's
+	 * death; this is for a client that dies while this side hashes.
 	 */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
@@ -281,7 +281,7 @@ int cmd_serve(int argc, char **argv)
 	if (status >= 0)
 		return status;
 	if (o.control < 0 || !o.socket) {
-		complain("'serve' is for 'evering run' to start");
+		complain("'serve' is started by 'evering run' only");
 		return EXIT_USAGE;
 	}
 	fcntl(o.control, F_SETFD, FD_CLOEXEC);

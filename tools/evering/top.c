@@ -2,7 +2,7 @@
 /*
  * evering top: the channels of this machine at work.
  *
- * A channel of the device is found by its descriptors, and fdinfo tells of it.  One
+ * A channel of the device is found by its descriptors, and described by fdinfo.  One
  * of memfds is found in /proc/PID/maps: each side's memory is a memfd that one process
  * maps for writing and the other for reading, so which process writes which memory says
  * which two talk to each other.  The processes have closed the descriptors by then, so
@@ -12,7 +12,7 @@
  * Many channels with one sleeper are shown as one server: top_fold.c.
  *
  * Nothing that is read is trusted: it is copied, and checked as a copy; what is
- * wrong shows as unknown, or as a wrong number.  Nothing is mapped, so that nobody can
+ * wrong shows as unknown, or as a wrong number.  Nothing is mapped, so no process can
  * take memory away from under this program.
  */
 #include <ctype.h>
@@ -463,7 +463,7 @@ static int scan_maps(struct look *look, pid_t pid)
 
 /*
  * How many entries from @released on are in the ring that lies in @half: the stamps
- * are there up to the last one and not beyond, so a few of them tell.
+ * are there up to the last one and not beyond, so a binary search finds it.
  */
 static uint32_t ring_fill(const struct map *half,
 			  const struct evering_geometry *g, uint32_t released)
@@ -516,7 +516,7 @@ static bool fits(const struct map *wa, const struct map *ra,
 	if (a->measured && b->measured &&
 	    memcmp(&a->geometry, &b->geometry, sizeof(a->geometry)) != 0)
 		return false;
-	/* A process that cannot be seen may be any. */
+	/* An unseen process may be any. */
 	if (wa && rb && pid_of(wa) != pid_of(rb))
 		return false;
 	if (ra && wb && pid_of(ra) != pid_of(wb))
@@ -599,7 +599,7 @@ static enum end_state memfd_state(const struct look *look,
 {
 	if (half->closed)
 		return CLOSED;
-	/* If there are processes that cannot be looked into it may be one of them. */
+	/* It may be one of the processes that could not be looked into. */
 	if (!pid)
 		return look->hidden ? UNKNOWN : GONE;
 	return (half->armed_rx | half->armed_tx) & EVERING_ARMED ? ASLEEP :

@@ -28,7 +28,7 @@ enum end_state {
 
 /* What one end says of itself, and what its ring looks like. */
 struct end {
-	pid_t pid; /* 0: nobody that can be seen */
+	pid_t pid; /* 0: no process that can be seen */
 	unsigned int holders; /* processes that have it */
 	char comm[COMM_LEN + 1];
 	enum end_state state;
@@ -44,7 +44,7 @@ struct end {
 	double sent_rate;
 	double rings_rate;
 	double sleeps_rate;
-	double quiet; /* part of the entries that rang nobody */
+	double quiet; /* part of the entries for which no doorbell was rung */
 };
 
 struct channel {
@@ -74,10 +74,10 @@ struct side {
 struct server {
 	bool device;
 	uint64_t group; /* or 0 */
-	pid_t pid; /* 0: nobody that can be seen */
+	pid_t pid; /* 0: no process that can be seen */
 	char comm[COMM_LEN + 1];
 	size_t channels;
-	size_t clients; /* processes, without those that cannot be seen */
+	size_t clients; /* processes that can be seen */
 	struct side side[2]; /* its own, the clients' */
 	double rate;
 	size_t first; /* of its members: for top_fold.c alone */

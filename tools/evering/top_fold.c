@@ -2,9 +2,10 @@
 /*
  * The servers among the channels of evering top.
  *
- * The device says which group an endpoint is in.  Of memfds nobody outside the process
- * knows, nor of endpoints in no group, so there the process stands for the group: one
- * that has many endpoints is a server, and those at the other ends are its clients.  A
+ * The device says which group an endpoint is in.  For
+ * memfds, and for endpoints in no group, only the process itself knows.  There the process
+ * stands for the group: one that has many endpoints is a server, and the processes at the
+ * other ends are its clients.  A
  * client that has several channels at one server is no server for that: a channel counts
  * where there are more.
  */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Arms of evering bench: libraries that carry messages of any length, ZeroMQ, nng, UCX
- * and libfabric, those of them whose headers are there.  ../peer.c tells the protocol;
+ * and libfabric, those of them whose headers are there.  ../peer.c describes the protocol;
  * a run is done as ../run.c does its own, by two processes that are made for it.
  *
  * Each arm sends with one call from private memory, and reads the message where its

@@ -29,7 +29,7 @@ extern const struct arm libfabric_arm __attribute__((weak));
 	}
 
 /*
- * An address of @transport that nobody else has: an abstract name, which vanishes with
+ * An address of @transport that is unique: an abstract name, which vanishes with
  * the sockets.  MODE_RELAY_*: of TCP instead.
  */
 static inline const char *common_address(struct side *s, const char *transport)

@@ -2,13 +2,13 @@
 /*
  * Arms of evering bench: queues between two threads of one process, which spin:
  * ck_ring, DPDK's rte_ring, boost::lockfree::spsc_queue and moodycamel's
- * ReaderWriterQueue, those of them whose headers are there.  ../peer.c tells the
+ * ReaderWriterQueue, those of them whose headers are there.  ../peer.c describes the
  * protocol.
  *
  * An element is as large as the size says, aligned as its user would have it, and
  * holds the same words as evering's messages; each is pushed and popped alone, and
  * the consumer may see it at once.  All have room for RING_ENTRIES elements, and
- * nobody makes a system call.
+ * neither side makes a system call.
  */
 #include <atomic>
 #include <cstdint>

@@ -191,7 +191,7 @@ static void post_serve(struct side *s, struct post *p, uint64_t ops)
 		check(s, "zmq_recv",
 		      zmq_recv(p->router, buf, sizeof(buf), 0) == sizeof(buf));
 		if (which >= p->crowd.channels)
-			fail(s, "a client that nobody is");
+			fail(s, "an unknown client");
 		many_serves(s, &p->crowd, buf, which);
 		check(s, "zmq_send",
 		      zmq_send(p->router, name, sizeof(name), ZMQ_SNDMORE) ==
