@@ -2,10 +2,10 @@
 /*
  * evering.h: talk to another process through shared memory.
  *
- * A channel joins two equal endpoints.  Each direction is a ring of fixed-size
- * entries, and beside the rings each endpoint has an arena for payload, which the
- * peer reads in place.  Sending and receiving are plain loads and stores; the
- * kernel is entered only when somebody sleeps or has to be woken.
+ * A channel joins two equal endpoints.  Each direction is a ring of fixed-size entries,
+ * and beside the rings each endpoint has an arena for payload, which the peer reads in
+ * place.  Sending and receiving are plain loads and stores.  The library enters the
+ * kernel only when one side sleeps or has to be woken.
  *
  * Conventions
  *
@@ -13,20 +13,25 @@
  * - Times are in nanoseconds, relative, on CLOCK_MONOTONIC: EVERING_NOWAIT,
  *   EVERING_WAIT_FOREVER, or a positive number.
  * - Sizes are in bytes.
- * - A signal handler that runs while a call sleeps ends it with -EINTR, whatever
- *   SA_RESTART says.  So does one while it spins under EVERING_ADAPTIVE, but for the
- *   first microseconds, and no handler does under EVERING_BUSY: evering_wake() from
- *   the handler, or evering_pwait(), miss none.  A signal that is ignored ends nothing,
- *   with one exception: if the process has a handler for another signal, one that came
- *   while it was blocked may, in the last microsecond of such a spin or before an
- *   evering_pwait().  On memfd a process that is stopped and goes on (SIGSTOP, SIGTSTP,
- *   a debugger, a freezer) may get -EINTR, too, without any handler: as of
- *   epoll_wait(2).
+ * - A signal handler that runs while a call sleeps ends the call with -EINTR, whatever
+ *   SA_RESTART says.  A handler that runs while the call spins does so too under
+ *   EVERING_ADAPTIVE, except in the first microseconds, and never under EVERING_BUSY.
+ *   evering_pwait(), and evering_wake() from the handler, miss no signal under any
+ *   policy.
+ *
+ * A signal that is ignored ends nothing, with one exception.  If the process has a
+ * handler for another signal, an ignored signal that came while it was blocked may end
+ * a call: in the last microsecond of such a spin, or before an evering_pwait().
+ *
+ * On memfd, a process that is stopped and continues (SIGSTOP, SIGTSTP, a debugger, a
+ * freezer) may get -EINTR without any handler, as from epoll_wait(2).
  *
  * Threads
  *
- * One thread may send while another receives.  That is the whole rule, and the
- * roles are roles: a thread may take over from another if the two synchronize.
+ * One thread may send while another receives.  That is the whole rule.  A role is not
+ * tied to a thread: a thread may take a role over from another one if the two
+ * synchronize.  The same words name the threads after "Context:" below: "the sending
+ * thread" is the one that has the sending role.
  *
  *	role		functions
  *	sending		evering_reserve*, _commit*, _flush, _send*;
@@ -45,9 +50,9 @@
  *			takes everything, and evering_group.h and evering_server.h for
  *			groups and servers
  *
- * A process that was made by fork() has none of the memory of its parent's
- * channels: it must not use them, and may only exec, exit or close them, which the
- * peer does not notice.  Listeners it can use: see evering_accept().
+ * A process made by fork() has none of the memory of its parent's channels.  It must
+ * not use them; it may exec, exit or close them, which the peer does not notice.  It
+ * can use listeners: see evering_accept().
  */
 #ifndef EVERING_H
 #define EVERING_H
@@ -65,8 +70,9 @@
 #define EVERING_API __attribute__((visibility("default")))
 
 /*
- * The version of these headers, three numbers below 1000; evering_version() says the
- * library's.  The Makefile, pkg-config and the packages take theirs from here.
+ * The version of these headers, three numbers below 1000.  evering_version() returns
+ * that of the library.  The Makefile, pkg-config and the packages take theirs from
+ * here.
  *
  *	#if EVERING_VERSION >= EVERING_VERSION_NUMBER(0, 2, 0)
  *
@@ -82,14 +88,15 @@
 			       EVERING_VERSION_PATCH)
 
 /*
- * These are C's headers: what a compiler can be told to say of C++ alone is not for
- * them.  What their macros expand to, in the files of others, has nothing of it.
+ * These are C headers, so warnings that compilers have for C++ alone are switched off
+ * in them.  The code that their macros expand to in a user's file causes none of these
+ * warnings.
  */
 #ifdef __cplusplus
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wold-style-cast"
 #pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
-/* A function evering_peer_cred() beside a struct of that name. */
+/* A function evering_peer_cred() hides a struct of that name. */
 #pragma GCC diagnostic ignored "-Wshadow"
 #define EVERING__NULL nullptr
 extern "C" {
@@ -106,8 +113,8 @@ struct evering_listener;
 
 /**
  * enum evering_backend_id - what a channel is made of
- * @EVERING_BACKEND_AUTO: what $EVERING_BACKEND says ("device" or "memfd"), else
- *	the device if /dev/evering can be opened, else memfd
+ * @EVERING_BACKEND_AUTO: the backend that $EVERING_BACKEND names ("device" or "memfd");
+ *	without it the device if /dev/evering can be opened, else memfd
  * @EVERING_BACKEND_DEVICE: the evering kernel module
  * @EVERING_BACKEND_MEMFD: sealed memfds, eventfds and a Unix socket
  */
@@ -121,7 +128,7 @@ enum evering_backend_id {
  * enum evering_policy - how an endpoint waits
  * @EVERING_ADAPTIVE: spin for a bounded time that adjusts itself, then sleep
  * @EVERING_BLOCK: sleep at once
- * @EVERING_BUSY: spin and never sleep: the lowest latency, for a CPU to itself
+ * @EVERING_BUSY: spin and never sleep: the lowest latency; takes a whole CPU
  */
 enum evering_policy {
 	EVERING_ADAPTIVE = 0,
@@ -130,23 +137,24 @@ enum evering_policy {
 };
 
 /*
- * Beside a policy.
+ * Flags that go with a policy.
  *
  * EVERING_LAZY_RING: for an endpoint of which one thread has both roles.  A send to a
- * peer that sleeps does not ring it: the ring is owed until this side waits (in either
- * role, EVERING_NOWAIT too), calls evering_arm(), evering_flush() or evering_publish(),
- * or closes.  On the device a send and the wait for its answer are one system call
- * then, not two.  Who turns to something else in between flushes first, or the peer
- * sleeps meanwhile.
+ * peer that sleeps does not ring the doorbell at once.  The doorbell is owed until this
+ * side waits (in either role, EVERING_NOWAIT too), calls evering_arm(), evering_flush()
+ * or evering_publish(), or closes.  On the device a send and the wait for its answer
+ * are then one system call instead of two.  A caller that does something else in
+ * between flushes first; otherwise the peer sleeps meanwhile.
  *
- * EVERING_NO_HANDOVER: the peer's thread that a wait rings runs where the scheduler
- * likes, and not on the CPU that the wait gives up (evering(4)).  For two that are to
- * run at the same time all the same.  memfd hands no CPU over.
+ * EVERING_NO_HANDOVER: the scheduler chooses where the peer's thread runs that a wait
+ * wakes.  Without this flag, that thread runs on the CPU that the wait gives up
+ * (evering(4)).  It is for two sides that should run at the same time. memfd hands no
+ * CPU over.
  */
 #define EVERING_LAZY_RING   (1u << 16)
 #define EVERING_NO_HANDOVER (1u << 17)
 
-/* evering_params.flags, beside EVERING_SHARED_ARENA */
+/* evering_params.flags, with EVERING_SHARED_ARENA */
 #define EVERING_POPULATE (1u << 16) /* map the pages of the arenas at once */
 #define EVERING_AWAIT \
 	(1u << 20) /* evering_connect(): the listener may come later */
@@ -157,36 +165,38 @@ enum evering_policy {
 
 /**
  * struct evering_params - how to make, or to accept, a channel
- * @size: sizeof(struct evering_params).  Functions take a shorter struct, of an earlier
- *	version, with the defaults for what it lacks, and a longer one if what this
- *	version does not know is zero
- * @flags: EVERING_SHARED_ARENA: of the channel; EVERING_POPULATE: of this side alone,
- *	so that touching an arena for the first time takes no page faults, each of which
- *	costs several times what copying the page does; EVERING_AWAIT: of
- *	evering_connect() and evering_connect_begin(), which then wait for a listener that
- *	is not there yet; without a meaning elsewhere, and invalid as a limit
- * @slot_size: EVERING_MIN_SLOT..EVERING_MAX_SLOT bytes, a power of two; an entry
- *	is EVERING_STAMP_SIZE less
+ * @size: sizeof(struct evering_params).  Functions accept a shorter struct, of an
+ *	earlier version, and use the defaults for what it lacks.  They accept a longer
+ *	one if the part that this version does not know is zero
+ * @flags: EVERING_SHARED_ARENA: both sides can write both arenas; a property of the
+ *	channel.  EVERING_POPULATE: map the arenas' pages now, on this side alone, so
+ *	that the first touch of a page takes no fault, which costs several times as much
+ *	as a copy of the page.  EVERING_AWAIT: evering_connect() and
+ *	evering_connect_begin() wait for a listener that is not there yet; it has no
+ *	meaning elsewhere and is invalid as a limit
+ * @slot_size: bytes of a slot, EVERING_MIN_SLOT..EVERING_MAX_SLOT, a power of two; an
+ *	entry has EVERING_STAMP_SIZE bytes less
  * @entries: slots of each ring, EVERING_MIN_ENTRIES..EVERING_MAX_ENTRIES, a power
  *	of two
  * @arena_size: bytes of this side's arena and of the peer's, 0..EVERING_MAX_ARENA,
  *	multiples of the page size
  * @backend: enum evering_backend_id
- * @policy: enum evering_policy, of this side, with EVERING_LAZY_RING and
- *	EVERING_NO_HANDOVER or without
- * @spin_ns: the longest that EVERING_ADAPTIVE spins; 0..1,000,000
- * @lanes: of evering_accept(): the most lanes that a client gets in one meeting,
- *	0..EVERING_MAX_LANES, 0 being as good as 1; without a meaning for evering_accept_fd(),
- *	which takes one; elsewhere 0
+ * @policy: enum evering_policy, of this side, optionally with EVERING_LAZY_RING and
+ *	EVERING_NO_HANDOVER
+ * @spin_ns: the longest time that EVERING_ADAPTIVE spins, in nanoseconds, 0..1,000,000
+ * @lanes: for evering_accept(): the most lanes that a client gets in one meeting,
+ *	0..EVERING_MAX_LANES; 0 means 1.  evering_accept_fd() accepts one lane and
+ *	ignores this.  Elsewhere 0
  * @arena_begin: bytes of this side's arena that have memory when the channel is made,
- *	rounded up to pages; the rest gets it when evering_alloc() needs it, never gives it
- *	back, and may be refused it.  EVERING_WHOLE or anything beyond @arena_size: all of
- *	it has, as under EVERING_POPULATE.  The peer's is the peer's matter
+ *	rounded up to pages.  The rest gets memory when evering_alloc() needs it, which
+ *	may be refused; it never gives memory back.  EVERING_WHOLE, or anything beyond
+ *	@arena_size: all of the arena has memory, as under EVERING_POPULATE.  The peer
+ *	decides about its own arena
  *
- * Start from EVERING_PARAMS_INIT.  For evering_accept*(), which follows the
- * connecting side's wishes, @slot_size, @entries and @arena_size are the most that
- * is accepted and EVERING_SHARED_ARENA is, or is not: a client that wishes for more gets
- * -E2BIG; @backend is ignored.
+ * Start from EVERING_PARAMS_INIT.  For evering_accept*() these are limits, because the
+ * connecting side chooses the geometry.  @slot_size, @entries and @arena_size are the
+ * most that is accepted, and EVERING_SHARED_ARENA is accepted only if it is set here.
+ * A client that asks for more gets -E2BIG.  @backend is ignored.
  */
 struct evering_params {
 	uint32_t size;
@@ -216,10 +226,10 @@ struct evering_params {
 	}
 
 /*
- * What EVERING_PARAMS_INIT should be to accept whatever is reasonable.  EVERING_SHARED_ARENA
- * is not: on memfd a stranger could take the memory of both arenas away again and again,
- * and have this side pay for it wherever it reads or writes next.  Nor is a large arena of
- * the peer's: it may be empty, and one entry has this side fill it.
+ * Limits that accept every reasonable channel.  EVERING_SHARED_ARENA is not among them:
+ * on memfd a stranger could take the memory of both arenas away again and again, and
+ * this side would pay for it at its next read or write.  Nor is a large arena of the
+ * peer: it may be empty, and a single entry can make this side fill it.
  */
 #define EVERING_LIMITS_INIT                                                    \
 	{                                                                      \
@@ -232,69 +242,72 @@ struct evering_params {
 /* ------------------------------------------------------------------ meeting */
 
 /**
- * evering_listen - be found at a Unix socket
+ * evering_listen - listen at a Unix socket
  * @path: the socket's path, or "@name" for the abstract name "name"
- * @mode: permissions of the socket file, as for chmod(2), set before anybody can
- *	connect; 0: what the umask leaves.  Abstract names have none.
+ * @mode: permissions of the socket file, as for chmod(2), set before any process can
+ *	connect; 0: 0777 less the umask.  An abstract name has no permissions
  * @listener: out: the listener, for evering_listener_close()
  *
- * A socket file that a dead process left behind is replaced; one that is in use is
- * not.
+ * Replaces a socket file that a dead process left behind, and never one that is in use.
  *
- * Returns 0; -EINVAL: @path is empty; -ENAMETOOLONG: over 107 bytes; -EADDRINUSE:
- * somebody listens there, or something else than a socket lies there; -ENOENT,
- * -EACCES, -EROFS, …: of bind(2); -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: this user has
- * fs.epoll.max_user_watches.  Any thread.
+ * Context: Any thread.
+ * Return: 0; -EINVAL: @path is empty; -ENAMETOOLONG: over 107 bytes; -EADDRINUSE:
+ * another process listens there, or the file is not a socket; -ENOENT, -EACCES, -EROFS,
+ * …: from bind(2); -EMFILE, -ENFILE: no descriptors; -ENOMEM: no memory; -ENOSPC: this
+ * user has reached fs.epoll.max_user_watches.
  */
 EVERING_API int evering_listen(const char *path, mode_t mode,
 			       struct evering_listener **listener);
 
 /**
- * evering_listen_fd - be found at a socket that listens already
- * @fd: a Unix socket of type SOCK_SEQPACKET that listens; the listener's on success,
- *	which closes it with evering_listener_close() and sets FD_CLOEXEC, and O_NONBLOCK
- *	for all who have the same socket; still the caller's on error
+ * evering_listen_fd - listen at a socket that listens already
+ * @fd: a Unix socket of type SOCK_SEQPACKET that listens.  On success it belongs to the
+ *	listener, which sets FD_CLOEXEC, sets O_NONBLOCK for every process that shares
+ *	the socket, and closes it in evering_listener_close().  On error it still
+ *	belongs to the caller
  * @listener: out: the listener, for evering_listener_close()
  *
- * For a socket that a service manager or a parent passes.  Its file is not removed when
- * the listener is closed.  Others may listen at the same socket, and each connection goes
- * to one of them.
+ * For a socket that a service manager or a parent process passes.
+ * evering_listener_close() does not remove its file.  Other listeners may have the same
+ * socket; each connection goes to one of them.
  *
- * Returns 0; -EINVAL: @fd does not listen; -EPROTOTYPE: it is a socket of another kind;
- * -ENOTSOCK, -EBADF: it is no socket, or not open; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: as
- * evering_listen().  Any thread.
+ * Context: Any thread.
+ * Return: 0; -EINVAL: @fd does not listen; -EPROTOTYPE: it is a socket of another type;
+ * -ENOTSOCK, -EBADF: it is not a socket, or not open; -EMFILE, -ENFILE, -ENOMEM,
+ * -ENOSPC: as evering_listen().
  */
 EVERING_API int evering_listen_fd(int fd, struct evering_listener **listener);
 
 /**
- * evering_listen_activated - be found at a socket that the service manager has passed
+ * evering_listen_activated - listen at a socket that the service manager has passed
  * @name: the socket's name among $LISTEN_FDNAMES (FileDescriptorName= in a .socket unit
  *	of systemd); NULL: the first socket
  * @listener: out: the listener, for evering_listener_close()
  *
- * As evering_listen_fd(), with the descriptor that $LISTEN_PID and $LISTEN_FDS tell of, as
- * sd_listen_fds(3) has it.  The variables stay as they are: to be called once for each
+ * As evering_listen_fd(), with the descriptor that $LISTEN_PID and $LISTEN_FDS describe
+ * (sd_listen_fds(3)).  The variables stay as they are, so call this once for each
  * socket.
  *
- * Returns 0; -ENOENT: no such socket was passed, or it was to another process;
- * -EBADMSG: $LISTEN_PID or $LISTEN_FDS is no number; or as evering_listen_fd().  Thread:
- * any, while none changes the environment.
+ * Context: Any thread, while no thread changes the environment.
+ * Return: 0; -ENOENT: no such socket was passed to this process; -EBADMSG: $LISTEN_PID
+ * or $LISTEN_FDS is not a number; or as evering_listen_fd().
  */
 EVERING_API int evering_listen_activated(const char *name,
 					 struct evering_listener **listener);
 
 /**
  * evering_listener_share - another listener at the same socket, for another thread
- * @listener: from evering_listen(), evering_listen_fd() or this
- * @other: out: the other one, for evering_listener_close()
+ * @listener: from evering_listen(), evering_listen_fd(), evering_listen_activated() or
+ *	this function
+ * @other: out: the new listener, for evering_listener_close()
  *
- * Each connection goes to one of the two.  The other has the rules that @listener has
- * now, and one book with it: what a user may have, it may have of both together.  Each
- * counts those that it turns away.  They may be closed in any order; the socket file of
- * evering_listen() goes with the last.
+ * Each connection goes to one of the two.  @other has the admission rules that
+ * @listener has now.  The two count together what each user has; each one counts by
+ * itself the connections that it turns away.  They may be closed in any order, and the
+ * last one removes the socket file of evering_listen().
  *
- * Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: as evering_listen().  Thread: the one
- * that accepts.
+ * Context: The thread that accepts.
+ * Return: 0; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: as evering_listen().
  */
 EVERING_API int evering_listener_share(struct evering_listener *listener,
 				       struct evering_listener **other);
@@ -305,25 +318,27 @@ EVERING_API int evering_listener_share(struct evering_listener *listener,
  * @flags: 0
  * @user_channels: channels that one user may have open with this listener, each lane
  *	counting as one
- * @user_waiting: connections of one user that have not said hello yet
- * @user_bytes: bytes that one user's channels may come to cost this side: of each both
- *	halves and both arenas, as large as they can grow; on the device, where the
- *	connecting side pays for the rest, this side's arena
- * @allow: called for each connection before anything of it is received and anything
- *	for it allocated, with the credentials of its maker as SO_PEERCRED has them;
- *	returns 0: it may say hello; a negative errno: it is turned away, and told so
- *	if that is -EACCES, -EPERM or -EDQUOT.  Called from evering_accept(); must
- *	not call it, nor close the listener.  NULL: everybody may
+ * @user_waiting: connections that one user may have that have not said hello yet
+ * @user_bytes: bytes that one user's channels may cost this side at the most.  A
+ *	channel counts with both halves and both arenas, as large as they can grow; on
+ *	the device, where the connecting side pays for the rest, with this side's arena
+ * @allow: called for each connection, before the library receives anything from it or
+ *	allocates anything for it, with the credentials of SO_PEERCRED.  It returns 0 to
+ *	let the connection say hello, or a negative errno to turn it away; the client is
+ *	told the reason if that is -EACCES, -EPERM or -EDQUOT.  It runs inside
+ *	evering_accept(), and must neither call evering_accept() nor close the listener.
+ *	NULL: every process may connect
  * @context: for @allow
  *
- * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user but root and the one
- * that this process runs as.  A user that would have more channels or bytes is turned away
- * with -EDQUOT, or gets as many lanes as it may still have; one connection more than
- * @user_waiting takes the place of its oldest.
+ * Start from EVERING_ADMISSION_INIT.  The numbers hold for each user except root and
+ * the user that this process runs as.  A user that would have more channels or bytes is
+ * turned away with -EDQUOT, or gets as many lanes as it may still have.  One connection
+ * more than @user_waiting replaces the user's oldest one.
  *
- * A user that does not read its welcomes may have an eighth of this process's RLIMIT_NOFILE
- * under way in them, also after the channels have been closed.  Then it is turned away with
- * -ETOOMANYREFS until it reads one, or closes its end.
+ * The welcome packets that a user has not read hold descriptors, also after their
+ * channels have been closed.  They may hold an eighth of this process's RLIMIT_NOFILE.
+ * A user at that limit is turned away with -ETOOMANYREFS until it reads a packet or
+ * closes its end.
  */
 struct evering_admission {
 	uint32_t size;
@@ -342,14 +357,15 @@ struct evering_admission {
 	}
 
 /**
- * evering_listener_admit - say who may meet a listener
+ * evering_listener_admit - decide who may meet a listener
  * @listener: from evering_listen()
- * @admission: the rules from now on; NULL: EVERING_ADMISSION_INIT, which hold if this
- *	is never called
+ * @admission: the rules from now on; NULL: EVERING_ADMISSION_INIT, the rules of a new
+ *	listener
  *
- * Channels that there are stay, and count.
+ * Existing channels stay open, and count.
  *
- * Returns 0; -EINVAL, -E2BIG: @admission.  Thread: the one that accepts.
+ * Context: The thread that accepts.
+ * Return: 0; -EINVAL, -E2BIG: @admission is invalid, or longer than this version knows.
  */
 EVERING_API int
 evering_listener_admit(struct evering_listener *listener,
@@ -362,28 +378,31 @@ evering_listener_admit(struct evering_listener *listener,
  * @timeout_ns: how long to wait for a peer
  * @ev: out: this side's endpoint, for evering_close()
  *
- * Greets up to 64 connections side by side; each has a second to say hello, and if
- * there are more, the user with most of the places loses its oldest silent one.  A
- * connection that says hello wrongly, asks for too much, is not admitted or runs out of
- * time is turned away, counted, and does not end this call.  The work of one call is
- * bounded, whatever strangers do: with EVERING_NOWAIT by a fixed number of steps, and by
- * one hello, which may come to nothing: -EAGAIN need not mean that nobody is there, and
- * evering_listener_fd() is still readable if somebody is.
+ * Handles up to 64 connections side by side.  Each has one second to say hello.  If
+ * there are more, the user that has most of the places loses its oldest silent
+ * connection.  A connection that sends a wrong hello, asks for too much, is not
+ * admitted or runs out of time is turned away and counted; it does not end this call.
  *
- * In a process made by fork() the listener works as well: each connection goes to one
- * of the processes, and each has its own evering_listener_fd() and its own books.
+ * The work of one call is bounded, whatever strangers do.  With EVERING_NOWAIT the
+ * bound is a fixed number of steps and one hello, which may fail.  So -EAGAIN does not
+ * mean that no client is there; evering_listener_fd() is still readable if one is.
  *
- * The lanes of evering_connect_many() are channels like others: this call returns the first
- * one, and the next calls, whatever their @limits, the others, in their order and at once;
- * evering_listener_fd() polls readable meanwhile.  evering_get_lane() tells which are of
- * one client.
+ * In a process made by fork() the listener works as well.  Each connection goes to one
+ * of the processes, and each process has its own evering_listener_fd() and counts its
+ * users by itself.
  *
- * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
- * @limits or @timeout_ns; -EINTR; -EMFILE, -ENFILE: this side has no descriptors left
- * for one more channel: a client that asks for lanes is turned away instead;
- * -ENOMEM, -ENOSPC: no memory, or watches of epoll, to look after connections.  A client
- * that asks for more memory than there is, or than RLIMIT_FSIZE allows, is turned away.
- * One thread at a time.
+ * The lanes of evering_connect_many() are channels like others.  This call returns the
+ * first one; the next calls return the others, in order and at once, whatever their
+ * @limits.  evering_listener_fd() polls readable meanwhile.  evering_get_lane() tells
+ * which lanes belong to one client.
+ *
+ * Context: One thread at a time.
+ * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no peer in time; -EINVAL, -E2BIG:
+ * @limits or @timeout_ns is invalid; -EINTR: a signal; -EMFILE, -ENFILE: this side has
+ * no descriptors left for one more channel (a client that asks for several lanes is
+ * turned away instead); -ENOMEM, -ENOSPC: no memory, or no epoll watches, for
+ * connections.  A client that asks for more memory than there is, or than RLIMIT_FSIZE
+ * allows, is turned away.
  */
 EVERING_API int evering_accept(struct evering_listener *listener,
 			       const struct evering_params *limits,
@@ -393,93 +412,106 @@ EVERING_API int evering_accept(struct evering_listener *listener,
  * evering_listener_fd - a descriptor for an event loop
  * @listener: from evering_listen()
  *
- * Returns a descriptor that polls readable when evering_accept() with
- * EVERING_NOWAIT has something to do.  It belongs to the listener.  A process made by
- * fork() asks for its own, and may get -EMFILE, -ENFILE, -ENOMEM or -ENOSPC instead.
- * Thread: the one that accepts.
+ * Context: The thread that accepts.
+ * Return: a descriptor that polls readable when evering_accept() with EVERING_NOWAIT
+ * has something to do.  It belongs to the listener.  A process made by fork() calls
+ * this for its own descriptor, and may get -EMFILE, -ENFILE, -ENOMEM or -ENOSPC
+ * instead.
  */
 EVERING_API int evering_listener_fd(struct evering_listener *listener);
 
 /**
- * evering_listener_refused - how many were turned away, and why the last one
+ * evering_listener_refused - count the connections that were turned away
  * @listener: from evering_listen()
- * @error: out: negative errno of the last one, 0 if there was none; may be NULL
+ * @error: out: the negative errno of the last one, 0 if there was none; may be NULL
  *
- * Of the reasons, -EPROTO: not a hello, or wrong descriptors with it;
- * -EPROTONOSUPPORT: another ABI version; -E2BIG: beyond the limits; -EINVAL:
- * an impossible geometry; -ETIMEDOUT: said nothing; -ECONNRESET: went away; -EDQUOT: its
- * user has enough; -EACCES and others: of evering_admission.allow; -ENOMEM, -EFBIG: no
- * memory, or no file so large, for what it asked for; -EMFILE, -ENFILE: no descriptors;
- * -ETOOMANYREFS: too many descriptors are under way, to its user, or from this one.
- * Thread: the one that accepts.
+ * The reasons are -EPROTO: not a hello, or wrong descriptors with it; -EPROTONOSUPPORT:
+ * another ABI version; -E2BIG: beyond the limits; -EINVAL: an invalid geometry;
+ * -ETIMEDOUT: it said nothing; -ECONNRESET: it went away; -EDQUOT: its user has all
+ * that a user may have; -EACCES and others: from evering_admission.allow; -ENOMEM,
+ * -EFBIG: no memory, or no file so large, for the channel; -EMFILE, -ENFILE: no
+ * descriptors; -ETOOMANYREFS: too many descriptors are under way in packets, to its
+ * user or from this one.
+ *
+ * Context: The thread that accepts.
+ * Return: how many were turned away since the listener was made.
  */
 EVERING_API uint64_t
 evering_listener_refused(const struct evering_listener *listener, int *error);
 
 /**
- * evering_listener_close - stop being found
- * @listener: from evering_listen(), or NULL
+ * evering_listener_close - stop listening
+ * @listener: from evering_listen() or another function that makes listeners; NULL: does
+ *	nothing
  *
- * The last one of those that share a socket removes its file, if it is still theirs, and
- * this is the process that made it.  Channels that were accepted live on; lanes that evering_accept() has not
- * returned yet are closed.  Of an abstract socket the name is free afterwards, unless others have
- * the socket, too: for that it may wait, for a second at most.  Thread: alone.
+ * The last of the listeners that share a socket removes its file, if the file is still
+ * theirs and this process made it.  Channels that were accepted live on; lanes that
+ * evering_accept() has not returned yet are closed.  An abstract name is free
+ * afterwards, unless other processes have the socket too; this call may wait for that,
+ * one second at most.
+ *
+ * Context: Alone: no other thread uses it.
  */
 EVERING_API void evering_listener_close(struct evering_listener *listener);
 
 /**
  * evering_connect - meet the listener at a Unix socket
  * @path: as for evering_listen()
- * @params: the channel wished for; NULL: EVERING_PARAMS_INIT
- * @timeout_ns: for all of it
+ * @params: the channel to make; NULL: EVERING_PARAMS_INIT
+ * @timeout_ns: time for the whole meeting
  * @ev: out: this side's endpoint, for evering_close()
  *
- * The connecting side makes the channel and pays for it.  With EVERING_AWAIT in @params
- * it does so at once, and tries to connect until the listener is there or @timeout_ns has
- * passed: again when the directory changes, and after pauses of 1 ms to 1 s (0.1 s at
- * abstract names).  Nor does it give up while the permissions keep it out, which a new
- * listener sets after it has made the file: -EACCES is then for the end of @timeout_ns.
+ * The connecting side makes the channel and pays for its memory.
  *
- * Where the listener serves somebody else first, or turns this side away because its hello
- * was held up for a second, this call connects again, as long as @timeout_ns lasts.
+ * With EVERING_AWAIT in @params, this call makes the channel at once and tries to
+ * connect until the listener is there or @timeout_ns has passed.  It tries again when
+ * the directory changes, and after pauses of 1 ms to 1 s (0.1 s for abstract names).
+ * It also tries again after -EACCES, because a new listener sets the permissions after
+ * it has made the file; -EACCES is then returned at the end of @timeout_ns.
  *
- * Returns 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND is invalid; -E2BIG:
- * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: over 107
- * bytes; -ENOENT, -ECONNREFUSED: of connect(2), without EVERING_AWAIT; -EACCES, -EPERM: of connect(2), or not
- * admitted by the listener; -EPROTONOSUPPORT: the listener speaks other versions of the
- * ABI; -EPROTO: it does not speak evering, or could not make its part; -ECONNRESET: it
- * went away; -EAGAIN (EVERING_NOWAIT),
- * -ETIMEDOUT: it was not fast enough; -EINTR; -EMFILE, -ENFILE: no descriptors; -ENOMEM:
- * no memory on either side, a memory cgroup's limit included; -EDQUOT: a quota of the
- * module, or what the listener lets a user have; -ENOBUFS: no memory for a packet;
- * -ETOOMANYREFS: too many descriptors under way in packets, on either side, for a second
- * or all of @timeout_ns if they are the listener's; -EFBIG: an arena beyond
- * RLIMIT_FSIZE of its side, which counts for memfds; -ENODEV: the device was asked for
- * and is not there.  Any thread.
+ * If the listener serves another client first, or turns this side away because its
+ * hello was late by a second, this call connects again, as long as @timeout_ns lasts.
+ *
+ * Context: Any thread.
+ * Return: 0; -EINVAL: @params, @timeout_ns or $EVERING_BACKEND is invalid; -E2BIG:
+ * beyond EVERING_MAX_*, or beyond what the listener accepts; -ENAMETOOLONG: @path has
+ * over 107 bytes; -ENOENT, -ECONNREFUSED: from connect(2), without EVERING_AWAIT;
+ * -EACCES, -EPERM: from connect(2), or not admitted by the listener; -EPROTONOSUPPORT:
+ * the listener speaks other versions of the ABI; -EPROTO: it does not speak evering, or
+ * could not make its part; -ECONNRESET: it went away; -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: it did not answer in time; -EINTR: a signal; -EMFILE, -ENFILE: no
+ * descriptors; -ENOMEM: no memory on either side, a memory cgroup's limit included;
+ * -EDQUOT: a quota of the module, or of the listener for a user; -ENOBUFS: no memory
+ * for a packet; -ETOOMANYREFS: too many descriptors were under way in packets, on
+ * either side, for a second (for all of @timeout_ns if they are the listener's);
+ * -EFBIG: an arena is beyond RLIMIT_FSIZE of its side, which counts for memfds;
+ * -ENODEV: the caller asked for the device, which is not there.
  */
 EVERING_API int evering_connect(const char *path,
 				const struct evering_params *params,
 				int64_t timeout_ns, struct evering **ev);
 
 /**
- * evering_connect_many - meet a listener for a channel a thread
+ * evering_connect_many - meet a listener for several channels at once
  * @path: as for evering_listen()
- * @params: each of the channels wished for; NULL: EVERING_PARAMS_INIT
+ * @params: the channels to make, each of them; NULL: EVERING_PARAMS_INIT
  * @count: how many, 1..EVERING_MAX_LANES
- * @timeout_ns: for all of it
+ * @timeout_ns: time for the whole meeting
  * @ev: out: this side's endpoints, each for evering_close(); room for @count
  *
- * As evering_connect(), for several channels in one meeting: lanes.  All of them have the
- * same geometry and the same peer, and from then on each is a channel like others, with
- * threads, an end and a death of its own: evering_close() ends that lane only, and a thread
- * that stops or ends, in whatever way, delays none but its own, which stays open until it
- * is closed or the process ends.
+ * As evering_connect(), for several channels in one meeting: lanes.  All lanes have the
+ * same geometry and the same peer.  Each is a channel like others, with its own threads
+ * and its own end: evering_close() ends that lane only.  A thread that stops or ends,
+ * in whatever way, delays only its own lane, which stays open until it is closed or the
+ * process ends.
  *
- * The listener grants as many as its limits and the user's allow, which may be fewer than
- * @count and are at least one.  This side makes, and pays for, all of them until it knows.
+ * The listener grants as many lanes as its limits and those of the user allow: at least
+ * one, perhaps fewer than @count.  Until it answers, this side makes and pays for all
+ * of them.
  *
- * Returns how many there are now in @ev, 1..@count; -EINVAL: @count is 0; -E2BIG: it is
- * beyond EVERING_MAX_LANES; else as evering_connect(), and there are none.  Any thread.
+ * Context: Any thread.
+ * Return: the number of endpoints in @ev, 1..@count; -EINVAL: @count is 0; -E2BIG:
+ * @count is beyond EVERING_MAX_LANES; else as evering_connect(), and @ev has none.
  */
 EVERING_API int evering_connect_many(const char *path,
 				     const struct evering_params *params,
@@ -490,19 +522,20 @@ EVERING_API int evering_connect_many(const char *path,
  * evering_connect_begin - begin to meet the listener at a Unix socket
  * @path: as for evering_listen()
  * @params: as for evering_connect()
- * @timeout_ns: for all of it from now on, not EVERING_NOWAIT
+ * @timeout_ns: time for the whole meeting from now on, not EVERING_NOWAIT
  * @c: out: for evering_connecting_close()
  *
- * evering_connect() for event loops: no call of it waits for the other side.  This one
- * makes the channel; evering_connecting_step() does the rest, the first time at once.
+ * evering_connect() for event loops: none of these calls waits for the other side.
+ * This one makes the channel.  evering_connecting_step() does the rest; call it the
+ * first time at once.
  *
  *	evering_connect_begin(path, NULL, SECOND, &c);
  *	while ((ret = evering_connecting_step(c, &ev)) == -EAGAIN)
  *		... until evering_connecting_fd(c) is readable ...
  *	evering_connecting_close(c);
  *
- * Returns 0; or as evering_connect(), without what the other side has to do with.  Any
- * thread.
+ * Context: Any thread.
+ * Return: 0; or as evering_connect(), without the errors that the other side causes.
  */
 EVERING_API int evering_connect_begin(const char *path,
 				      const struct evering_params *params,
@@ -510,17 +543,18 @@ EVERING_API int evering_connect_begin(const char *path,
 				      struct evering_connecting **c);
 
 /**
- * evering_connect_begin_many - begin to meet a listener for a channel a thread
+ * evering_connect_begin_many - begin to meet a listener for several channels
  * @path: as for evering_listen()
  * @params: as for evering_connect_many()
  * @count: as for evering_connect_many()
- * @timeout_ns: for all of it from now on, not EVERING_NOWAIT
+ * @timeout_ns: time for the whole meeting from now on, not EVERING_NOWAIT
  * @c: out: for evering_connecting_close()
  *
- * As evering_connect_begin(), but the steps are those of evering_connecting_step_many().
+ * As evering_connect_begin(), with evering_connecting_step_many() for the steps.
  *
- * Returns 0; or as evering_connect_many(), without what the other side has to do with.
- * Any thread.
+ * Context: Any thread.
+ * Return: 0; or as evering_connect_many(), without the errors that the other side
+ * causes.
  */
 EVERING_API int evering_connect_begin_many(const char *path,
 					   const struct evering_params *params,
@@ -532,93 +566,119 @@ EVERING_API int evering_connect_begin_many(const char *path,
  * evering_connecting_fd - a descriptor for an event loop
  * @c: from evering_connect_begin() or evering_connect_begin_many()
  *
- * Returns a descriptor that polls readable when evering_connecting_step() has something to
- * do, be it that the time is up; or -EMFILE, -ENFILE, -ENOMEM, -ENOSPC; -EINVAL: in a
- * process that fork(2) has made after evering_connect_begin().  It is always the same
- * one, belongs to @c, and is closed with it.  Thread: one at a time for each @c.
+ * Context: One thread at a time for each @c.
+ * Return: a descriptor that polls readable when evering_connecting_step() has something
+ * to do, the end of the time included; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: no
+ * descriptors, memory or epoll watches; -EINVAL: in a process that fork(2) has made
+ * after evering_connect_begin().  It is always the same descriptor, belongs to @c, and
+ * is closed with it.
  */
 EVERING_API int evering_connecting_fd(struct evering_connecting *c);
 
 /**
- * evering_connecting_step - go on with it as far as it goes without waiting
+ * evering_connecting_step - continue a meeting as far as possible without waiting
  * @c: from evering_connect_begin()
  * @ev: out: this side's endpoint, for evering_close()
  *
- * Returns 0; -EAGAIN: not yet; else it has failed, as evering_connect() does.  After
- * anything but -EAGAIN all that is left to do is evering_connecting_close(), and
- * another step is -EINVAL.  So is one in a process that fork(2) has made after
- * evering_connect_begin().  Thread: one at a time for each @c.
+ * Context: One thread at a time for each @c.
+ * Return: 0; -EAGAIN: not yet; else the meeting has failed, with an error of
+ * evering_connect().  After any result but -EAGAIN, call evering_connecting_close();
+ * another step returns -EINVAL.  So does a step in a process that fork(2) has made
+ * after evering_connect_begin().
  */
 EVERING_API int evering_connecting_step(struct evering_connecting *c,
 					struct evering **ev);
 
 /**
- * evering_connecting_step_many - the same for several channels
+ * evering_connecting_step_many - continue a meeting for several channels
  * @c: from evering_connect_begin_many()
  * @ev: out: this side's endpoints, each for evering_close(); room for as many as were
- *	wished for
+ *	asked for
  *
- * Returns how many there are now in @ev, at least 1; else as evering_connecting_step().
- * Each of the two steps is -EINVAL for the other's @c.  Thread: one at a time for each @c.
+ * Context: One thread at a time for each @c.
+ * Return: the number of endpoints in @ev, at least 1; else as
+ * evering_connecting_step().  Each of the two functions returns -EINVAL for a @c of the
+ * other.
  */
 EVERING_API int evering_connecting_step_many(struct evering_connecting *c,
 					     struct evering **ev);
 
 /**
- * evering_connecting_close - end it, however far it is
- * @c: from evering_connect_begin() or evering_connect_begin_many(), or NULL
+ * evering_connecting_close - end a meeting, at any stage
+ * @c: from evering_connect_begin(), evering_connect_begin_many() or
+ *	evering_replace_begin(); NULL: does nothing
  *
- * Endpoints that a step has returned live on.  Thread: alone.
+ * Endpoints that a step has returned live on.
+ *
+ * Context: Alone: no other thread uses it.
  */
 EVERING_API void evering_connecting_close(struct evering_connecting *c);
 
 /**
- * evering_connect_fd, evering_accept_fd - meet over a socket that is there already
- * @fd: a connected Unix socket of type SOCK_SEQPACKET, of socketpair(2) for
- *	instance, with nothing in it; the endpoint's on success, which sets FD_CLOEXEC;
- *	still the caller's on error, with that perhaps set and its packets dropped
+ * evering_connect_fd - make a channel over a connected socket
+ * @fd: a connected Unix socket of type SOCK_SEQPACKET, from socketpair(2) for instance,
+ *	with nothing in it.  On success it belongs to the endpoint, which sets
+ *	FD_CLOEXEC.  On error it still belongs to the caller, perhaps with FD_CLOEXEC
+ *	set and its packets dropped
  * @params: as for evering_connect()
- * @limits: as for evering_accept()
- * @timeout_ns: for all of it
+ * @timeout_ns: time for the whole meeting
  * @ev: out: this side's endpoint, for evering_close()
  *
- * For a parent and its child, or where somebody else knows how to connect.  One
- * side calls the one, the other side the other.  Whoever wishes for lanes gets one here.
+ * For a parent and its child, or for callers that connect in their own way.  One side
+ * calls this, the other side calls evering_accept_fd().  The result is a single lane.
  *
- * Returns as evering_connect(); evering_accept_fd() also the reasons of
- * evering_listener_refused().  -ENOTSOCK, -EPROTOTYPE: wrong @fd.  Any thread.
+ * Context: Any thread.
+ * Return: as evering_connect(); -ENOTSOCK, -EPROTOTYPE: @fd is not such a socket.
  */
 EVERING_API int evering_connect_fd(int fd, const struct evering_params *params,
 				   int64_t timeout_ns, struct evering **ev);
+
+/**
+ * evering_accept_fd - accept a channel over a connected socket
+ * @fd: as for evering_connect_fd()
+ * @limits: as for evering_accept()
+ * @timeout_ns: time for the whole meeting
+ * @ev: out: this side's endpoint, for evering_close()
+ *
+ * The other side of evering_connect_fd().  A client that asks for several lanes gets one.
+ *
+ * Context: Any thread.
+ * Return: as evering_connect_fd(), or a reason of evering_listener_refused().
+ */
 EVERING_API int evering_accept_fd(int fd, const struct evering_params *limits,
 				  int64_t timeout_ns, struct evering **ev);
 
 /**
- * evering_open_fd - open an end of a channel that a kernel module has
- * @fd: what the module's driver gave for it; stays the caller's, who may close it at once
- * @params: policy, spin_ns, flags and arena_begin; the rest is as the module made it; NULL
- *	for the defaults of evering_accept()
+ * evering_open_fd - open an endpoint of a channel with a kernel module
+ * @fd: the descriptor that the module's driver gave for it; it still belongs to the
+ *	caller, who may close it at once
+ * @params: policy, spin_ns, flags and arena_begin count; the module has chosen the
+ *	rest; NULL: the defaults of evering_accept()
  * @ev: the endpoint
  *
- * There is nobody to meet: the module is there from the start.  One process at a time, as
- * any endpoint of the device; the peer has no credentials.
+ * There is no meeting, because the module is there from the start.  One process at a
+ * time has the endpoint, as with any endpoint of the device.  The peer has no
+ * credentials.
  *
- * Returns 0; -EINVAL, -E2BIG: @params; -EBADF; -EPROTO: no endpoint of the device, one that was
- * opened before, or not the end that modules give away; -EPROTONOSUPPORT: a module of another version;
- * -ENOMEM, -EMFILE, -ENFILE, -EDQUOT.  Any thread.
+ * Context: Any thread.
+ * Return: 0; -EINVAL, -E2BIG: @params is invalid; -EBADF: @fd is not open; -EPROTO: it
+ * is not an endpoint of the device, was opened before, or is not the endpoint that
+ * modules give away; -EPROTONOSUPPORT: the module has another version; -ENOMEM,
+ * -EMFILE, -ENFILE, -EDQUOT: as evering_connect().
  */
 EVERING_API int evering_open_fd(int fd, const struct evering_params *params,
 				struct evering **ev);
 
 /**
  * evering_pair - both endpoints of a new channel, in one process
- * @params: the channel wished for, A being this side; NULL: EVERING_PARAMS_INIT
+ * @params: the channel to make, seen from A; NULL: EVERING_PARAMS_INIT
  * @ev: out: A and B, each for evering_close()
  *
  * For two threads, and for tests.
  *
- * Returns 0; -EINVAL, -E2BIG: @params, $EVERING_BACKEND; -EMFILE, -ENFILE, -ENOMEM,
- * -EDQUOT, -EFBIG, -ENODEV: as evering_connect().  Any thread.
+ * Context: Any thread.
+ * Return: 0; -EINVAL, -E2BIG: @params or $EVERING_BACKEND is invalid; -EMFILE, -ENFILE,
+ * -ENOMEM, -EDQUOT, -EFBIG, -ENODEV: as evering_connect().
  */
 EVERING_API int evering_pair(const struct evering_params *params,
 			     struct evering *ev[2]);
@@ -627,39 +687,44 @@ EVERING_API int evering_pair(const struct evering_params *params,
  * evering_close - leave a channel
  * @ev: endpoint, or NULL
  *
- * The peer can still receive what was sent, and is told that this side has closed
- * it (EVERING_PEER_CLOSED).  Unmaps everything: pointers into the rings and the
- * arenas are void.  In a process made by fork() it frees that one's copies of memory
- * and descriptors, and the channel goes on.  Thread: alone.
+ * The peer can still receive what was sent, and its evering_peer() returns
+ * EVERING_PEER_CLOSED.  This unmaps everything: pointers into the rings and the arenas
+ * become invalid.  In a process made by fork() it frees that process's copies of memory
+ * and descriptors, and the channel continues.
+ *
+ * Context: Alone: no other thread uses it.
  */
 EVERING_API void evering_close(struct evering *ev);
 
 /* --------------------------------------------------------------------- relays */
 
 /**
- * evering_relay - stand in for a process elsewhere
+ * evering_relay - represent a process on another machine
  * @ev: endpoint
  *
- * For who receives here what another process is to have, and sends what that one has sent.
- * If this process dies from now on, its peer has EVERING_PEER_RELAY_DIED and not
- * EVERING_PEER_DIED.  To be called before anything is received or sent.
+ * For a process that passes on what it receives here to another process, and sends here
+ * what that process has sent.  If the relay dies from now on, its peer sees
+ * EVERING_PEER_RELAY_DIED instead of EVERING_PEER_DIED.  Call this before anything is
+ * received or sent.
  *
- * What a relay takes from the ring it keeps there until the other process is done with it
- * (evering_look_ahead()), takes up before it passes it on (evering_begin()), and, when that
- * process has gone, releases and takes up what that one had, so that evering_fate() is as
- * exact as between two on one machine.
+ * A relay keeps entries in the ring until the other process is done with them
+ * (evering_look_ahead()), and takes them up before it passes them on (evering_begin()).
+ * When that process has gone, the relay releases and takes up what that process had.
+ * Then evering_fate() is as exact as between two processes on one machine.
  *
- * Thread: both roles.
+ * Context: The thread that has both roles.
  */
 EVERING_API void evering_relay(struct evering *ev);
 
 /**
- * evering_close_as - leave a channel as the process elsewhere has left it
+ * evering_close_as - leave a channel the way a process on another machine has left it
  * @ev: endpoint, or NULL
- * @how: what the peer's evering_peer() is to say: EVERING_PEER_CLOSED, as evering_close();
- *	EVERING_PEER_DIED, _LOST or _RELAY_DIED
+ * @how: what the peer's evering_peer() returns from now on: EVERING_PEER_CLOSED, as
+ *	after evering_close(); EVERING_PEER_DIED, EVERING_PEER_LOST or
+ *	EVERING_PEER_RELAY_DIED
  *
- * Returns 0; -EINVAL: @how, and nothing has happened.  Thread: alone.
+ * Context: Alone: no other thread uses it.
+ * Return: 0; -EINVAL: @how is invalid, and nothing has happened.
  */
 EVERING_API int evering_close_as(struct evering *ev, int how);
 
@@ -670,40 +735,44 @@ EVERING_API int evering_close_as(struct evering *ev, int how);
 /**
  * evering_wait - wait until there is something to do
  * @ev: endpoint
- * @what: EVERING_RX: an entry; EVERING_TX: space for one; or both.  With
- *	EVERING_FLUSH: evering_flush() first, in the same system call where that
- *	can be
- * @timeout_ns: how long, at the most
+ * @what: EVERING_RX: for an entry; EVERING_TX: for room for one; or both.  With
+ *	EVERING_FLUSH: evering_flush() first, in the same system call where possible
+ * @timeout_ns: the longest time to wait
  *
- * As the endpoint's policy says, publishes and flushes as needed before it sleeps.
+ * Waits by the endpoint's policy.  Publishes and flushes as needed before it sleeps.
  *
- * Returns those of EVERING_RX and EVERING_TX of @what that are ready, at least one;
- * -EAGAIN: none, and @timeout_ns was EVERING_NOWAIT; -ETIMEDOUT: none in time;
- * -EPIPE: the peer is gone, and with it any hope of space, and of entries once
- * those in the ring are received; -EPROTO: the peer broke the rules, the channel
- * is of no more use; -EINTR: a signal handler ran, or evering_wake() was called, as the
- * conventions above say; -EINVAL: @what or @timeout_ns.
+ * With EVERING_NOWAIT only one call in many makes a system call, which finds out
+ * whether the peer is still alive.
  *
- * EVERING_NOWAIT makes no system call but for one in many calls, which finds out
- * whether the peer still lives.  Thread: the roles of @what.
+ * Context: The threads that have the roles of @what.
+ * Return: the flags of @what that are ready, EVERING_RX, EVERING_TX or both; -EAGAIN:
+ * none is, and @timeout_ns was EVERING_NOWAIT; -ETIMEDOUT: none in time; -EPIPE: the
+ * peer is gone, so there is no more room, and no more entries once those in the ring
+ * are received; -EPROTO: the peer broke the rules, and the channel cannot be used any
+ * more; -EINTR: a signal handler ran, as the conventions above describe, or
+ * evering_wake() was called; -EINVAL: @what or @timeout_ns is invalid.
  */
 EVERING_API int evering_wait(struct evering *ev, unsigned int what,
 			     int64_t timeout_ns);
 
 /**
- * evering_pwait - evering_wait() with other signals let in, as ppoll(2)
+ * evering_pwait - evering_wait() with another signal mask, as ppoll(2)
  * @ev: endpoint
  * @what: as for evering_wait()
  * @timeout_ns: as for evering_wait()
- * @sigmask: the signals that are blocked while this waits; NULL: those that are anyway
+ * @sigmask: the signals that are blocked during the wait; NULL: those that are blocked
+ *	now
  *
- * For callers that block a signal, look at what its handler has left, and wait: with the
- * signal let in here, and nowhere else, none is slept over.  It ends the wait within
- * some tens of microseconds (a millisecond under EVERING_BUSY) even while that spins.
+ * For callers that block a signal, look at what its handler has left, and wait.  If the
+ * signal is unblocked only here, the wait misses none.  The signal ends the wait within
+ * some tens of microseconds (a millisecond under EVERING_BUSY), even while the wait
+ * spins.
  *
- * Declared where <signal.h> has sigset_t, which takes _POSIX_C_SOURCE or the like.
+ * Declared only if <signal.h> declares sigset_t, which needs _POSIX_C_SOURCE or the
+ * like.
  *
- * Returns as evering_wait().  Thread: the roles of @what.
+ * Context: The threads that have the roles of @what.
+ * Return: as evering_wait().
  */
 #ifdef SIG_BLOCK
 EVERING_API int evering_pwait(struct evering *ev, unsigned int what,
@@ -711,41 +780,46 @@ EVERING_API int evering_pwait(struct evering *ev, unsigned int what,
 #endif
 
 /**
- * evering_wake - end a wait of this process
+ * evering_wake - end a wait in this process
  * @ev: endpoint
  * @what: the roles whose wait to end: EVERING_RX, EVERING_TX or both
  *
- * The wait that a thread is in, in one of these roles, ends with -EINTR, whether it spins
- * or sleeps; if there is none, the next one does that would have to wait.  Any number of
- * calls before that end one.  A loop that sleeps in evering_fd() is woken as well.
+ * If a thread waits in one of these roles, spinning or asleep, its wait ends with
+ * -EINTR.  If none waits, the next call that would have to wait ends so.  Any number of
+ * calls before that end a single wait.  A loop that sleeps on evering_fd() is woken as
+ * well.
  *
- * Returns 0; -EINVAL: @what.  Any thread; async-signal-safe.  The endpoint must stay open
- * until it has returned.
+ * Context: Any thread; async-signal-safe.
+ * Return: 0; -EINVAL: @what is invalid.  The endpoint must stay open until this has
+ * returned.
  */
 EVERING_API int evering_wake(struct evering *ev, unsigned int what);
 
 /**
- * evering_want_room - how much room is worth being told of
+ * evering_want_room - set how much room EVERING_TX means
  * @ev: endpoint, without a table of operations
- * @count: entries, 1..entries
+ * @count: entries, from 1 to the entries of the ring
  *
- * From now on EVERING_TX means, for evering_wait(), evering_arm() and groups, that there is
- * room for @count entries and not only for one.  evering_room() says what there is.
+ * From now on EVERING_TX means room for @count entries, instead of one, in
+ * evering_wait(), evering_arm() and groups.  evering_room() returns the room that there
+ * is.
  *
- * Returns 0; -EINVAL: @count, or @ev has a table.  Sending thread.
+ * Context: The sending thread.
+ * Return: 0; -EINVAL: @count is invalid, or @ev has a table of operations.
  */
 EVERING_API int evering_want_room(struct evering *ev, uint32_t count);
 
 /**
- * evering_publish - tell the peer now what was released
+ * evering_publish - show the peer now what was released
  * @ev: endpoint
  *
- * The peer is otherwise told each quarter ring, and before this side waits on the same
- * channel.  Whoever stops receiving here to wait for something else, another channel or
- * a lock, calls this first: else the peer may wait for room that there is.  If the peer
- * sleeps for want of it, it is woken.
+ * Without this call, this side publishes its position every quarter ring, and before it
+ * waits on the same channel.  A receiver that stops to wait for something else, another
+ * channel or a lock, calls this first; otherwise the peer may wait for room that
+ * exists.  A peer that sleeps for lack of room is woken.
  *
- * Returns 0.  Thread: receiving.
+ * Context: The receiving thread.
+ * Return: 0.
  */
 EVERING_API int evering_publish(struct evering *ev);
 
@@ -753,37 +827,41 @@ EVERING_API int evering_publish(struct evering *ev);
  * evering_fd - a descriptor for an event loop
  * @ev: endpoint
  *
- * For poll, epoll (level- or edge-triggered) and io_uring.  Before every sleep of
- * the loop call evering_arm(); then poll it for evering_events() of what was armed:
- * it becomes ready when that is there, or the peer is gone.  While nothing is armed
- * it may be ready or not.  It belongs to the endpoint: add it and poll it, but do
- * not read, write or close it.  On memfd it is an epoll set itself, and so cannot
- * be added with EPOLLEXCLUSIVE.  Take it out of the loop before evering_close(): a child
- * that this process makes, as evering_accept() and evering_connect() in another thread
- * do for a moment, has a copy that keeps it there.
+ * For poll, epoll (level- or edge-triggered) and io_uring.  Before every sleep of the
+ * loop, call evering_arm(); then poll the descriptor for evering_events() of what was
+ * armed.  It becomes ready when that is there, or when the peer is gone.  While nothing
+ * is armed it may be ready or not.
  *
- * Returns the descriptor; -EBUSY: a member of a group; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC:
- * on memfd, this user has fs.epoll.max_user_watches.  Any thread.
+ * The descriptor belongs to the endpoint: add it and poll it, but do not read, write or
+ * close it.  On memfd it is an epoll set itself, so it cannot be added with
+ * EPOLLEXCLUSIVE.  Take it out of the loop before evering_close().  A child process has
+ * a copy that keeps it in the loop, and evering_accept() and evering_connect() in
+ * another thread make a child for a moment.
+ *
+ * Context: Any thread.
+ * Return: the descriptor; -EBUSY: @ev is a member of a group; -EMFILE, -ENFILE: no
+ * descriptors; -ENOMEM: no memory; -ENOSPC: on memfd, this user has reached
+ * fs.epoll.max_user_watches.
  */
 EVERING_API int evering_fd(struct evering *ev);
 
 /**
- * evering_events - what to poll evering_fd() for
+ * evering_events - the events to poll evering_fd() for
  * @ev: endpoint
  * @what: what is armed: EVERING_RX, EVERING_TX or both
  *
- * For EVERING_RX it is always POLLIN alone; for EVERING_TX it is POLLOUT on the
- * device, and on memfd, whose descriptor knows no other kind of ready, POLLIN.
+ * For EVERING_RX they are always POLLIN alone.  For EVERING_TX they are POLLOUT on the
+ * device, and POLLIN on memfd, whose descriptor has no other event.
  *
- * Returns events for poll(2), which are those of epoll(7) as well.  Any thread.
+ * Context: Any thread.
+ * Return: events for poll(2); those of epoll(7) have the same values.
  */
 EVERING_API short evering_events(const struct evering *ev, unsigned int what);
 
 /**
  * evering_arm - ask to be woken through evering_fd()
  * @ev: endpoint
- * @what: EVERING_RX: when there is an entry; EVERING_TX: when there is space;
- *	or both
+ * @what: EVERING_RX: when there is an entry; EVERING_TX: when there is room; or both
  *
  *	for (;;) {
  *		while (evering_recv(ev, &entry, sizeof(entry), EVERING_NOWAIT) == 0)
@@ -795,33 +873,35 @@ EVERING_API short evering_events(const struct evering *ev, unsigned int what);
  *			epoll_wait(epoll_fd, events, 1, -1);
  *	}
  *
- * Publishes what was released; for EVERING_TX also flushes, since a full ring is not
- * drained by a receiver that nobody has woken.  For EVERING_RX alone it flushes nothing: a
- * caller that has sent calls evering_flush() first.  What was armed before need not be
+ * Publishes what was released.  For EVERING_TX it also flushes, because a receiver that
+ * sleeps does not drain a full ring.  For EVERING_RX alone it does not flush: a caller
+ * that has sent calls evering_flush() first.  What was armed before need not be
  * disarmed first.
  *
- * Returns 0: nothing is there, and the descriptor will tell; those of @what that
- * are ready, and then nothing is armed; -EPIPE, -EPROTO: as evering_wait();
- * -EINVAL: @what; -EBUSY: a member of a group.  Thread: the roles of @what.
+ * Context: The threads that have the roles of @what.
+ * Return: 0: nothing is ready, and the descriptor becomes ready when something is; the
+ * flags of @what that are ready, and then nothing is armed; -EPIPE, -EPROTO: as
+ * evering_wait(); -EINVAL: @what is invalid; -EBUSY: @ev is a member of a group.
  */
 EVERING_API int evering_arm(struct evering *ev, unsigned int what);
 
 /**
- * evering_disarm - not to be woken any more
+ * evering_disarm - take evering_arm() back
  * @ev: endpoint
  * @what: EVERING_RX, EVERING_TX or both
  *
- * Only to spare the peer a ring when the loop goes on with something else.
- * Thread: the roles of @what.
+ * Only saves the peer a doorbell when the loop continues with something else.
+ *
+ * Context: The threads that have the roles of @what.
  */
 EVERING_API void evering_disarm(struct evering *ev, unsigned int what);
 
 /**
  * struct evering_bell - how to wake a peer
- * @fd: the endpoint's, which keeps it open until evering_close()
- * @command: EVERING_IOC_RING: by that ioctl of @fd with the argument EVERING_RX, or
- *	by the io_uring command of the same name; 0: by writing the uint64_t 1 to
- *	@fd, an eventfd
+ * @fd: belongs to the endpoint, which keeps it open until evering_close()
+ * @command: EVERING_IOC_RING: issue that ioctl on @fd with the argument EVERING_RX, or
+ *	the io_uring command of the same name; 0: write the uint64_t 1 to @fd, an
+ *	eventfd
  */
 struct evering_bell {
 	int fd;
@@ -831,14 +911,15 @@ struct evering_bell {
 /**
  * evering_flush_begin - evering_flush(), with the system call left to the caller
  * @ev: endpoint
- * @bell: out, if 1 is returned
+ * @bell: out: the doorbell to ring, if 1 is returned
  *
- * For who has sent on many channels, and wants to wake all of their peers in one
- * system call; <evering_uring.h> does, with io_uring.  From now on the peer counts as
- * woken: whoever does not ring @bell, before it waits for anything itself, leaves it
- * asleep.
+ * For a caller that has sent on many channels and wants to wake all of their peers in
+ * one system call, as <evering_uring.h> does with io_uring.  From now on the peer
+ * counts as woken: the caller has to ring @bell before it waits for anything itself, or
+ * the peer stays asleep.
  *
- * Returns 0: the peer is awake; 1: @bell is to be rung.  Thread: sending.
+ * Context: The sending thread.
+ * Return: 0: the peer is awake; 1: the caller is to ring @bell.
  */
 EVERING_API int evering_flush_begin(struct evering *ev,
 				    struct evering_bell *bell);
@@ -846,10 +927,11 @@ EVERING_API int evering_flush_begin(struct evering *ev,
 /**
  * evering_set_policy - change how this endpoint waits
  * @ev: endpoint
- * @policy: as evering_params.policy
- * @spin_ns: as evering_params.spin_ns
+ * @policy: as in evering_params.policy
+ * @spin_ns: as in evering_params.spin_ns, nanoseconds
  *
- * Returns 0; -EINVAL.  Thread: both roles.
+ * Context: The thread that has both roles.
+ * Return: 0; -EINVAL: @policy or @spin_ns is invalid.
  */
 EVERING_API int evering_set_policy(struct evering *ev, unsigned int policy,
 				   uint32_t spin_ns);
@@ -857,108 +939,117 @@ EVERING_API int evering_set_policy(struct evering *ev, unsigned int policy,
 /* -------------------------------------------------------------------- arenas */
 
 /**
- * evering_alloc - a buffer in the own arena
+ * evering_alloc - allocate a buffer in this side's arena
  * @ev: endpoint
- * @size: bytes, 1..the arena
- * @align: 0 for 64, or a power of two up to 2 MiB
+ * @size: bytes, from 1 to those of the arena
+ * @align: bytes, a power of two up to 2 MiB; 0: 64
  *
- * Where the arena has no memory yet it gets some now, 64 KiB or half of what it has at a
- * time, unless the memory cgroup, the system or, on the device, a quota say no.  Then it
- * is as if the arena were full; evering_get_arena() tells which.
+ * If the arena has no memory there yet, it grows now, by 64 KiB or half of what it has.
+ * The memory cgroup, the system or, on the device, a quota may refuse that.  Then the
+ * call fails as if the arena were full; evering_get_arena() returns the reason.
  *
- * Two-level segregated fit with its bookkeeping outside the arena, where neither
- * the peer nor a stray write gets at it.  O(1).  The contents are what they were.
- * (M. Masmano, I. Ripoll, A. Crespo, J. Real: TLSF: a new dynamic memory allocator
- * for real-time systems, ECRTS 2004.)
+ * The buffer keeps the contents that its place had.  The algorithm is two-level
+ * segregated fit, in constant time, with its data outside the arena, where neither the
+ * peer nor a stray write reaches it.  (M. Masmano, I. Ripoll, A. Crespo, J. Real: TLSF:
+ * a new dynamic memory allocator for real-time systems, ECRTS 2004.)
  *
- * Returns the buffer, to be freed with evering_free(); NULL: no such room, no memory for
- * it, or @align cannot be.  One thread at a time.
+ * Context: One thread at a time.
+ * Return: the buffer, for evering_free(); NULL: the arena has no such room, there is no
+ * memory for it, or @align is invalid.
  */
 EVERING_API void *evering_alloc(struct evering *ev, size_t size, size_t align);
 
 /**
- * evering_free - give a buffer back
+ * evering_free - free a buffer
  * @ev: endpoint
- * @buf: from evering_alloc() of the same endpoint, or one that the peer has given
- *	(see evering_op.h), which goes home with this; or NULL
+ * @buf: from evering_alloc() of the same endpoint, or a buffer that the peer has given
+ *	(see evering_op.h), which this returns to the peer; NULL: does nothing
  *
- * Returns 0; else nothing has happened: -EINVAL: @buf is not the start of a buffer
- * that is allocated (freed twice, for instance), or given by the peer; -EBUSY: it is
- * lent; -ESTALE: it was given to the peer.  One thread at a time.
+ * Context: One thread at a time.
+ * Return: 0; -EINVAL: @buf is not the start of a buffer that is allocated or was given
+ * by the peer (it was freed twice, for instance); -EBUSY: it is lent; -ESTALE: it was
+ * given to the peer.  After an error nothing has happened.
  */
 EVERING_API int evering_free(struct evering *ev, void *buf);
 
 /**
  * evering_copy - write payload for the peer to read
- * @to: where, in an arena or an entry
- * @from: what; the two do not overlap
+ * @to: the place, in an arena or an entry
+ * @from: the payload; the two must not overlap
  * @len: bytes; may be 0
  *
- * memcpy(3), but for what is so large that it is better written past the caches, which
- * this does, and makes it visible before whatever is committed afterwards.  A caller that
- * uses non-temporal stores of its own has to see to that itself, with sfence before the
- * commit: else the peer may find the entry before the payload.
+ * As memcpy(3), except that a large payload is written past the caches, with
+ * non-temporal stores.  They are visible before anything that is committed afterwards.
+ * A caller that uses non-temporal stores of its own has to execute sfence before the
+ * commit; otherwise the peer may find the entry before the payload.
  *
- * Returns @to.  Any thread.
+ * Context: Any thread.
+ * Return: @to.
  */
 EVERING_API void *evering_copy(void *to, const void *from, size_t len);
 
 /**
- * evering_offset - where a buffer lies, for an entry to say
+ * evering_offset - the offset of a buffer, to be sent in an entry
  * @ev: endpoint
- * @buf: a place in the own arena
+ * @buf: an address in this side's arena
  *
- * Returns its offset from the start of the arena, in bytes.  Any thread.
+ * Context: Any thread.
+ * Return: its offset from the start of the arena, in bytes.
  */
 EVERING_API uint64_t evering_offset(const struct evering *ev, const void *buf);
 
 /**
- * evering_peer_buffer - where the peer's payload lies
+ * evering_peer_buffer - the address of payload in the peer's arena
  * @ev: endpoint
- * @offset: bytes from the start of the peer's arena, as the peer says
+ * @offset: bytes from the start of the peer's arena, as the peer has sent it; any value
+ *	is safe
  * @len: bytes
  *
- * The peer can change the bytes at any time.  Not writable unless the channel has
- * EVERING_SHARED_ARENA.
+ * The peer can change the bytes at any time.  This side can write them only if the
+ * channel has EVERING_SHARED_ARENA.
  *
- * Returns a pointer to @len bytes; NULL: not all of them lie in the arena, or the peer
- * has no memory for them yet, or this side none to see them.  Any thread.
+ * Context: Any thread.
+ * Return: a pointer to @len bytes, valid until evering_close() or evering_replace();
+ * NULL: not all of them lie in the arena, the arena has no memory there yet, or this
+ * side has no memory to map them.
  */
 EVERING_API const void *evering_peer_buffer(const struct evering *ev,
 					    uint64_t offset, uint64_t len);
 
 /**
- * evering_arena - the own arena as a whole
+ * evering_arena - this side's arena as a whole
  * @ev: endpoint
- * @size: out: its bytes; may be NULL
+ * @size: out: the bytes of the arena; may be NULL
  *
- * All of it has memory from now on.
+ * The whole arena has memory from now on.
  *
- * Returns its start; NULL if it has no bytes, or there is no memory for all of them.
- * Thread: as evering_alloc(), or any once it has returned the start.
+ * Context: As evering_alloc(); any thread once this has returned the start.
+ * Return: its start; NULL: it has no bytes, or there is no memory for all of them.
  */
 EVERING_API void *evering_arena(const struct evering *ev, uint64_t *size);
 
 /**
- * evering_arena_part - the first bytes of the own arena
+ * evering_arena_part - the first bytes of this side's arena
  * @ev: endpoint
- * @size: how many; evering_get_arena() says how many it has
+ * @size: bytes; evering_get_arena() returns how many there are
  *
- * Those have memory from now on.  For who chooses places in the arena itself, which
- * evering_alloc() is not to do as well.
+ * These bytes have memory from now on.  For callers that choose places in the arena
+ * themselves, and do not use evering_alloc().
  *
- * Returns its start; NULL: it is smaller, or there is no memory for so many.  Thread: as
- * evering_alloc().
+ * Context: As evering_alloc().
+ * Return: the arena's start; NULL: it is smaller, or there is no memory for so many
+ * bytes.
  */
 EVERING_API void *evering_arena_part(const struct evering *ev, uint64_t size);
 
 /**
  * struct evering_arena_state - how far an arena has grown
- * @begin: bytes that had memory from the start; 0 of the peer's
- * @now: bytes that have it now; of the peer's as the peer says
+ * @begin: bytes that had memory from the start; 0 for the peer's arena
+ * @now: bytes that have memory now; for the peer's arena, as the peer states
  * @most: bytes of the arena
- * @refused: 0, or the negative errno with which the own arena was last refused more:
- *	-ENOMEM: the system or a memory cgroup has none; -EDQUOT: a quota of the module
+ * @refused: 0, or the negative errno with which this side's arena was last refused
+ *	memory: -ENOMEM: by the system or a memory cgroup; -EDQUOT: by a quota of the
+ *	module
  * @reserved: 0
  */
 struct evering_arena_state {
@@ -970,12 +1061,12 @@ struct evering_arena_state {
 };
 
 /**
- * evering_get_arena - how far an arena has grown
+ * evering_get_arena - get how far an arena has grown
  * @ev: endpoint
  * @whose: EVERING_MINE or EVERING_PEERS
  * @state: out
  *
- * Thread: as evering_alloc() for EVERING_MINE, any for EVERING_PEERS.
+ * Context: As evering_alloc() for EVERING_MINE, any thread for EVERING_PEERS.
  */
 EVERING_API void evering_get_arena(const struct evering *ev, int whose,
 				   struct evering_arena_state *state);
@@ -983,15 +1074,16 @@ EVERING_API void evering_get_arena(const struct evering *ev, int whose,
 /* -------------------------------------------------------------------- asking */
 
 /**
- * enum evering_peer_state - how the other side is
- * @EVERING_PEER_ALIVE: it has the channel
+ * enum evering_peer_state - state of the other side
+ * @EVERING_PEER_ALIVE: it has the channel open
  * @EVERING_PEER_CLOSED: it closed it with evering_close()
- * @EVERING_PEER_DIED: it is gone without having done so
- * @EVERING_PEER_LOST: it is on another machine, and the way to it is lost: nothing is known
- *	of what it did since
- * @EVERING_PEER_RELAY_DIED: likewise, and a relay between the two has died
+ * @EVERING_PEER_DIED: it is gone and had not closed it
+ * @EVERING_PEER_LOST: it is on another machine, and the connection to it is lost:
+ *	nothing is known about what it did since
+ * @EVERING_PEER_RELAY_DIED: it is on another machine, and a relay between the two has
+ *	died
  *
- * The last two come from a relay alone, evering-relay(1).
+ * Only a channel to a relay, evering-relay(1), has the last two.
  */
 enum evering_peer_state {
 	EVERING_PEER_ALIVE = 0,
@@ -1002,19 +1094,23 @@ enum evering_peer_state {
 };
 
 /**
- * evering_peer - how is the other side
+ * evering_peer - get the state of the other side
  * @ev: endpoint
  *
- * Asks the kernel.  Once it has said that the peer is gone, evering_send() fails with
- * -EPIPE, in whatever thread.  Returns enum evering_peer_state.  Any thread.
+ * Asks the kernel.  Once this has returned that the peer is gone, evering_send() fails
+ * with -EPIPE in every thread.
+ *
+ * Context: Any thread.
+ * Return: enum evering_peer_state.
  */
 EVERING_API int evering_peer(struct evering *ev);
 
 /**
  * struct evering_fate_info - what a peer that has gone did about what it was sent
- * @unseen: of all entries that were sent the last so many: it certainly did not act on them
- * @begun: so many before these: it may have acted on them, in part or whole, or not.  It
- *	had finished with all before
+ * @unseen: the last entries that were sent, as many as this, have certainly not been
+ *	acted on
+ * @begun: the peer may have acted on so many entries before those, wholly, in part, or
+ *	not at all.  It had finished with all earlier ones
  */
 struct evering_fate_info {
 	uint32_t unseen;
@@ -1026,13 +1122,15 @@ struct evering_fate_info {
  * @ev: endpoint
  * @fate: out
  *
- * Exact, whenever the peer was killed, if it received with evering_recv() or the like, or
- * had a table of operations, or called evering_begin() for what it looked at; else, and
- * before its first call of these, all that it had not released counts as begun.  It is the
- * peer's word, written while it lived.  Operations have it in their completions:
+ * Exact at whatever instruction the peer was killed, if it received with evering_recv()
+ * or the like, had a table of operations, or called evering_begin() for what it looked
+ * at.  Otherwise, and before its first such call, every entry that it had not released
+ * counts as begun.  The numbers are what the peer wrote while it lived; a hostile peer
+ * can write wrong ones.  The completions of operations have the same result:
  * EVERING_UNSEEN, EVERING_BEGUN.
  *
- * Returns 0; -EBUSY: the peer is there; -EPROTO: it broke the rules.  Sending thread.
+ * Context: The sending thread.
+ * Return: 0; -EBUSY: the peer is not gone; -EPROTO: it broke the rules.
  */
 EVERING_API int evering_fate(struct evering *ev,
 			     struct evering_fate_info *fate);
@@ -1043,45 +1141,53 @@ EVERING_API int evering_fate(struct evering *ev,
 /**
  * evering_replace - meet the successor of a peer that has gone
  * @ev: endpoint, which stays the same
- * @path: where the successor listens, or will, as for evering_listen()
- * @flags: 0; EVERING_REPLACE_FORCE: the peer may still live, or be stopped: the channel
- *	with it ends now, whether a successor comes or not.  Entries of its that are not
- *	received are lost, but for those that a table takes in this call; and nothing counts
- *	as unseen, as it may go on reading what it was sent
+ * @path: where the successor listens or will listen, as for evering_listen()
+ * @flags: 0; EVERING_REPLACE_FORCE: the peer may still be alive, or stopped.  The
+ *	channel with it ends now, whether or not a successor comes.  Entries from it
+ *	that are not received are lost, except those that a table of operations takes in
+ *	this call.  No entry counts as unseen, because the peer may go on reading
  * @timeout_ns: how long to wait for the successor
  *
  * The successor accepts this side like any other client, with a new channel of the same
- * geometry; its evering_predecessors() tells it that this side had a peer before.
- * Everything that this side holds stays as it is: the endpoint, its policy, its arena with
- * all buffers at their addresses, its place in a group.  Entries that the peer had
- * certainly not seen (evering_fate()) are sent to the successor, in order and before
- * anything else.  For what becomes of operations see evering_ops_params.flags,
- * EVERING_REPLACEABLE.  It waits for a listener that is not there yet, as under
- * EVERING_AWAIT, and a successor that dies while it is met has one, too.
+ * geometry.  Its evering_predecessors() returns that this side had a peer before.
+ * Everything that this side has stays as it is: the endpoint, its policy, its arena
+ * with all buffers at their addresses, its place in a group.
  *
- * Before: all that the peer had sent is received (with a table, this does it), and nothing
- * of the peer's is held but buffers that it gave, which can be read until evering_free().
- * evering_fd() is taken out of event loops.
+ * Entries that the peer had certainly not seen (evering_fate()) are sent to the
+ * successor, in order and before anything else.  evering_ops_params.flags,
+ * EVERING_REPLACEABLE, describes what happens to operations.
  *
- * Meanwhile no other thread uses the endpoint or writes to its arena, nor does the kernel
- * (io_uring, O_DIRECT), nor does anybody call evering_wake() for it.
+ * This waits for a listener that is not there yet, as under EVERING_AWAIT.  If a
+ * successor dies during the meeting, this waits for the next one.
  *
- * Afterwards evering_fd() is another descriptor, the arena has other pages at the same
- * addresses, so that buffers are to be registered with the kernel anew, and this side is
- * EVERING_A of a channel that was made alone (evering_get_geometry(), evering_get_lane()).
- * If it fails the endpoint is as it was, and the call can be repeated.
+ * Before the call, the caller receives all that the peer had sent (a table of
+ * operations does that in this call), keeps nothing of the peer's except buffers that
+ * it gave, which can be read until evering_free(), and takes evering_fd() out of event
+ * loops.
  *
- * A successor that dies before its first evering_recv() or evering_begin(), and has no
- * table, counts as having begun all entries that were sent again: see evering_fate().
+ * During the call, no other thread uses the endpoint, writes to its arena or calls
+ * evering_wake() for it, and the kernel does not write to the arena either (io_uring,
+ * O_DIRECT).
  *
- * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no successor in time; -EBUSY: the peer
- * lives, or requests, posts or messages of its are not finished with, or its entries are not
- * received, or a prepared operation is to give a buffer of its back; -EPROTO: it broke the
- * rules; -EACCES: who listens there runs as another user than the peer did, or this user
- * may not connect to the socket; -EOPNOTSUPP: the table beside @ev has no
- * EVERING_REPLACEABLE, as those of a server (evering_server.h); -EDEADLK: a callback of the
- * table runs; -EINVAL: @flags, @timeout_ns, or a process that fork() has made; or as
- * evering_connect().  Thread: both roles and the arena's, and no other.
+ * Afterwards, evering_fd() is another descriptor.  The arena has other pages at the
+ * same addresses, so buffers that were registered with the kernel have to be registered
+ * again.  This side is EVERING_A of a channel with a single lane
+ * (evering_get_geometry(), evering_get_lane()).  If the call fails, the endpoint is as
+ * it was, and the call can be repeated.
+ *
+ * If a successor without a table of operations dies before its first evering_recv() or
+ * evering_begin(), all entries that were sent to it again count as begun: see
+ * evering_fate().
+ *
+ * Context: The thread that has both roles and the arena; no other thread uses @ev.
+ * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: no successor in time; -EBUSY: the
+ * peer is alive, its requests, posts or messages are not finished with, its entries are
+ * not received, or a prepared operation is to give one of its buffers back; -EPROTO: it
+ * broke the rules; -EACCES: the listener runs as another user than the peer did, or
+ * this user may not connect to the socket; -EOPNOTSUPP: the table beside @ev has no
+ * EVERING_REPLACEABLE, such as the tables of a server (evering_server.h); -EDEADLK: a
+ * callback of the table runs; -EINVAL: @flags or @timeout_ns is invalid, or fork() has
+ * made this process; or as evering_connect().
  */
 EVERING_API int evering_replace(struct evering *ev, const char *path,
 				unsigned int flags, int64_t timeout_ns);
@@ -1091,51 +1197,55 @@ EVERING_API int evering_replace(struct evering *ev, const char *path,
  * @ev: endpoint
  * @path: as for evering_replace()
  * @flags: as for evering_replace()
- * @timeout_ns: for all of it from now on, not EVERING_NOWAIT
+ * @timeout_ns: time for the whole meeting from now on, not EVERING_NOWAIT
  * @c: out: for evering_connecting_close()
  *
- * evering_replace() for event loops: evering_connecting_step() does the rest, and returns
- * @ev when the successor is there; it may call callbacks of the table first.  The endpoint
- * is not closed before evering_connecting_close().  Of several that are begun for an
- * endpoint one succeeds, and the steps of the others return -EBUSY.
+ * evering_replace() for event loops.  evering_connecting_step() does the rest, and
+ * returns @ev when the successor is there; it may call callbacks of the table first.
+ * The endpoint must not be closed before evering_connecting_close().  If several are
+ * begun for one endpoint, one succeeds and the steps of the others return -EBUSY.
  *
- * Returns 0; or as evering_replace(), without what the successor has to do with.  Thread:
- * as evering_replace(), in all steps.
+ * Context: As evering_replace(), in all steps.
+ * Return: 0; or as evering_replace(), without the errors that the successor causes.
  */
 EVERING_API int evering_replace_begin(struct evering *ev, const char *path,
 				      unsigned int flags, int64_t timeout_ns,
 				      struct evering_connecting **c);
 
 /**
- * evering_predecessors - how many peers there were in the place of this one
+ * evering_predecessors - get how many earlier peers the channel had
  * @ev: endpoint
  *
- * Of the side that called evering_replace(): how often that was.  Of the other side: what
- * its peer says: 0: it is a new client.  Any thread.
+ * On the side that called evering_replace() this is the number of those calls that
+ * succeeded.  On the other side it is what the peer states; 0: the peer is a new client.
+ *
+ * Context: Any thread.
+ * Return: the number of earlier peers.
  */
 EVERING_API uint32_t evering_predecessors(const struct evering *ev);
 
 /**
- * evering_peer_cred - who is the other side
+ * evering_peer_cred - get the credentials of the other side
  * @ev: endpoint
- * @pid: out: process that met this one, 0 if it cannot be seen from here
+ * @pid: out: the process that met this one; 0: it is not visible in this pid namespace
  * @uid: out: its effective user at that time
  * @gid: out: its effective group
  *
- * As SO_PEERCRED of the socket that they met over has it: over a socketpair(2) that
+ * They are those of SO_PEERCRED of the socket of the meeting.  For a socketpair(2) that
  * is the process that made the pair.
  *
- * Returns 0.  Any thread.
+ * Context: Any thread.
+ * Return: 0.
  */
 EVERING_API int evering_peer_cred(const struct evering *ev, pid_t *pid,
 				  uid_t *uid, gid_t *gid);
 
 /**
- * struct evering_lane - which channels were made in one meeting
- * @set: the same for all of them on this side, and for no other channel that this process
- *	has, or had; the peer has a number of its own
- * @lane: this one's place among them, from 0, the same on both sides
- * @lanes: how many they were; 1: a channel that was made alone
+ * struct evering_lane - the place of a channel among those of one meeting
+ * @set: a number that all channels of the meeting have on this side, and that no other
+ *	channel of this process has or had; the peer has a number of its own
+ * @lane: this channel's place among them, from 0, the same on both sides
+ * @lanes: how many there were; 1: the channel was made alone
  */
 struct evering_lane {
 	uint64_t set;
@@ -1144,47 +1254,59 @@ struct evering_lane {
 };
 
 /**
- * evering_get_lane - which channels are of the same client, or to the same server
+ * evering_get_lane - find which channels were made in one meeting
  * @ev: endpoint
  * @lane: out
  *
- * evering_peer_cred() says the same of all lanes of a set.  Any thread.
+ * All lanes of a set have the same peer, and evering_peer_cred() returns the same for
+ * them.
+ *
+ * Context: Any thread.
  */
 EVERING_API void evering_get_lane(const struct evering *ev,
 				  struct evering_lane *lane);
 
 /**
- * evering_get_geometry - what the channel measures
+ * evering_get_geometry - get the sizes of a channel
  * @ev: endpoint
  * @geometry: out
  *
- * Returns which endpoint this is, EVERING_A or EVERING_B.  Any thread.
+ * Context: Any thread.
+ * Return: the name of this endpoint, EVERING_A or EVERING_B.
  */
 EVERING_API int evering_get_geometry(const struct evering *ev,
 				     struct evering_geometry *geometry);
 
 /**
- * evering_get_counters - what one side has done
+ * evering_get_counters - get the counters of one side
  * @ev: endpoint
- * @whose: EVERING_MINE or EVERING_PEERS; the peer's are what the peer says
+ * @whose: EVERING_MINE or EVERING_PEERS; the peer's are as the peer states
  * @counters: out
  *
- * The entry counts lag behind by up to a ring.  Any thread.
+ * The counts of entries may lag by up to the entries of a ring.
+ *
+ * Context: Any thread.
  */
 EVERING_API void evering_get_counters(const struct evering *ev, int whose,
 				      struct evering_counters *counters);
 
 /**
- * evering_backend_name - "device" or "memfd"
+ * evering_backend_name - get the name of a channel's backend
  * @ev: endpoint
+ *
+ * Context: Any thread.
+ * Return: "device" or "memfd", a constant string.
  */
 EVERING_API const char *evering_backend_name(const struct evering *ev);
 
 /**
- * evering_version - the library's version, "major.minor.patch"
+ * evering_version - get the library's version
  *
- * Of the library that runs, which may be another one than EVERING_VERSION, with which
- * the caller was compiled.  Any thread.
+ * This is the version of the library that runs.  The caller may have been compiled with
+ * another one, EVERING_VERSION.
+ *
+ * Context: Any thread.
+ * Return: "major.minor.patch", a constant string.
  */
 EVERING_API const char *evering_version(void);
 

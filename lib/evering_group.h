@@ -118,8 +118,9 @@ struct evering_group_event {
  * Takes two descriptors, and a third with its first endpoint of the device, if the module
  * has a group file for it.
  *
- * Returns 0; -EINVAL, -E2BIG: @params; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: this user has
- * fs.epoll.max_user_watches.  Any thread.
+ * Context: Any thread.
+ * Return: 0; -EINVAL, -E2BIG: @params; -EMFILE, -ENFILE, -ENOMEM; -ENOSPC: this user
+ * has fs.epoll.max_user_watches.
  */
 EVERING_API int evering_group_open(const struct evering_group_params *params,
 				   struct evering_group **group);
@@ -128,8 +129,9 @@ EVERING_API int evering_group_open(const struct evering_group_params *params,
  * evering_group_close - end a group
  * @group: from evering_group_open(), or NULL
  *
- * Its members are removed, and live on.  Thread: the group's, and no
- * evering_group_wake() may be under way.
+ * Its members are removed, and live on.
+ *
+ * Context: The group's, and no evering_group_wake() may be under way.
  */
 EVERING_API void evering_group_close(struct evering_group *group);
 
@@ -143,9 +145,10 @@ EVERING_API void evering_group_close(struct evering_group *group);
  *
  * It is looked at the next time.  One whose peer has gone already is told of then.
  *
- * Returns 0; -EEXIST: it is a member of @group; -EBUSY: of another one; -EINVAL: @what, or
- * a process that fork() has made; -ENOMEM; -ENOSPC: this user has
- * fs.epoll.max_user_watches.  Thread: the group's, and both roles of @ev.
+ * Context: The group's, and both roles of @ev.
+ * Return: 0; -EEXIST: it is a member of @group; -EBUSY: of another one; -EINVAL: @what,
+ * or a process that fork() has made; -ENOMEM; -ENOSPC: this user has
+ * fs.epoll.max_user_watches.
  */
 EVERING_API int evering_group_add(struct evering_group *group,
 				  struct evering *ev, unsigned int what,
@@ -160,8 +163,8 @@ EVERING_API int evering_group_add(struct evering_group *group,
  * For a caller that has more to send than there is room for, and for one that wants no
  * more entries for a while.
  *
- * Returns 0; -ENOENT: not a member of @group; -EINVAL: as evering_group_add().  Thread: the
- * group's.
+ * Context: The thread of the group.
+ * Return: 0; -ENOENT: not a member of @group; -EINVAL: as evering_group_add().
  */
 EVERING_API int evering_group_want(struct evering_group *group,
 				   struct evering *ev, unsigned int what);
@@ -171,8 +174,8 @@ EVERING_API int evering_group_want(struct evering_group *group,
  * @group: group
  * @ev: a member
  *
- * Returns 0; -ENOENT: not a member of @group; -EINVAL: a process that fork() has made.
- * Thread: the group's.
+ * Context: The thread of the group.
+ * Return: 0; -ENOENT: not a member of @group; -EINVAL: a process that fork() has made.
  */
 EVERING_API int evering_group_remove(struct evering_group *group,
 				     struct evering *ev);
@@ -186,8 +189,8 @@ EVERING_API int evering_group_remove(struct evering_group *group,
  * Told with EVERING_GROUP_ACCEPT as long as evering_accept() with EVERING_NOWAIT has
  * something to do, which need not end in a channel.
  *
- * Returns 0; -EEXIST, -EBUSY, -EINVAL, -ENOMEM, -ENOSPC: as evering_group_add().  Thread:
- * the group's, and the one that accepts.
+ * Context: The group's, and the one that accepts.
+ * Return: 0; -EEXIST, -EBUSY, -EINVAL, -ENOMEM, -ENOSPC: as evering_group_add().
  */
 EVERING_API int evering_group_add_listener(struct evering_group *group,
 					   struct evering_listener *listener,
@@ -198,7 +201,8 @@ EVERING_API int evering_group_add_listener(struct evering_group *group,
  * @group: group
  * @listener: a member
  *
- * Returns 0; -ENOENT, -EINVAL: as evering_group_remove().  Thread: the group's.
+ * Context: The thread of the group.
+ * Return: 0; -ENOENT, -EINVAL: as evering_group_remove().
  */
 EVERING_API int
 evering_group_remove_listener(struct evering_group *group,
@@ -213,9 +217,9 @@ evering_group_remove_listener(struct evering_group *group,
  *
  * Level-triggered: told with EVERING_GROUP_FD as long as it is ready.
  *
- * Returns 0; -EEXIST: it is a member; -EBADF; -EPERM: epoll(7) does not take it; -EINVAL:
- * it is the group's own, or a process that fork() has made; -ENOMEM, -ENOSPC.  Thread: the
- * group's.
+ * Context: The thread of the group.
+ * Return: 0; -EEXIST: it is a member; -EBADF; -EPERM: epoll(7) does not take it;
+ * -EINVAL: it is the group's own, or a process that fork() has made; -ENOMEM, -ENOSPC.
  */
 EVERING_API int evering_group_add_fd(struct evering_group *group, int fd,
 				     short events, void *context);
@@ -225,7 +229,8 @@ EVERING_API int evering_group_add_fd(struct evering_group *group, int fd,
  * @group: group
  * @fd: a member.  Takes as long as the group has members
  *
- * Returns 0; -ENOENT, -EINVAL: as evering_group_remove().  Thread: the group's.
+ * Context: The thread of the group.
+ * Return: 0; -ENOENT, -EINVAL: as evering_group_remove().
  */
 EVERING_API int evering_group_remove_fd(struct evering_group *group, int fd);
 
@@ -237,11 +242,11 @@ EVERING_API int evering_group_remove_fd(struct evering_group *group, int fd);
  *
  * Rings the peers that are owed a ring, on the device in the same system call as it sleeps.
  *
- * Returns how many, 1..EVERING_GROUP_BATCH; -EAGAIN: none, and @timeout_ns was
+ * Context: The thread of the group.
+ * Return: how many, 1..EVERING_GROUP_BATCH; -EAGAIN: none, and @timeout_ns was
  * EVERING_NOWAIT; -ETIMEDOUT: none in time; -EINTR: a signal handler ran, as the
- * conventions of <evering.h> say, or evering_group_wake() was called, or evering_wake() of
- * a cold member; -EINVAL: @timeout_ns, or a process that fork() has made.  Thread: the
- * group's.
+ * conventions of <evering.h> say, or evering_group_wake() was called, or evering_wake()
+ * of a cold member; -EINVAL: @timeout_ns, or a process that fork() has made.
  */
 EVERING_API int evering_group_wait(struct evering_group *group,
 				   const struct evering_group_event **events,
@@ -257,9 +262,10 @@ EVERING_API int evering_group_wait(struct evering_group *group,
  *
  * Then sleep until evering_group_fd() is readable, for evering_group_timeout() at the most.
  *
- * Returns how many, 1..EVERING_GROUP_BATCH; 0: none, and every member is armed, so that
- * evering_group_fd() will tell; -EINTR: evering_group_wake() was called; -EINVAL: a process
- * that fork() has made.  Thread: the group's.
+ * Context: The thread of the group.
+ * Return: how many, 1..EVERING_GROUP_BATCH; 0: none, and every member is armed, so that
+ * evering_group_fd() will tell; -EINTR: evering_group_wake() was called; -EINVAL: a
+ * process that fork() has made.
  */
 EVERING_API int evering_group_poll(struct evering_group *group,
 				   const struct evering_group_event **events);
@@ -270,9 +276,10 @@ EVERING_API int evering_group_poll(struct evering_group *group,
  *
  * evering_group_poll() for a loop that takes what is there at another place.
  *
- * Returns 0: every member is armed, and evering_group_fd() will tell; 1: there is something
- * to do already, which the next evering_group_wait() or evering_group_poll() returns;
- * -EINTR, -EINVAL: as evering_group_poll().  Thread: the group's.
+ * Context: The thread of the group.
+ * Return: 0: every member is armed, and evering_group_fd() will tell; 1: there is
+ * something to do already, which the next evering_group_wait() or evering_group_poll()
+ * returns; -EINTR, -EINVAL: as evering_group_poll().
  */
 EVERING_API int evering_group_arm(struct evering_group *group);
 
@@ -280,9 +287,9 @@ EVERING_API int evering_group_arm(struct evering_group *group);
  * evering_group_timeout - when does the next operation of a member run out of time
  * @group: group
  *
- * Returns nanoseconds from now, 0 if it has, or if there is something to do already;
+ * Context: The thread of the group.
+ * Return: nanoseconds from now, 0 if it has, or if there is something to do already;
  * EVERING_WAIT_FOREVER: none can.  It may be too early, if that operation has ended.
- * Thread: the group's.
  */
 EVERING_API int64_t evering_group_timeout(const struct evering_group *group);
 
@@ -294,8 +301,9 @@ EVERING_API int64_t evering_group_timeout(const struct evering_group *group);
  * before.  It is always the same, and belongs to the group: an epoll set, which may be
  * added to another, level- or edge-triggered, but not with EPOLLEXCLUSIVE.
  *
- * Returns the descriptor; -EINVAL: a process that fork() has made; -ENOMEM, -ENOSPC: as
- * evering_group_add().  Thread: the group's.
+ * Context: The thread of the group.
+ * Return: the descriptor; -EINVAL: a process that fork() has made; -ENOMEM, -ENOSPC: as
+ * evering_group_add().
  */
 EVERING_API int evering_group_fd(struct evering_group *group);
 
@@ -307,7 +315,8 @@ EVERING_API int evering_group_fd(struct evering_group *group);
  * sleeps; if there is none, the next one does that finds nothing to do.  Any number of
  * calls before that end one.  A loop that sleeps in evering_group_fd() is woken as well.
  *
- * Returns 0; -EINVAL: a process that fork() has made.  Any thread; async-signal-safe.
+ * Context: Any thread; async-signal-safe.
+ * Return: 0; -EINVAL: a process that fork() has made.
  */
 EVERING_API int evering_group_wake(struct evering_group *group);
 

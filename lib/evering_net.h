@@ -91,11 +91,13 @@ struct evering_frame {
  * address.  It ends when this process does, unless EVERING_NET_STAYS: then it may stay after
  * -ENOMEM and -EDQUOT, too.
  *
- * Returns 0; -ENODEV: no /dev/evnet; -EACCES: it is not for this user; -EPERM: no CAP_NET_ADMIN, or @spin_us without
- * CAP_SYS_NICE; -EINVAL: @params, or no such name can be, or one that is there was made with
- * another EVERING_NET_SEGMENTS; -E2BIG: more entries or memory than there may be; -EBUSY:
- * another process has it; -EEXIST: one of that name is of another kind; -ENOMEM, -EDQUOT,
- * -EMFILE, -ENFILE; -EINTR; -EPROTONOSUPPORT: modules of another version.  Any thread.
+ * Context: Any thread.
+ * Return: 0; -ENODEV: no /dev/evnet; -EACCES: it is not for this user; -EPERM: no
+ * CAP_NET_ADMIN, or @spin_us without CAP_SYS_NICE; -EINVAL: @params, or no such name
+ * can be, or one that is there was made with another EVERING_NET_SEGMENTS; -E2BIG: more
+ * entries or memory than there may be; -EBUSY: another process has it; -EEXIST: one of
+ * that name is of another kind; -ENOMEM, -EDQUOT, -EMFILE, -ENFILE; -EINTR;
+ * -EPROTONOSUPPORT: modules of another version.
  */
 EVERING_API int evering_net_open(const char *name,
 				 const struct evering_net_params *params,
@@ -105,8 +107,10 @@ EVERING_API int evering_net_open(const char *name,
  * evering_net_close - leave an interface
  * @net: from evering_net_open(), or NULL
  *
- * Frames that were sent are with the stack, or will be; frames that were not received are gone.
- * Thread: alone.
+ * Frames that were sent are with the stack, or will be; frames that were not received
+ * are gone.
+ *
+ * Context: Alone: no other thread uses it.
  */
 EVERING_API void evering_net_close(struct evering_net *net);
 
@@ -114,7 +118,8 @@ EVERING_API void evering_net_close(struct evering_net *net);
  * evering_net_name - what it is called
  * @net: interface
  *
- * Returns the name that it was made with, until evering_net_close().  Any thread.
+ * Context: Any thread.
+ * Return: the name that it was made with, until evering_net_close().
  */
 EVERING_API const char *evering_net_name(const struct evering_net *net);
 
@@ -125,7 +130,8 @@ EVERING_API const char *evering_net_name(const struct evering_net *net);
  * For waits, groups, evering_fd() and evering_peer(); nothing is to be sent, received or
  * released by it.
  *
- * Returns the endpoint, until evering_net_close().  Any thread.
+ * Context: Any thread.
+ * Return: the endpoint, until evering_net_close().
  */
 EVERING_API struct evering *evering_net_endpoint(const struct evering_net *net);
 
@@ -139,9 +145,9 @@ EVERING_API struct evering *evering_net_endpoint(const struct evering_net *net);
  * Of those that were received before and are not released, it returns none again.  Each stays
  * where it is until it is released.
  *
- * Returns how many, at least 1; -EAGAIN, -ETIMEDOUT: none; -ENOBUFS: as many as the ring has
- * are received and not released; -EPIPE: the interface is gone; -EPROTO; -EINTR; -EINVAL:
- * @count.  The thread that receives.
+ * Return: how many, at least 1; -EAGAIN, -ETIMEDOUT: none; -ENOBUFS: as many as the
+ * ring has are received and not released; -EPIPE: the interface is gone; -EPROTO;
+ * -EINTR; -EINVAL: @count.  The thread that receives.
  */
 EVERING_API int evering_net_recv(struct evering_net *net,
 				 struct evering_frame *frames,
@@ -167,9 +173,9 @@ EVERING_API void evering_net_release(struct evering_net *net,
  * One system call at most for all of them.  What is no frame, or sent while the interface is
  * down, the interface counts as an error or as dropped.
  *
- * Returns how many were sent, at least 1; -EAGAIN, -ETIMEDOUT: no room; -EMSGSIZE: the first is
- * longer than half the arena; -EPIPE: the interface is gone; -EINTR; -EINVAL: @count.  The thread
- * that sends.
+ * Return: how many were sent, at least 1; -EAGAIN, -ETIMEDOUT: no room; -EMSGSIZE: the
+ * first is longer than half the arena; -EPIPE: the interface is gone; -EINTR; -EINVAL:
+ * @count.  The thread that sends.
  */
 EVERING_API int evering_net_send(struct evering_net *net,
 				 const struct evering_frame *frames,

@@ -356,8 +356,9 @@ struct evering_ops_info {
  * Tells the peer, and does not wait for it: operations can be prepared and submitted
  * as soon as the peer has opened its own.
  *
- * Returns 0; -EINVAL: @params, or slots too small; -EBUSY: the endpoint has one;
- * -EAGAIN: the ring has no room; -ENOMEM.  Thread: both roles.
+ * Context: The thread that has both roles.
+ * Return: 0; -EINVAL: @params, or slots too small; -EBUSY: the endpoint has one;
+ * -EAGAIN: the ring has no room; -ENOMEM.
  */
 EVERING_API int evering_ops_open(struct evering *ev,
 				 const struct evering_ops_params *params,
@@ -378,7 +379,10 @@ EVERING_API void evering_ops_close(struct evering_ops *ops);
  * @ops: table
  *
  * For callbacks, which are given the table: to allocate and free, and to ask who the
- * peer is.  Returns the endpoint, which stays its opener's.  Thread: any.
+ * peer is.
+ *
+ * Context: Any thread.
+ * Return: the endpoint, which stays its opener's.
  */
 static inline struct evering *
 evering_ops_endpoint(const struct evering_ops *ops);
@@ -390,9 +394,10 @@ evering_ops_endpoint(const struct evering_ops *ops);
  * Takes what has arrived, calls callbacks, ends what took too long, sends home what
  * was freed and wakes a peer that sleeps.  Does not wait.
  *
- * Returns how much was done, 0 being nothing; -EPIPE: the peer is gone, everything
- * has its outcome, unless the table has EVERING_REPLACEABLE, and nothing more will come; -EPROTO: the peer broke the rules, and
- * the channel has ended likewise; -EPROTONOSUPPORT: it speaks another version.
+ * Return: how much was done, 0 being nothing; -EPIPE: the peer is gone, everything has
+ * its outcome, unless the table has EVERING_REPLACEABLE, and nothing more will come;
+ * -EPROTO: the peer broke the rules, and the channel has ended likewise;
+ * -EPROTONOSUPPORT: it speaks another version.
  */
 EVERING_API int evering_ops_poll(struct evering_ops *ops);
 
@@ -403,8 +408,8 @@ EVERING_API int evering_ops_poll(struct evering_ops *ops);
  *
  * Waits as the endpoint's policy says.
  *
- * Returns as evering_ops_poll(), but at least 1; -EAGAIN (EVERING_NOWAIT),
- * -ETIMEDOUT: nothing in time; -EINTR; -EINVAL: @timeout_ns.
+ * Return: as evering_ops_poll(), but at least 1; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT:
+ * nothing in time; -EINTR; -EINVAL: @timeout_ns.
  */
 EVERING_API int evering_ops_wait(struct evering_ops *ops, int64_t timeout_ns);
 
@@ -431,10 +436,10 @@ EVERING_API void evering_ops_flush(struct evering_ops *ops);
  *
  * If an operation was refused for want of room in the ring, room is told of, too.
  *
- * Returns 0: the descriptor will tell; 1: there is something to do already, or room, or
+ * Return: 0: the descriptor will tell; 1: there is something to do already, or room, or
  * requests or messages wait that the caller is to take: it is told so as long as any do
- * if it has ever called evering_op_next() or evering_msg_recv(), else once of each;
- * or a negative errno as evering_ops_poll(); -EBUSY: the endpoint is a member of a group.
+ * if it has ever called evering_op_next() or evering_msg_recv(), else once of each; or
+ * a negative errno as evering_ops_poll(); -EBUSY: the endpoint is a member of a group.
  */
 EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
 
@@ -442,7 +447,7 @@ EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
  * evering_ops_timeout - when does the next operation run out of time
  * @ops: table
  *
- * Returns nanoseconds from now, 0 if it has; EVERING_WAIT_FOREVER: none can.
+ * Return: nanoseconds from now, 0 if it has; EVERING_WAIT_FOREVER: none can.
  */
 EVERING_API int64_t evering_ops_timeout(const struct evering_ops *ops);
 
@@ -466,8 +471,9 @@ EVERING_API int64_t evering_ops_timeout(const struct evering_ops *ops);
  * evering_replace() says, such as -EACCES for a successor of another user.
  * evering_ops_poll() returns -EPIPE as without this.
  *
- * Returns 0; -EOPNOTSUPP: without EVERING_REPLACEABLE; -EINVAL: @path is empty, or
- * @patience_ns; -ENAMETOOLONG: @path.  Thread: the table's.
+ * Context: The thread of the table.
+ * Return: 0; -EOPNOTSUPP: without EVERING_REPLACEABLE; -EINVAL: @path is empty, or
+ * @patience_ns; -ENAMETOOLONG: @path.
  */
 EVERING_API int evering_ops_follow(struct evering_ops *ops, const char *path,
 				   int64_t patience_ns);
@@ -490,12 +496,12 @@ EVERING_API void evering_ops_get_info(const struct evering_ops *ops,
  * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try.  The
  *	operation's own time begins when it is.
  *
- * Returns 0: it is under way, and will have an outcome; else nothing has happened:
+ * Return: 0: it is under way, and will have an outcome; else nothing has happened:
  * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: as many as may be are in flight, or the peer
- * has not opened its table; -EINVAL: @op is invalid, or its buffer is none;
- * -EMSGSIZE: too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given
- * away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR; -EDEADLK: too
- * many callbacks wait in each other.  To try takes nothing that has arrived.
+ * has not opened its table; -EINVAL: @op is invalid, or its buffer is none; -EMSGSIZE:
+ * too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given away;
+ * -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR; -EDEADLK: too many
+ * callbacks wait in each other.  To try takes nothing that has arrived.
  */
 static inline int evering_op_submit(struct evering_ops *ops,
 				    const struct evering_op *op, uint64_t *id,
@@ -513,7 +519,7 @@ static inline int evering_op_submit(struct evering_ops *ops,
  *
  * evering_op_submit() for the commonest of operations, with nothing of it in memory.
  *
- * Returns as evering_op_submit(); -EINVAL: @done is NULL.
+ * Return: as evering_op_submit(); -EINVAL: @done is NULL.
  */
 static inline int evering_op_submit_data(struct evering_ops *ops,
 					 uint32_t opcode, const void *data,
@@ -527,8 +533,8 @@ static inline int evering_op_submit_data(struct evering_ops *ops,
  *	comes back if it is cancelled
  * @id: out: the operation
  *
- * Returns 0; or as evering_op_submit(), -EAGAIN meaning a full table, or that the
- * peer has not opened its own.
+ * Return: 0; or as evering_op_submit(), -EAGAIN meaning a full table, or that the peer
+ * has not opened its own.
  */
 EVERING_API int evering_op_prepare(struct evering_ops *ops,
 				   const struct evering_op *op, uint64_t *id);
@@ -539,7 +545,7 @@ EVERING_API int evering_op_prepare(struct evering_ops *ops,
  * @id: from evering_op_prepare()
  * @timeout_ns: as for evering_op_submit()
  *
- * Returns 0: it is under way; else it stays prepared: -ENOENT: no such operation;
+ * Return: 0: it is under way; else it stays prepared: -ENOENT: no such operation;
  * -EALREADY: it is not in that state; or as evering_op_submit().
  */
 EVERING_API int evering_op_start(struct evering_ops *ops, uint64_t id,
@@ -563,7 +569,7 @@ EVERING_API int evering_op_start(struct evering_ops *ops, uint64_t id,
  * EVERING_ABANDONED says: it is freed when the answer comes, or the peer goes.  One that was cancelled without can still be
  * detached.
  *
- * Returns 0; -EALREADY: it has its outcome, or was cancelled before; -ENOENT: there
+ * Return: 0; -EALREADY: it has its outcome, or was cancelled before; -ENOENT: there
  * never was such an operation; -EINVAL: @flags.
  */
 EVERING_API int evering_op_cancel(struct evering_ops *ops, uint64_t id,
@@ -577,7 +583,7 @@ EVERING_API int evering_op_cancel(struct evering_ops *ops, uint64_t id,
  *
  * Looks at what is in the table only; evering_ops_poll() brings it up to date.
  *
- * Returns 0: it has, and is forgotten with that; -EAGAIN: not yet; -ENOENT: no such
+ * Return: 0: it has, and is forgotten with that; -EAGAIN: not yet; -ENOENT: no such
  * operation, or its outcome was taken before.
  */
 EVERING_API int evering_op_done(struct evering_ops *ops, uint64_t id,
@@ -592,7 +598,7 @@ EVERING_API int evering_op_done(struct evering_ops *ops, uint64_t id,
  *
  * What else arrives meanwhile is done as by evering_ops_poll().
  *
- * Returns 0: it has ended, and is forgotten; -ENOENT; -EAGAIN (EVERING_NOWAIT),
+ * Return: 0: it has ended, and is forgotten; -ENOENT; -EAGAIN (EVERING_NOWAIT),
  * -ETIMEDOUT: not yet; -EINTR; -EINVAL: @timeout_ns.
  */
 EVERING_API int evering_op_wait(struct evering_ops *ops, uint64_t id,
@@ -607,7 +613,7 @@ EVERING_API int evering_op_wait(struct evering_ops *ops, uint64_t id,
  *
  * Of those without a callback.
  *
- * Returns 0; -ENOENT: there is none; or as evering_op_wait().
+ * Return: 0; -ENOENT: there is none; or as evering_op_wait().
  */
 EVERING_API int evering_op_wait_any(struct evering_ops *ops,
 				    struct evering_completion *completion,
@@ -620,7 +626,7 @@ EVERING_API int evering_op_wait_any(struct evering_ops *ops,
  *
  * Outcomes of those without a callback are then still to be taken.
  *
- * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: not yet; -EINTR; -EINVAL:
+ * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: not yet; -EINTR; -EINVAL:
  * @timeout_ns.  Prepared operations do not count.
  */
 EVERING_API int evering_op_wait_all(struct evering_ops *ops,
@@ -636,7 +642,7 @@ EVERING_API int evering_op_wait_all(struct evering_ops *ops,
  * If no answer comes in time, or a signal does, the operation is abandoned as by
  * EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, and that is its outcome.
  *
- * Returns 0: @completion says how it ended, be it with -ETIMEDOUT, -EINTR or -EPIPE;
+ * Return: 0: @completion says how it ended, be it with -ETIMEDOUT, -EINTR or -EPIPE;
  * else as evering_op_submit(), and then it was never sent.
  */
 EVERING_API int evering_op_call(struct evering_ops *ops,
@@ -659,10 +665,10 @@ EVERING_API int evering_op_call(struct evering_ops *ops,
  * What fits travels in the entry; more goes in one buffer that is lent to the peer, for
  * which it waits if the arena has no room.  evering_op_answerv() is its counterpart.
  *
- * Returns as evering_op_call(); -EMSGSIZE: @in is longer than the arena, and nothing was
- * sent; or the answer is longer than @out, which has its first bytes, and
- * EVERING_ANSWERED is among @completion->flags; -EINVAL: a count, the lengths overflow, or
- * @timeout_ns; -ENOMEM: as evering_msg_send().
+ * Return: as evering_op_call(); -EMSGSIZE: @in is longer than the arena, and nothing
+ * was sent; or the answer is longer than @out, which has its first bytes, and
+ * EVERING_ANSWERED is among @completion->flags; -EINVAL: a count, the lengths overflow,
+ * or @timeout_ns; -ENOMEM: as evering_msg_send().
  */
 EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
 				 const struct iovec *in, int in_count,
@@ -681,7 +687,7 @@ EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
  * It comes to the peer as a request with EVERING_POST.  Nobody is told whether the peer
  * has taken it.
  *
- * Returns 0: it is on its way; else nothing has happened: -EAGAIN (EVERING_NOWAIT),
+ * Return: 0: it is on its way; else nothing has happened: -EAGAIN (EVERING_NOWAIT),
  * -ETIMEDOUT: the peer stores no more of them, the ring has no room, or the peer has
  * not opened its table; -EINVAL: @op is invalid, or its buffer is none; and the rest of
  * evering_op_submit()'s.
@@ -706,12 +712,12 @@ EVERING_API int evering_op_post(struct evering_ops *ops,
  * home when the receiver frees the message.  A success says that it is on its way, not
  * that the peer has received it.
  *
- * Returns 0; else nothing was sent: -EMSGSIZE: it is longer than the own arena; -EAGAIN
+ * Return: 0; else nothing was sent: -EMSGSIZE: it is longer than the own arena; -EAGAIN
  * (EVERING_NOWAIT), -ETIMEDOUT: no room, or the peer has not opened its table; -ENOMEM:
- * the arena gets no more memory, and no buffer of it can come home; -EINTR;
- * -EINVAL: @count, a piece at NULL, lengths that overflow, or @timeout_ns; -EPIPE,
- * -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EDEADLK: too many callbacks wait in
- * each other.
+ * the arena gets no more memory, and no buffer of it can come home; -EINTR; -EINVAL:
+ * @count, a piece at NULL, lengths that overflow, or @timeout_ns; -EPIPE, -EPROTO,
+ * -EPROTONOSUPPORT: the channel has ended; -EDEADLK: too many callbacks wait in each
+ * other.
  */
 static inline int evering_msg_send(struct evering_ops *ops,
 				   const struct iovec *iov, int count,
@@ -726,7 +732,7 @@ static inline int evering_msg_send(struct evering_ops *ops,
  * What else arrives meanwhile is done as by evering_ops_poll().  Messages that were sent
  * before the peer went can still be received.
  *
- * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none has come; -EPIPE: none, and the
+ * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none has come; -EPIPE: none, and the
  * peer is gone; -EPROTO, -EPROTONOSUPPORT: none, and the peer broke the rules; -EINTR;
  * -EINVAL: the table has a callback for them, or @timeout_ns; -EDEADLK: too many
  * callbacks wait in each other.
@@ -743,7 +749,7 @@ static inline int evering_msg_recv(struct evering_ops *ops,
  * Messages may be freed in any order.  The peer, which can then send another one, is told
  * when this side has finished with a quarter of what it stores, and before it sleeps.
  *
- * Returns 0; -EINVAL: it is none, or was freed before.
+ * Return: 0; -EINVAL: it is none, or was freed before.
  */
 static inline int evering_msg_free(struct evering_ops *ops,
 				   const struct evering_msg *msg);
@@ -758,7 +764,7 @@ static inline int evering_msg_free(struct evering_ops *ops,
  *
  * What else arrives meanwhile is done as by evering_ops_poll().
  *
- * Returns 0; or as evering_ops_wait().
+ * Return: 0; or as evering_ops_wait().
  */
 EVERING_API int evering_op_next(struct evering_ops *ops,
 				struct evering_request *request,
@@ -774,11 +780,10 @@ EVERING_API int evering_op_next(struct evering_ops *ops,
  *
  * In any order, at any time.  Never waits.
  *
- * Returns 0; -ESTALE: answered before, or never asked; -EMSGSIZE: too much data;
- * -EINVAL: @len bytes at NULL;
- * -EAGAIN: no room, which a peer that keeps the rules does not let happen: nothing
- * was sent, try later; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended, and
- * the request with it.
+ * Return: 0; -ESTALE: answered before, or never asked; -EMSGSIZE: too much data;
+ * -EINVAL: @len bytes at NULL; -EAGAIN: no room, which a peer that keeps the rules does
+ * not let happen: nothing was sent, try later; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the
+ * channel has ended, and the request with it.
  */
 static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 				    int32_t result, const void *data,
@@ -794,7 +799,7 @@ static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
  *	the one that it lent with this request, in which the answer has been written
  * @buf_len: its bytes that the peer is to see, 1..those there are
  *
- * Returns as evering_op_answer(); also -EINVAL: @buf is none of these, or shorter;
+ * Return: as evering_op_answer(); also -EINVAL: @buf is none of these, or shorter;
  * -EBUSY: it is lent; -ESTALE: it was given away.  On error @buf is as before.
  */
 EVERING_API int evering_op_answer_buffer(struct evering_ops *ops, uint64_t id,
@@ -811,7 +816,7 @@ EVERING_API int evering_op_answer_buffer(struct evering_ops *ops, uint64_t id,
  * enough; else one from evering_alloc().  For evering_op_answer_buffer(), or, if
  * that is not to be, for evering_free(), which leaves one that was lent alone.
  *
- * Returns where; NULL: no such request, or no room.
+ * Return: where; NULL: no such request, or no room.
  */
 EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
 					  uint64_t size);
@@ -826,8 +831,8 @@ EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
  * @timeout_ns: how long to wait until the arena has room for it, if it does not fit an
  *	entry; EVERING_NOWAIT to try
  *
- * Returns as evering_op_answer(); -EMSGSIZE: it is longer than the own arena, and than a
- * lent buffer that may be written; -ENOMEM: as evering_msg_send(); -EAGAIN,
+ * Return: as evering_op_answer(); -EMSGSIZE: it is longer than the own arena, and than
+ * a lent buffer that may be written; -ENOMEM: as evering_msg_send(); -EAGAIN,
  * -ETIMEDOUT: no room, and the request is still to be answered; -EINTR, -EDEADLK: as
  * evering_ops_wait(); -EINVAL: @count, a piece at NULL, lengths that overflow, or
  * @timeout_ns.
@@ -841,7 +846,8 @@ EVERING_API int evering_op_answerv(struct evering_ops *ops, uint64_t id,
  * @request: from evering_op_callv(), or any that has data or a buffer, but not both
  * @len: out: how many bytes
  *
- * Returns its buffer, or else its data.  Any thread.
+ * Context: Any thread.
+ * Return: its buffer, or else its data.
  */
 static inline const void *
 evering_request_bytes(const struct evering_request *request, uint64_t *len)
@@ -855,7 +861,7 @@ evering_request_bytes(const struct evering_request *request, uint64_t *len)
  * @ops: table
  * @id: of a request
  *
- * Returns 1; 0; -ESTALE: answered before, or never asked.
+ * Return: 1; 0; -ESTALE: answered before, or never asked.
  */
 EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
 				     uint64_t id);

@@ -2,10 +2,10 @@
 /*
  * evering_ring.h: the fast path, inlined into its callers.
  *
- * What is here runs once for every message: reserve, commit and flush on the
- * sending side, peek and release on the receiving side, and the copying calls
- * made of them.  Whatever happens less often (credit, publishing, waking,
- * sleeping) is a call into the library.  Include <evering.h>, not this file.
+ * The functions here run once for every entry: reserve, commit and flush on the sending
+ * side, peek and release on the receiving side, and the copying calls made of them.
+ * Everything that happens less often (credit, publishing, waking, sleeping) is a call
+ * into the library.  Include <evering.h>, not this file.
  *
  * The protocol
  * ------------
@@ -18,12 +18,13 @@
  *
  * [A] Without release and acquire the consumer could see the stamp and read the
  *     entry that was in the slot a lap ago.
- * [B] For who outlives the consumer: see evering__begin(), and evering_fate().
- * [C] Without release and acquire the producer could overwrite an entry that is
- *     still being read.  released is published seldom: see evering_release().
+ * [B] If the consumer dies, the producer learns from begun what it may have acted on:
+ *     see evering__begin() and evering_fate().
+ * [C] Without release and acquire the producer could overwrite an entry that is still
+ *     being read.  The consumer publishes released seldom: see evering_release().
  *
- * Sleeping, the consumer waiting for entries (for a producer waiting for space
- * read "released" for "stamp" and armed_tx for armed_rx):
+ * How a consumer sleeps until there are entries.  (For a producer that waits for room,
+ * read "released" for "stamp" and "armed_tx" for "armed_rx".)
  *
  *	Producer: commit, flush				Consumer: arm
  *
@@ -33,22 +34,24 @@
  *	armed, and this generation not		not there: sleep until rung
  *	rung yet: ring
  *
- * [D] This is the store-buffer litmus test.  With both fences at least one of the
- *     two loads sees the other side's store: either the consumer finds the entry
- *     and does not sleep, or the producer finds it armed and rings.  Without
- *     either fence both may read the old value, and the consumer sleeps on an
- *     entry for ever.  x86 does this too.  The two halves are
- *     evering_full_fence() in evering__flush(), evering_flush(), evering__publish()
- *     and publish_awake() (looking for a sleeper) and in evering__arm() (about to be
- *     one); there is no fence anywhere else.
+ * [D] This is the store-buffer litmus test.  With both fences, at least one of the two
+ *     loads sees the other side's store: either the consumer finds the entry and does
+ *     not sleep, or the producer finds it armed and rings the doorbell.  If one fence
+ *     is missing, both loads may read the old value, and the consumer sleeps for ever
+ *     although there is an entry.  x86 does this too.  One half is evering_full_fence()
+ *     in evering__flush(), evering_flush(), evering__publish() and publish_awake(),
+ *     which look for a sleeper.  The other half is in evering__arm(), which is about to
+ *     sleep.  There is no other full fence.
  *
- * Tried, and lost
- * ---------------
- * Each change alone, both sides spinning, by turns with what is here; medians of the
- * ratios for one way of 16 bytes, one way of 64, and there and back with 64.  What is
- * here, once more, came to -, 1.03 and 1.02: less than that is nothing.  (Two virtual
- * CPUs of an AMD EPYC.  To try another: change it, and `evering bench
- * --modes=rtt,stream --sizes=16,64 --wait=busy` twice, with --output and --against.)
+ * Tried, and rejected
+ * -------------------
+ * Each change was measured alone against the code here, in alternating runs, with both
+ * sides spinning.  The columns are medians of the ratio of times: one way with 16 bytes,
+ * one way with 64 bytes, and a round trip with 64 bytes; a ratio above 1 is slower.
+ * The code here against itself gave -, 1.03 and 1.02, so a smaller difference means
+ * nothing.  (Two virtual CPUs of an AMD EPYC.  To try another change: make it, and run
+ * `evering bench --modes=rtt,stream --sizes=16,64 --wait=busy` twice, with --output and
+ * --against.)
  *
  *	the stamp first in its slot			0.90	1.00	1.06
  *	prefetch for writing, 1 or 4 entries ahead	1.07	1.01	1.04
@@ -62,18 +65,18 @@
  *	  for each 64					0.99	0.95	0.98
  *	cldemote (not in this CPU: a nop)		-	1.29	1.01
  *
- * The stamp is last because a payload at offset 0 is aligned, and whoever writes
- * and reads in ascending order is done with the slot when it is done with the stamp.
- * For 64-byte slots the line is the same.  A receiver that spins in its own code,
- * instead of in evering_wait(), has its answer in 0.9 of the time; that is for who
- * looks with evering_peek() anyway.
+ * The stamp is last because a payload at offset 0 is aligned, and a side that writes or
+ * reads in ascending order has finished with the slot when it reaches the stamp.  In
+ * 64-byte slots both are on one line.  A receiver that spins in its own code, instead
+ * of in evering_wait(), has its answer in 0.9 of the time.  Callers that look with
+ * evering_peek() anyway can do so.
  *
- * Payload is copied by its owner, if at all: with evering_copy(), or else with what is
- * ordered before the stamp, which non-temporal stores are not (of 3 million entries
- * 6,708 came before a payload that was written so, without sfence).  Into an arena that
- * the peer reads next such stores took 0.35 of glibc 2.36's memcpy() for 64 KiB, 0.41 for 1 MiB
- * and 0.93 for 4 MiB; huge pages 0.99, 0.97 and 1.12.  Pages mapped beforehand:
- * EVERING_POPULATE.
+ * If payload is copied, its owner does that: with evering_copy(), or with stores that
+ * are ordered before the stamp.  Non-temporal stores are not: without sfence, 6,708 of
+ * 3 million entries arrived before their payload.  Into an arena that the peer reads
+ * next, such stores took 0.35 of the time of glibc 2.36's memcpy() for 64 KiB, 0.41 for
+ * 1 MiB and 0.93 for 4 MiB.  Huge pages took 0.99, 0.97 and 1.12.  EVERING_POPULATE
+ * maps pages beforehand.
  */
 #ifndef EVERING_RING_H
 #define EVERING_RING_H
@@ -83,32 +86,32 @@
 #endif
 
 /*
- * Private state of an endpoint's two directions.  It is in this header so that the
- * fast path can be inlined; do not access the members.  The two structs lie 128
- * bytes apart because two threads may use them.
+ * The private state of an endpoint's two directions.  It is in this header so that the
+ * fast path can be inlined; callers do not access the members.  The two structs lie 128
+ * bytes apart because two threads may use them at the same time.
  */
 struct evering_tx {
-	unsigned char *slots;	/* slot 0, in the own half */
-	const uint32_t *armed;	/* peer's armed_rx: its word, read-only here */
+	unsigned char *slots;	/* slot 0, in this side's half */
+	const uint32_t *armed;	/* the peer's armed_rx, read-only here */
 	uint32_t next;		/* number of the next entry to commit */
 	uint32_t limit;		/* first entry number without credit */
 	uint32_t mask;		/* entries - 1 */
 	uint32_t shift;		/* log2 of the slot size */
 	uint32_t payload;	/* bytes of an entry: slot size - stamp */
-	uint32_t rung;		/* value of *armed that was rung last */
+	uint32_t rung;		/* the value of *armed for which the doorbell was rung last */
 	unsigned char reserved[128 - 2 * sizeof(void *) - 6 * 4];
 };
 
 struct evering_rx {
 	const unsigned char *slots; /* slot 0, in the peer's half */
-	const uint32_t *armed;	/* peer's armed_tx */
+	const uint32_t *armed;	/* the peer's armed_tx */
 	uint32_t next;		/* number of the next entry to release */
-	uint32_t publish_at;	/* when next gets here, publish released */
+	uint32_t publish_at;	/* publish released when next reaches this */
 	uint32_t mask;
 	uint32_t shift;
 	uint32_t payload;
 	uint32_t rung;
-	uint32_t *begun;	/* the own word */
+	uint32_t *begun;	/* this side's word */
 	uint32_t ahead;		/* evering_look_ahead() */
 	unsigned char reserved[128 - 3 * sizeof(void *) - 7 * 4];
 };
@@ -119,8 +122,8 @@ struct evering {
 };
 
 /*
- * Words in shared memory.  The peer may change them at any time, so each is loaded
- * once, into a local, and only the local is used.
+ * Words in shared memory.  The peer may change them at any time.  So each word is
+ * loaded once into a local variable, and only that is used.
  */
 static inline uint32_t evering_load_relaxed(const uint32_t *word)
 {
@@ -146,16 +149,17 @@ static inline void evering_store_release(uint32_t *word, uint32_t value)
 #endif
 
 /*
- * [D] The only full fence: who calls it, and why, is told above.  On x86 a locked
- * instruction on a line that is there anyway, as in the kernel's smp_mb(): some
- * compilers make it mfence, which takes twice as long (49 and 21 cycles in
- * tools/speed's machine) to order also what nobody here needs.
+ * [D] The only full fence; the head of this file describes its callers and their
+ * reason.  On x86 it is a locked instruction on a line that is in the cache anyway, as
+ * in the kernel's smp_mb().  Some compilers use mfence for a fence, which takes twice
+ * as long (49 cycles instead of 21, as tools/speed counted) and also orders accesses
+ * that need no order here.
  */
 static inline void evering_full_fence(void)
 {
 #if defined(EVERING__TSAN)
 #if defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__)
-/* gcc's knows no fences, says so at each, and needs none of these. */
+/* gcc's TSan does not support fences and warns at each; it needs none of them. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wtsan"
 #endif
@@ -173,10 +177,10 @@ static inline void evering_full_fence(void)
 }
 
 /*
- * Is there no room for entry @n + @k?  @k is far below 2^31.
+ * Returns whether there is no room for entry @n + @k, with @k far below 2^31.
  *
- * The limit of a channel that has ended, perhaps by another thread, lies at an entry
- * that was the next one then, or is: nowhere ahead of @n.
+ * When a channel has ended, perhaps in another thread, its limit is the number of the
+ * entry that was next then.  That is never ahead of @n.
  */
 static inline int evering__full(const struct evering_tx *tx, uint32_t n,
 				uint32_t k)
@@ -184,7 +188,7 @@ static inline int evering__full(const struct evering_tx *tx, uint32_t n,
 #ifdef EVERING__TSAN
 	uint32_t limit = evering_load_relaxed(&tx->limit);
 #else
-	uint32_t limit = tx->limit; /* which compilers compare in memory */
+	uint32_t limit = tx->limit; /* compilers compare it in memory */
 #endif
 
 	return (int32_t)(n + k - limit) >= 0;
@@ -194,9 +198,9 @@ static inline int evering__full(const struct evering_tx *tx, uint32_t n,
 #define EVERING_UNLIKELY(x)	__builtin_expect(!!(x), 0)
 
 /*
- * Off the fast path, in the library.  For the functions below alone.  Those that
- * return an int return 0 or what their caller is to return, so that the calls can
- * be tail calls and the fast path a leaf.
+ * The slow paths, in the library.  Only the functions below call them.  Those that
+ * return an int return what their caller returns, so that they can be tail calls and
+ * the fast path can be a leaf function.
  */
 EVERING_API uint32_t evering__credit(struct evering *ev);
 EVERING_API int evering__publish(struct evering *ev);
@@ -221,14 +225,14 @@ static inline const unsigned char *evering__rx_slot(const struct evering_rx *rx,
 	return rx->slots + ((size_t)(n & rx->mask) << rx->shift);
 }
 
-/* Nothing may be copied from nowhere, or to it. */
+/* With @len 0, @to and @from may be NULL, which memcpy() does not allow. */
 static inline void evering__copy(void *to, const void *from, size_t len)
 {
 	if (len)
 		memcpy(to, from, len);
 }
 
-/* Publishes entry @n, the next one, which lies in @slot. */
+/* Publishes entry @n, the next one, in @slot. */
 static inline void evering__stamp(struct evering_tx *tx, unsigned char *slot,
 				  uint32_t n)
 {
@@ -239,7 +243,10 @@ static inline void evering__stamp(struct evering_tx *tx, unsigned char *slot,
 			      stamp); /* [A] */
 }
 
-/* As evering_flush(), but that EVERING_LAZY_RING leaves the ring owed; returns 0. */
+/*
+ * As evering_flush(), except that EVERING_LAZY_RING leaves the doorbell owed.  Returns
+ * 0.
+ */
 static inline int evering__flush(struct evering *ev)
 {
 	uint32_t armed;
@@ -252,13 +259,13 @@ static inline int evering__flush(struct evering *ev)
 }
 
 /*
- * Takes up all entries before @n, of which the last one is there.  If this process is
- * killed the peer will know that they may have been acted on, and that no later one was.
+ * Takes up all entries before @n; the last of them has arrived.  If this process is
+ * killed, its peer knows that these entries may have been acted on, and that no later
+ * one was.
  *
- * [B] The store comes before whatever is done with the entry, in the order of the program.
- *     A process is killed between two instructions, and all that it has stored before
- *     is seen by whoever learns that it is gone: so it is the compiler alone that has to
- *     keep the order.
+ * [B] In program order, the store comes before every use of the entry.  A process is
+ *     killed between two instructions, and a peer that learns of its end sees all of
+ *     its earlier stores.  So only the compiler has to keep the order.
  */
 static inline void evering__begin(struct evering_rx *rx, uint32_t n)
 {
@@ -266,14 +273,14 @@ static inline void evering__begin(struct evering_rx *rx, uint32_t n)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST); /* [B] */
 }
 
-/* Is done with all entries before @n; returns 0. */
+/* Releases all entries before @n. Returns 0. */
 static inline int evering__released(struct evering *ev, uint32_t n)
 {
 	struct evering_rx *rx = &ev->rx;
 
-	/* [C] The sending thread may be the one to publish it. */
+	/* [C] The sending thread may be the one that publishes it. */
 	evering_store_release(&rx->next, n);
-	/* Without a fence: a sleeper missed here is seen when publishing. */
+	/* No fence: a sleeper that is missed here is seen when publishing. */
 	if (EVERING_UNLIKELY((int32_t)(n - rx->publish_at) >= 0) ||
 	    EVERING_UNLIKELY(evering_load_relaxed(rx->armed) & EVERING_ARMED))
 		return evering__publish(ev);
@@ -281,10 +288,11 @@ static inline int evering__released(struct evering *ev, uint32_t n)
 }
 
 /**
- * evering_payload - bytes of an entry
+ * evering_payload - get the bytes of an entry
  * @ev: endpoint
  *
- * The slot size less EVERING_STAMP_SIZE.  Any thread.
+ * Context: Any thread.
+ * Return: the slot size less EVERING_STAMP_SIZE, in bytes.
  */
 static inline size_t evering_payload(const struct evering *ev)
 {
@@ -294,14 +302,14 @@ static inline size_t evering_payload(const struct evering *ev)
 /**
  * evering_reserve_at - find room for one of the next entries
  * @ev: endpoint
- * @k: how many entries after the next one, from 0
+ * @k: how many entries after the next one, 0..entries - 1
  *
- * Returns the place of that entry, evering_payload() bytes aligned to the lesser
- * of the slot size and 64, in memory that the peer reads; NULL if the ring is
- * too full for it, or if the channel has ended (evering_wait() tells which).  The
- * place is the caller's until committed; reserving again returns it again, so
- * there is nothing to give back.  It holds what an entry of an earlier lap left.
- * Sending thread.
+ * Context: The sending thread.
+ * Return: the place of that entry: evering_payload() bytes, aligned to the lesser of
+ * the slot size and 64, in memory that the peer can read; NULL: the ring has no room
+ * for it, or the channel has ended (evering_wait() returns which).  The place belongs
+ * to the caller until it is committed.  A second call returns the same place, so there
+ * is nothing to give back.  It holds what an earlier entry left there.
  */
 static inline void *evering_reserve_at(struct evering *ev, uint32_t k)
 {
@@ -318,7 +326,8 @@ static inline void *evering_reserve_at(struct evering *ev, uint32_t k)
  * evering_reserve - find room for the next entry
  * @ev: endpoint
  *
- * evering_reserve_at(ev, 0).  Sending thread.
+ * Context: The sending thread.
+ * Return: as evering_reserve_at(ev, 0).
  */
 static inline void *evering_reserve(struct evering *ev)
 {
@@ -326,13 +335,14 @@ static inline void *evering_reserve(struct evering *ev)
 }
 
 /**
- * evering_room - how many entries there is room for
+ * evering_room - get how many entries there is room for
  * @ev: endpoint
  *
- * All but so many of the ring's entries were sent and are not released yet, as far as the
- * peer has told.  Reads the peer's word, whose line it takes from it.
+ * The other entries of the ring were sent, and the peer has not published yet that it
+ * released them.  This reads a word of the peer's, and so takes a cache line from it.
  *
- * Returns 0..entries; 0 also if the channel has ended.  Sending thread.
+ * Context: The sending thread.
+ * Return: 0..entries; 0 also if the channel has ended.
  */
 static inline uint32_t evering_room(struct evering *ev)
 {
@@ -343,9 +353,11 @@ static inline uint32_t evering_room(struct evering *ev)
  * evering_commit - publish the entry that was reserved
  * @ev: endpoint
  *
- * The peer sees it at once if it is looking, and is not woken if it sleeps: that
- * takes an evering_flush() after the last commit of a batch.  Commit without a
- * reserve that succeeded is a bug of the caller.  Sending thread.
+ * A peer that is looking sees the entry at once.  A peer that sleeps is not woken: call
+ * evering_flush() after the last commit of a batch.  A commit without a reserve that
+ * succeeded is a bug of the caller.
+ *
+ * Context: The sending thread.
  */
 static inline void evering_commit(struct evering *ev)
 {
@@ -357,9 +369,11 @@ static inline void evering_commit(struct evering *ev)
 /**
  * evering_commit_many - publish several entries, in order
  * @ev: endpoint
- * @count: how many; each was reserved with evering_reserve_at()
+ * @count: how many entries; each was reserved with evering_reserve_at()
  *
- * Like evering_commit().  Sending thread.
+ * Like evering_commit().
+ *
+ * Context: The sending thread.
  */
 static inline void evering_commit_many(struct evering *ev, uint32_t count)
 {
@@ -371,9 +385,11 @@ static inline void evering_commit_many(struct evering *ev, uint32_t count)
  * evering_flush - wake the peer if it sleeps waiting for entries
  * @ev: endpoint
  *
- * Due after the last commit of a batch, and before waiting for an answer.  A full
- * fence and a load if the peer is awake; else a system call, once each time it
- * sleeps, under EVERING_LAZY_RING too.  Sending thread.
+ * Call this after the last commit of a batch, and before a wait for an answer.  It
+ * costs a full fence and a load if the peer is awake.  If the peer sleeps it costs a
+ * system call, once for each time that the peer sleeps, also under EVERING_LAZY_RING.
+ *
+ * Context: The sending thread.
  */
 static inline void evering_flush(struct evering *ev)
 {
@@ -388,17 +404,20 @@ static inline void evering_flush(struct evering *ev)
 /**
  * evering_send - send one entry
  * @ev: endpoint
- * @entry: what to send; copied
- * @len: its bytes, 0..evering_payload(); the rest of the slot is left as it is
- * @timeout_ns: how long to wait for room, in nanoseconds; EVERING_NOWAIT not at
- *	all, EVERING_WAIT_FOREVER without end
+ * @entry: what to send; it is copied
+ * @len: bytes of @entry, 0..evering_payload(); the rest of the slot keeps its old
+ *	contents
+ * @timeout_ns: how long to wait for room, in nanoseconds, EVERING_NOWAIT or
+ *	EVERING_WAIT_FOREVER
  *
- * Reserve, copy, commit and flush.  Waits as the endpoint's policy says; under
- * EVERING_LAZY_RING the flush is left to the next wait.  A success says that the entry is in the ring, not that anybody received it.
+ * Reserves, copies, commits and flushes.  Waits by the endpoint's policy.  Under
+ * EVERING_LAZY_RING the flush is left to the next wait.  Success means that the entry
+ * is in the ring, not that the peer has received it.
  *
- * Returns 0; -EMSGSIZE: @len is too long; or as evering_wait(ev, EVERING_TX, …):
- * -EAGAIN or -ETIMEDOUT: no room; -EPIPE: the peer is gone; -EPROTO: it broke the
- * rules; -EINTR: a signal.  Nothing was sent on error.  Sending thread.
+ * Context: The sending thread.
+ * Return: 0; -EMSGSIZE: @len is too long; or as evering_wait(ev, EVERING_TX, …):
+ * -EAGAIN, -ETIMEDOUT: no room; -EPIPE: the peer is gone; -EPROTO: it broke the rules;
+ * -EINTR: a signal.  After an error, nothing was sent.
  */
 static inline int evering_send(struct evering *ev, const void *entry,
 			       size_t len, int64_t timeout_ns)
@@ -418,16 +437,17 @@ static inline int evering_send(struct evering *ev, const void *entry,
 }
 
 /**
- * evering_send_bulk - send several entries, waking the peer once
+ * evering_send_bulk - send several entries and wake the peer once
  * @ev: endpoint
  * @entries: an array of entries of @len bytes each
  * @len: bytes of an entry, 0..evering_payload()
- * @count: how many, 1..INT_MAX
- * @timeout_ns: how long to wait for room for the first of them
+ * @count: how many entries, 1..INT_MAX
+ * @timeout_ns: how long to wait for room for the first of them, as in evering_send()
  *
- * Returns how many were sent, in order from the first: at least one, and fewer
- * than @count if the ring filled up; or a negative errno as evering_send().
- * Sending thread.
+ * Context: The sending thread.
+ * Return: how many were sent, in order from the first: at least one, and fewer than
+ * @count if the ring became full; -EINVAL: @count is invalid; or a negative errno as
+ * evering_send().
  */
 static inline int evering_send_bulk(struct evering *ev, const void *entries,
 				    size_t len, unsigned int count,
@@ -463,10 +483,11 @@ static inline int evering_send_bulk(struct evering *ev, const void *entries,
  * @ev: endpoint
  * @k: how many entries after the next one, 0..entries - 1
  *
- * Returns the entry, evering_payload() bytes in memory that the peer can still
- * write: if the peer is not trusted copy what is to be checked, check the copy
- * and use the copy.  NULL if it is not there yet, which says nothing about the
- * peer: evering_wait() does.  Stays until released.  Receiving thread.
+ * Context: The receiving thread.
+ * Return: the entry, evering_payload() bytes in memory that the peer can still write,
+ * valid until it is released; NULL: it is not there yet.  NULL does not mean that the
+ * peer is still there: evering_wait() returns that.  If the peer is not trusted, copy
+ * what has to be checked, check the copy, and use the copy.
  */
 static inline const void *evering_peek_at(struct evering *ev, uint32_t k)
 {
@@ -484,7 +505,8 @@ static inline const void *evering_peek_at(struct evering *ev, uint32_t k)
  * evering_peek - look at the next entry
  * @ev: endpoint
  *
- * evering_peek_at(ev, 0).  Receiving thread.
+ * Context: The receiving thread.
+ * Return: as evering_peek_at(ev, 0).
  */
 static inline const void *evering_peek(struct evering *ev)
 {
@@ -494,13 +516,16 @@ static inline const void *evering_peek(struct evering *ev)
 /**
  * evering_begin - take up the next entries, before they are acted on
  * @ev: endpoint
- * @count: how many, 0..entries; not fewer than were taken up already
+ * @count: how many, 0..entries; not fewer than were taken up before
  *
- * For who looks with evering_peek() and acts on what it sees before releasing it: should
- * this process die, evering_fate() tells its peer that these may have been acted on, and
- * that no later one was.  Without this call all that were sent may have been.  evering_recv()
- * and tables of operations take up what they take by themselves; who uses both on one
- * endpoint calls this for all that it looks at.  One store.  Receiving thread.
+ * For a caller that looks with evering_peek() and acts on the entry before it releases
+ * it.  If this process dies, its peer learns from evering_fate() that these entries may
+ * have been acted on, and that no later one was.  Without this call, any entry that was
+ * sent may have been acted on.  evering_recv() and tables of operations take up by
+ * themselves what they receive.  A caller that uses evering_peek() as well calls this
+ * for everything that it looks at.  It costs one store.
+ *
+ * Context: The receiving thread.
  */
 static inline void evering_begin(struct evering *ev, uint32_t count)
 {
@@ -508,15 +533,17 @@ static inline void evering_begin(struct evering *ev, uint32_t count)
 }
 
 /**
- * evering_look_ahead - wait for entries behind those that are looked at
+ * evering_look_ahead - wait for entries after those that are known
  * @ev: endpoint
- * @count: how many of the next entries are no news, 0..entries
+ * @count: how many of the next entries are known already, 0..entries
  *
- * For who keeps entries in the ring while it waits for more: evering_wait(), evering_arm()
- * and groups then tell of the entry evering_peek_at(ev, @count), and of a peer that is gone
- * when that is not there.  Counted from the next entry that is not released, so
- * evering_release() and evering_recv() are followed by this call with what is left.
- * Receiving thread.
+ * For a caller that keeps entries in the ring while it waits for more.  evering_wait(),
+ * evering_arm() and groups then wait for the entry evering_peek_at(ev, @count), and
+ * report that the peer is gone if that entry is not there.  @count starts at the first
+ * entry that is not released.  So after evering_release() and evering_recv(), call this
+ * again with the entries that are left.
+ *
+ * Context: The receiving thread.
  */
 static inline void evering_look_ahead(struct evering *ev, uint32_t count)
 {
@@ -524,15 +551,17 @@ static inline void evering_look_ahead(struct evering *ev, uint32_t count)
 }
 
 /**
- * evering_release_many - be done with the next entries
+ * evering_release_many - release the next entries
  * @ev: endpoint
- * @count: how many; each was seen by evering_peek_at()
+ * @count: how many; evering_peek_at() has returned each of them
  *
- * The peer may overwrite them at any time from now on.  It is told at least every
- * quarter ring, at once if it sleeps for want of space, and before this side
- * sleeps in either role.  More often would take the line from a producer that does not need it;
- * less often could leave a producer waiting for space that is there.  Receiving
- * thread.
+ * The peer may overwrite them at any time from now on.  This side publishes its
+ * position at least every quarter ring, at once if the peer sleeps for lack of room,
+ * and before this side sleeps in either role.  To publish it more often would take the
+ * cache line from a producer that does not need the position.  To publish it less often
+ * could leave a producer waiting for room that exists.
+ *
+ * Context: The receiving thread.
  */
 static inline void evering_release_many(struct evering *ev, uint32_t count)
 {
@@ -540,10 +569,12 @@ static inline void evering_release_many(struct evering *ev, uint32_t count)
 }
 
 /**
- * evering_release - be done with the next entry
+ * evering_release - release the next entry
  * @ev: endpoint
  *
- * evering_release_many(ev, 1).  Receiving thread.
+ * The same as evering_release_many(ev, 1).
+ *
+ * Context: The receiving thread.
  */
 static inline void evering_release(struct evering *ev)
 {
@@ -553,18 +584,19 @@ static inline void evering_release(struct evering *ev)
 /**
  * evering_recv - receive one entry
  * @ev: endpoint
- * @entry: where to copy it
- * @len: how much of it, 0..evering_payload()
- * @timeout_ns: how long to wait, in nanoseconds; EVERING_NOWAIT not at all,
- *	EVERING_WAIT_FOREVER without end
+ * @entry: where to copy the entry
+ * @len: bytes to copy, 0..evering_payload()
+ * @timeout_ns: how long to wait for an entry, in nanoseconds, EVERING_NOWAIT or
+ *	EVERING_WAIT_FOREVER
  *
- * Peek, copy and release.  Waits as the endpoint's policy says.  Entries that the
- * peer sent before it went can still be received.
+ * Peeks, copies and releases.  Waits by the endpoint's policy.  Entries that the peer
+ * sent before it went away can still be received.
  *
- * Returns 0; -EMSGSIZE: @len is longer than an entry; or as
- * evering_wait(ev, EVERING_RX, …): -EAGAIN or -ETIMEDOUT: no entry; -EPIPE: none,
- * and the peer is gone; -EPROTO: the peer broke the rules; -EINTR: a signal.
- * Receiving thread.
+ * Context: The receiving thread.
+ * Return: 0; -EMSGSIZE: @len is longer than an entry; or as evering_wait(ev,
+ * EVERING_RX, …): -EAGAIN, -ETIMEDOUT: no entry; -EPIPE: no entry, and the peer is
+ * gone; -EPROTO: it broke the rules; -EINTR: a signal.  After an error, nothing was
+ * received.
  */
 static inline int evering_recv(struct evering *ev, void *entry, size_t len,
 			       int64_t timeout_ns)
@@ -586,15 +618,16 @@ static inline int evering_recv(struct evering *ev, void *entry, size_t len,
 }
 
 /**
- * evering_recv_bulk - receive what is there
+ * evering_recv_bulk - receive the entries that are there
  * @ev: endpoint
  * @entries: an array with room for @count entries of @len bytes
  * @len: bytes to copy of each, 0..evering_payload()
- * @count: how many at the most, 1..INT_MAX
- * @timeout_ns: how long to wait for the first of them
+ * @count: how many entries at the most, 1..INT_MAX
+ * @timeout_ns: how long to wait for the first of them, as in evering_recv()
  *
- * Returns how many were received, at least one; or a negative errno as
- * evering_recv().  Receiving thread.
+ * Context: The receiving thread.
+ * Return: how many were received, at least one; -EINVAL: @count is invalid; or a
+ * negative errno as evering_recv().
  */
 static inline int evering_recv_bulk(struct evering *ev, void *entries,
 				    size_t len, unsigned int count,
@@ -614,7 +647,7 @@ static inline int evering_recv_bulk(struct evering *ev, void *entries,
 		if (ret < 0)
 			return ret;
 	}
-	/* It was seen once, and a hostile peer need not show it twice. */
+	/* The first entry was seen once; a hostile peer might not show it twice. */
 	for (i = 0; slot; slot = i < count ? evering_peek(ev) : NULL) {
 		evering__copy(entry + i++ * len, slot, len);
 		evering_begin(ev, 1);

@@ -217,11 +217,11 @@ struct evering_server_info {
  * @params: how; NULL: EVERING_SERVER_PARAMS_INIT
  * @server: out: for evering_server_close()
  *
- * Returns 0; -EINVAL: @params is invalid, or contradicts itself: tables larger than
- * the largest ring allows, slots too small for operations, rings too small for anybody,
+ * Context: Any thread.
+ * Return: 0; -EINVAL: @params is invalid, or contradicts itself: tables larger than the
+ * largest ring allows, slots too small for operations, rings too small for anybody,
  * @request without room to serve, or @message without room to store any; -E2BIG; or as
- * evering_listen() and evering_group_open(); -EADDRINUSE: somebody listens at @path.  Any
- * thread.
+ * evering_listen() and evering_group_open(); -EADDRINUSE: somebody listens at @path.
  */
 EVERING_API int evering_server_open(const char *path,
 				    const struct evering_server_params *params,
@@ -236,7 +236,8 @@ EVERING_API int evering_server_open(const char *path,
  * For a socket that a service manager or a parent passes, and for processes that share
  * one.
  *
- * Returns as evering_server_open(), and as evering_listen_fd().  Any thread.
+ * Context: Any thread.
+ * Return: as evering_server_open(), and as evering_listen_fd().
  */
 EVERING_API int
 evering_server_open_fd(int fd, const struct evering_server_params *params,
@@ -253,8 +254,9 @@ evering_server_open_fd(int fd, const struct evering_server_params *params,
  * server, needs no locks.  Each is stopped and closed for itself, in any order; while there
  * is one, clients come to it.
  *
- * Returns 0; -EINVAL: @server has no socket, or not any more; or as evering_group_open()
- * and evering_listener_share().  Thread: the one of @server; then @other goes to its own.
+ * Context: The thread of @server; then @other goes to a thread of its own.
+ * Return: 0; -EINVAL: @server has no socket, or not any more; or as
+ * evering_group_open() and evering_listener_share().
  */
 EVERING_API int evering_server_share(struct evering_server *server,
 				     void *context,
@@ -270,10 +272,10 @@ EVERING_API int evering_server_share(struct evering_server *server,
  * Calls evering_server_params.open.  It counts as a client, but is taken in addition to
  * evering_server_params.clients if need be, and @limits do not matter.
  *
- * Returns 0; -ESHUTDOWN: the server has stopped; -EINVAL: a process that fork() has made,
- * or slots too small; what evering_server_params.open returned; -EBUSY: @ev has a
- * table, or is in a group; -ENOMEM, -ENOSPC: as evering_group_add().  Thread: the server's,
- * and both roles of @ev.
+ * Context: The thread of the server, which has both roles of @ev.
+ * Return: 0; -ESHUTDOWN: the server has stopped; -EINVAL: a process that fork() has
+ * made, or slots too small; what evering_server_params.open returned; -EBUSY: @ev has a
+ * table, or is in a group; -ENOMEM, -ENOSPC: as evering_group_add().
  */
 EVERING_API int evering_server_add(struct evering_server *server,
 				   struct evering *ev,
@@ -286,11 +288,12 @@ EVERING_API int evering_server_add(struct evering_server *server,
  *
  * Takes each client that there is something to do for in its turn, and calls the callbacks.
  *
- * Returns how much was done, at least 1; -EAGAIN: nothing, and @timeout_ns was
+ * Context: The thread of the server.
+ * Return: how much was done, at least 1; -EAGAIN: nothing, and @timeout_ns was
  * EVERING_NOWAIT; -ETIMEDOUT: nothing in time; -EINTR: a signal handler ran, as the
- * conventions of <evering.h> say, or evering_server_wake() or _stop() was called; -ESHUTDOWN: it was
- * stopped, and there are no clients any more; -EDEADLK: called from a callback; -EINVAL:
- * @timeout_ns, or a process that fork() has made.  Thread: the server's.
+ * conventions of <evering.h> say, or evering_server_wake() or _stop() was called;
+ * -ESHUTDOWN: it was stopped, and there are no clients any more; -EDEADLK: called from
+ * a callback; -EINVAL: @timeout_ns, or a process that fork() has made.
  */
 EVERING_API int evering_server_wait(struct evering_server *server,
 				    int64_t timeout_ns);
@@ -305,8 +308,9 @@ EVERING_API int evering_server_wait(struct evering_server *server,
  * Then, unless @n is an error, sleep until evering_server_fd() is readable, for
  * evering_server_timeout() at the most.
  *
- * Returns how much was done; 0: nothing, and the descriptor will tell; -ESHUTDOWN,
- * -EDEADLK, -EINVAL: as evering_server_wait().  Thread: the server's.
+ * Context: The thread of the server.
+ * Return: how much was done; 0: nothing, and the descriptor will tell; -ESHUTDOWN,
+ * -EDEADLK, -EINVAL: as evering_server_wait().
  */
 EVERING_API int evering_server_poll(struct evering_server *server);
 
@@ -317,8 +321,9 @@ EVERING_API int evering_server_poll(struct evering_server *server);
  * Polls readable when evering_server_poll() has something to do, if that has returned 0
  * before.  It is always the same and belongs to the server: as evering_group_fd().
  *
- * Returns the descriptor; -EINVAL: a process that fork() has made; -ENOMEM, -ENOSPC: as
- * evering_group_fd().  Thread: the server's.
+ * Context: The thread of the server.
+ * Return: the descriptor; -EINVAL: a process that fork() has made; -ENOMEM, -ENOSPC: as
+ * evering_group_fd().
  */
 EVERING_API int evering_server_fd(struct evering_server *server);
 
@@ -326,8 +331,9 @@ EVERING_API int evering_server_fd(struct evering_server *server);
  * evering_server_timeout - when is there something to do, if nobody sends anything
  * @server: server
  *
- * Returns nanoseconds from now, 0 if there is already; EVERING_WAIT_FOREVER: never.  It
- * may be too early.  Thread: the server's.
+ * Context: The thread of the server.
+ * Return: nanoseconds from now, 0 if there is already; EVERING_WAIT_FOREVER: never.  It
+ * may be too early.
  */
 EVERING_API int64_t evering_server_timeout(const struct evering_server *server);
 
@@ -339,7 +345,8 @@ EVERING_API int64_t evering_server_timeout(const struct evering_server *server);
  * next one does that finds nothing to do.  A loop that sleeps in evering_server_fd() is
  * woken as well.
  *
- * Returns 0; -EINVAL: a process that fork() has made.  Any thread; async-signal-safe.
+ * Context: Any thread; async-signal-safe.
+ * Return: 0; -EINVAL: a process that fork() has made.
  */
 EVERING_API int evering_server_wake(struct evering_server *server);
 
@@ -368,7 +375,7 @@ EVERING_API int evering_server_wake(struct evering_server *server);
  * Then they return -ESHUTDOWN, and all that is left to do is evering_server_close().  Called
  * again it can only shorten the time.
  *
- * Returns 0; -EINVAL: @timeout_ns, or a process that fork() has made.  Any thread;
+ * Return: 0; -EINVAL: @timeout_ns, or a process that fork() has made.  Any thread;
  * async-signal-safe; also from a callback.
  */
 EVERING_API int evering_server_stop(struct evering_server *server,
@@ -378,12 +385,14 @@ EVERING_API int evering_server_stop(struct evering_server *server,
  * evering_server_close - end a server at once
  * @server: server, or NULL
  *
- * What is kept ends with -ESHUTDOWN, and so do all clients, by their callbacks.  Members
- * that the program has added to the group live on.  An evering_server_stop() or
- * evering_server_wake() that is under way in another thread is waited for; none may begin.
- * So a signal handler that calls them is taken away before, or its signal blocked; and
- * where several threads may run it, one thread takes the signal with sigwait() instead.
- * Thread: the server's, not in a callback.
+ * What is kept ends with -ESHUTDOWN, and so do all clients, by their callbacks.
+ * Members that the program has added to the group live on.  An evering_server_stop() or
+ * evering_server_wake() that is under way in another thread is waited for; none may
+ * begin.  So a signal handler that calls them is taken away before, or its signal
+ * blocked; and where several threads may run it, one thread takes the signal with
+ * sigwait() instead.
+ *
+ * Context: The thread of the server, not in a callback.
  */
 EVERING_API void evering_server_close(struct evering_server *server);
 
@@ -391,9 +400,11 @@ EVERING_API void evering_server_close(struct evering_server *server);
  * evering_server_group - the group in which the clients are
  * @server: server
  *
- * For evering_group_add_fd(), evering_group_add() and evering_group_add_listener(), whose
- * events go to evering_server_params.event.  Not to be waited for, polled, armed or closed.
- * Thread: the server's.
+ * For evering_group_add_fd(), evering_group_add() and evering_group_add_listener(),
+ * whose events go to evering_server_params.event.  Not to be waited for, polled, armed
+ * or closed.
+ *
+ * Context: The thread of the server.
  */
 EVERING_API struct evering_group *
 evering_server_group(struct evering_server *server);
@@ -402,8 +413,11 @@ evering_server_group(struct evering_server *server);
  * evering_server_listener - the listener
  * @server: server
  *
- * For evering_listener_refused() and evering_listener_admit().  Not to be closed, nor to
- * accept from.  Returns NULL if it has none, or not any more.  Thread: the server's.
+ * For evering_listener_refused() and evering_listener_admit().  Not to be closed, nor
+ * to accept from.
+ *
+ * Context: The thread of the server.
+ * Return: NULL if it has none, or not any more.
  */
 EVERING_API struct evering_listener *
 evering_server_listener(struct evering_server *server);
@@ -413,7 +427,9 @@ evering_server_listener(struct evering_server *server);
  * @server: server
  * @info: out
  *
- * Takes as long as there are clients.  Thread: the server's.
+ * Takes as long as there are clients.
+ *
+ * Context: The thread of the server.
  */
 EVERING_API void evering_server_get_info(const struct evering_server *server,
 					 struct evering_server_info *info);
@@ -430,7 +446,7 @@ EVERING_API void evering_server_get_info(const struct evering_server *server,
  * evering_server_poll(), which evering_server_fd() tells; until then @client is valid.  One
  * that is to end already does not end twice.  What it was answered, it still receives.
  *
- * Thread: the server's.
+ * Context: The thread of the server.
  */
 EVERING_API void evering_client_close(struct evering_client *client, int why);
 
@@ -445,7 +461,7 @@ EVERING_API void evering_client_close(struct evering_client *client, int why);
  * nor its group are to be used through it.  Holds are counted.  Not in
  * evering_server_params.open if that is to turn it away.
  *
- * Thread: the server's.
+ * Context: The thread of the server.
  */
 EVERING_API void evering_client_hold(struct evering_client *client);
 
@@ -453,7 +469,7 @@ EVERING_API void evering_client_hold(struct evering_client *client);
  * evering_client_release - it is not needed any more
  * @client: one that evering_client_hold() was called for
  *
- * Thread: the server's, also when the server is closed.
+ * Context: The thread of the server, also when the server is closed.
  */
 EVERING_API void evering_client_release(struct evering_client *client);
 
@@ -465,7 +481,8 @@ EVERING_API void evering_client_release(struct evering_client *client);
  * Those that are to end are left out; after one that has ended, and is held, there are none.
  * In no particular order.
  *
- * Returns a client; NULL: there are no more.  Thread: the server's.
+ * Context: The thread of the server.
+ * Return: a client; NULL: there are no more.
  */
 EVERING_API struct evering_client *
 evering_client_next(const struct evering_server *server,

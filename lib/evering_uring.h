@@ -168,7 +168,7 @@ static inline struct io_uring_sqe *evering_uring__sqe(struct io_uring *ring,
  * evering_group_poll(), evering_group_arm() or evering_server_poll() has returned 0.
  * Submitted with the rest, by evering_uring_wait() for instance.
  *
- * Returns 0; -ESHUTDOWN: it was stopped; -EBUSY, -EAGAIN, …: the kernel takes no
+ * Return: 0; -ESHUTDOWN: it was stopped; -EBUSY, -EAGAIN, …: the kernel takes no
  * submissions now, see io_uring_submit(3); -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: of
  * evering_fd() or evering_group_fd().
  */
@@ -208,7 +208,7 @@ static inline int evering_uring_watch(struct io_uring *ring,
  * @watch: watch
  * @what: what to be woken for, of the watch's
  *
- * Returns as evering_arm(), or as evering_uring_watch(), and then nothing is armed.
+ * Return: as evering_arm(), or as evering_uring_watch(), and then nothing is armed.
  */
 static inline int evering_uring_arm(struct io_uring *ring,
 				    struct evering_uring *watch,
@@ -232,7 +232,7 @@ static inline int evering_uring_arm(struct io_uring *ring,
  * The kernel may end a multishot poll at any time, when completions overflow for
  * instance; the next evering_uring_arm() begins another.
  *
- * Returns 1: there may be something to do, look and then arm again, or if it was
+ * Return: 1: there may be something to do, look and then arm again, or if it was
  * stopped call evering_uring_stop() again; 0: it was stopped, and nothing refers to it
  * any more; negative errno: the kernel does not poll, -EINVAL before Linux 5.13.
  */
@@ -261,7 +261,7 @@ static inline int evering_uring_event(struct evering_uring *watch,
  * The kernel does not remove a poll while it is about to tell of an event, so this
  * may take more than one call.
  *
- * Returns 0: nothing refers to the watch any more; 1: a completion will come, for
+ * Return: 0: nothing refers to the watch any more; 1: a completion will come, for
  * evering_uring_event(): if that returns 1, call this again; -EBUSY, -EAGAIN, …: as
  * evering_uring_watch(), call this again.
  */
@@ -297,7 +297,7 @@ static inline int64_t evering_uring__now(void)
  * @timeout_ns: how long
  * @cqe: out: the first completion, for io_uring_cqe_seen(); there may be more
  *
- * Returns 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none in time; -EINTR: a signal;
+ * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none in time; -EINTR: a signal;
  * -EINVAL: @timeout_ns; or as io_uring_submit(3).
  */
 static inline int evering_uring_wait(struct io_uring *ring, int64_t timeout_ns,
@@ -362,8 +362,8 @@ static inline void evering_uring__bell(const struct evering_bell *bell)
  * has been woken when this returns, unless the ring has IORING_SETUP_SQPOLL: then it
  * soon is.  A table of operations flushes by itself: evering_ops_flush().
  *
- * Returns how many were rung; -EBUSY, -EAGAIN, …: as io_uring_submit(3), and they
- * will be rung with the next submission.  Sending thread of each.
+ * Return: how many were rung; -EBUSY, -EAGAIN, …: as io_uring_submit(3), and they will
+ * be rung with the next submission.  Sending thread of each.
  */
 static inline int evering_uring_flush_many(struct io_uring *ring,
 					   struct evering *const *evs,
@@ -423,10 +423,10 @@ static inline int evering_uring_flush_many(struct io_uring *ring,
  * evering_uring_unregister_arena().  The peer's arena cannot be registered unless
  * the channel has EVERING_SHARED_ARENA: the kernel pins only what may be written.
  *
- * Returns 0; -E2BIG: more than 1 GiB; -ENODATA: there is no arena; -ENOMEM: over
- * RLIMIT_MEMLOCK, or no memory; -EINVAL: no such place; -ENXIO: no places;
- * otherwise as io_uring_register(2).  What cannot be registered can still be read
- * into, by io_uring_prep_read(), which costs the kernel a look at each page.
+ * Return: 0; -E2BIG: more than 1 GiB; -ENODATA: there is no arena; -ENOMEM: over
+ * RLIMIT_MEMLOCK, or no memory; -EINVAL: no such place; -ENXIO: no places; otherwise as
+ * io_uring_register(2).  What cannot be registered can still be read into, by
+ * io_uring_prep_read(), which costs the kernel a look at each page.
  */
 static inline int evering_uring_register_arena(struct io_uring *ring,
 					       unsigned int index,
@@ -454,7 +454,7 @@ static inline int evering_uring_register_arena(struct io_uring *ring,
  *
  * The pages are unpinned when what is under way with them has ended.
  *
- * Returns 0; -EINVAL, -ENXIO: no such place.
+ * Return: 0; -EINVAL, -ENXIO: no such place.
  */
 static inline int evering_uring_unregister_arena(struct io_uring *ring,
 						 unsigned int index)
