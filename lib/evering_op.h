@@ -2,8 +2,9 @@
 /*
  * evering_op.h: requests and answers over a channel.  Include <evering.h>.
  *
- * A table beside an endpoint follows each operation from its submission to its one
- * outcome.  Both sides of a channel open one, and both may ask and answer at once.
+ * A table of operations belongs to an endpoint.  It follows each operation from its
+ * submission to its single outcome.  Both sides of a channel open a table, and both may
+ * ask and answer at the same time.
  *
  *	client					server
  *
@@ -20,57 +21,58 @@
  *	    |                  +-- cancel and detach, timeout --> abandoned --> gone
  *	    +-- cancel --> gone, and nothing has happened
  *
- * - Each operation that was submitted has exactly one outcome: the answer's result,
- *   -ECANCELED, -ETIMEDOUT, -EPIPE (the peer is gone; evering_peer() tells whether
- *   it closed or died), -EOWNERDEAD (the same, and it has a successor) or -EPROTO (it
- *   broke the rules).  EVERING_ABANDONED with it says
- *   that a buffer that was lent is not the caller's any more.
- * - Its resources stay with it until the peer can no longer use them, which is when
- *   the answer has come or the channel has ended, whoever may have lost interest
+ * - Each operation that was submitted has exactly one outcome: the result of the
+ *   answer, -ECANCELED, -ETIMEDOUT, -EPIPE (the peer is gone; evering_peer() returns
+ *   whether it closed or died), -EOWNERDEAD (the peer is gone and has a successor) or
+ *   -EPROTO (the peer broke the rules).  EVERING_ABANDONED with an outcome means that a
+ *   lent buffer does not belong to the caller any more.
+ * - An operation keeps its resources until the peer can no longer use them: until the
+ *   answer has come or the channel has ended, also if the caller has abandoned it
  *   before.
- * - No more are in flight than the peer has room for, and the way back always has
- *   room for the answers to those: evering_op_answer() never waits.
+ * - There are never more operations in flight than the peer has room for, and the ring
+ *   back always has room for their answers.  So evering_op_answer() never waits.
  *
  * Data and buffers
  *
- * A little data travels in the entry and is copied on arrival.  More goes in a
+ * A little data travels in the entry and is copied on arrival.  More data travels in a
  * buffer of the arena, which is not copied:
  *
- * - Lent (EVERING_LEND): until the operation ends the peer may look at it, and the
- *   owner can neither free it nor lend it again.  With EVERING_SHARED_ARENA the peer
- *   may also write into it.
- * - Given (EVERING_GIVE, and buffers in answers): it is the receiver's from then
- *   on, who frees it, in its own time, with evering_free() as if it were its own, or
- *   gives it back.  Freed buffers go home with other entries, and in entries of
- *   their own if there are none.
+ * - Lent (EVERING_LEND): until the operation ends, the peer may read the buffer, and
+ *   the owner can neither free it nor lend it again.  With EVERING_SHARED_ARENA the
+ *   peer may also write into it.
+ * - Given (EVERING_GIVE, and buffers in answers): from then on the buffer belongs to
+ *   the receiver, which frees it at any time with evering_free(), like a buffer of its
+ *   own, or gives it back.  Freed buffers return to their owner with other entries, or
+ *   in entries of their own if there are no others.
  *
- * A buffer of the peer's that is not given or lent is no buffer: whatever arrives is
- * checked, and what cannot be ends the channel with -EPROTO.
+ * The library checks everything that arrives.  A buffer that the peer has neither lent
+ * nor given is invalid, and whatever is invalid ends the channel with -EPROTO.
  *
  * Posts and messages
  *
  * - A post (evering_op_post()) is a request that gets no answer.
  * - A message (evering_msg_send(), evering_msg_recv()) has any length up to that of the
- *   sender's arena.  One that fits travels in the entry.  A longer one is copied into
- *   one buffer of the arena, read there by the receiver, and the buffer comes home when
- *   the receiver has freed the message.
- * - Posts and messages are stored by the receiver until it has finished with them, so
- *   that one that nobody takes does not hold up the answers behind it.  The sender never
- *   has more under way than the receiver said that it stores: one more waits.
- * - What one side sends arrives in that order: messages among themselves, and posts
- *   among requests.
+ *   sender's arena.  A short message travels in the entry.  A longer one is copied into
+ *   one buffer of the arena, where the receiver reads it.  The buffer returns when the
+ *   receiver has freed the message.
+ * - The receiver stores posts and messages until it has finished with them, so one that
+ *   is not taken does not delay the answers behind it.  The sender never has more under
+ *   way than the receiver has stated that it stores; one more waits.
+ * - What one side sends arrives in order: messages in the order of messages, and posts
+ *   and requests in their common order.
  *
  * Rules
  *
- * - One thread at a time uses a table, in callbacks too.  While it is open nobody
- *   sends, receives or waits on the endpoint by other means; the arena belongs to
- *   the same thread.
- * - Callbacks may wait, and poll; while they do, others are called.  When eight waits,
- *   or EVERING_OP_SPARE polls, are in each other the next fails with -EDEADLK.
- * - What was submitted or answered is seen by a peer that is awake at once, one that
+ * - One thread at a time uses a table, also in callbacks.  This is the Context: of
+ *   every function below that states none.  While the table is open, no thread sends,
+ *   receives or waits on the endpoint by other functions, and the arena belongs to the
+ *   same thread.
+ * - Callbacks may wait and poll; other callbacks are called meanwhile.  When eight
+ *   waits, or EVERING_OP_SPARE polls, are nested, the next one fails with -EDEADLK.
+ * - A peer that is awake sees at once what was submitted or answered.  A peer that
  *   sleeps is woken by the next evering_ops_poll(), _wait(), _flush() or _arm(), or
  *   evering_op_ function that waits.  A message wakes it at once.
- * - Nothing is allocated after evering_ops_open(), but by evering_replace().
+ * - After evering_ops_open() only evering_replace() allocates memory.
  */
 #ifndef EVERING_OP_H
 #define EVERING_OP_H
@@ -88,7 +90,7 @@ struct evering_ops;
 #define EVERING_GIVE (1u << 1)
 #define EVERING_REISSUE (1u << 4)
 
-/* evering_request.flags, beside the above */
+/* evering_request.flags, with the above */
 #define EVERING_POST (1u << 2)
 #define EVERING_AGAIN (1u << 3)
 
@@ -107,25 +109,27 @@ struct evering_ops;
 
 /**
  * struct evering_completion - how an operation ended
- * @id: which
- * @user, @ext: of its struct evering_op
- * @result: what the peer answered; or else -ECANCELED, -ETIMEDOUT, -EPIPE, -EOWNERDEAD,
- *	-EPROTO
- * @len: bytes at @data, which is not to be looked at beyond
- * @flags: EVERING_ANSWERED: @result is the peer's, who may have answered whatever
- *	this library says, too; else it is the library's.  EVERING_ABANDONED: the peer
- *	may still use the buffer that was lent, which is not the caller's any more: it
- *	is freed when the answer comes, or the peer goes.  Without that flag the buffer
- *	is the caller's again.  Where the peer has gone before it answered, one of two:
- *	EVERING_UNSEEN: it certainly did nothing for it, and whoever takes its place may;
- *	EVERING_BEGUN: it may have done it, in part or whole, or not
- * @data: what the answer carried, copied.  Like all of this it stays until the
- *	callback returns, or calls a function that polls or waits; if no callback
- *	is called, until the next call with this table.
- * @buf: the buffer that came with it; NULL: none.  If it was lent, the own one, with
- *	the answer in it; else the caller's, for evering_free().  If it lies in the
- *	peer's arena the peer can change it at any time, and it is not writable
- *	unless the channel has EVERING_SHARED_ARENA.
+ * @id: the operation
+ * @user: from its struct evering_op
+ * @ext: from its struct evering_op
+ * @result: the result of the peer's answer; without an answer -ECANCELED, -ETIMEDOUT,
+ *	-EPIPE, -EOWNERDEAD or -EPROTO
+ * @len: bytes at @data; there may be none beyond them
+ * @flags: EVERING_ANSWERED: @result is the peer's answer, which may equal an errno of
+ *	this library; without this flag @result is the library's.  EVERING_ABANDONED:
+ *	the peer may still use the lent buffer, which does not belong to the caller any
+ *	more; it is freed when the answer comes or the peer goes away.  Without this
+ *	flag the buffer belongs to the caller again.  If the peer went away before it
+ *	answered, one of two more is set.  EVERING_UNSEEN: the peer has certainly not
+ *	begun the operation, so a successor may do it.  EVERING_BEGUN: the peer may have
+ *	done it, wholly, in part, or not at all
+ * @data: a copy of the data of the answer.  It is valid, like this whole struct, until
+ *	the callback returns or calls a function that polls or waits; without a
+ *	callback, until the next call with this table
+ * @buf: the buffer that came with the answer; NULL: none.  It is either the caller's
+ *	own buffer that was lent, with the answer in it, or one that belongs to the
+ *	caller now, for evering_free().  In the peer's arena the peer can change it at
+ *	any time, and this side can write it only with EVERING_SHARED_ARENA
  * @buf_len: bytes at @buf
  */
 struct evering_completion {
@@ -141,35 +145,37 @@ struct evering_completion {
 };
 
 /**
- * evering_done_fn - an operation has ended
+ * typedef evering_done_fn - called when an operation has ended
  * @ops: table
- * @completion: how; until this returns
+ * @completion: how it ended; valid until this returns
  *
- * May call anything but evering_ops_close(): submit anew, and even wait.
+ * May call any function except evering_ops_close(): it may submit operations and wait.
  */
 typedef void (*evering_done_fn)(struct evering_ops *ops,
 				const struct evering_completion *completion);
 
 /**
  * struct evering_op - an operation to submit
- * @opcode: what to do; means nothing to the library
- * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0.  EVERING_REISSUE, not
- *	with EVERING_GIVE: it may be begun twice: if the peer goes that may have begun it,
- *	its successor (evering_replace()) is asked for it, and told so by EVERING_AGAIN.  What
- *	is in a buffer that both write (EVERING_SHARED_ARENA) may have been changed
- * @data: to go in the entry; copied
- * @len: its bytes, 0..evering_ops_info.max_data, 16 fewer with a buffer
+ * @opcode: what to do; the library does not interpret it
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf, else 0.  EVERING_REISSUE,
+ *	not with EVERING_GIVE: the operation may be begun twice.  If a peer goes away
+ *	that may have begun it, its successor (evering_replace()) gets the request
+ *	again, with EVERING_AGAIN.  The dead peer may have changed the contents of a
+ *	lent buffer that both sides can write (EVERING_SHARED_ARENA)
+ * @data: data for the entry; it is copied
+ * @len: bytes of @data, 0..evering_ops_info.max_data, 16 fewer with a buffer
  * @reserved: 0
- * @buf: buffer: the start of one from evering_alloc(); or, to give back, of one
- *	that the peer has given.  Without either of @flags it is refused
- * @buf_len: its bytes that the peer is to see, 1..those allocated
- * @timeout_ns: how long it may take from submission, after which it is abandoned
- *	as if by EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, its outcome being
- *	-ETIMEDOUT, even if it was cancelled before; EVERING_WAIT_FOREVER, or 0, which a struct has that does not
- *	name it: as long as it takes
- * @done: called with the outcome; NULL: it is kept for evering_op_done() or one of
- *	the evering_op_wait functions
- * @user, @ext: kept until the end, and given back in the completion
+ * @buf: the start of a buffer from evering_alloc(), or of a buffer that the peer has
+ *	given, to give it back; NULL: none.  It needs EVERING_LEND or EVERING_GIVE
+ * @buf_len: bytes of @buf that the peer sees, from 1 to those allocated
+ * @timeout_ns: how long to wait the operation may take from its submission, in
+ *	nanoseconds.  Then it is abandoned as by EVERING_CANCEL_DETACH |
+ *	EVERING_CANCEL_TELL with the outcome -ETIMEDOUT, even if it was cancelled
+ *	before.  EVERING_WAIT_FOREVER or 0: no limit
+ * @done: called with the outcome; NULL: the table keeps the outcome for
+ *	evering_op_done() or one of the evering_op_wait functions
+ * @user: returned in the completion
+ * @ext: returned in the completion
  */
 struct evering_op {
 	uint32_t opcode;
@@ -186,20 +192,21 @@ struct evering_op {
 };
 
 /**
- * struct evering_request - an operation of the peer's, to be answered; or a post
+ * struct evering_request - an operation of the peer, to be answered; or a post
  * @id: for evering_op_answer*(); 0: a post, which cannot be answered
- * @opcode: what to do, as the peer says
- * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf; EVERING_POST if it is a post;
- *	EVERING_AGAIN: a predecessor of this side may have begun it, or done it
+ * @opcode: what to do, as the peer states
+ * @flags: EVERING_LEND or EVERING_GIVE if there is a @buf; EVERING_POST: it is a post;
+ *	EVERING_AGAIN: a predecessor of this side may have begun or done it
  * @len: bytes at @data
  * @reserved: 0
- * @data: what the request carries, copied, aligned to 16 bytes; stays until it is
- *	answered.  A post's stays until the callback returns, or else until the next
+ * @data: a copy of the data of the request, aligned to 16 bytes.  It is valid until the
+ *	request is answered; for a post, until the callback returns or until the next
  *	evering_op_next()
- * @buf: the buffer that came with it; NULL: none.  Lent: until it is answered, not
- *	to be written unless the channel has EVERING_SHARED_ARENA.  Given: the
- *	caller's, for evering_free().  The peer can write it at any time: copy what
- *	is to be checked, check the copy and use the copy.
+ * @buf: the buffer that came with the request; NULL: none.  A lent buffer is valid
+ *	until the request is answered; this side can write it only with
+ *	EVERING_SHARED_ARENA.  A given buffer belongs to the caller, for evering_free().
+ *	The peer can write either at any time: copy what has to be checked, check the
+ *	copy, and use the copy
  * @buf_len: bytes at @buf
  */
 struct evering_request {
@@ -214,13 +221,13 @@ struct evering_request {
 };
 
 /**
- * evering_request_fn - a request has come
+ * typedef evering_request_fn - called for a request
  * @ops: table
- * @request: until this returns, though its data and buffer stay as said there, or
- *	polls or waits
- * @context: of the table's parameters
+ * @request: the request.  The struct is valid until this returns, polls or waits; its
+ *	data and buffer as described there
+ * @context: from the table's parameters
  *
- * Answers it, now or later, unless it is a post.  May call anything but
+ * Answers the request, now or later, unless it is a post.  May call any function except
  * evering_ops_close().
  */
 typedef void (*evering_request_fn)(struct evering_ops *ops,
@@ -228,22 +235,23 @@ typedef void (*evering_request_fn)(struct evering_ops *ops,
 				   void *context);
 
 /**
- * evering_cancelled_fn - the peer does not need an answer any more
+ * typedef evering_cancelled_fn - called when the peer needs no answer any more
  * @ops: table
- * @id: of a request that is not answered yet.  It has still to be, soon and with
- *	whatever result, to give the peer its resources back.
- * @context: of the table's parameters
+ * @id: a request that is not answered yet.  It still has to be answered, soon and with
+ *	any result, to give the peer its resources back
+ * @context: from the table's parameters
  */
 typedef void (*evering_cancelled_fn)(struct evering_ops *ops, uint64_t id,
 				     void *context);
 
 /**
- * struct evering_msg - a message of the peer's
- * @data: its bytes, aligned to 16; in a copy, or in the peer's arena.  There the peer can
- *	change them at any time: copy what is to be checked, check the copy and use the
- *	copy.  Not to be written.  Stays until evering_msg_free()
- * @len: how many
- * @place, @reserved: private
+ * struct evering_msg - a message from the peer
+ * @data: the bytes, aligned to 16, in a copy or in the peer's arena, valid until
+ *	evering_msg_free().  They must not be written.  In its arena the peer can change
+ *	them at any time: copy what has to be checked, check the copy, and use the copy
+ * @len: bytes at @data
+ * @place: private
+ * @reserved: private
  */
 struct evering_msg {
 	const void *data;
@@ -253,12 +261,13 @@ struct evering_msg {
 };
 
 /**
- * evering_message_fn - a message has come
+ * typedef evering_message_fn - called for a message
  * @ops: table
- * @msg: copy it to keep it; it stays until evering_msg_free()
- * @context: of the table's parameters
+ * @msg: the message, valid until evering_msg_free().  The struct is valid until this
+ *	returns: copy it to keep it
+ * @context: from the table's parameters
  *
- * Frees the message, now or later.  May call anything but evering_ops_close().
+ * Frees the message, now or later.  May call any function except evering_ops_close().
  */
 typedef void (*evering_message_fn)(struct evering_ops *ops,
 				   const struct evering_msg *msg,
@@ -269,29 +278,39 @@ typedef void (*evering_message_fn)(struct evering_ops *ops,
 /**
  * struct evering_ops_params - how to make a table
  * @size: sizeof(struct evering_ops_params)
- * @flags: 0; EVERING_REPLACEABLE: if the peer goes, operations in flight wait for its
- *	successor.  The functions that poll and wait return -EPIPE as without, until
- *	evering_replace() succeeds (or see evering_ops_follow()); operations can be cancelled meanwhile, and run out of
- *	time when somebody polls.  Then those that the peer had certainly not seen are sent
- *	to the successor, when that has opened its table, and so are posts and messages.
- *	One that it may have begun ends with -EOWNERDEAD and EVERING_BEGUN, unless it has
- *	EVERING_REISSUE; one that gives a buffer back to the peer with -EOWNERDEAD, and the
- *	buffer is gone, as is a post that does.  evering_op_call() and _callv() end with
- *	-EPIPE, unless evering_ops_follow() was called.  As many may be in flight as before:
- *	a successor whose table serves fewer ends the channel with -EPROTO, and so does one
- *	that stores no posts and messages if there are any for it.  Copies of what is sent again are allocated
- * @depth: the most operations in the table, 0..three quarters of the ring;
- *	EVERING_OPS_DEFAULT: half of it
- * @serve: the most requests of the peer's to hold unanswered, likewise
- * @request: called with each; NULL: they wait for evering_op_next()
- * @cancelled: called when the peer tells that it cancelled one; may be NULL
- * @context: for all of them
- * @store: the most posts and messages of the peer's to store, 0..the entries of the
- *	ring; EVERING_OPS_DEFAULT: half of them
+ * @flags: 0; EVERING_REPLACEABLE: if the peer goes away, operations in flight wait for
+ *	its successor, as described below
+ * @depth: the most operations in the table, 0..three quarters of the ring's entries;
+ *	EVERING_OPS_DEFAULT: half of them
+ * @serve: the most requests of the peer that this side holds unanswered, with the range
+ *	of @depth
+ * @request: called for each request; NULL: requests wait for evering_op_next()
+ * @cancelled: called when the peer states that it has cancelled a request; may be NULL
+ * @context: for all callbacks
+ * @store: the most posts and messages of the peer that this side stores, from 0 to the
+ *	entries of the ring; EVERING_OPS_DEFAULT: half of them
  * @reserved: 0
- * @message: called with each message; NULL: they wait for evering_msg_recv()
+ * @message: called for each message; NULL: messages wait for evering_msg_recv()
  *
- * In flight are at most the lesser of @depth here and @serve at the peer.
+ * At most the lesser of @depth here and @serve at the peer are in flight.
+ *
+ * With EVERING_REPLACEABLE, the functions that poll and wait return -EPIPE as without
+ * it, until evering_replace() succeeds (but see evering_ops_follow()).  Meanwhile
+ * operations can be cancelled, and they run out of time when the table is polled.
+ * After evering_replace():
+ *
+ * - Operations that the peer had certainly not seen are sent to the successor when it has
+ *   opened its table.  So are posts and messages.
+ * - An operation that the peer may have begun ends with -EOWNERDEAD and EVERING_BEGUN,
+ *   unless it has EVERING_REISSUE.
+ * - An operation that gives a buffer back to the peer ends with -EOWNERDEAD, and the
+ *   buffer is gone.  A post that does so is dropped with its buffer.
+ *
+ * evering_op_call() and evering_op_callv() end with -EPIPE, unless evering_ops_follow()
+ * was called.  The number of operations that may be in flight stays the same.  A
+ * successor whose table serves fewer ends the channel with -EPROTO; so does one that
+ * stores no posts and messages, if there are any for it.  Copies of what is sent again
+ * are allocated.
  */
 struct evering_ops_params {
 	uint32_t size;
@@ -314,18 +333,19 @@ struct evering_ops_params {
 	}
 
 /**
- * struct evering_ops_info - how a table stands
- * @depth: most operations that may be in flight, as both sides agreed; 0: the peer
+ * struct evering_ops_info - the state of a table
+ * @depth: the most operations that may be in flight, as both sides agreed; 0: the peer
  *	has not opened its table yet
- * @serve: most requests of the peer's
+ * @serve: the most requests of the peer that this side holds
  * @in_flight: operations without an outcome, prepared ones included
- * @abandoned: operations with an outcome, whose resources the peer may still use
- * @done: outcomes that nobody has taken yet
+ * @abandoned: operations with an outcome whose resources the peer may still use
+ * @done: outcomes that the caller has not taken yet
  * @held: requests that are not answered yet
- * @homebound: buffers of the peer's that were freed and are not on their way yet
- * @max_data: bytes of data that an entry takes without a buffer
- * @store: posts and messages of the peer's that this side stores
- * @credit: posts and messages that can be sent now, as far as is known
+ * @homebound: buffers of the peer that were freed here and are not on their way back
+ *	yet
+ * @max_data: bytes of data in an entry without a buffer
+ * @store: posts and messages of the peer that this side can store
+ * @credit: posts and messages that can be sent now, as far as this side knows
  * @messages: messages that wait for evering_msg_recv()
  * @reserved: 0
  */
@@ -348,17 +368,17 @@ struct evering_ops_info {
 
 /**
  * evering_ops_open - make the table of an endpoint
- * @ev: endpoint, whose slots are at least EVERING_OPS_MIN_SLOT, and over which
- *	nothing is under way
+ * @ev: endpoint, with slots of at least EVERING_OPS_MIN_SLOT bytes, and no entries
+ *	under way
  * @params: NULL: EVERING_OPS_PARAMS_INIT
  * @ops: out: the table, for evering_ops_close()
  *
- * Tells the peer, and does not wait for it: operations can be prepared and submitted
- * as soon as the peer has opened its own.
+ * Informs the peer, and does not wait for it.  Operations can be prepared and submitted
+ * as soon as the peer has opened its table.
  *
  * Context: The thread that has both roles.
- * Return: 0; -EINVAL: @params, or slots too small; -EBUSY: the endpoint has one;
- * -EAGAIN: the ring has no room; -ENOMEM.
+ * Return: 0; -EINVAL: @params is invalid, or the slots are too small; -EBUSY: the
+ * endpoint has a table; -EAGAIN: the ring has no room; -ENOMEM: no memory.
  */
 EVERING_API int evering_ops_open(struct evering *ev,
 				 const struct evering_ops_params *params,
@@ -366,120 +386,126 @@ EVERING_API int evering_ops_open(struct evering *ev,
 
 /**
  * evering_ops_close - end a table
- * @ops: table, or NULL
+ * @ops: table; NULL: does nothing
  *
- * Operations without an outcome end with -ECANCELED, by their callbacks if they have
- * one.  Buffers that the peer may still use stay locked until evering_close(), which
- * is all that is of use after this; it also closes a table that is open.
+ * Operations without an outcome end with -ECANCELED; their callbacks are called.
+ * Buffers that the peer may still use stay locked until evering_close(), the only
+ * useful call after this one.  evering_close() also closes an open table.
  */
 EVERING_API void evering_ops_close(struct evering_ops *ops);
 
 /**
- * evering_ops_endpoint - the endpoint beside which a table is
+ * evering_ops_endpoint - get the endpoint of a table
  * @ops: table
  *
- * For callbacks, which are given the table: to allocate and free, and to ask who the
- * peer is.
+ * For callbacks, which get the table as an argument: to allocate, to free, and to
+ * identify the peer.
  *
  * Context: Any thread.
- * Return: the endpoint, which stays its opener's.
+ * Return: the endpoint, which still belongs to the caller that opened it.
  */
 static inline struct evering *
 evering_ops_endpoint(const struct evering_ops *ops);
 
 /**
- * evering_ops_poll - do what there is to do
+ * evering_ops_poll - do the work of a table
  * @ops: table
  *
- * Takes what has arrived, calls callbacks, ends what took too long, sends home what
- * was freed and wakes a peer that sleeps.  Does not wait.
+ * Takes what has arrived, calls callbacks, ends operations that took too long, returns
+ * freed buffers and wakes a peer that sleeps.  Does not wait.
  *
- * Return: how much was done, 0 being nothing; -EPIPE: the peer is gone, everything has
- * its outcome, unless the table has EVERING_REPLACEABLE, and nothing more will come;
- * -EPROTO: the peer broke the rules, and the channel has ended likewise;
- * -EPROTONOSUPPORT: it speaks another version.
+ * Return: how much was done, 0: nothing; -EPIPE: the peer is gone, and nothing more
+ * will come; every operation has its outcome, unless the table has EVERING_REPLACEABLE;
+ * -EPROTO: the peer broke the rules, and the channel has ended in the same way;
+ * -EPROTONOSUPPORT: the peer speaks another version.
  */
 EVERING_API int evering_ops_poll(struct evering_ops *ops);
 
 /**
- * evering_ops_wait - wait until there was something to do, and do it
+ * evering_ops_wait - wait until there is work, and do it
  * @ops: table
- * @timeout_ns: how long, at the most
+ * @timeout_ns: how long to wait at the most
  *
- * Waits as the endpoint's policy says.
+ * Waits by the endpoint's policy.
  *
  * Return: as evering_ops_poll(), but at least 1; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT:
- * nothing in time; -EINTR; -EINVAL: @timeout_ns.
+ * nothing in time; -EINTR: a signal; -EINVAL: @timeout_ns is invalid.
  */
 EVERING_API int evering_ops_wait(struct evering_ops *ops, int64_t timeout_ns);
 
 /**
- * evering_ops_flush - wake the peer, and send home what was freed
+ * evering_ops_flush - wake the peer, and return what was freed
  * @ops: table
  *
- * For who goes on with something else for long.  A full fence and a load, and now
- * and then a system call.
+ * For a caller that does something else for a long time.  It costs a full fence, a
+ * load, and sometimes a system call.
  */
 EVERING_API void evering_ops_flush(struct evering_ops *ops);
 
 /**
- * evering_ops_arm - before a sleep in an event loop
+ * evering_ops_arm - prepare for a sleep in an event loop
  * @ops: table
- * @events: out: what to poll evering_fd() of the endpoint for
+ * @events: out: the events to poll evering_fd() of the endpoint for
  *
  *	while ((n = evering_ops_poll(ops)) > 0 ||
  *	       (n == 0 && (n = evering_ops_arm(ops, &events)) > 0))
  *		;
  *
- * Then, unless @n is an error, sleep, for evering_ops_timeout() at the most.
- * Includes evering_ops_flush().
+ * Then, unless n is an error, sleep for evering_ops_timeout() at the most.  This
+ * function includes evering_ops_flush().
  *
- * If an operation was refused for want of room in the ring, room is told of, too.
+ * If an operation was refused because the ring had no room, the descriptor also becomes
+ * ready for room.
  *
- * Return: 0: the descriptor will tell; 1: there is something to do already, or room, or
- * requests or messages wait that the caller is to take: it is told so as long as any do
- * if it has ever called evering_op_next() or evering_msg_recv(), else once of each; or
- * a negative errno as evering_ops_poll(); -EBUSY: the endpoint is a member of a group.
+ * Return: 0: the descriptor becomes ready when there is work; 1: there is work or room
+ * already, or the caller has requests or messages to take; or a negative errno as
+ * evering_ops_poll(); -EBUSY: the endpoint is a member of a group.  For requests and
+ * messages that wait, this returns 1 each time if the caller has ever called
+ * evering_op_next() or evering_msg_recv(), else once for each of them.
  */
 EVERING_API int evering_ops_arm(struct evering_ops *ops, short *events);
 
 /**
- * evering_ops_timeout - when does the next operation run out of time
+ * evering_ops_timeout - get when the next operation runs out of time
  * @ops: table
  *
- * Return: nanoseconds from now, 0 if it has; EVERING_WAIT_FOREVER: none can.
+ * Return: nanoseconds from now; 0: one has run out; EVERING_WAIT_FOREVER: no operation
+ * has a time limit.
  */
 EVERING_API int64_t evering_ops_timeout(const struct evering_ops *ops);
 
 /**
- * evering_ops_follow - go on with the successor of a peer that goes
+ * evering_ops_follow - continue with the successor of a peer that goes away
  * @ops: table with EVERING_REPLACEABLE
- * @path: where the successor will listen, as for evering_connect(); NULL: do not
- * @patience_ns: how long one call waits for it, at the most: EVERING_WAIT_FOREVER, or
- *	nanoseconds, not 0
+ * @path: where the successor will listen, as for evering_connect(); NULL: stop
+ *	following
+ * @patience_ns: how long one call waits for a successor at the most, in nanoseconds,
+ *	not 0; or EVERING_WAIT_FOREVER
  *
- * From now on a function of this table that waits, with a @timeout_ns other than
- * EVERING_NOWAIT, does not return -EPIPE when the peer goes, but meets the successor, as
- * evering_replace() does, and waits on.  So whoever asks and waits need not know that a
- * server dies or is upgraded, but for what its operations end with.  What evering_replace()
- * says of other threads, and of the descriptor of evering_fd(), holds for each such wait.
+ * From now on, a function of this table that waits, with a @timeout_ns other than
+ * EVERING_NOWAIT, does not return -EPIPE when the peer goes away.  It meets the
+ * successor, as evering_replace() does, and continues to wait.  So a caller that
+ * submits and waits notices the death or upgrade of a server only in the outcomes of
+ * its operations.  The rules of evering_replace() for other threads, and for the
+ * descriptor of evering_fd(), hold for each such wait.
  *
- * It ends with -EPIPE if none has come in @patience_ns since the peer went, or since the wait
- * began: the next one that waits goes on.  So it does, at once, in a callback, and if the
- * table still has something of the dead peer's that is to be finished with before.  A signal
- * ends it with -EINTR, and so does evering_wake(), within a second; else it ends with what
- * evering_replace() says, such as -EACCES for a successor of another user.
- * evering_ops_poll() returns -EPIPE as without this.
+ * Such a wait ends with -EPIPE if no successor has come @patience_ns after the peer
+ * went away, or after the wait began; the next wait tries again.  It ends with -EPIPE
+ * at once in a callback, and if the table still has something of the dead peer that has
+ * to be finished with first.  A signal ends it with -EINTR, and so does evering_wake(),
+ * within a second.  Otherwise it ends with an error of evering_replace(), such as
+ * -EACCES for a successor of another user.  evering_ops_poll() returns -EPIPE as
+ * without this function.
  *
  * Context: The thread of the table.
- * Return: 0; -EOPNOTSUPP: without EVERING_REPLACEABLE; -EINVAL: @path is empty, or
- * @patience_ns; -ENAMETOOLONG: @path.
+ * Return: 0; -EOPNOTSUPP: the table has no EVERING_REPLACEABLE; -EINVAL: @path is
+ * empty, or @patience_ns is invalid; -ENAMETOOLONG: @path has over 107 bytes.
  */
 EVERING_API int evering_ops_follow(struct evering_ops *ops, const char *path,
 				   int64_t patience_ns);
 
 /**
- * evering_ops_get_info - how does the table stand
+ * evering_ops_get_info - get the state of a table
  * @ops: table
  * @info: out
  */
@@ -489,35 +515,37 @@ EVERING_API void evering_ops_get_info(const struct evering_ops *ops,
 /* ------------------------------------------------------------------- asking */
 
 /**
- * evering_op_submit - ask the peer for something
+ * evering_op_submit - submit an operation
  * @ops: table
- * @op: what; nothing of it is needed afterwards but the buffer
- * @id: out: the operation, until its outcome was taken; never 0; may be NULL
- * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try.  The
- *	operation's own time begins when it is.
+ * @op: the operation; afterwards only its buffer is still in use
+ * @id: out: the operation's number, never 0, valid until its outcome is taken; may be
+ *	NULL
+ * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT: only try.  The
+ *	operation's own time begins when it is sent
  *
- * Return: 0: it is under way, and will have an outcome; else nothing has happened:
- * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: as many as may be are in flight, or the peer
- * has not opened its table; -EINVAL: @op is invalid, or its buffer is none; -EMSGSIZE:
- * too much data; -EBUSY: its buffer is lent; -ESTALE: its buffer was given away;
- * -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EINTR; -EDEADLK: too many
- * callbacks wait in each other.  To try takes nothing that has arrived.
+ * Return: 0: it is in flight, and will have an outcome; -EAGAIN (EVERING_NOWAIT),
+ * -ETIMEDOUT: the most operations are in flight, or the peer has not opened its table;
+ * -EINVAL: @op or its buffer is invalid; -EMSGSIZE: too much data; -EBUSY: its buffer
+ * is lent; -ESTALE: its buffer was given away; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the
+ * channel has ended; -EINTR: a signal; -EDEADLK: too many waits are nested in
+ * callbacks.  After an error nothing has happened.  With EVERING_NOWAIT nothing that
+ * has arrived is taken.
  */
 static inline int evering_op_submit(struct evering_ops *ops,
 				    const struct evering_op *op, uint64_t *id,
 				    int64_t timeout_ns);
 
 /**
- * evering_op_submit_data - ask the peer for something that fits an entry
+ * evering_op_submit_data - submit an operation that fits an entry
  * @ops: table
- * @opcode: what to do; means nothing to the library
- * @data: to go in the entry; copied
- * @len: its bytes, 0..evering_ops_info.max_data
- * @done: called with the outcome; not NULL
- * @user: given back in the completion
- * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try
+ * @opcode: what to do; the library does not interpret it
+ * @data: data for the entry; it is copied
+ * @len: bytes of @data, 0..evering_ops_info.max_data
+ * @done: called with the outcome; must not be NULL
+ * @user: returned in the completion
+ * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT: only try
  *
- * evering_op_submit() for the commonest of operations, with nothing of it in memory.
+ * evering_op_submit() for the most common operations, without a struct in memory.
  *
  * Return: as evering_op_submit(); -EINVAL: @done is NULL.
  */
@@ -527,14 +555,14 @@ static inline int evering_op_submit_data(struct evering_ops *ops,
 					 void *user, int64_t timeout_ns);
 
 /**
- * evering_op_prepare - make an operation without sending it
+ * evering_op_prepare - prepare an operation without sending it
  * @ops: table
- * @op: as for evering_op_submit(); its buffer is lent or given from now on, and
- *	comes back if it is cancelled
- * @id: out: the operation
+ * @op: as for evering_op_submit(); its buffer is lent or given from now on, and returns
+ *	if the operation is cancelled
+ * @id: out: the operation's number, never 0
  *
- * Return: 0; or as evering_op_submit(), -EAGAIN meaning a full table, or that the peer
- * has not opened its own.
+ * Return: 0; -EAGAIN: the table is full, or the peer has not opened its table; or as
+ * evering_op_submit().
  */
 EVERING_API int evering_op_prepare(struct evering_ops *ops,
 				   const struct evering_op *op, uint64_t *id);
@@ -545,45 +573,47 @@ EVERING_API int evering_op_prepare(struct evering_ops *ops,
  * @id: from evering_op_prepare()
  * @timeout_ns: as for evering_op_submit()
  *
- * Return: 0: it is under way; else it stays prepared: -ENOENT: no such operation;
- * -EALREADY: it is not in that state; or as evering_op_submit().
+ * Return: 0: it is in flight; -ENOENT: no such operation; -EALREADY: it is not a
+ * prepared operation; or as evering_op_submit().  After an error it stays prepared.
  */
 EVERING_API int evering_op_start(struct evering_ops *ops, uint64_t id,
 				 int64_t timeout_ns);
 
 /**
- * evering_op_cancel - lose interest in an operation
+ * evering_op_cancel - cancel an operation
  * @ops: table
  * @id: from evering_op_submit() or evering_op_prepare()
- * @flags: EVERING_CANCEL_TELL: let the peer know, who may then answer early, or
- *	not.  EVERING_CANCEL_DETACH: do not wait for the answer.
+ * @flags: EVERING_CANCEL_TELL: inform the peer, which may then answer early.
+ *	EVERING_CANCEL_DETACH: do not wait for the answer
  *
- * One that is only prepared is gone at once, without an outcome, and its buffer is
- * the caller's as before.
+ * An operation that is only prepared is gone at once, without an outcome, and its
+ * buffer belongs to the caller as before.
  *
- * One in flight ends with -ECANCELED when the answer comes, whatever that says; what
- * the answer carries is dropped, and the buffer that was lent is the caller's again.  If
- * its time runs out before, it ends with -ETIMEDOUT, as it would have without this.
- * With EVERING_CANCEL_DETACH its outcome is -ECANCELED at once (the callback is
- * called from here), and the buffer that was lent is no longer the caller's, which
- * EVERING_ABANDONED says: it is freed when the answer comes, or the peer goes.  One that was cancelled without can still be
- * detached.
+ * An operation in flight ends with -ECANCELED when the answer comes, whatever the
+ * answer is.  What the answer carries is dropped, and a lent buffer belongs to the
+ * caller again.  If its time runs out before, it ends with -ETIMEDOUT, as without this
+ * call.
+ *
+ * With EVERING_CANCEL_DETACH its outcome is -ECANCELED at once; the callback is called
+ * from here.  A lent buffer does not belong to the caller any more, which
+ * EVERING_ABANDONED states; it is freed when the answer comes or the peer goes away.
+ * An operation that was cancelled without this flag can still be detached.
  *
  * Return: 0; -EALREADY: it has its outcome, or was cancelled before; -ENOENT: there
- * never was such an operation; -EINVAL: @flags.
+ * never was such an operation; -EINVAL: @flags is invalid.
  */
 EVERING_API int evering_op_cancel(struct evering_ops *ops, uint64_t id,
 				  unsigned int flags);
 
 /**
- * evering_op_done - has an operation ended, and how
+ * evering_op_done - take the outcome of an operation if there is one
  * @ops: table
  * @id: an operation without a callback
- * @completion: out: how
+ * @completion: out: the outcome
  *
- * Looks at what is in the table only; evering_ops_poll() brings it up to date.
+ * Looks only at the table, which evering_ops_poll() brings up to date.
  *
- * Return: 0: it has, and is forgotten with that; -EAGAIN: not yet; -ENOENT: no such
+ * Return: 0: it has ended, and the table forgets it; -EAGAIN: not yet; -ENOENT: no such
  * operation, or its outcome was taken before.
  */
 EVERING_API int evering_op_done(struct evering_ops *ops, uint64_t id,
@@ -593,41 +623,43 @@ EVERING_API int evering_op_done(struct evering_ops *ops, uint64_t id,
  * evering_op_wait - wait for an operation
  * @ops: table
  * @id: an operation without a callback
- * @completion: out: how it ended, be it with -EPIPE
- * @timeout_ns: how long; the operation goes on if that was not enough
+ * @completion: out: the outcome, which may be -EPIPE
+ * @timeout_ns: how long to wait; the operation continues after a timeout
  *
- * What else arrives meanwhile is done as by evering_ops_poll().
+ * Meanwhile other work is done as by evering_ops_poll().
  *
- * Return: 0: it has ended, and is forgotten; -ENOENT; -EAGAIN (EVERING_NOWAIT),
- * -ETIMEDOUT: not yet; -EINTR; -EINVAL: @timeout_ns.
+ * Return: 0: it has ended, and the table forgets it; -ENOENT: no such operation;
+ * -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: not yet; -EINTR: a signal; -EINVAL: @timeout_ns
+ * is invalid.
  */
 EVERING_API int evering_op_wait(struct evering_ops *ops, uint64_t id,
 				struct evering_completion *completion,
 				int64_t timeout_ns);
 
 /**
- * evering_op_wait_any - wait for whichever operation ends first
+ * evering_op_wait_any - wait for the operation that ends first
  * @ops: table
- * @completion: out: how it ended; the oldest outcome first
- * @timeout_ns: how long
+ * @completion: out: the outcome; the oldest one first
+ * @timeout_ns: how long to wait
  *
- * Of those without a callback.
+ * Operations with a callback do not count.
  *
- * Return: 0; -ENOENT: there is none; or as evering_op_wait().
+ * Return: 0; -ENOENT: there is no operation; or as evering_op_wait().
  */
 EVERING_API int evering_op_wait_any(struct evering_ops *ops,
 				    struct evering_completion *completion,
 				    int64_t timeout_ns);
 
 /**
- * evering_op_wait_all - wait until no operation is without an outcome
+ * evering_op_wait_all - wait until every operation has an outcome
  * @ops: table
- * @timeout_ns: how long
+ * @timeout_ns: how long to wait
  *
- * Outcomes of those without a callback are then still to be taken.
+ * The outcomes of operations without a callback still have to be taken afterwards.
+ * Prepared operations do not count.
  *
- * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: not yet; -EINTR; -EINVAL:
- * @timeout_ns.  Prepared operations do not count.
+ * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: not yet; -EINTR: a signal; -EINVAL:
+ * @timeout_ns is invalid.
  */
 EVERING_API int evering_op_wait_all(struct evering_ops *ops,
 				    int64_t timeout_ns);
@@ -635,15 +667,15 @@ EVERING_API int evering_op_wait_all(struct evering_ops *ops,
 /**
  * evering_op_call - submit an operation and wait for it
  * @ops: table
- * @op: what; its @done is not used
- * @completion: out: how it ended
- * @timeout_ns: for both
+ * @op: the operation; its @done is not used
+ * @completion: out: the outcome
+ * @timeout_ns: time for both
  *
- * If no answer comes in time, or a signal does, the operation is abandoned as by
- * EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, and that is its outcome.
+ * If no answer comes in time, or a signal comes, the operation is abandoned as by
+ * EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL, with the outcome -ETIMEDOUT or -EINTR.
  *
- * Return: 0: @completion says how it ended, be it with -ETIMEDOUT, -EINTR or -EPIPE;
- * else as evering_op_submit(), and then it was never sent.
+ * Return: 0: @completion has the outcome, which may be -ETIMEDOUT, -EINTR or -EPIPE;
+ * else as evering_op_submit(), and the operation was never sent.
  */
 EVERING_API int evering_op_call(struct evering_ops *ops,
 				const struct evering_op *op,
@@ -651,24 +683,25 @@ EVERING_API int evering_op_call(struct evering_ops *ops,
 				int64_t timeout_ns);
 
 /**
- * evering_op_callv - ask the peer something of any length, and wait for the answer
+ * evering_op_callv - submit a request of any length and wait for the answer
  * @ops: table
- * @opcode: what to do; means nothing to the library
- * @in: what to ask; copied
+ * @opcode: what to do; the library does not interpret it
+ * @in: the pieces of the request, in order; copied
  * @in_count: elements of @in, 0..1024
- * @out: where to copy the answer
+ * @out: where to copy the answer, in order
  * @out_count: elements of @out, 0..1024
- * @completion: out: how it ended.  @completion->buf_len is the length of the answer,
- *	@completion->data and @completion->buf are NULL
- * @timeout_ns: for all of it
+ * @completion: out: the outcome.  Its buf_len is the length of the answer; its data and
+ *	buf are NULL
+ * @timeout_ns: time for the whole call
  *
- * What fits travels in the entry; more goes in one buffer that is lent to the peer, for
- * which it waits if the arena has no room.  evering_op_answerv() is its counterpart.
+ * A request that fits travels in the entry.  A longer one travels in one buffer, lent
+ * to the peer; this call waits for it if the arena has no room.  The peer answers with
+ * evering_op_answerv().
  *
  * Return: as evering_op_call(); -EMSGSIZE: @in is longer than the arena, and nothing
- * was sent; or the answer is longer than @out, which has its first bytes, and
- * EVERING_ANSWERED is among @completion->flags; -EINVAL: a count, the lengths overflow,
- * or @timeout_ns; -ENOMEM: as evering_msg_send().
+ * was sent; or the answer is longer than @out, which has its first bytes, and the flags
+ * of @completion have EVERING_ANSWERED; -EINVAL: a count or @timeout_ns is invalid, or
+ * the lengths overflow; -ENOMEM: as evering_msg_send().
  */
 EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
 				 const struct iovec *in, int in_count,
@@ -679,18 +712,18 @@ EVERING_API int evering_op_callv(struct evering_ops *ops, uint32_t opcode,
 /**
  * evering_op_post - send a request that gets no answer
  * @ops: table
- * @op: what: @opcode, @flags, @data, @len, @buf and @buf_len as for
- *	evering_op_submit(), but that EVERING_LEND and EVERING_REISSUE are refused; the
- *	rest is 0
- * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT to try
+ * @op: the request: opcode, flags, data, len, buf and buf_len as for
+ *	evering_op_submit(), except that EVERING_LEND and EVERING_REISSUE are refused;
+ *	the rest is 0
+ * @timeout_ns: how long to wait until it can be sent; EVERING_NOWAIT: only try
  *
- * It comes to the peer as a request with EVERING_POST.  Nobody is told whether the peer
- * has taken it.
+ * The peer gets it as a request with EVERING_POST.  The sender does not learn whether
+ * the peer has taken it.
  *
- * Return: 0: it is on its way; else nothing has happened: -EAGAIN (EVERING_NOWAIT),
- * -ETIMEDOUT: the peer stores no more of them, the ring has no room, or the peer has
- * not opened its table; -EINVAL: @op is invalid, or its buffer is none; and the rest of
- * evering_op_submit()'s.
+ * Return: 0: it is on its way; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: the peer stores no
+ * more posts, the ring has no room, or the peer has not opened its table; -EINVAL: @op
+ * or its buffer is invalid; or as evering_op_submit().  After an error nothing has
+ * happened.
  */
 EVERING_API int evering_op_post(struct evering_ops *ops,
 				const struct evering_op *op,
@@ -701,23 +734,23 @@ EVERING_API int evering_op_post(struct evering_ops *ops,
 /**
  * evering_msg_send - send a message of any length
  * @ops: table
- * @iov: its pieces, in order; copied
- * @count: how many, 0..1024
- * @timeout_ns: how long to wait until the peer can store it, and the ring and the arena
- *	have room for it; EVERING_NOWAIT to try
+ * @iov: the pieces of the message, in order; copied
+ * @count: elements of @iov, 0..1024
+ * @timeout_ns: how long to wait until the peer can store it, and the ring and
+ *	the arena have room for it; EVERING_NOWAIT: only try
  *
- * What else arrives meanwhile is done as by evering_ops_poll(); to try takes nothing that
- * has arrived, credit neither, so a caller that only tries has to poll.  A message that is
- * longer than evering_ops_info.max_data takes one buffer of the own arena, which comes
- * home when the receiver frees the message.  A success says that it is on its way, not
- * that the peer has received it.
+ * Meanwhile other work is done as by evering_ops_poll().  EVERING_NOWAIT takes nothing
+ * that has arrived, credit included, so a caller that only tries has to poll.  A
+ * message longer than evering_ops_info.max_data takes one buffer of this side's arena,
+ * which returns when the receiver frees the message.  Success means that the message is
+ * on its way, not that the peer has received it.
  *
- * Return: 0; else nothing was sent: -EMSGSIZE: it is longer than the own arena; -EAGAIN
+ * Return: 0; -EMSGSIZE: the message is longer than this side's arena; -EAGAIN
  * (EVERING_NOWAIT), -ETIMEDOUT: no room, or the peer has not opened its table; -ENOMEM:
- * the arena gets no more memory, and no buffer of it can come home; -EINTR; -EINVAL:
- * @count, a piece at NULL, lengths that overflow, or @timeout_ns; -EPIPE, -EPROTO,
- * -EPROTONOSUPPORT: the channel has ended; -EDEADLK: too many callbacks wait in each
- * other.
+ * the arena gets no more memory, and no buffer of it can return; -EINTR: a signal;
+ * -EINVAL: @count or @timeout_ns is invalid, a piece is NULL, or the lengths overflow;
+ * -EPIPE, -EPROTO, -EPROTONOSUPPORT: the channel has ended; -EDEADLK: too many waits
+ * are nested in callbacks.  After an error nothing was sent.
  */
 static inline int evering_msg_send(struct evering_ops *ops,
 				   const struct iovec *iov, int count,
@@ -727,15 +760,15 @@ static inline int evering_msg_send(struct evering_ops *ops,
  * evering_msg_recv - receive a message
  * @ops: table, without a callback for messages
  * @msg: out: the message, for evering_msg_free()
- * @timeout_ns: how long to wait for it; EVERING_NOWAIT to try
+ * @timeout_ns: how long to wait for it; EVERING_NOWAIT: only try
  *
- * What else arrives meanwhile is done as by evering_ops_poll().  Messages that were sent
- * before the peer went can still be received.
+ * Meanwhile other work is done as by evering_ops_poll().  Messages that were sent
+ * before the peer went away can still be received.
  *
  * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none has come; -EPIPE: none, and the
- * peer is gone; -EPROTO, -EPROTONOSUPPORT: none, and the peer broke the rules; -EINTR;
- * -EINVAL: the table has a callback for them, or @timeout_ns; -EDEADLK: too many
- * callbacks wait in each other.
+ * peer is gone; -EPROTO, -EPROTONOSUPPORT: none, and the peer broke the rules or speaks
+ * another version; -EINTR: a signal; -EINVAL: the table has a callback for messages, or
+ * @timeout_ns is invalid; -EDEADLK: too many waits are nested in callbacks.
  */
 static inline int evering_msg_recv(struct evering_ops *ops,
 				   struct evering_msg *msg, int64_t timeout_ns);
@@ -743,13 +776,13 @@ static inline int evering_msg_recv(struct evering_ops *ops,
 /**
  * evering_msg_free - finish with a message
  * @ops: table
- * @msg: from evering_msg_recv(), or of evering_message_fn; its @data is not to be looked
- *	at any more
+ * @msg: from evering_msg_recv() or evering_message_fn; its data is invalid afterwards
  *
- * Messages may be freed in any order.  The peer, which can then send another one, is told
- * when this side has finished with a quarter of what it stores, and before it sleeps.
+ * Messages may be freed in any order.  Each lets the peer send another one.  This side
+ * informs the peer when it has finished with a quarter of what it stores, and before it
+ * sleeps.
  *
- * Return: 0; -EINVAL: it is none, or was freed before.
+ * Return: 0; -EINVAL: @msg is not a message, or was freed before.
  */
 static inline int evering_msg_free(struct evering_ops *ops,
 				   const struct evering_msg *msg);
@@ -757,12 +790,12 @@ static inline int evering_msg_free(struct evering_ops *ops,
 /* ---------------------------------------------------------------- answering */
 
 /**
- * evering_op_next - the next request, for tables without a callback for them
+ * evering_op_next - take the next request, in a table without a callback
  * @ops: table
- * @request: out: what to do
+ * @request: out: the request
  * @timeout_ns: how long to wait for it
  *
- * What else arrives meanwhile is done as by evering_ops_poll().
+ * Meanwhile other work is done as by evering_ops_poll().
  *
  * Return: 0; or as evering_ops_wait().
  */
@@ -773,17 +806,17 @@ EVERING_API int evering_op_next(struct evering_ops *ops,
 /**
  * evering_op_answer - answer a request
  * @ops: table
- * @id: of the request, which ends with this
- * @result: means nothing to the library
- * @data: to go with it; copied
- * @len: its bytes, 0..evering_ops_info.max_data
+ * @id: the request's number; the request ends with this
+ * @result: for the peer; the library does not interpret it
+ * @data: data for the entry; it is copied
+ * @len: bytes of @data, 0..evering_ops_info.max_data
  *
- * In any order, at any time.  Never waits.
+ * Requests may be answered in any order, at any time.  This never waits.
  *
- * Return: 0; -ESTALE: answered before, or never asked; -EMSGSIZE: too much data;
- * -EINVAL: @len bytes at NULL; -EAGAIN: no room, which a peer that keeps the rules does
- * not let happen: nothing was sent, try later; -EPIPE, -EPROTO, -EPROTONOSUPPORT: the
- * channel has ended, and the request with it.
+ * Return: 0; -ESTALE: the request was answered before, or never asked; -EMSGSIZE: too
+ * much data; -EINVAL: @data is NULL and @len is not 0; -EAGAIN: no room, and nothing
+ * was sent, so try later (a peer that keeps the rules always leaves room); -EPIPE,
+ * -EPROTO, -EPROTONOSUPPORT: the channel has ended, and the request with it.
  */
 static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 				    int32_t result, const void *data,
@@ -792,59 +825,62 @@ static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 /**
  * evering_op_answer_buffer - answer a request with a buffer
  * @ops: table
- * @id: of the request, which ends with this
- * @result: means nothing to the library
- * @buf: the start of one from evering_alloc(), or evering_op_answer_alloc(), which is
- *	given to the peer; of one that the peer has given, which goes back; or of
- *	the one that it lent with this request, in which the answer has been written
- * @buf_len: its bytes that the peer is to see, 1..those there are
+ * @id: the request's number; the request ends with this
+ * @result: for the peer; the library does not interpret it
+ * @buf: the start of a buffer: from evering_alloc() or evering_op_answer_alloc(), which
+ *	is given to the peer; that the peer has given, which returns to it; or that the
+ *	peer lent with this request, with the answer in it
+ * @buf_len: bytes of @buf that the peer sees, from 1 to those of the buffer
  *
- * Return: as evering_op_answer(); also -EINVAL: @buf is none of these, or shorter;
- * -EBUSY: it is lent; -ESTALE: it was given away.  On error @buf is as before.
+ * Return: as evering_op_answer(); -EINVAL: @buf is none of these, or shorter than
+ * @buf_len; -EBUSY: it is lent; -ESTALE: it was given away.  After an error @buf is as
+ * before.
  */
 EVERING_API int evering_op_answer_buffer(struct evering_ops *ops, uint64_t id,
 					 int32_t result, void *buf,
 					 uint64_t buf_len);
 
 /**
- * evering_op_answer_alloc - where to write the answer to a request
+ * evering_op_answer_alloc - get a buffer for the answer to a request
  * @ops: table
  * @id: of the request
  * @size: bytes
  *
- * The buffer that came lent with the request, if it may be written and is large
- * enough; else one from evering_alloc().  For evering_op_answer_buffer(), or, if
- * that is not to be, for evering_free(), which leaves one that was lent alone.
+ * This is the buffer that was lent with the request, if this side can write it and it
+ * is large enough; else one from evering_alloc().  Pass it to
+ * evering_op_answer_buffer(), or else to evering_free(), which does nothing to a lent
+ * buffer.
  *
- * Return: where; NULL: no such request, or no room.
+ * Return: the buffer; NULL: no such request, or no room.
  */
 EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
 					  uint64_t size);
 
 /**
- * evering_op_answerv - answer a request with something of any length
+ * evering_op_answerv - answer a request with data of any length
  * @ops: table
- * @id: of the request, which ends with this
- * @result: means nothing to the library
+ * @id: the request's number; the request ends with this
+ * @result: for the peer; the library does not interpret it
  * @iov: the pieces of the answer, in order; copied
- * @count: how many, 0..1024
- * @timeout_ns: how long to wait until the arena has room for it, if it does not fit an
- *	entry; EVERING_NOWAIT to try
+ * @count: elements of @iov, 0..1024
+ * @timeout_ns: how long to wait until the arena has room for it, if it does not
+ *	fit an entry; EVERING_NOWAIT: only try
  *
- * Return: as evering_op_answer(); -EMSGSIZE: it is longer than the own arena, and than
- * a lent buffer that may be written; -ENOMEM: as evering_msg_send(); -EAGAIN,
- * -ETIMEDOUT: no room, and the request is still to be answered; -EINTR, -EDEADLK: as
- * evering_ops_wait(); -EINVAL: @count, a piece at NULL, lengths that overflow, or
- * @timeout_ns.
+ * Return: as evering_op_answer(); -EMSGSIZE: the answer is longer than this side's
+ * arena, and than a lent buffer that this side can write; -ENOMEM: as
+ * evering_msg_send(); -EAGAIN, -ETIMEDOUT: no room, and the request still has to be
+ * answered; -EINTR, -EDEADLK: as evering_ops_wait(); -EINVAL: @count or @timeout_ns is
+ * invalid, a piece is NULL, or the lengths overflow.
  */
 EVERING_API int evering_op_answerv(struct evering_ops *ops, uint64_t id,
 				   int32_t result, const struct iovec *iov,
 				   int count, int64_t timeout_ns);
 
 /**
- * evering_request_bytes - what a request brings, wherever that is
- * @request: from evering_op_callv(), or any that has data or a buffer, but not both
- * @len: out: how many bytes
+ * evering_request_bytes - get the bytes of a request, in the entry or in a buffer
+ * @request: a request from evering_op_callv(), or any other that has data or a buffer
+ *	but not both
+ * @len: out: the number of bytes
  *
  * Context: Any thread.
  * Return: its buffer, or else its data.
@@ -857,11 +893,12 @@ evering_request_bytes(const struct evering_request *request, uint64_t *len)
 }
 
 /**
- * evering_op_cancelled - has the peer told that it does not need the answer
+ * evering_op_cancelled - find whether the peer still needs the answer
  * @ops: table
  * @id: of a request
  *
- * Return: 1; 0; -ESTALE: answered before, or never asked.
+ * Return: 1: the peer has cancelled it; 0: not; -ESTALE: it was answered before, or
+ * never asked.
  */
 EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
 				     uint64_t id);
@@ -869,23 +906,28 @@ EVERING_API int evering_op_cancelled(const struct evering_ops *ops,
 /* ------------------------------------------------------------ the fast path */
 
 /*
- * Private, and in this header so that the fast path can be inlined; do not access
- * the members.  What is plain, that is, has a callback and no buffer, no timeout and no
- * @ext, goes through here; whatever is not is the library's.
+ * Private, and in this header so that the fast path can be inlined; callers do not
+ * access the members.  A "plain" operation has a callback, and no buffer, no timeout
+ * and no ext.  Plain operations are handled here, all others in the library.
  */
 
 /**
  * struct evering__place - a place in the table
- * @c: of its operation: id, user and ext from submission on, the rest when it ends.
- *	While nothing is there @c.id is the last one's, and @c.flags and @c.ext what an
- *	answer wants them to be.
- * @expect: c.id while a plain operation is in flight, else 0, which is no id
- * @done: its callback
- * @next: the next free place; or, with @prev, the neighbours among those done
- * @state: OP_*, unless it is plain; 0: free or plain
- * @granule, @generation, @buf, @buf_len: of its buffer
- * @heap: where in the heap it is
- * @deadline: when it is abandoned; while it is prepared, how long it may take
+ * @c: the completion of its operation: id, user and ext are set at submission, the rest
+ *	when it ends.  While the place is free, its id is the last operation's, and its
+ *	flags and ext are what an answer needs them to be
+ * @expect: c.id while a plain operation is in flight, else 0, which is never an id
+ * @done: the operation's callback
+ * @next: the next free place; or the next one in the list of those that have ended
+ * @prev: the one before it in that list
+ * @state: OP_* (ops.h), unless it is plain; 0: free or plain
+ * @granule: first granule of its buffer in the arena
+ * @generation: the arena's number for that use of the granule
+ * @buf: its buffer, or NULL
+ * @buf_len: bytes of @buf
+ * @heap: its index in the heap of deadlines
+ * @deadline: when the operation is abandoned; while it is prepared, how long it may
+ *	take
  */
 struct evering__place {
 	struct evering_completion c;
@@ -903,11 +945,12 @@ struct evering__place {
 } __attribute__((aligned(128)));
 
 /**
- * struct evering__held - a request of the peer's
- * @r: as the user sees it
- * @plain: r.id while it is held and plain; 0: free; else what is no id of this index
- * @state: HELD_*, unless it is plain
- * @next: the next one for evering_op_next()
+ * struct evering__held - a request of the peer
+ * @r: the request as the user sees it
+ * @plain: r.id while it is held and plain; 0: free; else a value that is no id of this
+ *	index
+ * @state: HELD_* (ops.h), unless it is plain
+ * @next: the next request for evering_op_next()
  */
 struct evering__held {
 	struct evering_request r;
@@ -917,14 +960,15 @@ struct evering__held {
 } __attribute__((aligned(64)));
 
 /**
- * struct evering__stored - a post or message of the peer's, until it is finished with
+ * struct evering__stored - a post or message of the peer that this side stores
  * @data: where its data is copied to
- * @buf, @buf_len: the buffer that came with it, or NULL
- * @vacant: the next one that is free
- * @next: the next one that waits, by index
- * @name: its index, and above it how often it was used
- * @plain: @name of a message in the user's hands, without a buffer; else 0
- * @state: STORED_*, unless it is plain
+ * @buf: the buffer that came with it, or NULL
+ * @buf_len: bytes of @buf
+ * @vacant: the next free place
+ * @next: the index of the next one that waits
+ * @name: its index, and in the bits above it how often the place was used
+ * @plain: @name of a message without a buffer that the user has; else 0
+ * @state: STORED_* (ops.h), unless it is plain
  * @len: bytes of data
  * @opcode: of a post
  */
@@ -941,29 +985,34 @@ struct evering__stored {
 	uint32_t opcode;
 } __attribute__((aligned(64)));
 
-/* The index in a name. */
+/* How many bits of a name are the index. */
 #define EVERING__STORED_BITS 17u
 
 /**
  * struct evering_ops - the part of a table that the fast path uses
  * @ev: its endpoint
- * @free: places to submit at; NULL: there is none
- * @places, @place_mask: by index, of which 0 is no operation's
- * @held, @held_mask: as @places
+ * @free: the first free place for a submission; NULL: there is none
+ * @places: the places of operations, by index; index 0 is not used
+ * @held: the requests of the peer, by index; index 0 is not used
+ * @place_mask: the mask of an index in @places
+ * @held_mask: the mask of an index in @held
  * @in_flight: operations without an outcome, prepared ones included
  * @holding: requests that are not answered yet
- * @reserve: slots that a request leaves free; 2^30: not the fast path's
- * @answer_limit: bytes of data that an answer has fewer of than this; 0: not the fast
- *	path's
+ * @reserve: slots that a request leaves free; 2^30: the fast path takes no requests
+ * @answer_limit: an answer on the fast path has fewer bytes of data than this; 0: it
+ *	takes no answers
  * @max_data: bytes of data in an entry without a buffer
- * @flushed: entry number up to which a sleeping peer has been woken
- * @stored: posts and messages of the peer's, by index, of which 0 is none's
- * @vacant: places that are free, and were used before; NULL: there is none
- * @message_limit: bytes that a message has fewer of than this; 0: not the fast path's
+ * @flushed: the entry number up to which a sleeping peer has been woken
+ * @stored: posts and messages of the peer, by index; index 0 is not used
+ * @vacant: the first free place that was used before; NULL: there is none
+ * @message_limit: a message on the fast path has fewer bytes than this; 0: it takes no
+ *	messages
  * @credit: posts and messages that the peer has room for
- * @received: posts and messages of the peer's, modulo 2^32
- * @tell_in: how many of them this side has still to finish with until it tells the peer
- * @stored_mask: of indices, of which 0 is no place's
+ * @received: posts and messages that have come from the peer, modulo 2^32
+ * @tell_in: how many of them this side still has to finish with before it informs the
+ *	peer
+ * @stored_mask: the mask of an index in @stored
+ * @reserved: 0
  */
 struct evering_ops {
 	struct evering *ev;
@@ -1007,7 +1056,7 @@ EVERING_API int evering__msg_free(struct evering_ops *ops,
 				  const struct evering_msg *msg);
 EVERING_API int evering__msg_tell(struct evering_ops *ops);
 
-/* Entry @n, of @type, for which there is room: two words, then the data. */
+/* Sends entry @n, of @type: two words, then the data. There is room for it. */
 static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
 				    uint64_t id, uint32_t type, uint32_t code,
 				    const void *data, uint32_t len)
@@ -1022,8 +1071,8 @@ static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
 }
 
 /*
- * Copies the data of an entry to where there is room for all that an entry can
- * have.  Most have no more than fits the smallest slot.
+ * Copies the data of an entry.  @to has room for the data of the largest entry, so this
+ * may copy more than @len.  Most entries have no more data than fits the smallest slot.
  */
 static inline void evering__copy_data(void *to, const void *from, uint32_t len)
 {
@@ -1044,7 +1093,7 @@ evering_ops_endpoint(const struct evering_ops *ops)
 	return ops->ev;
 }
 
-/* As evering_op_submit() of what is plain, and true, if it need not wait. */
+/* Submits a plain operation if it need not wait. Returns whether it did. */
 static inline int evering__op_try(struct evering_ops *ops, uint32_t opcode,
 				  const void *data, uint32_t len,
 				  evering_done_fn done, void *user,
@@ -1084,7 +1133,7 @@ static inline int evering_op_submit(struct evering_ops *ops,
 	    EVERING_LIKELY(evering__op_try(ops, op->opcode, op->data, op->len,
 					   op->done, op->user, id)))
 		return 0;
-	/* So that only who comes here has to have it in memory. */
+	/* A copy, so that only callers that get here need the struct in memory. */
 	copy = *op;
 	return evering__op_submit(ops, &copy, id, timeout_ns);
 }
@@ -1121,7 +1170,7 @@ static inline int evering_op_answer(struct evering_ops *ops, uint64_t id,
 	return 0;
 }
 
-/* What fits an entry, and for which everybody has room. */
+/* Takes a message that fits an entry, if the ring and the peer have room for it. */
 static inline int evering_msg_send(struct evering_ops *ops,
 				   const struct iovec *iov, int count,
 				   int64_t timeout_ns)
@@ -1143,8 +1192,8 @@ static inline int evering_msg_send(struct evering_ops *ops,
 }
 
 /*
- * One that lies in the next entry, without a buffer or anything that goes home, while
- * none waits that came before it.  Each word is read once, and no more than a slot is
+ * Takes a message in the next entry, without a buffer and without buffers that return,
+ * if no earlier message waits.  Each word is read once, and no more than a slot is
  * copied.
  */
 static inline int evering_msg_recv(struct evering_ops *ops,
