@@ -168,10 +168,10 @@ typedef void (*evering_done_fn)(struct evering_ops *ops,
  * @buf: the start of a buffer from evering_alloc(), or of a buffer that the peer has
  *	given, to give it back; NULL: none.  It needs EVERING_LEND or EVERING_GIVE
  * @buf_len: bytes of @buf that the peer sees, from 1 to those allocated
- * @timeout_ns: how long to wait the operation may take from its submission, in
- *	nanoseconds.  Then it is abandoned as by EVERING_CANCEL_DETACH |
- *	EVERING_CANCEL_TELL with the outcome -ETIMEDOUT, even if it was cancelled
- *	before.  EVERING_WAIT_FOREVER or 0: no limit
+ * @timeout_ns: how long the operation may take from its submission, in nanoseconds.
+ *	Then it is abandoned as by EVERING_CANCEL_DETACH | EVERING_CANCEL_TELL with the
+ *	outcome -ETIMEDOUT, even if it was cancelled before.  EVERING_WAIT_FOREVER or 0:
+ *	no limit
  * @done: called with the outcome; NULL: the table keeps the outcome for
  *	evering_op_done() or one of the evering_op_wait functions
  * @user: returned in the completion
@@ -863,7 +863,7 @@ EVERING_API void *evering_op_answer_alloc(struct evering_ops *ops, uint64_t id,
  * @result: for the peer; the library does not interpret it
  * @iov: the pieces of the answer, in order; copied
  * @count: elements of @iov, 0..1024
- * @timeout_ns: how long to wait until the arena has room for it, if it does not
+ * @timeout_ns: how long to wait until the arena has room for an answer that does not
  *	fit an entry; EVERING_NOWAIT: only try
  *
  * Return: as evering_op_answer(); -EMSGSIZE: the answer is longer than this side's
