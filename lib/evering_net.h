@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * evering_net.h: be the other end of a network interface.  Includes <evering.h>.
+ * evering_net.h: a process as the other end of a network interface.  Includes
+ * <evering.h>.
  *
- * The kernel module evnet makes the interface (evnet(4)); what the stack sends comes to this
- * process, and what this process sends comes to the stack as if from a wire:
+ * The kernel module evnet makes the interface (evnet(4)).  The process receives the
+ * frames that the stack sends, and the stack receives the frames that the process
+ * sends, as if from a wire:
  *
  *	struct evering_frame frame;
  *
@@ -18,7 +20,8 @@
  *	}
  *	evering_net_close(net);
  *
- * One thread at a time receives and releases, and one sends; they may be two.
+ * One thread at a time receives and releases: "the receiving thread" below.  One thread
+ * at a time sends: "the sending thread".  They may be different threads.
  */
 #ifndef EVERING_NET_H
 #define EVERING_NET_H
@@ -37,15 +40,17 @@ struct evering_net;
 #define EVERING_NET_SEGMENTS (1u << 1)
 
 /**
- * struct evering_net_params - what an interface is to be; start from EVERING_NET_PARAMS_INIT
+ * struct evering_net_params - how to make a network interface
  * @size: sizeof(struct evering_net_params)
  * @flags: EVERING_NET_*
- * @entries: frames that each direction has room for, a power of two, 4..65536; 0: 256
- * @arena_size: bytes for the data of those to this process, and of those from it: multiples
- *	of 4096; 0: 1 MiB.  A frame may have half of it
- * @spin_us: for how many microseconds a thread of the kernel looks for frames of this process
- *	before it sleeps, 0..1000; 0: there is no such thread, and sending hands them over
- * @policy, @spin_ns: how this process waits, as in evering_params
+ * @entries: frames that each direction has room for, a power of two, 4..65,536; 0: 256
+ * @arena_size: bytes for the data of frames to this process, and of frames from it:
+ *	multiples of 4096; 0: 1 MiB.  A frame may take half of them
+ * @spin_us: how many microseconds a kernel thread looks for frames from this process
+ *	before it sleeps, 0..1000; 0: there is no such thread, and evering_net_send()
+ *	hands the frames over
+ * @policy: how this process waits, as in evering_params.policy
+ * @spin_ns: as in evering_params.spin_ns
  */
 struct evering_net_params {
 	uint32_t size;
@@ -64,11 +69,19 @@ struct evering_net_params {
 	}
 
 /**
- * struct evering_frame - an Ethernet frame, from its destination address on
- * @data: its bytes; when received, in memory that the kernel writes
- * @len: how many, 14..65549
- * @flags, @gso_type, @hdr_len, @gso_size, @csum_start, @csum_offset: as in struct
- *	virtio_net_hdr, of the machine's byte order; 0 without EVERING_NET_SEGMENTS
+ * struct evering_frame - an Ethernet frame, from its destination address to its end
+ * @data: the bytes of the frame; those of a received frame are in memory that the
+ *	kernel writes
+ * @len: bytes at @data, 14..65,549
+ * @flags: as in struct virtio_net_hdr
+ * @gso_type: as in struct virtio_net_hdr
+ * @hdr_len: as in struct virtio_net_hdr
+ * @gso_size: as in struct virtio_net_hdr
+ * @csum_start: as in struct virtio_net_hdr
+ * @csum_offset: as in struct virtio_net_hdr
+ *
+ * The fields of struct virtio_net_hdr are in the machine's byte order, and 0 without
+ * EVERING_NET_SEGMENTS.
  */
 struct evering_frame {
 	const void *data;
@@ -83,82 +96,83 @@ struct evering_frame {
 
 /**
  * evering_net_open - make a network interface, or take over one that has no process
- * @name: its name, or a pattern as "tap%d"; NULL: "evnet%d"
- * @params: what it is to be; NULL for the defaults
- * @net: the interface
+ * @name: the interface's name, or a pattern such as "tap%d"; NULL: "evnet%d"
+ * @params: how to make it; NULL: EVERING_NET_PARAMS_INIT
+ * @net: out: the interface, for evering_net_close()
  *
- * In the network namespace of the calling thread; the interface is down, and has a random
- * address.  It ends when this process does, unless EVERING_NET_STAYS: then it may stay after
- * -ENOMEM and -EDQUOT, too.
+ * The interface is in the network namespace of the calling thread, is down, and has a
+ * random address.  It ends with this process, unless EVERING_NET_STAYS is set; then it
+ * may also stay after -ENOMEM and -EDQUOT.
  *
  * Context: Any thread.
- * Return: 0; -ENODEV: no /dev/evnet; -EACCES: it is not for this user; -EPERM: no
- * CAP_NET_ADMIN, or @spin_us without CAP_SYS_NICE; -EINVAL: @params, or no such name
- * can be, or one that is there was made with another EVERING_NET_SEGMENTS; -E2BIG: more
- * entries or memory than there may be; -EBUSY: another process has it; -EEXIST: one of
- * that name is of another kind; -ENOMEM, -EDQUOT, -EMFILE, -ENFILE; -EINTR;
- * -EPROTONOSUPPORT: modules of another version.
+ * Return: 0; -ENODEV: there is no /dev/evnet; -EACCES: this user may not open it;
+ * -EPERM: no CAP_NET_ADMIN, or spin_us without CAP_SYS_NICE; -EINVAL: @params or @name
+ * is invalid, or the existing interface was made with another EVERING_NET_SEGMENTS;
+ * -E2BIG: more entries or memory than allowed; -EBUSY: another process has the
+ * interface; -EEXIST: an interface of that name is of another kind; -ENOMEM, -EDQUOT:
+ * no memory, or a quota of the module; -EMFILE, -ENFILE: no descriptors; -EINTR: a
+ * signal; -EPROTONOSUPPORT: the modules have another version.
  */
 EVERING_API int evering_net_open(const char *name,
 				 const struct evering_net_params *params,
 				 struct evering_net **net);
 
 /**
- * evering_net_close - leave an interface
- * @net: from evering_net_open(), or NULL
+ * evering_net_close - close an interface
+ * @net: from evering_net_open(); NULL: does nothing
  *
- * Frames that were sent are with the stack, or will be; frames that were not received
- * are gone.
+ * Frames that were sent reach the stack; frames that were not received are lost.
  *
  * Context: Alone: no other thread uses it.
  */
 EVERING_API void evering_net_close(struct evering_net *net);
 
 /**
- * evering_net_name - what it is called
+ * evering_net_name - get the name of an interface
  * @net: interface
  *
  * Context: Any thread.
- * Return: the name that it was made with, until evering_net_close().
+ * Return: the name that it was made with, valid until evering_net_close().
  */
 EVERING_API const char *evering_net_name(const struct evering_net *net);
 
 /**
- * evering_net_endpoint - what frames come by
+ * evering_net_endpoint - get the endpoint of an interface
  * @net: interface
  *
- * For waits, groups, evering_fd() and evering_peer(); nothing is to be sent, received or
- * released by it.
+ * For waits, groups, evering_fd() and evering_peer().  The caller must not send,
+ * receive or release with it.
  *
  * Context: Any thread.
- * Return: the endpoint, until evering_net_close().
+ * Return: the endpoint, valid until evering_net_close().
  */
 EVERING_API struct evering *evering_net_endpoint(const struct evering_net *net);
 
 /**
  * evering_net_recv - receive frames
  * @net: interface
- * @frames: out: where they are
- * @count: how many at most, 1..INT_MAX
- * @timeout_ns: how long to wait for the first of them, as evering_recv()
+ * @frames: out: the frames; room for @count
+ * @count: how many frames at the most, 1..INT_MAX
+ * @timeout_ns: how long to wait for the first of them, as for evering_recv()
  *
- * Of those that were received before and are not released, it returns none again.  Each stays
- * where it is until it is released.
+ * Returns only frames that no earlier call has returned.  The data of a frame stays
+ * valid until the frame is released.
  *
- * Return: how many, at least 1; -EAGAIN, -ETIMEDOUT: none; -ENOBUFS: as many as the
- * ring has are received and not released; -EPIPE: the interface is gone; -EPROTO;
- * -EINTR; -EINVAL: @count.  The thread that receives.
+ * Context: The receiving thread.
+ * Return: how many, at least 1; -EAGAIN, -ETIMEDOUT: none; -ENOBUFS: all entries of the
+ * ring are received and not released; -EPIPE: the interface is gone; -EPROTO: it broke
+ * the rules; -EINTR: a signal; -EINVAL: @count is invalid.
  */
 EVERING_API int evering_net_recv(struct evering_net *net,
 				 struct evering_frame *frames,
 				 unsigned int count, int64_t timeout_ns);
 
 /**
- * evering_net_release - be done with frames
+ * evering_net_release - release frames
  * @net: interface
- * @count: how many of those that were received, from the oldest on
+ * @count: how many of the frames that were received, from the oldest on
  *
- * The thread that receives.
+ * Context: The receiving thread.
  */
 EVERING_API void evering_net_release(struct evering_net *net,
 				     unsigned int count);
@@ -166,16 +180,18 @@ EVERING_API void evering_net_release(struct evering_net *net,
 /**
  * evering_net_send - send frames
  * @net: interface
- * @frames: what; copied
- * @count: how many, 1..INT_MAX
- * @timeout_ns: how long to wait for room for the first of them
+ * @frames: the frames; copied
+ * @count: how many frames, 1..INT_MAX
+ * @timeout_ns: how long to wait for room for the first of them, as for evering_send()
  *
- * One system call at most for all of them.  What is no frame, or sent while the interface is
- * down, the interface counts as an error or as dropped.
+ * Makes one system call at the most.  A frame that is invalid, or is sent while the
+ * interface is down, counts as an error or as dropped in the statistics of the
+ * interface.
  *
+ * Context: The sending thread.
  * Return: how many were sent, at least 1; -EAGAIN, -ETIMEDOUT: no room; -EMSGSIZE: the
- * first is longer than half the arena; -EPIPE: the interface is gone; -EINTR; -EINVAL:
- * @count.  The thread that sends.
+ * first is longer than half of the arena; -EPIPE: the interface is gone; -EINTR: a
+ * signal; -EINVAL: @count is invalid.
  */
 EVERING_API int evering_net_send(struct evering_net *net,
 				 const struct evering_frame *frames,

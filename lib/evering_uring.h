@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * evering_uring.h: channels in a loop of liburing.  C11 or C++, liburing 2.3, which
- * wants _GNU_SOURCE defined.
+ * evering_uring.h: channels in an event loop of liburing.  It needs C11 or C++,
+ * liburing 2.3, and _GNU_SOURCE for that.
  *
- * The library itself does not know io_uring; this header is all there is, and
- * includes <evering.h> and <liburing.h>.  It has three parts:
+ * The library itself does not use io_uring: everything is in this header, which
+ * includes <evering.h> and <liburing.h>. It has three parts:
  *
- * - a watch: one multishot poll of a channel, which stays in the kernel from its
- *   first to its last event, so that to be woken costs no submission; or of a group of
- *   channels, and then a poll for each sleep, which is submitted with it;
- * - ringing many channels in one system call;
- * - arenas as fixed buffers: what is read from a file or a socket into a buffer of
- *   the arena, and given to the peer, is copied nowhere.
+ * - a watch of a channel: one multishot poll, which stays in the kernel from the first
+ *   to the last event, so that a wake-up costs no submission; or a watch of a group of
+ *   channels: one poll for each sleep, submitted with it;
+ * - the doorbells of many channels, rung in one system call;
+ * - arenas as fixed buffers: data that is read from a file or a socket into a buffer of
+ *   the arena, and given to the peer, is never copied.
  *
  *	evering_uring_init(&watch, ev, EVERING_RX, user_data);
  *	for (;;) {
@@ -28,23 +28,23 @@
  *		}
  *	}
  *
- * A multishot poll completes once for each wake-up, as an edge-triggered epoll set
- * tells: whoever is told and does not arm again is not told again.  That is what
- * evering_arm() asks for anyway.
+ * A multishot poll completes once for each wake-up, like an edge-triggered epoll set:
+ * it does not complete again before the caller arms again.  evering_arm() is called
+ * before each sleep anyway.
  *
- * Who ends
+ * How to end
  *
- * While a watch is in the kernel the ring holds the descriptor, and the completion
- * that is to come holds @user_data.  So a channel ends in this order:
+ * While a watch is in the kernel, the io_uring holds the descriptor, and a completion
+ * with @user_data will come.  So a channel ends in this order:
  *
  *	evering_uring_stop(); while it returns 1: a completion, evering_uring_event(),
  *	and evering_uring_stop() again; then evering_close(), and then the memory.
  *
- * A read into the arena that is under way is likewise waited for before
- * evering_close().
+ * Wait also for a read into the arena that is under way, before evering_close().
  *
- * Threads: those of <evering.h> for the channel, and liburing's rule for the ring,
- * which is one thread at a time.
+ * Threads: the rules of <evering.h> hold for the channel.  One thread at a time uses
+ * the io_uring, as liburing demands.  "@ring" is an io_uring in this file, not a ring
+ * of the channel.
  */
 #ifndef EVERING_URING_H
 #define EVERING_URING_H
@@ -67,15 +67,16 @@ extern "C" {
 #endif
 
 /**
- * struct evering_uring - a channel, or a group of them, that a ring watches
- * @ev, @group: endpoint or group; the other one is NULL
- * @user_data: of its completions
- * @events: what the poll is for
+ * struct evering_uring - a channel, or a group of channels, that an io_uring watches
+ * @ev: the endpoint; NULL: a group is watched
+ * @group: the group; NULL: an endpoint is watched
+ * @user_data: the user_data of its completions
+ * @events: the events of the poll
  * @watched: the poll is in the kernel, or about to be: a completion will come
- * @removing: so is its removal
- * @stopped: there is to be no other poll
+ * @removing: the removal of the poll is in the kernel, or about to be
+ * @stopped: evering_uring_stop() was called, so no other poll begins
  *
- * The caller's memory; the members are private.
+ * The memory belongs to the caller; the members are private.
  */
 struct evering_uring {
 	struct evering *ev;
@@ -88,13 +89,13 @@ struct evering_uring {
 };
 
 /**
- * evering_uring_init - a watch that is not in the ring yet
+ * evering_uring_init - initialize the watch of a channel
  * @watch: out
  * @ev: endpoint
- * @what: all that is ever to be armed: EVERING_RX, EVERING_TX or both; both for a
- *	table of operations.  On the device both cost one completion more, when
- *	the watch begins.
- * @user_data: of its completions
+ * @what: everything that will ever be armed: EVERING_RX, EVERING_TX or both; both for a
+ *	table of operations.  On the device both cost one completion more, when the
+ *	watch begins
+ * @user_data: the user_data of its completions
  */
 static inline void evering_uring_init(struct evering_uring *watch,
 				      struct evering *ev, unsigned int what,
@@ -110,10 +111,10 @@ static inline void evering_uring_init(struct evering_uring *watch,
 }
 
 /**
- * evering_uring_init_group - a watch of a group that is not in the ring yet
+ * evering_uring_init_group - initialize the watch of a group
  * @watch: out
  * @group: group, or evering_server_group() of a server
- * @user_data: of its completions
+ * @user_data: the user_data of its completions
  *
  *	evering_uring_init_group(&watch, group, user_data);
  *	for (;;) {
@@ -142,8 +143,8 @@ static inline void evering_uring_init_group(struct evering_uring *watch,
 }
 
 /*
- * A submission, making room by submitting what is there; NULL: the kernel takes none,
- * *@error says why.
+ * Returns an entry of the submission queue, and submits the queue if it is full.
+ * Returns NULL if the kernel takes no submission; *@error is the reason.
  */
 static inline struct io_uring_sqe *evering_uring__sqe(struct io_uring *ring,
 						      int *error)
@@ -160,17 +161,17 @@ static inline struct io_uring_sqe *evering_uring__sqe(struct io_uring *ring,
 }
 
 /**
- * evering_uring_watch - see that the poll is in the ring
- * @ring: ring
+ * evering_uring_watch - put the poll into the io_uring, if it is not there
+ * @ring: an io_uring
  * @watch: watch
  *
- * For what has been armed already, by evering_arm() or evering_ops_arm(), or when
+ * Call this when the channel is armed, by evering_arm() or evering_ops_arm(), or when
  * evering_group_poll(), evering_group_arm() or evering_server_poll() has returned 0.
- * Submitted with the rest, by evering_uring_wait() for instance.
+ * The poll is submitted with the next submission, by evering_uring_wait() for instance.
  *
- * Return: 0; -ESHUTDOWN: it was stopped; -EBUSY, -EAGAIN, …: the kernel takes no
- * submissions now, see io_uring_submit(3); -EMFILE, -ENFILE, -ENOMEM, -ENOSPC: of
- * evering_fd() or evering_group_fd().
+ * Return: 0; -ESHUTDOWN: evering_uring_stop() was called; -EBUSY, -EAGAIN, …: the
+ * kernel takes no submissions now, see io_uring_submit(3); -EMFILE, -ENFILE, -ENOMEM,
+ * -ENOSPC: from evering_fd() or evering_group_fd().
  */
 static inline int evering_uring_watch(struct io_uring *ring,
 				      struct evering_uring *watch)
@@ -190,8 +191,8 @@ static inline int evering_uring_watch(struct io_uring *ring,
 	if (!sqe)
 		return error;
 	/*
-	 * A group stays ready as long as nobody deals with what is there.  No wake-up tells
-	 * of that, but a poll that begins does.
+	 * A group stays ready as long as its events are not dealt with.  There is no
+	 * wake-up for that, but a poll that begins completes at once.
 	 */
 	if (watch->group)
 		io_uring_prep_poll_add(sqe, fd, watch->events);
@@ -203,12 +204,13 @@ static inline int evering_uring_watch(struct io_uring *ring,
 }
 
 /**
- * evering_uring_arm - before a sleep in the ring
- * @ring: ring
+ * evering_uring_arm - prepare for a sleep in the io_uring
+ * @ring: an io_uring
  * @watch: watch
- * @what: what to be woken for, of the watch's
+ * @what: what to be woken for, among what the watch was initialized with
  *
- * Return: as evering_arm(), or as evering_uring_watch(), and then nothing is armed.
+ * Return: as evering_arm(); or an error of evering_uring_watch(), and then nothing is
+ * armed.
  */
 static inline int evering_uring_arm(struct io_uring *ring,
 				    struct evering_uring *watch,
@@ -225,21 +227,21 @@ static inline int evering_uring_arm(struct io_uring *ring,
 }
 
 /**
- * evering_uring_event - a completion with the watch's @user_data has come
+ * evering_uring_event - handle a completion of the watch
  * @watch: watch
- * @cqe: the completion
+ * @cqe: a completion with the watch's user_data
  *
  * The kernel may end a multishot poll at any time, when completions overflow for
  * instance; the next evering_uring_arm() begins another.
  *
- * Return: 1: there may be something to do, look and then arm again, or if it was
- * stopped call evering_uring_stop() again; 0: it was stopped, and nothing refers to it
- * any more; negative errno: the kernel does not poll, -EINVAL before Linux 5.13.
+ * Return: 1: there may be something to do: look and then arm again, or after
+ * evering_uring_stop() call that again; 0: the watch was stopped, and nothing refers to
+ * it any more; a negative errno: the kernel does not poll (-EINVAL before Linux 5.13).
  */
 static inline int evering_uring_event(struct evering_uring *watch,
 				      const struct io_uring_cqe *cqe)
 {
-	/* A poll that ends says neither. */
+	/* A poll that ends has none of these results. */
 	bool removal =
 		watch->removing &&
 		(cqe->res == 0 || cqe->res == -ENOENT || cqe->res == -EALREADY);
@@ -254,16 +256,16 @@ static inline int evering_uring_event(struct evering_uring *watch,
 }
 
 /**
- * evering_uring_stop - take the poll out of the ring
- * @ring: ring
+ * evering_uring_stop - take the poll out of the io_uring
+ * @ring: an io_uring
  * @watch: watch
  *
- * The kernel does not remove a poll while it is about to tell of an event, so this
- * may take more than one call.
+ * The kernel does not remove a poll while it is about to report an event, so this may
+ * take more than one call.
  *
- * Return: 0: nothing refers to the watch any more; 1: a completion will come, for
- * evering_uring_event(): if that returns 1, call this again; -EBUSY, -EAGAIN, …: as
- * evering_uring_watch(), call this again.
+ * Return: 0: nothing refers to the watch any more; 1: a completion will come for
+ * evering_uring_event(), and if that returns 1, call this again; -EBUSY, -EAGAIN, …: as
+ * evering_uring_watch(): call this again.
  */
 static inline int evering_uring_stop(struct io_uring *ring,
 				     struct evering_uring *watch)
@@ -292,13 +294,13 @@ static inline int64_t evering_uring__now(void)
 }
 
 /**
- * evering_uring_wait - submit what there is, and wait for a completion
- * @ring: ring
- * @timeout_ns: how long
+ * evering_uring_wait - submit the queue and wait for a completion
+ * @ring: an io_uring
+ * @timeout_ns: how long to wait, in nanoseconds, EVERING_NOWAIT or EVERING_WAIT_FOREVER
  * @cqe: out: the first completion, for io_uring_cqe_seen(); there may be more
  *
  * Return: 0; -EAGAIN (EVERING_NOWAIT), -ETIMEDOUT: none in time; -EINTR: a signal;
- * -EINVAL: @timeout_ns; or as io_uring_submit(3).
+ * -EINVAL: @timeout_ns is invalid; or as io_uring_submit(3).
  */
 static inline int evering_uring_wait(struct io_uring *ring, int64_t timeout_ns,
 				     struct io_uring_cqe **cqe)
@@ -310,7 +312,7 @@ static inline int evering_uring_wait(struct io_uring *ring, int64_t timeout_ns,
 	if (timeout_ns < EVERING_WAIT_FOREVER)
 		return -EINVAL;
 	if (timeout_ns == EVERING_NOWAIT) {
-		/* Also lets the kernel bring what it has put off. */
+		/* Also lets the kernel run its deferred work. */
 		ret = io_uring_submit_and_get_events(ring);
 		if (ret < 0)
 			return ret;
@@ -325,7 +327,7 @@ static inline int evering_uring_wait(struct io_uring *ring, int64_t timeout_ns,
 		return -ETIMEDOUT;
 	if (ret >= 0)
 		ret = io_uring_peek_cqe(ring, cqe);
-	/* It said how many were submitted, and not how the wait ended. */
+	/* liburing returned how many were submitted, not how the wait ended. */
 	if (ret == -EAGAIN)
 		ret = timeout_ns < 0 || evering_uring__now() - begin <
 						timeout_ns ?
@@ -335,8 +337,8 @@ static inline int evering_uring_wait(struct io_uring *ring, int64_t timeout_ns,
 }
 
 /*
- * Rings at once what could not be put into the ring.  It cannot fail but where the
- * peer is gone.
+ * Rings a doorbell at once that could not be put into the io_uring.  It fails only if
+ * the peer is gone.
  */
 static inline void evering_uring__bell(const struct evering_bell *bell)
 {
@@ -350,20 +352,22 @@ static inline void evering_uring__bell(const struct evering_bell *bell)
 
 /**
  * evering_uring_flush_many - wake the peers of many channels in one system call
- * @ring: ring; without IORING_SETUP_IOPOLL
+ * @ring: an io_uring without IORING_SETUP_IOPOLL
  * @evs: endpoints
  * @count: how many
- * @user_data: of the completions, which mean nothing.  There are none, but on the device
- *	with Linux 6.1 and on memfd before 5.17 one for each peer that was woken.
+ * @user_data: the user_data of completions to ignore.  There is one for each peer that
+ *	was woken, on the device with Linux 6.1 and on memfd before Linux 5.17; else
+ *	none
  *
- * evering_flush() for each, but that of those who sleep and were not rung yet all are
- * rung by one io_uring_enter(2): on the device by its io_uring command, on memfd by a
- * write.  What else is in the submission queue is submitted with them.  Who sleeps
- * has been woken when this returns, unless the ring has IORING_SETUP_SQPOLL: then it
- * soon is.  A table of operations flushes by itself: evering_ops_flush().
+ * As evering_flush() for each endpoint, except that all peers that sleep are woken by
+ * one io_uring_enter(2): on the device by its io_uring command, on memfd by a write.
+ * Whatever else is in the submission queue is submitted too.  The peers are awake when
+ * this returns, or soon after with IORING_SETUP_SQPOLL.  For a table of operations use
+ * evering_ops_flush() instead.
  *
- * Return: how many were rung; -EBUSY, -EAGAIN, …: as io_uring_submit(3), and they will
- * be rung with the next submission.  Sending thread of each.
+ * Context: The sending thread of each endpoint.
+ * Return: how many doorbells were rung; -EBUSY, -EAGAIN, …: as io_uring_submit(3), and
+ * the next submission rings them.
  */
 static inline int evering_uring_flush_many(struct io_uring *ring,
 					   struct evering *const *evs,
@@ -410,23 +414,24 @@ static inline int evering_uring_flush_many(struct io_uring *ring,
 
 /* ------------------------------------------------------------------- arenas */
 
-#define EVERING_URING_MAX_BUFFER (UINT64_C(1) << 30) /* the kernel's */
+#define EVERING_URING_MAX_BUFFER (UINT64_C(1) << 30) /* the kernel's limit */
 
 /**
- * evering_uring_register_arena - the own arena as a fixed buffer
- * @ring: ring, in which io_uring_register_buffers_sparse() has made places
- * @index: which place, for io_uring_prep_read_fixed() and its like with any part of
- *	the arena
+ * evering_uring_register_arena - register this side's arena as a fixed buffer
+ * @ring: an io_uring in which io_uring_register_buffers_sparse() has made places
+ * @index: the place, for io_uring_prep_read_fixed() and the like with any part of the
+ *	arena
  * @ev: endpoint
  *
  * The pages are pinned, and counted against RLIMIT_MEMLOCK, until
- * evering_uring_unregister_arena().  The peer's arena cannot be registered unless
- * the channel has EVERING_SHARED_ARENA: the kernel pins only what may be written.
+ * evering_uring_unregister_arena().  The peer's arena can be registered only if the
+ * channel has EVERING_SHARED_ARENA, because the kernel pins only memory that this
+ * process may write.
  *
- * Return: 0; -E2BIG: more than 1 GiB; -ENODATA: there is no arena; -ENOMEM: over
- * RLIMIT_MEMLOCK, or no memory; -EINVAL: no such place; -ENXIO: no places; otherwise as
- * io_uring_register(2).  What cannot be registered can still be read into, by
- * io_uring_prep_read(), which costs the kernel a look at each page.
+ * Return: 0; -E2BIG: the arena has more than 1 GiB; -ENODATA: there is no arena;
+ * -ENOMEM: over RLIMIT_MEMLOCK, or no memory; -EINVAL: no such place; -ENXIO: there are
+ * no places; or as io_uring_register(2).  An arena that is not registered can still be
+ * read into, with io_uring_prep_read(), for which the kernel looks up each page.
  */
 static inline int evering_uring_register_arena(struct io_uring *ring,
 					       unsigned int index,
@@ -449,10 +454,10 @@ static inline int evering_uring_register_arena(struct io_uring *ring,
 
 /**
  * evering_uring_unregister_arena - empty a place again
- * @ring: ring
- * @index: which
+ * @ring: an io_uring
+ * @index: the place
  *
- * The pages are unpinned when what is under way with them has ended.
+ * The pages are unpinned when the operations that use them have ended.
  *
  * Return: 0; -EINVAL, -ENXIO: no such place.
  */
