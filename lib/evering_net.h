@@ -34,9 +34,9 @@ extern "C" {
 
 struct evering_net;
 
-/* evering_net_params.flags: the interface stays when this process has gone; */
+/* evering_net_params.flags: the interface stays when this process has ended */
 #define EVERING_NET_STAYS    (1u << 0)
-/* frames may be without checksums, and of up to 64 KiB. */
+/* and frames may have no checksums, and up to 64 KiB */
 #define EVERING_NET_SEGMENTS (1u << 1)
 
 /**

@@ -1,31 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * internal.h: what the parts of the library share and nobody else sees.
+ * internal.h: declarations that the files of the library share; they are not exported.
  *
- *	channel.c	making, checking and closing endpoints; questions about them
- *	meet.c		hello and welcome, pair: what two endpoints say to find each other
- *	connect.c	connect: the way to a listener, step by step
- *	listen.c	listen and accept: connections that have not said hello yet
- *	admission.c	who may, and how much of a listener one user may have
+ *	channel.c	makes, checks and closes endpoints, and answers questions about them
+ *	meet.c		hello and welcome, the packets by which two endpoints meet; pairs
+ *	connect.c	connects to a listener, step by step
+ *	listen.c	listens and accepts; connections that have not said hello yet
+ *	admission.c	which users may connect, and how much each may have
  *	stranger.c	packets and sockets of processes that are not trusted
- *	wait.c		credit, publishing, ringing, spinning and sleeping
+ *	wait.c		credit, publishing, doorbells, spinning and sleeping
  *	arena.c		the allocator
  *	grow.c		arenas that get their memory as it is used
- *	copy.c		payload that another CPU reads next
- *	book.c		memory for what arena.c and loan.c know of each granule
+ *	copy.c		copies payload that another CPU reads next
+ *	book.c		memory for the records of arena.c and loan.c about each granule
  *	ops.c		operations: the table, and what arrives for it
  *	ask.c		operations: submit, cancel, wait
  *	answer.c	operations: requests and their answers
  *	message.c	operations: posts, messages, and calls of any length
- *	loan.c		operations: buffers of the peer's, and their way home
- *	again.c		operations: what a successor is sent again
- *	replace.c	a successor takes the place of a peer that has gone
- *	memory.c	whether memory could be had
- *	group.c		many members under one sleeper
+ *	loan.c		operations: buffers of the peer, and their return
+ *	again.c		operations: what is sent to a successor again
+ *	fate.c		what a peer that has gone did with the entries it was sent
+ *	replace.c	a successor replaces a peer that has gone
+ *	memory.c	finds out whether there is memory
+ *	group.c		one thread waits for many members
+ *	server.c	one thread serves many clients
+ *	net.c		the other end of a network interface
  *	device.c	backend: the kernel module
  *	memfd.c		backend: memfd, eventfd and a Unix socket
  *
- * Everything that is in shared memory is described in <linux/evering.h>.
+ * <linux/evering.h> describes everything that is in shared memory.
  */
 #ifndef EVERING_INTERNAL_H
 #define EVERING_INTERNAL_H
@@ -40,7 +43,10 @@
 
 #include "evering.h"
 
-/* The regions of the device are 1 TiB apart; with 32 bits each would be the first. */
+/*
+ * The regions of the device are 1 TiB apart; a 32-bit offset would always select the
+ * first.
+ */
 _Static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
 
 #ifndef MADV_POPULATE_READ /* Linux 5.14 */
@@ -50,9 +56,9 @@ _Static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-/* The most descriptors that a channel has in a hello or a welcome. */
+/* The most descriptors that a hello or a welcome has for a channel. */
 #define MAX_HELLO_FDS 7
-/* The most that a packet carries: SCM_MAX_FD of the kernel. */
+/* The most descriptors that a packet can carry: SCM_MAX_FD of the kernel. */
 #define MAX_PACKET_FDS 253
 
 _Static_assert(EVERING_MAX_LANES *MAX_HELLO_FDS <= MAX_PACKET_FDS,
@@ -60,10 +66,11 @@ _Static_assert(EVERING_MAX_LANES *MAX_HELLO_FDS <= MAX_PACKET_FDS,
 
 struct endpoint;
 /*
- * Inlined into all callers, to whom @what, say, is a constant most of the time, so that
- * most of it is gone: who sleeps each time is to get there, and back, in few instructions.
+ * For functions that are inlined into all callers.  Most callers pass constants, @what
+ * for instance, so most of the code disappears: a caller that sleeps each time should
+ * get to sleep, and back, in few instructions.
  */
-#ifndef FOLDED /* make coverage wants each branch once */
+#ifndef FOLDED /* make coverage defines it, to count each branch once */
 #define FOLDED static inline __attribute__((always_inline))
 #endif
 
@@ -78,47 +85,51 @@ struct timespec;
 struct ucred;
 
 /**
- * struct backend - what a channel can be made of
- * @name: as evering_backend_name() says it
- * @id: enum evering_backend_id; in the hello
- * @create: make the connecting side's part of a channel; -ENODEV: not on this
- *	machine; -ETIMEDOUT: not until @deadline
- * @join: take the descriptors of the other side's offer and make the accepting
- *	side's part; -ETIMEDOUT likewise
+ * struct backend - the functions of one kind of channel
+ * @name: as evering_backend_name() returns it
+ * @id: enum evering_backend_id, which is sent in the hello
+ * @create: make the connecting side's part of a channel.  Returns 0; -ENODEV: this
+ *	machine has no such backend; -ETIMEDOUT: not before the deadline
+ * @join: take the descriptors of the other side's offer and make the accepting side's
+ *	part.  Returns 0; -ETIMEDOUT: not before the deadline
  * @complete: take the descriptors of the accepting side's offer
- * @offer: list the descriptors that the other side needs; still the endpoint's
- * @met: both sides have everything: let go of what was for the hello only
- * @destroy: undo any of the above, whatever has been done of it
- * @ring: wake the peer's doorbells; returns those that were rung
- * @bell: say how to ring the peer's EVERING_RX; returns it if it counts as rung from
- *	now on, else 0
- * @sleep: ring the peer's doorbells @ring, then sleep until one of the own ones of
- *	@what is rung (returns which, and forgets it), the peer goes (-EPIPE), the
- *	deadline comes (-ETIMEDOUT) or a signal does (-EINTR), of those that @mask
- *	lets in, unless it is NULL.  Which of @ring were rung is added to *@rang.
- * @socket: a death is noticed by a connection, which each channel has
+ * @offer: list the descriptors that the other side needs; they still belong to the
+ *	endpoint
+ * @met: release what only the hello needed, because both sides have everything
+ * @destroy: undo the above, as far as it has been done
+ * @ring: ring the peer's doorbells; returns those that were rung
+ * @bell: describe how to ring the peer's EVERING_RX; returns EVERING_RX if it counts as
+ *	rung from now on, else 0
+ * @sleep: ring the peer's doorbells "ring", then sleep until one of this side's
+ *	doorbells "what" is rung (it returns which, and clears them), the peer goes away
+ *	(-EPIPE), the deadline passes (-ETIMEDOUT), or a signal comes that the mask does
+ *	not block (-EINTR; NULL: the thread's mask).  Adds the doorbells that it rang to
+ *	*rang
+ * @socket: each channel has a connection, by which it notices the peer's death
  * @masks: a sleep with a mask costs no more than one without
- * @joint: a sleep rings at no cost of its own
- * @wake: ring the own doorbells; async-signal-safe
- * @drain: forget rings that nobody slept for; returns which there were
- * @gone: has the peer gone
+ * @joint: a sleep rings doorbells in the same system call
+ * @wake: ring this side's doorbells; async-signal-safe
+ * @drain: clear doorbells that were rung without a sleeper; returns which
+ * @gone: return whether the peer is gone
  * @fd: for evering_fd()
  * @events: for evering_events()
- * @watch: add to the epoll set of a group what tells of the own doorbells and of the
- *	peer's death, edge-triggered: as @data, with those of EVERING_RX and EVERING_TX that
- *	are rung and whose ring this consumes.  0; -EMFILE, -ENOMEM, -ENOSPC
- * @unwatch: take out of it whatever of that is in it
- * @enrol: make it a member of the group file @file, which tells of the same at @index;
- *	NULL: there are none for this backend.  0; an errno: see EVERING_IOC_ADD
- * @leave: it is none any more
- * @grow: give the own arena memory, from where it has none, and tell the peer.  0;
- *	-ENOMEM, -EDQUOT: there is none for it
- * @grown: how far the peer says that its arena has memory, in bytes; nothing is checked
- * @see: make a part of the peer's arena safe to read that the peer says has memory.  0;
- *	-ENOMEM: not now; -EPROTO: it cannot be
+ * @watch: add to the epoll set of a group, edge-triggered, the descriptors of this
+ *	side's doorbells and of the peer's death.  Their events have the given data,
+ *	with EVERING_RX and EVERING_TX for doorbells that are rung, which this clears.
+ *	Returns 0; -EMFILE, -ENOMEM, -ENOSPC
+ * @unwatch: take these descriptors out of the set, if they are in it
+ * @enrol: make the endpoint a member of a group file, which reports the same at the
+ *	given index; NULL: the backend has no group files.  Returns 0, or an errno of
+ *	EVERING_IOC_ADD
+ * @leave: remove the endpoint from the group file
+ * @grow: give this side's arena memory from the end of what it has, and publish that to
+ *	the peer.  Returns 0; -ENOMEM, -EDQUOT: there is no memory for it
+ * @grown: bytes of its arena that have memory, as the peer states; not checked
+ * @see: make a part of the peer's arena safe to read, which has memory as the peer
+ *	states.  Returns 0; -ENOMEM: not now; -EPROTO: it has no memory
  *
- * @join and @complete own the descriptors that they are given, also on error.
- * Everything else about a channel is the same for all backends.
+ * @join and @complete own the descriptors that they get, also on error.  Everything
+ * else about a channel is the same for all backends.
  */
 struct backend {
 	const char *name;
@@ -157,7 +168,7 @@ extern const struct backend memfd_backend;
 
 /**
  * struct spin - how long EVERING_ADAPTIVE spins before it sleeps
- * @budget: ns to spin the next time
+ * @budget: how long to spin the next time, in nanoseconds
  * @failed: spins of the full budget in a row that a short sleep followed
  * @hold: sleeps to let pass before spinning is tried again
  * @next_hold: what to set @hold to the next time
@@ -170,23 +181,22 @@ struct spin {
 };
 
 /**
- * struct role - the sending or the receiving thread's private state off the fast
- *	path
- * @word: its armed word in the own half
+ * struct role - private state of the sending or the receiving thread, off the fast path
+ * @word: the role's armed word, in this side's half
  * @generation: what @word holds, without EVERING_ARMED
- * @armed: @word is; outside of a sleep: by evering_arm()
- * @exposed: this generation has been armed, so a ring of it may be under way, or waiting
- *	to be drained
- * @idle, @asked: calls with EVERING_NOWAIT that found nothing, and when one of them
- *	asked whether the peer still lives
- * @counted: entry number up to which the counters are brought up to date; the
- *	receiver's is also what it has published as released
- * @spin: see there
+ * @armed: @word is armed; outside of a sleep that is by evering_arm()
+ * @exposed: this generation has been armed, so the doorbell may have been rung for it
+ *	and not cleared yet
+ * @idle: calls with EVERING_NOWAIT that found nothing
+ * @asked: when one of them asked the kernel whether the peer is still alive
+ * @counted: the entry number up to which the counters are up to date; the receiver has
+ *	also published it as released
+ * @spin: how long to spin, see struct spin
  *
- * The generation moves on only when a ring of it has been consumed.  So, if the
- * peer remembers this generation as rung, that ring is still to be consumed and
- * the next sleep will end at once: a wake-up cannot be lost to a generation that
- * comes round again.
+ * The generation changes only when its doorbell, once rung, has been consumed.  So if
+ * the peer remembers this generation as rung, the doorbell is still to be consumed, and
+ * the next sleep ends at once.  No wake-up is lost when a generation number comes round
+ * again.
  */
 struct role {
 	uint32_t *word;
@@ -200,14 +210,14 @@ struct role {
 } __attribute__((aligned(128)));
 
 /**
- * struct book - records by number, in private memory that is opened as needed
+ * struct book - numbered records in private memory, which is opened as needed
  * @base: the record with the number 0
- * @size: bytes of all
- * @record: bytes of one
+ * @size: bytes of all records
+ * @record: bytes of one record
  * @count: how many there are
  * @shift: log2 of the records of a chunk
- * @open: a bit for each chunk
- * @own: the memory is mapped for it alone
+ * @open: a bit for each chunk: its records may be used
+ * @own: the book has mapped the memory itself
  */
 struct book {
 	unsigned char *base;
@@ -222,13 +232,20 @@ struct book {
 #define ARENA_GRANULE 64u
 
 /**
- * struct arena - the allocator's bookkeeping, in private memory; see arena.c
+ * struct arena - the allocator's data, in private memory; see arena.c
+ * @base: the first byte of the arena
+ * @granules: how many the arena has
+ * @out: blocks that the peer has, or will get
  * @there: granules that have memory, from the first one on; see grow.c
+ * @book: a record for each granule
+ * @first_level: a bit for each class of sizes that has a free block
+ * @second_level: the same for the ranges of each class
+ * @head: the first free block of each range
  */
 struct arena {
 	unsigned char *base;
 	uint32_t granules;
-	uint32_t out; /* blocks that the peer has, or is to have */
+	uint32_t out;
 	uint32_t there;
 	struct book book;
 	uint32_t first_level;
@@ -239,11 +256,11 @@ struct arena {
 struct memfd_state {
 	int memory[2]; /* memfds by endpoint: half, and arena; until met */
 	int shared[2]; /* arenas of EVERING_SHARED_ARENA; until met */
-	int bell[2][2]; /* eventfds by endpoint, then 0 for RX and 1 for TX */
-	int role[2]; /* epoll sets of the connection and a bell, as bell[] */
+	int bell[2][2]; /* eventfds by endpoint, and then 0 for EVERING_RX and 1 for EVERING_TX */
+	int role[2]; /* epoll sets of the connection and a doorbell, indexed as bell[] */
 	int both; /* an epoll set of these two; evering_fd() */
-	uint64_t group; /* the group's set, plus one, and in the low half its data; or 0 */
-	uint64_t asked; /* so much of the peer's arena there was memory for */
+	uint64_t group; /* the group's epoll set + 1, its data in the low half; or 0 */
+	uint64_t asked; /* bytes of the peer's arena that memory was found for */
 	uint64_t counted; /* of memory_there() */
 };
 
@@ -253,45 +270,60 @@ struct device_state {
 };
 
 /**
- * struct endpoint - what is behind a struct evering
- * @ev: the fast path's part, first so that one pointer serves
- * @block: what it was allocated as, less aligned
- * @backend: what the channel is made of
- * @geometry: a copy; never read from shared memory again
+ * struct endpoint - the whole of an endpoint
+ * @ev: the part for the fast path; first, so that one pointer serves for both
+ * @block: the allocation that contains this struct, which has to be aligned
+ * @backend: the functions for this kind of channel
+ * @geometry: a copy; the one in shared memory is never read again
  * @end: EVERING_A or EVERING_B
- * @map, @map_size: the regions
- * @half: the own half
- * @peer: the peer's half: every word may change at any time
- * @tx, @rx: by role; only that role's thread touches it
- * @policy, @spin_ns: evering_set_policy()
- * @lazy: EVERING_FLUSH if the policy has EVERING_LAZY_RING: of each wait; else 0
- * @stay: it has EVERING_NO_HANDOVER
- * @populate: EVERING_POPULATE
+ * @map: the regions, mapped
+ * @map_size: bytes of each mapping
+ * @half: this side's half
+ * @peer: the peer's half, of which every word may change at any time
+ * @tx: only the sending thread uses it
+ * @rx: only the receiving thread uses it
+ * @policy: of evering_set_policy()
+ * @spin_ns: of evering_set_policy()
+ * @lazy: EVERING_FLUSH, for each wait, if the policy has EVERING_LAZY_RING; else 0
+ * @stay: the policy has EVERING_NO_HANDOVER
+ * @populate: EVERING_POPULATE was set
  * @error: 0, or why the channel has ended; set once, by either thread
- * @woken: EVERING_RX and EVERING_TX: of evering_wake(), until a wait has found out
- * @space_rung: what of the peer's armed_tx the sending thread rang last
- * @sock: the connection; memfd: how the peer's death is noticed
- * @sealed: nothing more comes into @sock
- * @theirs: the peer has made @sock, and may have it, too
- * @set, @lane, @lanes: evering_get_lane()
- * @pid, @uid, @gid: the peer
- * @owner: fork_id() of the process that has made it
- * @ledger, @charged, @charged_uid: where it is entered, with how many bytes of whom;
- *	NULL: nowhere
- * @begin: bytes of the own arena that had memory from the start
- * @partial: arenas, by endpoint, that did not have all of it then
- * @refused: 0, or why the own arena did not grow when last tried
+ * @woken: the roles of evering_wake(), EVERING_RX and EVERING_TX, until a wait has
+ *	consumed it
+ * @space_rung: the value of the peer's armed_tx for which the sending thread rang the
+ *	doorbell last
+ * @sock: the connection; on memfd it shows the peer's death
+ * @sealed: no more packets can come into @sock
+ * @theirs: the peer has made @sock, and may still have it
+ * @set: of evering_get_lane()
+ * @lane: of evering_get_lane()
+ * @lanes: of evering_get_lane()
+ * @pid: the peer's process
+ * @uid: the peer's user
+ * @gid: the peer's group
+ * @owner: fork_id() of the process that made the endpoint
+ * @ledger: the ledger that the endpoint is entered in, or NULL
+ * @charged: bytes that it is entered with
+ * @charged_uid: the user that it is entered for
+ * @begin: bytes of this side's arena that had memory from the start
+ * @partial: by endpoint: the arena did not have all of its memory from the start
+ * @refused: 0, or the errno of the last attempt to grow this side's arena
  * @peer_there: bytes of the peer's arena, from its start, that are safe to read; any
- *	thread
- * @ops: the table that is open, if there is one
- * @room: free slots that EVERING_TX means, less one; the table sets it
- * @member: what it is of a group, or NULL
- * @peers: how many peers it has had before the one that it has
- * @sent_before: entries that it had sent to all of these
- * @fenced: EVERING_REPLACE_FORCE has ended it, whether the peer lives or not
- * @replacing: evering_replace() takes what the peer had sent
- * @tabled: it had a table, which was closed: nobody knows what its entries were for
- * @relics: of the arenas of peers that have gone, what this side still has
+ *	thread reads this
+ * @arena: the allocator of this side's arena
+ * @ops: the open table of operations, or NULL
+ * @room: how many free slots EVERING_TX means, less one; a table sets it
+ * @member: the endpoint's place in a group, or NULL
+ * @peers: how many peers the endpoint had before the present one
+ * @sent_before: entries that were sent to all of those
+ * @fenced: EVERING_REPLACE_FORCE has ended the channel, whether or not the peer is
+ *	alive
+ * @replacing: evering_replace() is taking what the peer had sent
+ * @tabled: the endpoint had a table, which was closed, so the meaning of its entries is
+ *	unknown
+ * @relics: buffers in the arenas of earlier peers that this side still has
+ * @memfd: state of that backend
+ * @device: state of that backend
  */
 struct endpoint {
 	struct evering ev;
@@ -375,7 +407,10 @@ static inline void counter_add(__u64 *counter, uint64_t value)
 	__atomic_store_n(counter, *counter + value, __ATOMIC_RELAXED);
 }
 
-/* Between two looks of one who spins: what a sibling thread of the CPU can use. */
+/*
+ * The pause between two looks of a spinning thread, which the other hardware thread of
+ * the CPU can use.
+ */
 static inline void relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -406,10 +441,10 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 		 int prot);
 
 /**
- * enum pages - of a memfd that is to be mapped
- * @PAGES_MISSING: some may not be there
- * @PAGES_THERE: all are, and each is mapped when it is touched
- * @PAGES_MAPPED: all are, and they are mapped at once
+ * enum pages - the pages of a memfd that is about to be mapped
+ * @PAGES_MISSING: some may be missing
+ * @PAGES_THERE: all are there, and each is mapped when it is touched
+ * @PAGES_MAPPED: all are there, and are mapped at once
  */
 enum pages {
 	PAGES_MISSING,
@@ -417,7 +452,7 @@ enum pages {
 	PAGES_MAPPED,
 };
 
-/* Of so little nobody asks whether there is memory for it (memory.c). */
+/* For so few bytes the library does not ask whether there is memory (memory.c). */
 #define LITTLE ((size_t)256 << 10)
 
 int endpoint_map_file(struct endpoint *e, unsigned int region,
@@ -446,11 +481,11 @@ void relics_destroy(struct endpoint *e, bool own);
 /* stranger.c */
 
 /**
- * struct cargo - the descriptors that a packet is to bring
+ * struct cargo - the descriptors that a packet should bring
  * @count: how many there are
- * @sockets: from this place on they are Unix sockets, and only there; MAX_PACKET_FDS:
+ * @sockets: from this place on, and only there, they are Unix sockets; MAX_PACKET_FDS:
  *	none is
- * @bytes: the most that all memfds among them are of
+ * @bytes: the most bytes that all memfds among them have together
  */
 struct cargo {
 	unsigned int count;
@@ -515,13 +550,13 @@ int take_welcome(struct lanes *lanes, int sock, bool own);
 
 /**
  * struct signals - signals during a wait
- * @mask: what the sleep is to let in; NULL: what is let in anyway
- * @blocked: this wait has blocked the others, and @own is to be restored
- * @own: the thread's mask before
+ * @mask: the mask during the sleep; NULL: the thread's own mask
+ * @blocked: this wait has blocked the signals, and has to restore @own
+ * @own: the thread's mask before the wait
  *
- * A handler that runs while a thread spins leaves no trace, and one that has set a flag
- * would be slept over.  So a spin that is not a short one blocks signals, and the sleep
- * lets them in again, in the same system call.
+ * A handler that runs while a thread spins leaves no trace.  The thread would then
+ * sleep, although the handler may have set a flag that should end the wait.  So a spin
+ * that is not short blocks signals, and the sleep unblocks them in its system call.
  */
 struct signals {
 	const sigset_t *mask;
@@ -556,7 +591,10 @@ int book_init(struct book *book, uint32_t count, size_t record, void *place);
 void book_destroy(struct book *book);
 int book__open(struct book *book, uint32_t n);
 
-/* May record @n be read and written?  One that may not was never written. */
+/*
+ * Returns whether record @n may be read and written.  A record that may not was never
+ * written.
+ */
 static inline bool book_has(const struct book *book, uint32_t n)
 {
 	uint32_t chunk = n >> book->shift;
@@ -564,7 +602,7 @@ static inline bool book_has(const struct book *book, uint32_t n)
 	return book->open[chunk / 64] >> chunk % 64 & 1;
 }
 
-/* From now on it may: all of it is zero.  0; -ENOMEM. */
+/* Makes record @n usable, filled with zeros if it was not. Returns 0; -ENOMEM. */
 static inline int book_open(struct book *book, uint32_t n)
 {
 	return EVERING_LIKELY(book_has(book, n)) ? 0 : book__open(book, n);
@@ -576,7 +614,7 @@ void memory_back(uint64_t counted);
 bool memory_for_more(size_t size);
 bool file_may_be(size_t size);
 
-/* arena.c: who has a block */
+/* arena.c: which side has a block */
 #define HOLD_OWN 0u
 #define HOLD_LENT 1u
 #define HOLD_GIVEN 2u
@@ -604,7 +642,7 @@ static inline uint64_t peer_arena_there(const struct endpoint *e)
 	return __atomic_load_n(&e->peer_there, __ATOMIC_RELAXED);
 }
 
-/* As peer_arena_grown(), and but a compare where it has been asked before. */
+/* As peer_arena_grown(), but only a comparison if @need was found before. */
 static inline int peer_arena_see(struct endpoint *e, uint64_t need)
 {
 	return EVERING_LIKELY(need <= peer_arena_there(e)) ?

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ops.h: what the parts of the operations' table share.
+ * ops.h: declarations that the files of the table of operations share.
  *
  * What is sent, and when
  *
- * An answer may never have to wait.  If the peer can be owed n answers, other
- * entries are sent only if n slots are free even then, which is @reserve; and n is
- * at most three quarters of the ring.  Then, when an answer is due, either the peer
- * has received none of the answers that were sent since the last other entry: they
- * and this one are at most n, and as many slots were free.  Or it has received some:
- * then it has received whatever was before them, less than a quarter of the ring is
- * not yet published as released, and at most n - 1 are on their way.
+ * An answer must never wait.  Let n be the most answers that this side can owe the
+ * peer; n is at most three quarters of the ring.  Any other entry is sent only if n
+ * slots are still free after it, which is @reserve.  Then there is room for every
+ * answer.  Either the peer has received none of the answers that were sent since the
+ * last other entry: with the new one they are at most n, and n slots were free.  Or it
+ * has received some: then it has received everything before them, less than a quarter
+ * of the ring is not yet published as released, and at most n - 1 answers are on their
+ * way.
  */
 #ifndef EVERING_OPS_H
 #define EVERING_OPS_H
@@ -20,7 +21,7 @@
 #include "internal.h"
 
 #define NONE UINT32_MAX
-/* So many slots are never free. */
+/* More slots than are ever free. */
 #define NO_ROOM (1u << 30)
 
 /* The first half of a header is read and written as one number. */
@@ -30,47 +31,50 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 /* struct evering__place.state */
 #define OP_SENT	    (1u << 0) /* the answer is still to come */
 #define OP_OPEN	    (1u << 1) /* it has no outcome yet */
-#define OP_DONE	    (1u << 2) /* its outcome is there to be taken */
+#define OP_DONE	    (1u << 2) /* its outcome can be taken */
 #define OP_PREPARED (1u << 3) /* not started: c.result is the opcode */
 #define OP_ASKED    (1u << 4) /* its outcome will be -ECANCELED */
 #define OP_LENDS    (1u << 5) /* its buffer is lent */
-#define OP_GIVES    (1u << 6) /* its buffer is to be given, when it is started */
-#define OP_RETURNS  (1u << 7) /* the same, of the peer's arena */
+#define OP_GIVES    (1u << 6) /* its buffer will be given when it is started */
+#define OP_RETURNS  (1u << 7) /* the same, with a buffer of the peer's arena */
 #define OP_TIMED    (1u << 8) /* it is in the heap */
-#define OP_BEGUN    (1u << 9) /* the peer has gone, and may have acted on it */
-#define OP_UNSEEN   (1u << 10) /* or certainly not */
+#define OP_BEGUN    (1u << 9) /* the peer is gone, and may have acted on it */
+#define OP_UNSEEN   (1u << 10) /* the peer is gone, and has certainly not acted on it */
 #define OP_REISSUE  (1u << 11) /* EVERING_REISSUE */
-#define OP_AGAIN    (1u << 12) /* a peer before may have begun it */
-#define OP_QUEUED   (1u << 13) /* a successor is to be asked: see struct again */
-#define OP_ENDS	    (1u << 14) /* it is not */
+#define OP_AGAIN    (1u << 12) /* an earlier peer may have begun it */
+#define OP_QUEUED   (1u << 13) /* a successor will get it: see struct again */
+#define OP_ENDS	    (1u << 14) /* a successor will not get it */
 
-/* struct evering__held.state; a place that no request may take has HELD_BUSY alone */
-#define HELD_BUSY      (1u << 0) /* there is one */
+/* struct evering__held.state; a place that no request may take has only HELD_BUSY */
+#define HELD_BUSY      (1u << 0) /* the place has a request */
 #define HELD_LENT      (1u << 1) /* its buffer is lent */
-#define HELD_CANCELLED (1u << 2) /* the peer has told */
-#define HELD_INBOX     (1u << 3) /* evering_op_next() is still to find it */
+#define HELD_CANCELLED (1u << 2) /* the peer has cancelled it */
+#define HELD_INBOX     (1u << 3) /* evering_op_next() has not returned it yet */
 
-/* struct evering__stored.state, beside 0: free, or plain */
-#define STORED_MESSAGE (1u << 1) /* a message, in the user's hands */
-#define STORED_POST    (1u << 2) /* a post, likewise */
-#define STORED_WAITS   (1u << 3) /* a message that nobody has received yet */
+/* struct evering__stored.state; 0: free, or plain */
+#define STORED_MESSAGE (1u << 1) /* a message that the user has */
+#define STORED_POST    (1u << 2) /* a post that the user has */
+#define STORED_WAITS   (1u << 3) /* a message that was not received yet */
 
-/* struct ops.inbox: this and the index of a post, or the index of a request alone */
+/* struct ops.inbox: this with the index of a post, or only the index of a request */
 #define INBOX_POST     (1u << 31)
 
-/* struct loan.hold: what a granule of the peer's arena is; and its generation */
+/*
+ * struct loan.hold: the state of a granule of the peer's arena, and above it its
+ * generation
+ */
 #define LOAN_BITS	2u
 #define LOAN_MASK	((1u << LOAN_BITS) - 1)
-#define LOAN_NONE	0u /* no buffer that this side has */
-#define LOAN_LENT	1u /* lent with a request */
+#define LOAN_NONE	0u /* this side has no buffer there */
+#define LOAN_LENT	1u /* a buffer that was lent with a request */
 #define LOAN_GIVEN	2u /* this side's */
 #define LOAN_HOMEBOUND	3u /* freed, to be sent home */
 
 /**
- * struct loan - a granule of the peer's arena, where a buffer of its starts
- * @hold: LOAN_*, and above it the generation
- * @next: the next one to go home
- * @len: bytes of it that this side knows of
+ * struct loan - a granule of the peer's arena at which a buffer starts
+ * @hold: LOAN_*, and in the bits above it the generation
+ * @next: the next buffer to return
+ * @len: bytes of the buffer that this side knows of
  */
 struct loan {
 	uint32_t hold;
@@ -78,7 +82,7 @@ struct loan {
 	uint64_t len;
 };
 
-/* A list of indices, first in, first out; the links are with what it lists. */
+/* A list of indices, first in, first out. The links are in the listed records. */
 struct fifo {
 	uint32_t head;
 	uint32_t tail;
@@ -86,12 +90,13 @@ struct fifo {
 };
 
 /**
- * struct again - entries that the peer that has gone had not seen, for its successor
- * @entries: each as it was, of @size bytes
+ * struct again - entries that a dead peer had not seen, for its successor
+ * @entries: the entries as they were, each of @size bytes
  * @count: how many there are
  * @at: the next one to be sent
- * @sent: those before this one its predecessor was sent, the others were queued for it
- * @size: bytes of one
+ * @sent: the entries before this one were sent to the predecessor; the others were
+ *	queued for it
+ * @size: bytes of one entry
  */
 struct again {
 	unsigned char *entries;
@@ -103,57 +108,75 @@ struct again {
 
 /**
  * struct ops - a table
- * @pub: what the fast path needs of it
- * @place_data, @held_data: data by index, @stride being log2 of the bytes for each
- * @request, @cancelled, @context: the parameters, @request being never NULL
- * @ended: called when a request has got its answer, or can get none any more, and is not
- *	one of the fast path's; NULL: there is no server
- * @no_room: called when an answer has no room in the ring, which only a peer can bring about
- *	that asks again before it has taken its answers; may be NULL
- * @keep: slots that an entry leaves free for answers, see above; NO_ROOM while
- *	nothing else can be sent
- * @homebound: loans to be sent home
+ * @pub: the part that the fast path uses
+ * @place_data: the data of operations by index
+ * @held_data: the data of requests by index
+ * @stride: log2 of the bytes for the data of one
+ * @request: the callback of the parameters, or answer_later(); never NULL
+ * @cancelled: the callback of the parameters; may be NULL
+ * @context: the context of the parameters
+ * @ended: called when a request that is not plain has got its answer, or can get none
+ *	any more; NULL: there is no server
+ * @no_room: called when an answer has no room in the ring.  Only a peer that sends
+ *	requests before it takes its answers can cause that.  May be NULL
+ * @keep: slots that an entry leaves free for answers, see above; NO_ROOM while only
+ *	answers can be sent
+ * @homebound: loans to be returned
  * @error: 0, or why nothing more will come
  * @opened: the peer has opened its table
- * @waits: waits that are in each other
- * @spare: places that are neither free nor in use, one for each poll that may be in
- *	another: while a callback is called with its operation's place, one of these
- *	stands in for it, so that the callback finds as many free as if it had ended
- * @takeable: operations in flight whose outcome is to be taken
- * @refused: somebody tried to submit, and there was no room in the ring
- * @depth, @serve: as in evering_ops_info, once it has
- * @size, @serve_size: what there is memory for
- * @prepared: operations not started, of those in flight
- * @abandoned: operations that have an outcome, and their answer still to come
- * @first_done, @last_done, @done: operations whose outcome is to be taken
+ * @waits: waits that are nested
+ * @spare: places that are neither free nor in use, one for each poll that may be
+ *	nested.  While a callback runs with its operation's place, one of these replaces
+ *	that place, so that the callback finds as many free places as after the
+ *	operation
+ * @takeable: operations in flight whose outcome will have to be taken
+ * @refused: a submission failed because the ring had no room
+ * @depth: as in evering_ops_info, once the peer has opened its table
+ * @serve: as in evering_ops_info, likewise
+ * @size: operations that there is memory for
+ * @serve_size: requests that there is memory for
+ * @prepared: operations, of those in flight, that are not started
+ * @abandoned: operations that have an outcome, and whose answer has not come yet
+ * @first_done: the first operation whose outcome is to be taken
+ * @last_done: the last one
+ * @done: how many there are
  * @inbox: requests for evering_op_next(), and posts
- * @takes_requests, @takes_messages: evering_op_next(), evering_msg_recv() was called
- * @told_requests, @told_messages: how many waited when evering_ops_arm() last told so
- * @seen: the post that it has returned last; 0: none
- * @message: the parameter; may be NULL
- * @messages: those that wait for evering_msg_recv()
- * @stored_data: data by index, as @held_data
- * @stored_used: places that were ever used; the next one was not
- * @store: places
- * @tell_at: how many the peer is told at once that this side has finished with
- * @told: of the peer's posts and messages, how many it knows to be finished with
- * @freed: bytes of messages' buffers freed since they were last told of at once
- * @peer_store: places that the peer has
- * @peer_finished: of this side's, how many the peer has said it has finished with
- * @loans, @loan_count: struct loan by granule of the peer's arena
- * @heap, @heap_count: operations by deadline
- * @tell, @tell_first, @tell_count: ring of operations whose end the peer is to know
+ * @takes_requests: evering_op_next() was called
+ * @takes_messages: evering_msg_recv() was called
+ * @told_requests: how many requests waited when evering_ops_arm() last returned so
+ * @told_messages: how many messages waited then
+ * @seen: the post that evering_op_next() returned last; 0: none
+ * @message: the callback of the parameters; may be NULL
+ * @messages: messages that wait for evering_msg_recv()
+ * @stored_data: the data of posts and messages by index, as @held_data
+ * @stored_used: places that were ever used; those after them were not
+ * @store: how many posts and messages this side stores
+ * @tell_at: how many this side has finished with when it informs the peer of them
+ * @told: of the peer's posts and messages, how many the peer knows to be finished with
+ * @freed: bytes of messages' buffers that were freed since the peer was last informed
+ *	at once
+ * @peer_store: how many posts and messages the peer stores
+ * @peer_finished: of this side's posts and messages, how many the peer has stated to be
+ *	finished with
+ * @loans: a struct loan for each granule of the peer's arena
+ * @loan_count: how many granules that arena has
+ * @heap: indices of operations, a heap by deadline
+ * @heap_count: how many there are
+ * @tell: a queue of operations that the peer is to be informed of as cancelled
+ * @tell_first: the place of the first one
+ * @tell_count: how many there are
  * @map_size: bytes of all this
- * @outlives: EVERING_REPLACEABLE: operations stay when the peer goes
- * @peer_outlives: the peer says the same of itself
- * @leaves: it was told that this side is to go: see ops_leave()
- * @left: it has said so
- * @successor: where the peer's will listen, if waits meet it; empty: they do not
- * @patience_ns: then, how long
- * @meeting: with it, if one is under way
- * @calls: callbacks with outcomes that are in each other
- * @again: what a successor is still to be sent; until then nothing is submitted
- * @taken: data of the outcome that was taken last
+ * @outlives: EVERING_REPLACEABLE: operations stay when the peer goes away
+ * @peer_outlives: the peer has stated the same of its table
+ * @leaves: the peer was informed that this side will stop: see ops_leave()
+ * @left: the peer has stated that it will stop
+ * @successor: where the peer's successor will listen, if waits meet it; empty: they do
+ *	not
+ * @patience_ns: how long such a wait lasts at the most
+ * @meeting: the meeting with the successor that is under way, or NULL
+ * @calls: callbacks with outcomes that are nested
+ * @again: what has to be sent to a successor; until that is sent, nothing is submitted
+ * @taken: the data of the outcome that was taken last
  */
 struct ops {
 	struct evering_ops pub;
@@ -222,8 +245,9 @@ struct ops {
 /**
  * struct arrival - an entry, copied out of the peer's half
  * @header: its header
- * @name: its buffer as the peer names it
- * @buf, @buf_len: its buffer, checked
+ * @name: its buffer, as the peer names it
+ * @buf: its buffer, checked
+ * @buf_len: bytes of @buf
  * @data: its data
  */
 struct arrival {
@@ -234,10 +258,10 @@ struct arrival {
 	unsigned char *data;
 };
 
-/* What a wait is for; @arg is whatever that takes. */
+/* The condition that a wait waits for; @arg depends on the condition. */
 typedef bool (*ops_condition)(struct ops *ops, uint64_t arg);
 
-/* Of what was written before. */
+/* Only for a granule whose record was written before. */
 static inline struct loan *loan_of(const struct ops *ops, uint32_t granule)
 {
 	return (struct loan *)ops->loans.base + granule;
@@ -263,7 +287,10 @@ static inline uint32_t id_index(uint64_t id)
 	return (uint32_t)id & ((1u << EVERING_OP_INDEX_BITS) - 1);
 }
 
-/* evering__held.plain of one that is held and not plain: another index' */
+/*
+ * evering__held.plain of a request that is held and not plain: no id of its index has
+ * it.
+ */
 static inline uint64_t held_not_plain(uint32_t index)
 {
 	return ~(uint64_t)index;
@@ -279,16 +306,16 @@ static inline unsigned char *held_data(const struct ops *ops, uint32_t index)
 	return ops->held_data + ((size_t)index << ops->stride);
 }
 
-/* May an entry be sent that is no answer? */
+/* Returns whether an entry that is not an answer can be sent. */
 static inline bool ops_room(struct ops *ops)
 {
 	return evering_reserve_at(ops->pub.ev, ops->keep);
 }
 
 /*
- * Or what is of no operation: a cancellation, buffers and credit that go home?  That need
- * not wait until a successor was sent what its predecessor had not seen, which in turn may
- * wait for it.
+ * The same for an entry of no operation: a cancellation, or returned buffers and
+ * credit.  It need not wait until a successor was sent what its predecessor had not
+ * seen; that may wait for this entry.
  */
 static inline bool ops_room_beside(struct ops *ops)
 {
@@ -296,7 +323,7 @@ static inline bool ops_room_beside(struct ops *ops)
 	       evering_reserve_at(ops->pub.ev, ops->serve);
 }
 
-/* Of the entries of the table, which are those from the last that has opened one. */
+/* The unseen entries of this table: those after the last entry that opened a table. */
 static inline uint32_t ops_unseen(const struct ops *ops)
 {
 	const struct evering_tx *tx = &ops->pub.ev->tx;
@@ -313,8 +340,8 @@ static inline uint32_t ops_unseen(const struct ops *ops)
 }
 
 /*
- * What of it the fast path may know: it does not take buffers home with it, and does
- * not ask why the channel has ended.
+ * Sets what the fast path may send.  It does not take returned buffers with it, and
+ * does not look at why the channel has ended.
  */
 static inline void ops_update(struct ops *ops)
 {
@@ -328,7 +355,10 @@ static inline void ops_update(struct ops *ops)
 					 ops->pub.max_data + 1;
 }
 
-/* What is new waits for a peer, for what is sent again before it, or for the next peer. */
+/*
+ * New entries wait until there is a peer, until what is sent again is sent, or for the
+ * next peer.
+ */
 static inline void ops_set_keep(struct ops *ops)
 {
 	ops->keep = ops->error || !ops->opened || ops->left ||
@@ -338,19 +368,25 @@ static inline void ops_set_keep(struct ops *ops)
 	ops_update(ops);
 }
 
-/* Posts and messages that are finished with, and the peer does not know of. */
+/*
+ * The number of posts and messages that are finished with, and that the peer does not
+ * know of.
+ */
 static inline uint32_t ops_finished(const struct ops *ops)
 {
 	return ops->tell_at - ops->pub.tell_in;
 }
 
-/* Why nothing can be sent; 0 also if the peer has gone, and a wait meets its successor. */
+/*
+ * Returns why nothing can be sent.  Returns 0 also if the peer is gone and a wait meets
+ * its successor.
+ */
 static inline int ops_closed(const struct ops *ops)
 {
 	return ops->error == -EPIPE && ops->successor[0] ? 0 : ops->error;
 }
 
-/* Can no buffer be had, nor come home? */
+/* Returns whether the arena gets no memory, and no buffer can return. */
 static inline bool ops_out_of_memory(const struct ops *ops)
 {
 	const struct endpoint *e = ops_endpoint(ops);
@@ -358,7 +394,7 @@ static inline bool ops_out_of_memory(const struct ops *ops)
 	return e->refused && !e->arena.out;
 }
 
-/* Bytes of the own arena. */
+/* Bytes of this side's arena. */
 static inline uint64_t ops_arena_size(const struct ops *ops)
 {
 	const struct endpoint *e = ops_endpoint(ops);
