@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
 /*
- * evering.hpp: channels in C++20.  Header only, over <evering.h>, for g++ 12 and
- * later; with exceptions or without, which it never needs.
+ * evering.hpp: channels in C++20.  It is a header only, over <evering.h>, for g++ 12
+ * and later.  It works with and without exceptions.
  *
- * The names are in namespace evr, for ::evering is C's struct.  There are
+ * The names are in namespace evr, because ::evering is a struct of C.
  *
  *	channel, listener, buffer	own what they are named after; move only
- *	group				many channels under one sleeper; move only
+ *	group				one thread waits for many channels; move only
  *	loop				coroutines on one thread, over epoll
- *	task<T>				a coroutine, lazy, that one other awaits
+ *	task<T>				a lazy coroutine that one other awaits
  *	async_channel			co_await receive() and send()
  *	operations			co_await call(), next(), send() and receive()
  *	message				what receive() has received
  *	descriptor, acceptor		co_await any descriptor, and a peer
- *	server				any number of clients, a coroutine a request
+ *	server				any number of clients, a coroutine for each request
  *
- * and a worker that serves any number of channels is
+ * A worker that serves any number of channels, with a coroutine for each:
  *
  *	evr::task<> serve(evr::loop &loop, evr::channel channel)
  *	{
@@ -36,8 +36,8 @@
  *	loop.spawn(work(loop, listener));
  *	loop.run();
  *
- * where each channel is a coroutine.  Where each request is one, the server has the
- * channels, with what struct evering_server_params says of turns, limits and times:
+ * With a coroutine for each request, a server has the channels, with the turns, limits
+ * and times of struct evering_server_params:
  *
  *	evr::server server(loop, path, evr::server_params(),
  *			   [&](evr::exchange x) -> evr::task<> {
@@ -48,23 +48,24 @@
  *	loop.spawn(server.run());
  *	loop.run();
  *
- * Errors are C's, negative errno, as an int or in a result<T>; times are
- * std::chrono's, and one too long to count in nanoseconds is forever; a span of bytes
- * is what is sent.
+ * Errors are negative errno values, as in C: an int, or in a result<T>. Times are those
+ * of std::chrono; a time that is too long to count in nanoseconds is forever.  What is
+ * sent is a span of bytes.
  *
  * Rules
  *
- * - What belongs to a loop is used by its thread alone, lives no longer than it, and
- *   stays where it was made, so it is made where it is used: in a coroutine.
+ * - Only the loop's thread uses what belongs to a loop.  Such an object lives no longer
+ *   than the loop, and cannot be moved, so make it where it is used: in a coroutine.
  * - A buffer lives no longer than its channel, a message no longer than its operations.
- * - A process made by fork() uses nothing of this that its parent had, but listeners.
- *   Destructors, as of static objects when it calls exit(), do its parent no harm.
- * - To destroy a coroutine that waits is to lose interest in what it waits for: an
- *   operation is cancelled and detached.
- * - Nobody is resumed from within a callback of the library, and so a coroutine may do
- *   anything, end its table too.
- * - Who finds something every time it asks is made to wait for its turn after some
- *   times, and so keeps nobody waiting.
+ * - A process made by fork() uses none of its parent's objects, except listeners.
+ *   Destructors that it runs, of static objects in exit() for instance, do not affect
+ *   the parent.
+ * - To destroy a coroutine that waits for an operation cancels and detaches the
+ *   operation.
+ * - No coroutine is resumed inside a callback of the library.  So a coroutine may do
+ *   anything, even destroy its table.
+ * - A coroutine that finds something each time it asks has to wait for its turn after
+ *   some times, so that the others run.
  */
 #ifndef EVERING_HPP
 #define EVERING_HPP
@@ -106,7 +107,7 @@
 #include <evering.h>
 
 #pragma GCC diagnostic push
-/* g++ 12 says it of what it makes of a coroutine itself. */
+/* g++ 12 warns about code that it generates for a coroutine. */
 #pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
 
 namespace evr
@@ -120,8 +121,8 @@ inline constexpr nanoseconds nowait{ EVERING_NOWAIT };
 inline constexpr nanoseconds forever{ EVERING_WAIT_FOREVER };
 
 /*
- * How long to wait, or to sleep: any duration of whole nanoseconds or coarser.  One
- * that nanoseconds cannot count, or of nanoseconds::max(), is forever.
+ * How long to wait or to sleep: any duration of whole nanoseconds or a coarser unit.
+ * nanoseconds::max(), or a duration that nanoseconds cannot count, is forever.
  */
 class wait_time
 {
@@ -146,7 +147,7 @@ class wait_time
 		if (ns_ == nanoseconds::max().count())
 			ns_ = EVERING_WAIT_FOREVER;
 	}
-	/* As C has it: nanoseconds, or EVERING_WAIT_FOREVER. */
+	/* The time for C: nanoseconds, or EVERING_WAIT_FOREVER. */
 	constexpr std::int64_t count() const noexcept
 	{
 		return ns_;
@@ -165,7 +166,7 @@ template <plain T> bytes bytes_of(const T &value) noexcept
 	return std::as_bytes(std::span<const T, 1>(&value, 1));
 }
 
-/* The value that some bytes are, if they are as many as it has. */
+/* The value that is in some bytes, if their number is its size. */
 template <plain T> std::optional<T> value_of(bytes from) noexcept
 {
 	T value;
@@ -176,7 +177,7 @@ template <plain T> std::optional<T> value_of(bytes from) noexcept
 	return value;
 }
 
-/* A negative errno, on its way to a result. */
+/* A negative errno, which converts to a result. */
 struct failure {
 	int error;
 };
@@ -229,28 +230,34 @@ template <class T> class [[nodiscard]] result
 
 /* ---------------------------------------------------------------- channels */
 
-/* What a channel is to be; see struct evering_params. */
+/* How to make a channel; see struct evering_params. */
 struct params : ::evering_params {
 	params() noexcept : ::evering_params EVERING_PARAMS_INIT
 	{
 	}
 };
 
-/* The most that a peer may ask for. */
+/* The most that a peer may ask for; see struct evering_params. */
 struct limits : ::evering_params {
 	limits() noexcept : ::evering_params EVERING_LIMITS_INIT
 	{
 	}
 };
 
-/* Whom a listener lets in, and with how much; see struct evering_admission. */
+/*
+ * Which clients a listener admits, and how much each user may have; see struct
+ * evering_admission.
+ */
 struct admission : ::evering_admission {
 	admission() noexcept : ::evering_admission EVERING_ADMISSION_INIT
 	{
 	}
 };
 
-/* A buffer of the own arena, or one that the peer has given; freed at the end. */
+/*
+ * A buffer of this side's arena, or one that the peer has given.  The destructor frees
+ * it.
+ */
 class buffer
 {
     public:
@@ -282,7 +289,10 @@ class buffer
 	{
 		return at_ != nullptr;
 	}
-	/* A given one is not writable unless the channel has a shared arena. */
+	/*
+	 * A buffer that the peer has given is writable only if the channel has a shared
+	 * arena.
+	 */
 	writable_bytes span() const noexcept
 	{
 		return { at_, size_ };
@@ -298,7 +308,7 @@ class buffer
 		at_ = nullptr;
 		size_ = 0;
 	}
-	/* It is somebody else's from now on. */
+	/* From now on the buffer belongs to the caller, or to the peer. */
 	void *release() noexcept
 	{
 		size_ = 0;
@@ -311,7 +321,7 @@ class buffer
 	std::size_t size_ = 0;
 };
 
-/* An endpoint.  The threads are those of <evering.h>. */
+/* An endpoint. The thread rules are those of <evering.h>. */
 class channel
 {
     public:
@@ -329,7 +339,10 @@ class channel
 
 		return made(ret, ev);
 	}
-	/* A channel a thread, 1 to @count of them, in one meeting. */
+	/*
+	 * Several channels in one meeting, 1 to @count of them, such as one for each
+	 * thread.
+	 */
 	static result<std::vector<channel>>
 	connect_many(const char *path, unsigned int count,
 		     const ::evering_params &wish = params(),
@@ -345,7 +358,10 @@ class channel
 		own(lanes, ev.data(), static_cast<std::size_t>(ret));
 		return lanes;
 	}
-	/* The first @count of @ev are @lanes' from now on, which has room for them. */
+	/*
+	 * From now on the first @count of @ev belong to @lanes, which has room for
+	 * them.
+	 */
 	static void own(std::vector<channel> &lanes, ::evering *const *ev,
 			std::size_t count) noexcept
 	{
@@ -354,7 +370,7 @@ class channel
 		lanes.erase(lanes.begin() + static_cast<std::ptrdiff_t>(count),
 			    lanes.end());
 	}
-	/* @fd is the channel's if this succeeds. */
+	/* If this succeeds, @fd belongs to the channel. */
 	static result<channel>
 	connect_fd(int fd, const ::evering_params &wish = params(),
 		   wait_time timeout = forever) noexcept
@@ -401,7 +417,7 @@ class channel
 		ev_.reset();
 	}
 
-	/* Of a channel that was made alone lanes is 1. */
+	/* For a channel that was made alone, lanes is 1. */
 	evering_lane lane() const noexcept
 	{
 		evering_lane one;
@@ -436,7 +452,7 @@ class channel
 			       timeout);
 	}
 
-	/* In place.  No entry, or no room: a span of no bytes. */
+	/* In place; a span of no bytes if there is no room, or no entry. */
 	writable_bytes reserve(std::uint32_t k = 0) noexcept
 	{
 		void *slot = evering_reserve_at(get(), k);
@@ -458,17 +474,17 @@ class channel
 		return { static_cast<const std::byte *>(slot),
 			 slot ? payload() : 0 };
 	}
-	/* Before acting on entries that were looked at: see fate(). */
+	/* Call this before acting on entries that were looked at: see fate(). */
 	void take_up(std::uint32_t count = 1) noexcept
 	{
 		evering_begin(get(), count);
 	}
-	/* Of entries, not of the channel. */
+	/* Releases entries, not the channel. */
 	void consume(std::uint32_t count = 1) noexcept
 	{
 		evering_release_many(get(), count);
 	}
-	/* Before this side waits for something else than this channel. */
+	/* Call this before waiting for anything other than this channel. */
 	void publish() noexcept
 	{
 		evering_publish(get());
@@ -478,7 +494,10 @@ class channel
 	{
 		return evering_wait(get(), what, timeout.count());
 	}
-	/* With the signals of @mask blocked meanwhile, instead of the thread's own. */
+	/*
+	 * During the wait the signals of @mask are blocked, instead of those of the
+	 * thread.
+	 */
 	int wait(unsigned int what, wait_time timeout,
 		 const sigset_t &mask) noexcept
 	{
@@ -494,7 +513,10 @@ class channel
 	{
 		return evering_peer(get());
 	}
-	/* What a peer that has gone did about what it was sent; none: it is there. */
+	/*
+	 * What a peer that is gone did with the entries it was sent; no value: it is
+	 * not gone.
+	 */
 	std::optional<evering_fate_info> fate() noexcept
 	{
 		evering_fate_info fate;
@@ -504,15 +526,15 @@ class channel
 		return fate;
 	}
 	/*
-	 * Meets the successor of a peer that has gone, at @path: 0, or as
-	 * evering_replace().  Everything that is held of the own arena stays.
+	 * Meets the successor of a peer that is gone, at @path.  Returns 0, or as
+	 * evering_replace().  This side's arena and its buffers stay.
 	 */
 	int replace(const char *path, wait_time timeout = forever,
 		    unsigned int flags = 0) noexcept
 	{
 		return evering_replace(get(), path, flags, timeout.count());
 	}
-	/* How many peers there were in the place of this one. */
+	/* How many earlier peers the channel had. */
 	std::uint32_t predecessors() const noexcept
 	{
 		return evering_predecessors(get());
@@ -564,7 +586,7 @@ class listener
 			return failure{ ret };
 		return listener(at);
 	}
-	/* @fd listens already, and is the listener's on success. */
+	/* @fd listens already; on success it belongs to the listener. */
 	static result<listener> adopt(int fd) noexcept
 	{
 		::evering_listener *at;
@@ -574,7 +596,9 @@ class listener
 			return failure{ ret };
 		return listener(at);
 	}
-	/* The socket of that name, or the first, that a service manager has passed. */
+	/*
+	 * The socket of that name that a service manager has passed, or the first one.
+	 */
 	static result<listener> activated(const char *name = nullptr) noexcept
 	{
 		::evering_listener *at;
@@ -584,7 +608,7 @@ class listener
 			return failure{ ret };
 		return listener(at);
 	}
-	/* Another one at the same socket, for another thread. */
+	/* Another listener at the same socket, for another thread. */
 	result<listener> share() const noexcept
 	{
 		::evering_listener *at;
@@ -598,7 +622,7 @@ class listener
 	{
 		return at_.get();
 	}
-	/* From now on; 0, or as evering_listener_admit(). */
+	/* Holds from now on. Returns 0, or as evering_listener_admit(). */
 	int admit(const ::evering_admission &rules) noexcept
 	{
 		return evering_listener_admit(get(), &rules);
@@ -638,9 +662,9 @@ struct group_params : ::evering_group_params {
 };
 
 /*
- * Many channels and listeners of one thread under one sleeper; see <evering_group.h>.  A
- * member leaves when it is closed.  For a loop there is fd(): co_await
- * descriptor(loop, group.fd()).readable(), when poll() has found nothing.
+ * One thread waits for many channels and listeners; see <evering_group.h>. A member
+ * leaves when it is closed.  In a loop, use fd() when poll() has found nothing:
+ * co_await descriptor(loop, group.fd()).readable().
  */
 class group
 {
@@ -661,7 +685,7 @@ class group
 	{
 		return at_.get();
 	}
-	/* 0, or a negative errno, as all that return an int. */
+	/* Returns 0 or a negative errno, as all functions that return an int. */
 	int add(const channel &c, unsigned int what = EVERING_RX,
 		void *context = nullptr) noexcept
 	{
@@ -691,7 +715,10 @@ class group
 	{
 		return evering_group_remove_fd(get(), fd);
 	}
-	/* Members that there is something to do for, until the next call; at least one. */
+	/*
+	 * The members that have something to do, at least one; valid until the next
+	 * call.
+	 */
 	result<events> wait(wait_time timeout = forever) noexcept
 	{
 		const ::evering_group_event *ready = nullptr;
@@ -699,7 +726,10 @@ class group
 
 		return found(n, ready);
 	}
-	/* The same in a loop; none: sleep until fd() is readable, for timeout(). */
+	/*
+	 * The same in a loop.  If there are none: sleep until fd() is readable, for
+	 * timeout().
+	 */
 	result<events> poll() noexcept
 	{
 		const ::evering_group_event *ready = nullptr;
@@ -707,7 +737,7 @@ class group
 
 		return found(n, ready);
 	}
-	/* forever: nothing runs out of time. */
+	/* forever: no operation has a time limit. */
 	nanoseconds timeout() const noexcept
 	{
 		return nanoseconds(evering_group_timeout(get()));
@@ -749,10 +779,12 @@ class group
 namespace detail
 {
 
-/* How often somebody may go on at once before it has to wait for its turn. */
+/* How often a coroutine may continue at once before it has to wait for its turn. */
 inline constexpr unsigned int turn_length = 16;
 
-/* A place in a list that has no memory of its own, left when it is destroyed. */
+/*
+ * A member of a list that allocates nothing.  It leaves the list when it is destroyed.
+ */
 struct link {
 	link *before = this;
 	link *after = this;
@@ -774,7 +806,7 @@ struct link {
 		after->before = before;
 		before = after = this;
 	}
-	/* Into the list that @head is of, as the last. */
+	/* Appends this to the list of @head. */
 	void append_to(link &head) noexcept
 	{
 		unlink();
@@ -783,7 +815,7 @@ struct link {
 		before->after = this;
 		head.before = this;
 	}
-	/* All of @other's, of a list that is empty. */
+	/* Takes all members of @other; this list is empty. */
 	void take(link &other) noexcept
 	{
 		if (!other.linked())
@@ -796,14 +828,14 @@ struct link {
 	}
 };
 
-/* A coroutine that waits, for what it knows itself. */
+/* A coroutine that waits. */
 struct waiter : link {
 	std::coroutine_handle<> handle;
 };
 
 struct promise_base {
 	std::coroutine_handle<> parent;
-	bool starting = false; /* its parent is on the stack, and goes on itself */
+	bool starting = false; /* its parent is on the stack, and continues by itself */
 #ifdef __cpp_exceptions
 	std::exception_ptr exception;
 #endif
@@ -852,8 +884,8 @@ struct promise_base {
 } /* namespace detail */
 
 /*
- * A coroutine that begins when it is awaited, or spawned, and is destroyed with this
- * object, wherever it is by then.
+ * A coroutine that begins when it is awaited or spawned.  It is destroyed with this
+ * object, at whatever point it is then.
  */
 template <class T = void> class [[nodiscard]] task
 {
@@ -895,8 +927,9 @@ template <class T = void> class [[nodiscard]] task
 		return false;
 	}
 	/*
-	 * Not by symmetric transfer, which g++ makes a jump only where it optimizes:
-	 * else who awaits again and again what never waits runs out of stack.
+	 * This does not use symmetric transfer. g++ makes that a jump only with
+	 * optimization; without it, a coroutine that often awaits what never waits
+	 * overflows the stack.
 	 */
 	bool await_suspend(std::coroutine_handle<> parent)
 	{
@@ -936,10 +969,13 @@ template <> struct task<void>::promise_type : detail::promise_base {
 namespace detail
 {
 
-/* A coroutine that nobody awaits: it is the loop's, and gone when it has ended. */
+/*
+ * A coroutine that no other awaits.  It belongs to the loop, and is destroyed when it
+ * ends.
+ */
 struct root {
 	struct promise_type;
-	/* In the list of all that a loop has. */
+	/* A member of the list of all coroutines of a loop. */
 	struct root_link : link {
 		promise_type *promise;
 	};
@@ -963,7 +999,7 @@ struct root {
 		void return_void() const noexcept
 		{
 		}
-		/* Nobody is there to catch it. */
+		/* There is no caller that could catch it. */
 		void unhandled_exception() const noexcept
 		{
 			std::terminate();
@@ -983,7 +1019,7 @@ struct root {
 	}
 };
 
-/* Something with a descriptor, that has turns. */
+/* An object with a descriptor, which gets turns. */
 struct source : link {
 	struct hope : link {
 		source &of;
@@ -992,13 +1028,16 @@ struct source : link {
 		{
 		}
 	};
-	/* In a list, while it waits for what any coroutine may free. */
+	/* In a list while it waits for something that any coroutine may free. */
 	hope hoping{ *this };
 
 	virtual ~source() = default;
-	/* Wakes who is to be woken; false: asleep, the descriptor will tell. */
+	/*
+	 * Wakes the coroutines that can continue. false: it sleeps until the descriptor
+	 * is ready.
+	 */
 	virtual bool turn() noexcept = 0;
-	/* Its alarm has rung, and is forgotten. */
+	/* The time of its alarm has come; the alarm is removed. */
 	virtual void rung() noexcept
 	{
 	}
@@ -1009,14 +1048,17 @@ inline struct iovec piece_of(bytes from) noexcept
 	return { const_cast<std::byte *>(from.data()), from.size() };
 }
 
-/* Of data for an entry: more than an entry has is as good as too much. */
+/*
+ * The length of data for an entry.  Any value beyond an entry is too much, so it is
+ * clamped.
+ */
 inline std::uint32_t length_of(bytes data) noexcept
 {
 	return static_cast<std::uint32_t>(
 		std::min(data.size(), std::size_t{ UINT32_MAX }));
 }
 
-/* Edge-triggered, and all that may ever be armed: one system call for good. */
+/* Edge-triggered, for everything that may ever be armed: a single system call. */
 inline std::uint32_t all_events(const ::evering *ev) noexcept
 {
 	return EPOLLET | static_cast<std::uint32_t>(evering_events(
@@ -1033,7 +1075,7 @@ inline std::int64_t now_ns() noexcept
 
 inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
 
-/* The moment @ns from now, or never. */
+/* The time @ns from now, or never. */
 inline std::int64_t moment_after(std::int64_t ns) noexcept
 {
 	std::int64_t at;
@@ -1042,8 +1084,8 @@ inline std::int64_t moment_after(std::int64_t ns) noexcept
 }
 
 /*
- * Is this the process that made it?  Not in one that fork() has made from that, whose
- * pid may be the same, in another namespace: there the kernel has wiped the page.
+ * Whether this is the process that made the object.  A process made by fork() may have
+ * the same pid in another namespace, so this uses a page that the kernel wipes there.
  */
 class maker
 {
@@ -1100,7 +1142,7 @@ class loop
 	}
 	loop(const loop &) = delete;
 	loop &operator=(const loop &) = delete;
-	/* Whoever has not ended is destroyed, youngest first. */
+	/* Coroutines that have not ended are destroyed, the youngest first. */
 	~loop()
 	{
 		while (roots_.linked())
@@ -1111,7 +1153,7 @@ class loop
 			close(epoll_);
 	}
 
-	/* Begins a coroutine, when the loop runs. */
+	/* Begins a coroutine when the loop runs. */
 	void spawn(task<> t)
 	{
 		detail::root r = detail::root::run(std::move(t));
@@ -1122,7 +1164,10 @@ class loop
 		ready(promise->first);
 	}
 
-	/* Until all have ended (0), stop() (0), or negative errno. */
+	/*
+	 * Runs until all coroutines have ended or stop() is called, and returns 0; or a
+	 * negative errno.
+	 */
 	int run()
 	{
 		stop_ = false;
@@ -1134,19 +1179,21 @@ class loop
 		}
 		return error_;
 	}
-	/* Of the loop's thread. */
+	/* Only the loop's thread calls this. */
 	void stop() noexcept
 	{
 		stop_ = true;
 	}
 
-	/* co_await loop.sleep_for(1s); forever, until it is destroyed */
+	/*
+	 * co_await loop.sleep_for(1s); with forever, until the coroutine is destroyed
+	 */
 	auto sleep_for(wait_time time) noexcept
 	{
 		return sleeper(*this, time.count());
 	}
 
-	/* For those below: something is to have a turn; somebody is to go on. */
+	/* For the classes below: give a source a turn, or resume a coroutine. */
 	void wake(detail::source &s) noexcept
 	{
 		if (!s.linked())
@@ -1156,7 +1203,7 @@ class loop
 	{
 		w.append_to(ready_);
 	}
-	/* Or it is to have one whenever coroutines have run; or no more. */
+	/* The source gets a turn whenever coroutines have run, or no longer. */
 	void hope(detail::source &s, bool more) noexcept
 	{
 		if (more)
@@ -1176,8 +1223,9 @@ class loop
 		return epoll_ctl(epoll_, op, fd, &event) ? -errno : 0;
 	}
 	/*
-	 * False in a process that fork() has made from the loop's.  The epoll set and
-	 * the channels are still the parent's there: what is destroyed leaves them alone.
+	 * False in a process that fork() has made from the loop's process.  The epoll
+	 * set and the channels belong to the parent, so destructors do not touch them
+	 * there.
 	 */
 	bool is_ours() const noexcept
 	{
@@ -1187,7 +1235,7 @@ class loop
 	{
 		(void)watch(EPOLL_CTL_DEL, fd, 0, nullptr);
 	}
-	/* Either of them, at some time. */
+	/* A source or a coroutine, at some time. */
 	struct alarm {
 		detail::waiter *w;
 		detail::source *s;
@@ -1234,7 +1282,7 @@ class loop
 					      { this, nullptr });
 			rung_ = false;
 		}
-		/* The loop has forgotten the alarm when it resumes. */
+		/* The loop has removed the alarm when it resumes this. */
 		void await_resume() noexcept
 		{
 			rung_ = true;
@@ -1252,7 +1300,10 @@ class loop
 	{
 		detail::link now;
 
-		/* Who gets ready meanwhile has its turn after the sources. */
+		/*
+		 * A coroutine that becomes ready meanwhile has its turn after the
+		 * sources.
+		 */
 		now.take(ready_);
 		if (!now.linked())
 			return;
@@ -1278,7 +1329,10 @@ class loop
 				wake(s);
 		}
 	}
-	/* Alarms that are due are taken; how long until the next, in ms, or -1. */
+	/*
+	 * Takes the alarms that are due.  Returns how long it is until the next one, in
+	 * ms, or -1.
+	 */
 	int ring_alarms() noexcept
 	{
 		std::int64_t now, left;
@@ -1328,7 +1382,10 @@ class loop
 	alarms alarms_;
 };
 
-/* Any descriptor that epoll takes; still the caller's.  One coroutine at a time. */
+/*
+ * Any descriptor that epoll takes; it still belongs to the caller.  One coroutine at a
+ * time waits.
+ */
 class descriptor : detail::source
 {
     public:
@@ -1344,7 +1401,7 @@ class descriptor : detail::source
 			loop_.unwatch(fd_);
 	}
 
-	/* co_await d.readable(): 0, or negative errno. */
+	/* co_await d.readable(): 0, or a negative errno. */
 	auto readable() noexcept
 	{
 		return awaiter(*this);
@@ -1400,7 +1457,7 @@ class descriptor : detail::source
 	awaiter *waiting_ = nullptr;
 };
 
-/* A listener, which stays the caller's. */
+/* A listener in a loop; the listener still belongs to the caller. */
 class acceptor
 {
     public:
@@ -1440,7 +1497,10 @@ struct end_connecting {
 };
 using connecting = std::unique_ptr<::evering_connecting, end_connecting>;
 
-/* All steps of @begun, which ends with that: 0, and the endpoint; or why there is none. */
+/*
+ * Takes all steps of @begun and closes it.  Returns 0 and the endpoint, or a negative
+ * errno.
+ */
 inline task<int> connect(loop &l, ::evering_connecting *begun, ::evering **ev)
 {
 	connecting c(begun);
@@ -1457,7 +1517,10 @@ inline task<int> connect(loop &l, ::evering_connecting *begun, ::evering **ev)
 	co_return ret;
 }
 
-/* An endpoint, whose descriptor is another one afterwards, out of its loop meanwhile. */
+/*
+ * Takes an endpoint out of its loop while evering_replace() gives it another
+ * descriptor.
+ */
 class unwatched
 {
     public:
@@ -1489,7 +1552,10 @@ class unwatched
 	bool watched_ = false;
 };
 
-/* evering_replace() in the loop of @s.  If @watch says so it is not watched any more. */
+/*
+ * evering_replace() in the loop of @s.  Sets @watch to 0, or to why the loop does not
+ * watch the endpoint any more.
+ */
 inline task<int> replace(loop &l, ::evering *ev, source &s, const char *path,
 			 wait_time timeout, unsigned int flags, int &watch)
 {
@@ -1507,8 +1573,8 @@ inline task<int> replace(loop &l, ::evering *ev, source &s, const char *path,
 } // namespace detail
 
 /*
- * channel::connect() in a loop: co_await evr::connect(loop, path).  With EVERING_AWAIT in
- * @wish it waits for a listener that is not there yet.
+ * channel::connect() in a loop: co_await evr::connect(loop, path).  With EVERING_AWAIT
+ * in @wish this waits for a listener that is not there yet.
  */
 inline task<result<channel>> connect(loop &l, const char *path,
 				     ::evering_params wish = params(),
@@ -1575,13 +1641,16 @@ class async_channel : detail::source
 		if (!error_ && loop_.is_ours())
 			loop_.unwatch(evering_fd(channel_.get()));
 	}
-	/* To look and to allocate; not to wait. */
+	/* For calls that look or allocate, not for calls that wait. */
 	channel &get() noexcept
 	{
 		return channel_;
 	}
 
-	/* co_await c.receive(bytes), c.send(bytes): as evering_recv(), _send() */
+	/*
+	 * co_await c.receive(bytes), c.send(bytes): as evering_recv() and
+	 * evering_send()
+	 */
 	auto receive(writable_bytes entry) noexcept
 	{
 		return receiver(*this, entry);
@@ -1594,14 +1663,14 @@ class async_channel : detail::source
 	{
 		return receive(std::as_writable_bytes(std::span(&value, 1)));
 	}
-	/* @value has to be there until this was awaited. */
+	/* @value has to exist until this was awaited. */
 	template <plain T> auto send_value(const T &value) noexcept
 	{
 		return send(bytes_of(value));
 	}
 	/*
-	 * channel::replace() in the loop, when receive() has returned -EPIPE.  @path has
-	 * to be there until this was awaited.
+	 * channel::replace() in the loop, after receive() has returned -EPIPE.  @path
+	 * has to exist until this was awaited.
 	 */
 	task<int> replace(const char *path, wait_time timeout = forever,
 			  unsigned int flags = 0)
@@ -1619,7 +1688,7 @@ class async_channel : detail::source
 	}
 
     private:
-	/* What both directions have in common: try, wait, try again. */
+	/* What both directions share: try, wait, try again. */
 	class awaiter : protected detail::waiter
 	{
 	    public:
@@ -1641,7 +1710,7 @@ class async_channel : detail::source
 
 	    protected:
 		friend class async_channel;
-		/* Whether to go on at once, with this. */
+		/* Whether to continue at once, with this result. */
 		bool done(int ret) noexcept
 		{
 			ret_ = ret;
@@ -1731,7 +1800,7 @@ class async_channel : detail::source
 			resume(false);
 		if (ret < 0 || (ret & EVERING_TX))
 			resume(true);
-		/* The other one is still to be armed for. */
+		/* The other direction still has to be armed. */
 		return ret > 0;
 	}
 
@@ -1747,8 +1816,8 @@ class async_channel : detail::source
 class operations;
 
 /*
- * A request of the peer's.  Its data stay until it is answered, those of a post as long
- * as this.
+ * A request of the peer.  Its data is valid until it is answered; that of a post, as
+ * long as this object.
  */
 class request
 {
@@ -1773,12 +1842,12 @@ class request
 	{
 		return r_.flags;
 	}
-	/* A predecessor of this side may have begun it, or done it. */
+	/* A predecessor of this side may have begun or done it. */
 	bool again() const noexcept
 	{
 		return r_.flags & EVERING_AGAIN;
 	}
-	/* It gets no answer. */
+	/* A post gets no answer. */
 	bool is_post() const noexcept
 	{
 		return r_.flags & EVERING_POST;
@@ -1789,13 +1858,13 @@ class request
 			return own_;
 		return { static_cast<const std::byte *>(r_.data), r_.len };
 	}
-	/* Empty: there is none.  One that is given is still to be freed. */
+	/* Empty: there is no buffer. A given buffer still has to be freed. */
 	bytes buf() const noexcept
 	{
 		return { static_cast<const std::byte *>(r_.buf),
 			 static_cast<std::size_t>(r_.buf_len) };
 	}
-	/* The one or the other: what call() has sent, of any length. */
+	/* The data or the buffer: what call() has sent, of any length. */
 	bytes contents() const noexcept
 	{
 		return r_.buf ? buf() : data();
@@ -1815,23 +1884,31 @@ class request
 class answer
 {
     public:
-	/* The peer's, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EOWNERDEAD, -EPROTO, … */
+	/*
+	 * The peer's result, or -ECANCELED, -ETIMEDOUT, -EPIPE, -EOWNERDEAD, -EPROTO, …
+	 */
 	int result = -ECANCELED;
-	/* The result is the peer's. */
+	/* The result is that of the peer. */
 	bool answered = false;
-	/* What came with it, in the own buffer if that was lent and written. */
+	/*
+	 * The buffer that came with the answer: this side's own, if it was lent and
+	 * written.
+	 */
 	buffer buf;
-	/* The own buffer that was lent, back again, if it is not in @buf. */
+	/* This side's buffer that was lent, if it is not in @buf. */
 	buffer lent;
 	/*
-	 * It does not come back: the peer may still use it.  It is freed when the late
-	 * answer comes, or the peer goes.
+	 * The lent buffer does not return, because the peer may still use it.  It is
+	 * freed when the late answer comes, or the peer goes away.
 	 */
 	bool abandoned = false;
-	/* The peer has gone, and has certainly done nothing for it; or may have. */
+	/*
+	 * The peer is gone, and has certainly not begun the operation (unseen), or may
+	 * have (begun).
+	 */
 	bool unseen = false;
 	bool begun = false;
-	/* What came is longer than into() had room for, which has its beginning. */
+	/* The answer is longer than the room of into(), which has its beginning. */
 	bool cut = false;
 
 	explicit operator bool() const noexcept
@@ -1842,7 +1919,9 @@ class answer
 	{
 		return { data_, len_ };
 	}
-	/* What came, of any length: in @buf, in what into() named, or else data(). */
+	/*
+	 * The answer, of any length: in @buf, in the span of into(), or else in data().
+	 */
 	bytes contents() const noexcept
 	{
 		if (into_.data())
@@ -1861,7 +1940,7 @@ class answer
 	writable_bytes into_;
 };
 
-/* A message of the peer's, freed at the end; move only. */
+/* A message of the peer; move only. The destructor frees it. */
 class message
 {
     public:
@@ -1888,7 +1967,7 @@ class message
 	{
 		return o_ != nullptr;
 	}
-	/* A long one is in the peer's arena: copy what is to be checked. */
+	/* A long message is in the peer's arena: copy what has to be checked. */
 	bytes data() const noexcept
 	{
 		return { static_cast<const std::byte *>(msg_.data), size() };
@@ -1915,8 +1994,8 @@ class message
 };
 
 /*
- * A channel with a table of operations, in a loop.  One coroutine at a time takes the
- * requests, and one the messages; any number make some.
+ * A channel with a table of operations, in a loop.  One coroutine at a time takes
+ * requests, and one takes messages.  Any number of coroutines submit operations.
  */
 class operations : detail::source
 {
@@ -1930,7 +2009,7 @@ class operations : detail::source
     public:
 	class asked;
 
-	/* @flags: EVERING_REPLACEABLE: calls outlive the peer, see replace(). */
+	/* With EVERING_REPLACEABLE in @flags, calls outlive the peer: see replace(). */
 	operations(loop &l, channel c, std::uint32_t depth = EVERING_OPS_DEFAULT,
 		   std::uint32_t serve = EVERING_OPS_DEFAULT,
 		   std::uint32_t store = EVERING_OPS_DEFAULT,
@@ -1960,7 +2039,7 @@ class operations : detail::source
 	}
 	operations(const operations &) = delete;
 	operations &operator=(const operations &) = delete;
-	/* Calls under way end with -ECANCELED. */
+	/* Calls in flight end with -ECANCELED. */
 	~operations() override
 	{
 		closing_ = true;
@@ -1973,12 +2052,12 @@ class operations : detail::source
 		loop_.unset_alarm(alarm_);
 	}
 
-	/* 0; or why the channel has ended. */
+	/* 0, or why the channel has ended. */
 	int error() const noexcept
 	{
 		return error_;
 	}
-	/* To allocate, and to ask about the peer. */
+	/* For allocation, and for questions about the peer. */
 	channel &get() noexcept
 	{
 		return channel_;
@@ -1988,11 +2067,11 @@ class operations : detail::source
 		return ops_;
 	}
 	/*
-	 * co_await ops.replace(path): 0, or as evering_replace(); for a table with
-	 * EVERING_REPLACEABLE, when next() has returned -EPIPE.  Calls that were under way
-	 * then go on; those that are made meanwhile have the outcome -EPIPE.  Requests,
-	 * posts and messages of the peer that has gone are finished with before this is
-	 * called; @path has to be there until it was awaited.
+	 * co_await ops.replace(path): 0, or as evering_replace().  For a table with
+	 * EVERING_REPLACEABLE, after next() has returned -EPIPE.  Calls that were in
+	 * flight continue afterwards; calls that are made meanwhile have the outcome
+	 * -EPIPE.  Finish with all requests, posts and messages of the dead peer before
+	 * this call.  @path has to exist until this was awaited.
 	 */
 	task<int> replace(const char *path, wait_time timeout = forever,
 			  unsigned int flags = 0)
@@ -2012,16 +2091,18 @@ class operations : detail::source
 	}
 
 	/*
-	 * co_await ops.next(): result<request>; an error is the channel's end.  Posts are
-	 * among them, and those that were sent before the end come before it.
+	 * co_await ops.next(): result<request>; an error is the end of the channel.
+	 * Posts come as requests.  Requests and posts that were sent before the end
+	 * come before the error.
 	 */
 	auto next() noexcept
 	{
 		return taker<request>(*this, requests_);
 	}
 	/*
-	 * As evering_op_answerv(), of any length; -EAGAIN: there is no room in the arena
-	 * for what does not fit an entry.  -ESTALE: a post, which gets no answer.
+	 * As evering_op_answerv(), of any length.  -EAGAIN: the arena has no room for
+	 * an answer that does not fit an entry.  -ESTALE: @r is a post, which gets no
+	 * answer.
 	 */
 	int reply(const request &r, std::int32_t code, bytes data = {}) noexcept
 	{
@@ -2036,9 +2117,11 @@ class operations : detail::source
 			ops_, r.id(), code, data.data(),
 			static_cast<std::uint32_t>(data.size()));
 	}
-	/* The same as co_await ops.respond(request, code, data), which waits for room. */
+	/*
+	 * co_await ops.respond(request, code, data): the same, but it waits for room.
+	 */
 	auto respond(const request &r, std::int32_t code, bytes data) noexcept;
-	/* As evering_op_answer_buffer(); on error @b is as before. */
+	/* As evering_op_answer_buffer(). After an error @b is as before. */
 	int reply(const request &r, std::int32_t code, buffer &b,
 		  std::size_t len) noexcept
 	{
@@ -2051,7 +2134,7 @@ class operations : detail::source
 			b.release();
 		return ret;
 	}
-	/* The buffer that came given with a request; empty: none did. */
+	/* The buffer that was given with a request; empty: there was none. */
 	buffer take(const request &r) noexcept
 	{
 		if (!(r.flags() & EVERING_GIVE))
@@ -2060,38 +2143,41 @@ class operations : detail::source
 			 const_cast<std::byte *>(r.buf().data()),
 			 r.buf().size() };
 	}
-	/* Whether the peer has told that it needs no answer any more. */
+	/* Whether the peer has cancelled the request, and needs no answer. */
 	bool cancelled(const request &r) const noexcept
 	{
 		return evering_op_cancelled(ops_, r.id()) == 1;
 	}
 
 	/*
-	 * co_await ops.call(opcode, data): answer.  Waits for room, too.  @data have
-	 * to be there until this was awaited; more of them than fits an entry is copied
-	 * into a buffer, which is lent meanwhile.  With .timeout(t), .lend(buffer),
-	 * .give(buffer), .into(span), .stop_by(token), .reissue().
+	 * co_await ops.call(opcode, data): answer.  Also waits for room.  @data has to
+	 * exist until this was awaited; data that does not fit an entry is copied into
+	 * a buffer, which is lent.  Options: .timeout(t), .lend(buffer), .give(buffer),
+	 * .into(span), .stop_by(token), .reissue().
 	 */
 	asked call(std::uint32_t opcode, bytes data = {}) noexcept;
 
 	/*
-	 * co_await ops.receive(): result<message>, in the order that they were sent.
-	 * Those that were sent before the channel's end come before its error.
+	 * co_await ops.receive(): result<message>, in the order of sending.  Messages
+	 * that were sent before the end of the channel come before its error.
 	 */
 	auto receive() noexcept
 	{
 		return taker<message>(*this, messages_);
 	}
 	/*
-	 * co_await ops.send(pieces...): 0, or as evering_msg_send(): one message, of any
-	 * length, in pieces that have to be there until this was awaited.
+	 * co_await ops.send(pieces...): 0, or as evering_msg_send().  Sends one message
+	 * of any length, in pieces that have to exist until this was awaited.
 	 */
 	template <std::convertible_to<bytes>... Piece>
 	auto send(const Piece &...piece) noexcept
 	{
 		return message_sender<sizeof...(piece)>(*this, { piece... });
 	}
-	/* At once, or -EAGAIN: there is no room, or others wait for it. */
+	/*
+	 * Sends at once, or returns -EAGAIN: there is no room, or other coroutines wait
+	 * for it.
+	 */
 	template <std::convertible_to<bytes>... Piece>
 	int try_send(const Piece &...piece) noexcept
 	{
@@ -2100,7 +2186,7 @@ class operations : detail::source
 	}
 	/* co_await ops.post(opcode, data): 0, or as evering_op_post() */
 	auto post(std::uint32_t opcode, bytes data = {}) noexcept;
-	/* It is given with it; on error @b is as before. */
+	/* @b is given with the post. After an error it is as before. */
 	auto post(std::uint32_t opcode, bytes data, buffer &b) noexcept;
 	int try_post(std::uint32_t opcode, bytes data = {}) noexcept;
 	int try_post(std::uint32_t opcode, bytes data, buffer &b) noexcept;
@@ -2108,7 +2194,7 @@ class operations : detail::source
     private:
 	friend class message;
 	class call_awaiter;
-	/* What waits to be taken, and by whom. */
+	/* What waits to be taken, and the coroutine that will take it. */
 	template <class T> struct inbox {
 		std::deque<T> items;
 		taker<T> *waiting = nullptr;
@@ -2172,7 +2258,9 @@ class operations : detail::source
 	{
 		auto *o = static_cast<operations *>(context);
 
-		/* Bounded: no more than the table stores are not freed. */
+		/*
+		 * Bounded: at most as many messages as the table stores are not freed.
+		 */
 		o->messages_.items.push_back(message(*o, *msg));
 	}
 	void finish(const ::evering_msg &msg) noexcept
@@ -2183,20 +2271,20 @@ class operations : detail::source
 		loop_.wake(*this);
 	}
 	/*
-	 * Takes the requests that have come.  Bounded: no more than the table serves are
-	 * unanswered, and of posts no more than it stores are taken before next() has
-	 * them; the others keep their sender waiting.
+	 * Takes the requests that have come.  Bounded: at most as many requests as the
+	 * table serves are unanswered.  At most as many posts as it stores are taken
+	 * before next() returns them; the sender of others waits.
 	 */
 	void refill() noexcept
 	{
 		::evering_request r;
 
-		/* In another process nothing of it is to be touched. */
+		/* In another process, do not touch the table. */
 		if (closing_ || !ops_)
 			return;
 		while (posts_ < most_posts_ &&
 		       !evering_op_next(ops_, &r, EVERING_NOWAIT)) {
-			/* Nobody can be answered any more. */
+			/* No request can be answered any more. */
 			if (error_ && !(r.flags & EVERING_POST)) {
 				drop(r);
 				continue;
@@ -2206,7 +2294,7 @@ class operations : detail::source
 		}
 		more_ = posts_ >= most_posts_;
 	}
-	/* One that nobody has taken and nobody can answer is finished with. */
+	/* Ends a request that was not taken and cannot be answered. */
 	void drop(const ::evering_request &r) noexcept
 	{
 		if (closing_)
@@ -2251,7 +2339,7 @@ class operations : detail::source
 			refill();
 		if (n >= 0)
 			submit_queued();
-		/* To arm is refused while there are posts that are not taken. */
+		/* The table does not arm while there are posts that are not taken. */
 		if (n == 0 && posts_ < most_posts_)
 			n = evering_ops_arm(ops_, &events);
 		if (n < 0)
@@ -2264,7 +2352,7 @@ class operations : detail::source
 			set_alarm();
 		return n;
 	}
-	/* What waits for a successor of the peer runs out of time all the same. */
+	/* Operations that wait for a successor of the peer still run out of time. */
 	bool outlive() noexcept
 	{
 		if (error_ == -EPIPE && watched_) {
@@ -2278,7 +2366,7 @@ class operations : detail::source
 		std::int64_t left = evering_ops_timeout(ops_);
 
 		loop_.unset_alarm(alarm_);
-		/* Then this looks from time to time, until next() takes some. */
+		/* Looks from time to time until next() takes some. */
 		if (!error_ && posts_ >= most_posts_ &&
 		    (left < 0 || left > look_again))
 			left = look_again;
@@ -2299,19 +2387,19 @@ class operations : detail::source
 	bool watched_ = false;
 	bool closing_ = false;
 	std::size_t max_data_ = 0;
-	std::uint32_t posts_ = 0; /* among requests_ */
+	std::uint32_t posts_ = 0; /* posts in requests_ */
 	std::uint32_t most_posts_ = 1;
 	bool more_ = false; /* the library may have more for next() */
 	inbox<request> requests_;
 	inbox<message> messages_;
-	/* What waits for room, by kind; no kind is held up by another. */
+	/* What waits for room, by kind. No kind delays another. */
 	enum { calls, sends, replies, kinds };
 	detail::link queued_[kinds];
 	loop::alarms::iterator alarm_;
 	static constexpr std::int64_t look_again = 1000000;
 };
 
-/* What is sent when there is room, after others of its kind. */
+/* Something that is sent when there is room, after others of its kind. */
 class operations::pending : protected detail::waiter
 {
     public:
@@ -2330,17 +2418,17 @@ class operations::pending : protected detail::waiter
 
 	operations *o_;
 	std::size_t kind_;
-	/* It takes a buffer, which any coroutine may free. */
+	/* It needs a buffer, which any coroutine may free. */
 	bool large_;
 };
 
-/* One that has ended when it was sent. */
+/* Something that has ended when it was sent. */
 class operations::sender : public operations::pending
 {
     public:
 	using pending::pending;
 
-	/* As if it was awaited, but for waiting. */
+	/* As if it was awaited, but without waiting. */
 	int at_once() noexcept
 	{
 		if (o_->error_)
@@ -2464,7 +2552,7 @@ class operations::replier : public operations::sender
 		return evering_op_answerv(o_->ops_, id_, code_, &piece_, 1,
 					  EVERING_NOWAIT);
 	}
-	/* The peer has gone, and its request ends. */
+	/* The peer is gone, and its request ends. */
 	void refuse(int error) noexcept override
 	{
 		if (!o_->closing_)
@@ -2514,7 +2602,7 @@ inline void message::reset() noexcept
 	msg_ = {};
 }
 
-/* What operations::call() gives to co_await, with what is to be said about it. */
+/* What operations::call() returns for co_await, with its options. */
 class operations::asked
 {
     public:
@@ -2525,21 +2613,26 @@ class operations::asked
 		op_.len = detail::length_of(data);
 		size_ = data.size();
 	}
-	/* From when it was sent; the outcome is then -ETIMEDOUT.  0: at once. */
+	/*
+	 * The time from when it was sent; then its outcome is -ETIMEDOUT. 0: at once.
+	 */
 	asked &&timeout(wait_time time) && noexcept
 	{
-		/* C's 0 is what a struct has that names no time: for ever. */
+		/*
+		 * In C, 0 is the value of a struct that names no time, and means
+		 * forever.
+		 */
 		op_.timeout_ns = time.count() ? time.count() : 1;
 		return std::move(*this);
 	}
-	/* Comes back with the answer, unless the outcome says that it is abandoned. */
+	/* The buffer returns with the answer, unless that has abandoned set. */
 	asked &&lend(buffer b) && noexcept
 	{
 		buf_ = std::move(b);
 		op_.flags |= EVERING_LEND;
 		return std::move(*this);
 	}
-	/* Comes back if it could not be sent. */
+	/* The buffer returns if the operation could not be sent. */
 	asked &&give(buffer b) && noexcept
 	{
 		buf_ = std::move(b);
@@ -2547,8 +2640,8 @@ class operations::asked
 		return std::move(*this);
 	}
 	/*
-	 * What comes is copied there, so that contents() are there, and nothing of the
-	 * peer's is kept.
+	 * The answer is copied to @to, which contents() then returns, and no buffer of
+	 * the peer is kept.
 	 */
 	asked &&into(writable_bytes to) && noexcept
 	{
@@ -2556,8 +2649,8 @@ class operations::asked
 		return std::move(*this);
 	}
 	/*
-	 * Asked to stop, by the loop's thread, the call is cancelled and the peer
-	 * told; the outcome, -ECANCELED, comes when that has answered.
+	 * When the loop's thread asks the token to stop, the call is cancelled and the
+	 * peer informed.  The outcome, -ECANCELED, comes when the peer has answered.
 	 */
 	asked &&stop_by(std::stop_token token) && noexcept
 	{
@@ -2565,8 +2658,8 @@ class operations::asked
 		return std::move(*this);
 	}
 	/*
-	 * It may be begun twice: if the peer goes that may have begun it, its successor is
-	 * asked for it, too.  Not with give().
+	 * The operation may be begun twice: if a peer goes away that may have begun it,
+	 * its successor gets it too.  Not with give().
 	 */
 	asked &&reissue() && noexcept
 	{
@@ -2574,8 +2667,8 @@ class operations::asked
 		return std::move(*this);
 	}
 	/*
-	 * The awaiter is another object, for g++ 12 copies one that a function
-	 * returns a reference to.
+	 * The awaiter is another object, because g++ 12 copies an awaiter that a
+	 * function returns by reference.
 	 */
 	call_awaiter operator co_await() && noexcept;
 
@@ -2592,7 +2685,10 @@ class operations::asked
 class operations::call_awaiter : public operations::pending
 {
     public:
-	/* Data that fit no entry go in a buffer, if there is no other. */
+	/*
+	 * Data that does not fit an entry goes into a buffer, if the call has no other
+	 * buffer.
+	 */
 	explicit call_awaiter(asked &&what) noexcept
 		: pending(*what.o_, calls,
 			  !(what.op_.flags & (EVERING_LEND | EVERING_GIVE)) &&
@@ -2608,7 +2704,10 @@ class operations::call_awaiter : public operations::pending
 	call_awaiter &operator=(const call_awaiter &) = delete;
 	~call_awaiter() override
 	{
-		/* In another process the table may be gone, and this not told. */
+		/*
+		 * In another process the table may be gone without this object's
+		 * knowledge.
+		 */
 		if (state_ != flying || !loop_.is_ours())
 			return;
 		state_ = orphan;
@@ -2684,7 +2783,7 @@ class operations::call_awaiter : public operations::pending
 		if (waits)
 			o_->loop_.ready(*this);
 	}
-	/* Has it what is to be lent?  0, -EAGAIN, -EMSGSIZE. */
+	/* Copies what is to be lent into a buffer. Returns 0, -EAGAIN or -EMSGSIZE. */
 	int copy() noexcept
 	{
 		std::uint64_t most = 0;
@@ -2732,7 +2831,7 @@ class operations::call_awaiter : public operations::pending
 	void complete(const ::evering_completion &c) noexcept
 	{
 		::evering *ev = o_->channel_.get();
-		/* Nothing comes back from a table that is closed, with its channel. */
+		/* No buffer returns from a table that is closed with its channel. */
 		bool lost = o_->closing_ || (c.flags & EVERING_ABANDONED);
 
 		if (state_ != flying)
@@ -2839,8 +2938,8 @@ struct server_params : ::evering_server_params {
 };
 
 /*
- * A request of a client of a server's, which is answered once; move only.  One that is
- * destroyed before has the answer -ECANCELED.
+ * A request of a client of a server, which is answered once; move only.  If it is
+ * destroyed before, the answer is -ECANCELED.
  */
 class exchange
 {
@@ -2860,14 +2959,14 @@ class exchange
 	}
 
 	/*
-	 * It needs no answer any more, and can get none: its time is up, or its client has
-	 * gone.  Then what came with it is not there any more.
+	 * It can get no answer any more: its time is up, or its client is gone.  Its
+	 * data is then invalid.
 	 */
 	bool gone() const noexcept
 	{
 		return !state_ || !state_->client;
 	}
-	/* The client has told that it does not need the answer, which it is still to get. */
+	/* The client has cancelled it. It still has to be answered. */
 	bool cancelled() const noexcept
 	{
 		return gone() || state_->cancelled;
@@ -2881,12 +2980,12 @@ class exchange
 	{
 		return state_ ? state_->request.flags : 0;
 	}
-	/* A predecessor of this server may have begun it, or done it. */
+	/* A predecessor of this server may have begun or done it. */
 	bool again() const noexcept
 	{
 		return flags() & EVERING_AGAIN;
 	}
-	/* What came, of any length; empty if it is gone(). */
+	/* What the client has sent, of any length; empty if this is gone(). */
 	bytes contents() const noexcept
 	{
 		std::uint64_t len = 0;
@@ -2902,15 +3001,18 @@ class exchange
 	{
 		return value_of<T>(contents());
 	}
-	/* The client, whose @user is the server's; nullptr if it is gone(). */
+	/*
+	 * The client; nullptr if this is gone().  The server uses the user member of
+	 * the client.
+	 */
 	::evering_client *client() const noexcept
 	{
 		return state_ ? state_->client : nullptr;
 	}
 	/*
-	 * What the program keeps of the client: one T, made when first asked for, destroyed
-	 * when the client has gone.  nullptr: it is gone(), there is no memory, or what is
-	 * kept of it is of another type.
+	 * What the program keeps for the client: one T, made when first asked for, and
+	 * destroyed when the client has ended. nullptr: this is gone(), there is no
+	 * memory, or an object of another type is kept.
 	 */
 	template <std::default_initializable T> T *keep() const noexcept
 	{
@@ -2930,8 +3032,8 @@ class exchange
 					   nullptr;
 	}
 	/*
-	 * As evering_op_answerv(), of any length; -EAGAIN: there is no room in the arena
-	 * for what does not fit an entry; -ESTALE: it is gone().
+	 * As evering_op_answerv(), of any length.  -EAGAIN: the arena has no room for
+	 * an answer that does not fit an entry.  -ESTALE: this is gone().
 	 */
 	int reply(std::int32_t code, bytes data = {}) noexcept
 	{
@@ -2956,7 +3058,7 @@ class exchange
 		::evering_request request;
 		bool cancelled = false;
 	};
-	/* What a client has: its requests, and what the program keeps of it. */
+	/* What belongs to a client: its requests, and what the program keeps for it. */
 	struct record : detail::link {
 		std::unique_ptr<void, void (*)(void *)> kept{ nullptr, nullptr };
 		const char *type = nullptr;
@@ -2965,7 +3067,7 @@ class exchange
 	    : state_(std::move(s))
 	{
 	}
-	/* What was given and not taken goes home. */
+	/* Buffers that were given and not taken return to the client. */
 	void forget() noexcept
 	{
 		if (state_->request.flags & EVERING_GIVE)
@@ -2988,8 +3090,9 @@ class exchange
 };
 
 /*
- * Many clients in a loop: for each request @handle makes a coroutine, which may take as
- * long as it likes, while others run.  All callbacks of @how but @waiting are the server's.
+ * Serves many clients in a loop.  For each request, @handle makes a coroutine, which
+ * may take any time while others run.  The program may set only the callback waiting in
+ * @how; the other callbacks are used by the server.
  */
 class server : detail::source
 {
@@ -3031,7 +3134,10 @@ class server : detail::source
 		evering_server_close(server_);
 	}
 
-	/* 0; why it could not be opened; or -ESHUTDOWN: it was stopped, and has ended. */
+	/*
+	 * 0; why the server could not be opened; or -ESHUTDOWN: it was stopped, and has
+	 * ended.
+	 */
 	int error() const noexcept
 	{
 		return error_;
@@ -3040,7 +3146,7 @@ class server : detail::source
 	{
 		return server_;
 	}
-	/* As evering_server_stop(); co_await ended() tells when that is done. */
+	/* As evering_server_stop(). co_await ended() returns when that is done. */
 	int stop(wait_time time) noexcept
 	{
 		return evering_server_stop(server_, time.count());
@@ -3050,7 +3156,7 @@ class server : detail::source
 	{
 		return awaiter(*this);
 	}
-	/* loop.spawn(server.run()): the loop goes on until it has ended */
+	/* loop.spawn(server.run()): the loop runs until the server has ended */
 	task<> run()
 	{
 		co_await ended();
@@ -3083,7 +3189,7 @@ class server : detail::source
 
 	using handler = std::function<task<>(exchange)>;
 
-	/* What @handle has captured lives as long as its coroutines. */
+	/* The captures of @handle live as long as its coroutines. */
 	static task<> one(std::shared_ptr<handler> handle, exchange x)
 	{
 		co_await (*handle)(std::move(x));
@@ -3150,7 +3256,7 @@ class server : detail::source
 	{
 		delete &record_of(client);
 	}
-	/* In a process that fork() has made no callback is called. */
+	/* In a process made by fork(), no callback is called. */
 	void forget_all() noexcept
 	{
 		::evering_client *client = nullptr;
