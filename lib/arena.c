@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * arena.c: the allocator of an endpoint's own arena.
+ * arena.c: the allocator of an endpoint's arena.
  *
- * Two-level segregated fit (Masmano, Ripoll, Crespo, Real: TLSF, ECRTS 2004), with
- * all bookkeeping outside the arena: the peer can read the arena, can perhaps write
- * it, and would otherwise read or write the lists.  The arena is divided into
- * granules of 64 bytes; block headers are records of a book, by granule, so there are
- * no nodes to allocate, and nothing is allocated after arena_init() but, where a block
- * begins in a part of the arena that was not used before, the memory of its record.
+ * The algorithm is two-level segregated fit (Masmano, Ripoll, Crespo, Real: TLSF, ECRTS
+ * 2004).  All of its data is outside the arena, because the peer can read the arena,
+ * and perhaps write it.  The arena is divided into granules of 64 bytes.  Block headers
+ * are records of a book, one for each granule, so there are no nodes to allocate.
+ * After arena_init() only one thing is allocated: memory for the record of a block that
+ * begins in an unused part of the arena.
  *
  * Invariants, for granule g:
  *	tag[g] is 0 unless a block starts at g; else its granules, times two, plus
@@ -22,11 +22,11 @@
  *		peer; and a generation, which moves on when it is freed, so that the
  *		peer cannot mean a block that was there before
  *
- * A class is a size range: below 32 granules one size each, above it 32 to the power
- * of two.  A block is taken from a class in which every block is large enough; if all
- * those are empty, a few of the class that the size itself lies in are looked at, so
- * that the whole of an arena can be had, and the time stays bounded.  Where the arena
- * cannot grow, it is a few of each class that is large enough.
+ * A class is a range of sizes: below 32 granules one class for each size, above that 32
+ * classes for each power of two.  A block is taken from a class in which every block is
+ * large enough.  If all of those are empty, a few blocks of the size's own class are
+ * tried, so that the whole arena can be allocated and the time stays bounded.  If the
+ * arena cannot grow, a few blocks of each class that is large enough are tried.
  */
 #include <sys/mman.h>
 
@@ -39,11 +39,14 @@
 #define LOOKS	      32u
 #define MAX_ALIGN     (2u << 20)
 
-/* hold[g]: where a block is, and above it how often there was one at g. */
+/*
+ * hold[g]: which side has the block, and in the bits above it how often there was a
+ * block at g.
+ */
 #define HOLD_BITS     2u
 #define HOLD_MASK     ((1u << HOLD_BITS) - 1)
 
-/* What there is to know of granule g, if a block starts there. */
+/* The record of granule g, if a block starts there. */
 struct block {
 	uint32_t tag;
 	uint32_t before;
@@ -127,7 +130,7 @@ static void list_remove(struct arena *a, uint32_t g)
 	at(a, g + length)->before = 0;
 }
 
-/* Where in the free block at @g @n granules aligned to @align begin; NONE: nowhere. */
+/* Where @n granules aligned to @align begin in the free block at @g; NONE: nowhere. */
 static uint32_t fit(const struct arena *a, uint32_t g, uint32_t n,
 		    uint32_t align)
 {
@@ -138,7 +141,7 @@ static uint32_t fit(const struct arena *a, uint32_t g, uint32_t n,
 	return (uint32_t)start;
 }
 
-/* A free block of at least @n granules from the classes above; NONE: none. */
+/* A free block of at least @n granules, from the classes above; NONE: there is none. */
 static uint32_t find_above(const struct arena *a, uint64_t n)
 {
 	unsigned int fl, sl;
@@ -146,7 +149,7 @@ static uint32_t find_above(const struct arena *a, uint64_t n)
 
 	if (n > a->granules)
 		return NONE;
-	/* Up to the next class, unless it is the least of its own. */
+	/* Rounded up to the next class, unless it is the least size of its own. */
 	if (n >= SL_COUNT)
 		n += (1u << (63u - (unsigned int)__builtin_clzll(n) -
 			     SL_BITS)) -
@@ -163,7 +166,7 @@ static uint32_t find_above(const struct arena *a, uint64_t n)
 	return a->head[fl][__builtin_ctz(map)];
 }
 
-/* One of a class, of the few that are looked at, that has room before @end. */
+/* A block of a class that has room before @end, among the few that are tried. */
 static uint32_t find_in_class(const struct arena *a, unsigned int fl,
 			      unsigned int sl, uint32_t n, uint32_t align,
 			      uint32_t *start, uint32_t end)
@@ -182,8 +185,8 @@ static uint32_t find_in_class(const struct arena *a, unsigned int fl,
 }
 
 /*
- * One that has room in the part of the arena that has memory: of the class that the size
- * itself lies in, or of any above, as the larger ones may lie behind that part.
+ * A block that has room in the part of the arena with memory: of the size's own class
+ * or of any above, because the larger blocks may lie behind that part.
  */
 static __attribute__((noinline)) uint32_t
 find_there(const struct arena *a, uint32_t n, uint32_t align, uint32_t *start)
@@ -208,7 +211,7 @@ find_there(const struct arena *a, uint32_t n, uint32_t align, uint32_t *start)
 	}
 }
 
-/* A free block that has room for them, and where in it; NONE: none found. */
+/* A free block that has room, and where in it; NONE: none was found. */
 static uint32_t find(const struct arena *a, uint32_t n, uint32_t align,
 		     uint32_t *start)
 {
@@ -243,7 +246,7 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	align_n = align > GRANULE ? (uint32_t)(align / GRANULE) : 1;
 
 	g = find(a, n, align_n, &start);
-	/* What has no memory and gets none is as good as taken. */
+	/* A place without memory that gets none counts as taken. */
 	if (g != NONE && EVERING_UNLIKELY(start + n > a->there) &&
 	    arena_grow(e, (uint64_t)(start + n) * GRANULE))
 		g = find_there(a, n, align_n, &start);
@@ -262,7 +265,7 @@ void *evering_alloc(struct evering *ev, size_t size, size_t align)
 	return a->base + (size_t)start * GRANULE;
 }
 
-/* The block in use that starts at @buf; NONE: no such. */
+/* The block in use that starts at @buf; NONE: there is none. */
 static uint32_t block_at(const struct arena *a, const void *buf)
 {
 	uint64_t offset = (uint64_t)((uintptr_t)buf - (uintptr_t)a->base);
@@ -284,7 +287,7 @@ static void hold_set(struct arena *a, uint32_t g, unsigned int hold)
 	at(a, g)->hold = (at(a, g)->hold & ~HOLD_MASK) | hold;
 }
 
-/* Frees the block in use at @g, whoever has it. */
+/* Frees the block in use at @g, whichever side has it. */
 static void block_free(struct arena *a, uint32_t g)
 {
 	uint32_t length = block_length(a, g);
@@ -306,7 +309,7 @@ static void block_free(struct arena *a, uint32_t g)
 	list_insert(a, g, length);
 }
 
-/* Why its owner may not free, lend or give a block; 0: it may. */
+/* Why the owner may not free, lend or give a block; 0: it may. */
 static int hold_error(const struct arena *a, uint32_t g)
 {
 	switch (hold_of(a, g)) {
@@ -337,7 +340,7 @@ int evering_free(struct evering *ev, void *buf)
 	return ret;
 }
 
-/* Is @buf a place in this arena, rather than in the peer's? */
+/* Whether @buf is in this arena, and not in that of the peer. */
 bool arena_has(const struct arena *a, const void *buf)
 {
 	return (uint64_t)((uintptr_t)buf - (uintptr_t)a->base) <
@@ -345,9 +348,9 @@ bool arena_has(const struct arena *a, const void *buf)
 }
 
 /*
- * The peer is to have the first @len bytes of the block at @buf, @hold saying how.
- * Sets *@granule and *@generation, for it to name the block.  0; -EINVAL: not the
- * start of a block that is so long; -EBUSY, -ESTALE: the peer has it already.
+ * Hands the first @len bytes of the block at @buf to the peer; @hold is how.  Sets
+ * *@granule and *@generation, by which the peer names the block.  Returns 0; -EINVAL:
+ * @buf is not the start of a block that long; -EBUSY, -ESTALE: the peer has it already.
  */
 int arena_hand_out(struct arena *a, const void *buf, uint64_t len,
 		   unsigned int hold, uint32_t *granule, uint32_t *generation)
@@ -367,13 +370,13 @@ int arena_hand_out(struct arena *a, const void *buf, uint64_t len,
 	return 0;
 }
 
-/* What was lent is the peer's now. */
+/* Makes a lent block a given one. */
 void arena_give(struct arena *a, uint32_t g)
 {
 	hold_set(a, g, HOLD_GIVEN);
 }
 
-/* What was handed out is its owner's again, or free. */
+/* Returns a block that was handed out to its owner, or frees it. */
 void *arena_take_back(struct arena *a, uint32_t g, bool release)
 {
 	a->out--;
@@ -384,7 +387,7 @@ void *arena_take_back(struct arena *a, uint32_t g, bool release)
 	return a->base + (size_t)g * GRANULE;
 }
 
-/* Is the block that begins at @g with a peer, for which it has this name? */
+/* Whether the peer has the block that begins at @g, under this name. */
 static bool was_given(const struct arena *a, uint32_t g, uint32_t generation)
 {
 	return g < a->granules && book_has(&a->book, g) && block_used(a, g) &&
@@ -393,8 +396,8 @@ static bool was_given(const struct arena *a, uint32_t g, uint32_t generation)
 }
 
 /*
- * The peer says that it is done with a block that it was given.  Returns it, of
- * which @len bytes must be there; NULL: it was given no such.
+ * The peer states that it has finished with a block that it was given.  Returns the
+ * block, which must have @len bytes; NULL: the peer was given no such block.
  */
 void *arena_come_home(struct arena *a, uint32_t g, uint32_t generation,
 		      uint64_t len, bool release)
@@ -405,7 +408,7 @@ void *arena_come_home(struct arena *a, uint32_t g, uint32_t generation,
 	return arena_take_back(a, g, release);
 }
 
-/* The peer is gone: nobody will send home what it was given. */
+/* Frees the blocks that the peer was given: it is gone, and will not return them. */
 void arena_all_home(struct arena *a)
 {
 	uint32_t g, next;
@@ -413,7 +416,10 @@ void arena_all_home(struct arena *a)
 	for (g = 0; g < a->granules; g = next) {
 		next = g + block_length(a, g);
 		if (block_used(a, g) && hold_of(a, g) == HOLD_GIVEN) {
-			/* Its neighbour may be joined to it: go round that. */
+			/*
+			 * The free may join the next block to this one, so step over
+			 * that.
+			 */
 			if (!block_used(a, next))
 				next += block_length(a, next);
 			a->out--;
@@ -423,8 +429,8 @@ void arena_all_home(struct arena *a)
 }
 
 /*
- * A block that was given to a peer which has gone is to be given to its successor: until
- * arena_give() it is nobody's to send home.  False: it is not with that peer any more.
+ * Keeps a block that was given to a dead peer for its successor: until arena_give() no
+ * peer can return it.  False: that peer does not have it any more.
  */
 bool arena_hold_back(struct arena *a, uint32_t g, uint32_t generation)
 {
@@ -434,7 +440,10 @@ bool arena_hold_back(struct arena *a, uint32_t g, uint32_t generation)
 	return true;
 }
 
-/* Of its @size bytes the first @there have memory.  0; -ENOMEM. */
+/*
+ * Initializes the allocator of @size bytes, of which the first @there have memory.
+ * Returns 0; -ENOMEM.
+ */
 int arena_init(struct arena *a, void *base, uint64_t size, uint64_t there)
 {
 	uint32_t granules = (uint32_t)(size / GRANULE);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * book.c: a record for each granule of an arena, where most are never needed.
+ * book.c: a record for each granule of an arena; most are never needed.
  *
- * Their memory is reserved whole and opened a chunk at a time, with the first record
- * that is written there.  Pages that nobody has touched would cost nothing either, but
- * for processes that have called mlockall(2): those get all that they may access, a
- * third of the arena for the allocator alone.
+ * The address range is reserved as a whole, and opened in chunks: when a first record
+ * is written in a chunk.  Untouched pages would cost nothing either, except in a
+ * process that has called mlockall(2).  Such a process gets all memory that it may
+ * access, which is a third of the arena for the allocator alone.
  *
- * A small book is opened whole: it is one mapping then, of which a process may have 65,530,
- * where one that is opened in parts is three.
+ * A small book is opened as a whole.  It is then one mapping, of the 65,530 that a
+ * process may have; a book that is opened in parts takes three.
  */
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,12 +18,15 @@
 #define MAX_CHUNKS 1024u
 #define SMALL_BOOK ((size_t)512 << 10)
 
-/* What is known of it from its size. */
+/* Sets what follows from the size of a book. */
 static void measure(struct book *b, uint32_t count, size_t record)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
 
-	/* A chunk of so many records is pages, whatever their size. */
+	/*
+	 * A chunk of so many records is a whole number of pages, whatever the size of a
+	 * record.
+	 */
 	b->shift = (uint32_t)__builtin_ctz(page);
 	while (count >> b->shift >= MAX_CHUNKS)
 		b->shift++;
@@ -32,7 +35,10 @@ static void measure(struct book *b, uint32_t count, size_t record)
 	b->size = ((size_t)(count >> b->shift) + 1) * (record << b->shift);
 }
 
-/* How much memory a book of @count records may be given; 0: it has its own, or none. */
+/*
+ * How many bytes the caller provides for a book of @count records; 0: the book maps its
+ * own, or needs none.
+ */
 size_t book_place(uint32_t count, size_t record)
 {
 	struct book b;
@@ -44,8 +50,9 @@ size_t book_place(uint32_t count, size_t record)
 }
 
 /*
- * Nothing of it is open, unless it is small.
- * @place: zeroed memory, of book_place() bytes, which outlives it; NULL: it has its own
+ * Initializes a book.  No part of it is open, unless it is small.
+ * @place: zeroed memory of book_place() bytes, which outlives the book; NULL: it maps
+ *	its own
  *
  * 0; -ENOMEM.
  */
@@ -78,7 +85,7 @@ void book_destroy(struct book *b)
 		munmap(b->base, b->size);
 }
 
-/* Makes the record with the number @n, of those there are, one that is open. */
+/* Opens the chunk of record @n. */
 int book__open(struct book *b, uint32_t n)
 {
 	uint32_t chunk = n >> b->shift;

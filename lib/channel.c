@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * channel.c: an endpoint from its making to its closing, and questions about it.
+ * channel.c: makes and closes endpoints, and answers questions about them.
  *
- * How two endpoints find each other is in meet.c, what they are made of in the
- * backends.
+ * meet.c has the meeting of two endpoints, the backends what they are made of.
  */
 #include <limits.h>
 #include <stdlib.h>
@@ -15,7 +14,7 @@
 #define DOTTED(major, minor, patch) DOTTED_(major, minor, patch)
 #define DOTTED_(major, minor, patch) #major "." #minor "." #patch
 
-/* So that the allocator's alignments hold for pointers too, and pages can be huge. */
+/* With this the allocator's alignments hold for pointers, and pages can be huge. */
 #define ARENA_MAP_ALIGN ((size_t)EVERING_MEMFD_ALIGN)
 #if defined(__x86_64__) || defined(__i386__)
 #define LARGEST_PAGE 4096
@@ -47,15 +46,16 @@ size_t page_size(void)
 }
 
 /*
- * Another number in a process that fork(2) has made, whatever pid it has.  There the
- * kernel wipes @page, and zero stands for "not asked yet".
+ * Returns a number that is different in a process made by fork(2), also if the pid is
+ * the same.  The kernel wipes @page in such a process, and 0 stands for "not asked
+ * yet".
  */
 uint64_t fork_id(void)
 {
 	static unsigned char page[LARGEST_PAGE]
 		__attribute__((aligned(LARGEST_PAGE)));
 	static uint64_t last;
-	static int wiped; /* 0: not asked yet; 1: it is; -1: it cannot be */
+	static int wiped; /* 0: not asked yet; 1: it is wiped; -1: the kernel cannot do that */
 	uint64_t *own = (uint64_t *)page, id, next;
 
 	if (EVERING_UNLIKELY(!__atomic_load_n(&wiped, __ATOMIC_ACQUIRE)))
@@ -80,7 +80,7 @@ static bool power_of_two(uint64_t n)
 	return n && !(n & (n - 1));
 }
 
-/* 0; -EINVAL: cannot be; -E2BIG: could be, but is beyond the limits of the ABI. */
+/* Returns 0; -EINVAL: it is invalid; -E2BIG: it is beyond the limits of the ABI. */
 int geometry_check(const struct evering_geometry *geometry)
 {
 	unsigned int i;
@@ -105,10 +105,11 @@ int geometry_check(const struct evering_geometry *geometry)
 }
 
 /*
- * Reads a struct that begins with its size, over the defaults in @to.  An older
- * caller's is shorter, and keeps the defaults of what it does not know; a newer one's
- * is longer, and welcome if what is not known here is zero.  No field lies across a
- * multiple of a pointer's size.  0; -EINVAL: no such size; -E2BIG: it is not zero.
+ * Copies a struct that begins with its size over the defaults in @to.  The struct of an
+ * older caller is shorter; what it lacks keeps the defaults.  The struct of a newer
+ * caller is longer, and accepted if the part that is unknown here is zero.  No field
+ * crosses a multiple of a pointer's size.  Returns 0; -EINVAL: the size is invalid;
+ * -E2BIG: the unknown part is not zero.
  */
 int read_sized(void *to, size_t size, const void *from)
 {
@@ -134,7 +135,7 @@ static bool policy_is(unsigned int policy, uint32_t spin_ns)
 	return (policy & ~POLICY_FLAGS) <= EVERING_BUSY && spin_ns <= 1000000;
 }
 
-/* A copy of the caller's params, as this version knows them. */
+/* Copies and checks the caller's params, as this version knows them. */
 int params_read(const struct evering_params *from, bool limits,
 		struct evering_params *params)
 {
@@ -189,7 +190,10 @@ const struct backend *backend_by_id(unsigned int id)
 	return NULL;
 }
 
-/* What $EVERING_BACKEND makes of @id; -EINVAL: it names none. */
+/*
+ * Returns @id, or what $EVERING_BACKEND selects for EVERING_BACKEND_AUTO; -EINVAL: it
+ * names no backend.
+ */
 int backend_wanted(unsigned int id)
 {
 	const char *name = getenv("EVERING_BACKEND");
@@ -203,7 +207,9 @@ int backend_wanted(unsigned int id)
 	return -EINVAL;
 }
 
-/* The @nth that may serve for @id, the best first; NULL: there are no more. */
+/*
+ * The @nth backend that is suitable for @id, the best first; NULL: there are no more.
+ */
 const struct backend *backend_for(unsigned int id, unsigned int nth)
 {
 	if (id != EVERING_BACKEND_AUTO)
@@ -230,7 +236,7 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	unsigned int i;
 	void *block;
 
-	/* aligned_alloc(3) would leave a bit of memory behind each. */
+	/* aligned_alloc(3) would waste some memory after each endpoint. */
 	block = calloc(1, sizeof(*e) + _Alignof(struct endpoint));
 	if (!block)
 		return -ENOMEM;
@@ -258,17 +264,20 @@ int endpoint_new(const struct backend *backend, unsigned int end,
 	return 0;
 }
 
-/* Do both sides write this region? */
+/* Whether both sides write this region. */
 bool endpoint_shares(const struct endpoint *e, unsigned int region)
 {
 	return (e->geometry.flags & EVERING_SHARED_ARENA) &&
 	       region >= EVERING_REGION_ARENA_A;
 }
 
-/* Below it there may be room for the next arena; 0: nothing is known. */
+/* There may be room for the next arena below this address; 0: not known. */
 static uintptr_t room_below;
 
-/* An arena ended there.  The highest: what is made anew stays where it was. */
+/*
+ * Remembers the end of an arena that was unmapped.  The highest end counts, so that new
+ * arenas take the places of old ones.
+ */
 static void leave_room(uintptr_t end)
 {
 	if (end > __atomic_load_n(&room_below, __ATOMIC_RELAXED))
@@ -281,7 +290,10 @@ static uintptr_t align_down(uintptr_t end, size_t before, size_t align)
 	return ((end + before) & ~(uintptr_t)(align - 1)) - before;
 }
 
-/* An address for @size bytes that is aligned @before bytes later.  NULL: no such room. */
+/*
+ * Reserves @size bytes at an address that is aligned @before bytes later.  NULL: no
+ * room.
+ */
 static void *reserve_aligned(size_t size, size_t before)
 {
 	unsigned char *all, *start;
@@ -302,9 +314,9 @@ static void *reserve_aligned(size_t size, size_t before)
 }
 
 /*
- * mmap(2) of an arena, and of the @before bytes that lie before it.  First below the last
- * one, which takes one call where it is free; to reserve the room takes three more.  The
- * own one @must be aligned; the peer's is if that costs nothing.
+ * Maps an arena and the @before bytes before it.  Tries first below the last arena,
+ * which takes one call if that place is free; to reserve room takes three more.  This
+ * side's arena @must be aligned; the peer's is aligned if that costs nothing.
  */
 static void *map_arena(size_t size, size_t before, bool must, int prot,
 		       int flags, int fd, off_t offset)
@@ -341,15 +353,16 @@ out:
 }
 
 /*
- * EAGAIN is mmap(2)'s word for RLIMIT_MEMLOCK, of who has called mlockall(2), and
- * madvise(2)'s for a kernel without memory; here it means that a hello has not come.
+ * mmap(2) returns EAGAIN beyond RLIMIT_MEMLOCK in a process that has called
+ * mlockall(2).  madvise(2) returns it if the kernel has no memory.  In the library
+ * -EAGAIN means that a hello has not come.
  */
 static int map_error(void)
 {
 	return errno == EAGAIN ? -ENOMEM : -errno;
 }
 
-/* A child has no use for the mapping, and no right to be a second writer. */
+/* A child process needs no mapping, and must not be a second writer. */
 static int keep_private(void *map, size_t size)
 {
 	if (madvise(map, size, MADV_DONTFORK) ||
@@ -367,7 +380,7 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 
 	if (!size)
 		return 0;
-	/* The rings are small and wanted at once; arenas can be huge, or still grow. */
+	/* The rings are small and needed at once; arenas can be huge, or still grow. */
 	if (region < EVERING_REGION_ARENA_A ||
 	    (e->populate && !e->partial[region - EVERING_REGION_ARENA_A]))
 		flags |= MAP_POPULATE;
@@ -383,12 +396,12 @@ int endpoint_map(struct endpoint *e, unsigned int region, int fd, off_t offset,
 }
 
 /*
- * endpoint_map_file - map a memfd: @region, and what lies behind it up to the region @last
- * @pages: what of it there is
+ * endpoint_map_file - map a memfd: @region, and what follows it up to the region @last
+ * @pages: which of its pages exist
  *
- * Where pages are missing nothing is populated, for a process that has called mlockall(2)
- * neither, unless it is little: what nobody may access the kernel leaves alone, and later it
- * does not ask again.
+ * If pages are missing, nothing is populated, also not for a process that has called
+ * mlockall(2), except a small region.  The kernel does not populate what may not be
+ * accessed, and does not do so later either.
  */
 int endpoint_map_file(struct endpoint *e, unsigned int region,
 		      unsigned int last, int fd, off_t offset, int prot,
@@ -422,7 +435,7 @@ int endpoint_map_file(struct endpoint *e, unsigned int region,
 }
 
 /**
- * struct range - addresses that are mapped
+ * struct range - mapped addresses
  * @at: where they begin
  * @size: bytes; 0: none
  */
@@ -437,7 +450,7 @@ static void unmap(struct range r)
 		munmap(r.at, r.size);
 }
 
-/* The half of @end, with its arena if that lies behind it; else that is unmapped. */
+/* The half of @end, with its arena if that follows it; otherwise unmaps the arena. */
 static struct range range_of(struct endpoint *e, unsigned int end)
 {
 	unsigned int half = EVERING_REGION_HALF(end);
@@ -454,7 +467,7 @@ static struct range range_of(struct endpoint *e, unsigned int end)
 	return r;
 }
 
-/* In as few calls as there are gaps. */
+/* Unmaps neighbouring regions with one call. */
 static void unmap_regions(struct endpoint *e)
 {
 	const unsigned int status = EVERING_REGION_STATUS;
@@ -472,12 +485,12 @@ static void unmap_regions(struct endpoint *e)
 	unmap(a);
 }
 
-/* Is the channel what its maker said? */
+/* Checks that the channel is what its maker has stated. */
 int endpoint_check_status(const struct endpoint *e)
 {
 	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
 
-	/* Nobody can write these fields, so they cannot change meanwhile. */
+	/* No process can write these fields, so they do not change meanwhile. */
 	if (status->magic != EVERING_MAGIC || status->size < sizeof(*status) ||
 	    status->half_size != half_size(&e->geometry) ||
 	    memcmp(&status->geometry, &e->geometry, sizeof(e->geometry)) != 0)
@@ -487,7 +500,10 @@ int endpoint_check_status(const struct endpoint *e)
 	return 0;
 }
 
-/* Everything is mapped: make the fast path's private state, and the arena's. */
+/*
+ * Initializes the private state of the fast path and of the arena; everything is
+ * mapped.
+ */
 int endpoint_ready(struct endpoint *e)
 {
 	unsigned int own = EVERING_REGION_HALF(e->end);
@@ -521,7 +537,9 @@ int endpoint_ready(struct endpoint *e)
 	if (!e->partial[!e->end])
 		e->peer_there = e->map_size[EVERING_REGION_ARENA(!e->end)];
 	else if (e->populate)
-		/* What it says of it now; if that cannot be, it is asked again. */
+		/*
+		 * What the peer states now; if that is invalid, this is repeated later.
+		 */
 		peer_arena_see(e, e->backend->grown(e));
 	return arena_init(&e->arena, e->map[arena], e->map_size[arena],
 			  e->begin);
@@ -533,7 +551,10 @@ void endpoint_destroy(struct endpoint *e)
 
 	arena_destroy(&e->arena);
 	relics_destroy(e, own);
-	/* A child has none of these mappings, and perhaps its own in their place. */
+	/*
+	 * A child process has none of these mappings, and perhaps others at their
+	 * addresses.
+	 */
 	if (own)
 		unmap_regions(e);
 	e->backend->destroy(e);
@@ -558,9 +579,10 @@ static void close_with(struct endpoint *e, uint32_t word)
 			evering_flush(&e->ev);
 		evering_store_release(&e->half->closed, word);
 		/*
-		 * As long as a child of this process has the connection, closing it does
-		 * not reach a peer that sleeps.  This side still reads, so that
-		 * socket_close_sealed() sees whether there is anything in it.
+		 * While a child of this process has the connection, to close it does
+		 * not wake a peer that sleeps.  So it is shut down for writing; this
+		 * side can still read, so that socket_close_sealed() sees whether
+		 * anything is in it.
 		 */
 		if (e->sock >= 0)
 			shutdown(e->sock, SHUT_WR);
@@ -577,7 +599,7 @@ int evering_close_as(struct evering *ev, int how)
 {
 	if (how < EVERING_PEER_CLOSED || how > EVERING_PEER_RELAY_DIED)
 		return -EINVAL;
-	/* These have the same numbers: see evering_peer(). */
+	/* These are the same numbers as in evering_peer(). */
 	close_with(to_endpoint(ev), (uint32_t)how);
 	return 0;
 }

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT
 /*
- * connect.c: to connect, in steps none of which waits: for one channel, or for lanes.
+ * connect.c: connects in steps that do not wait, for one channel or for lanes.
  *
- * A step tries to reach the listener, says hello, and takes the welcome.  If the welcome
- * says to connect again (see listen.c), the next step begins anew: the first time at once,
- * since another one that shares the socket may be idle, and then after pauses, as a
- * listener may say so for ever.  A caller that waits
- * (evering_connect()) takes steps and sleeps in between; an event loop has a descriptor
- * that is readable when the next step has something to do.
+ * A step tries to reach the listener, says hello, and takes the welcome.  If the
+ * welcome asks to connect again (see listen.c), the next step begins anew: the first
+ * time at once, because another listener at the socket may be idle, and then after
+ * pauses, because a listener may ask for ever.  A caller that waits (evering_connect())
+ * takes steps and sleeps in between.  An event loop has a descriptor that is readable
+ * when the next step has something to do.
  *
- * With EVERING_AWAIT the listener may still have to come.  A watch of the directory
- * (inotify) tells when a file of its name is made or gets other permissions.  That it is
- * listened at, no watch tells, nor anything of abstract names and directories that do not
- * exist: so the step is repeated after a pause, which doubles from a millisecond to a tenth
- * of a second; to a second, while there is a watch.  Files of other names do not make it
- * busy, either: after each event the watch is left alone for a pause.
+ * With EVERING_AWAIT there may be no listener yet.  A watch of the directory (inotify)
+ * reports when a file of its name is made or gets other permissions.  It does not
+ * report when a process listens there, and there is no watch of abstract names and
+ * missing directories.  So the step is repeated after a pause, which doubles from a
+ * millisecond to a tenth of a second, or to a second while there is a watch.  Files of
+ * other names do not keep it busy either: after each event the watch is ignored for a
+ * pause.
  */
 #include <limits.h>
 #include <poll.h>
@@ -34,39 +35,39 @@
 #define PAUSE_DEAF 20000000ll
 #define PAUSE_MOST 100000000ll
 #define PAUSE_WATCHED 1000000000ll
-/* Short, for those that many share a socket with. */
+/* A short pause, because several listeners may share the socket. */
 #define PAUSE_BACK 20000000ll
-/* After this many times, which take a second, the reason is told. */
+/* After this many attempts, which take a second, the reason is returned. */
 #define MOST_CROWDED 50u
 
 #define WATCHED (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR)
 
 /**
  * struct evering_connecting
- * @lanes: this side's part of the channels, if it still has them
+ * @lanes: this side's part of the channels, while it has them
  * @many: for evering_connecting_step_many()
  * @maker: fork_id() of the process that has begun it
- * @error: what the last step returned; -EAGAIN: there is one more to take
+ * @error: the result of the last step; -EAGAIN: another step has to be taken
  * @address, @len: whom to connect to
- * @name: the last part of the path, which the watch is for
+ * @name: the last part of the path, for which the watch is
  * @sock: -1: none yet
  * @await: EVERING_AWAIT
- * @full: the listener is there, and as many wait for it as may
+ * @full: the listener is there, and its queue is full
  * @denied: the last attempt was not permitted
- * @crowded: welcomes that told of too many descriptors that are under way
- * @said: connected, and has said hello
- * @deaf: the watch is left alone until @again
+ * @crowded: how many welcomes had the error that too many descriptors are under way
+ * @said: it is connected and has said hello
+ * @deaf: the watch is ignored until @again
  * @deadline: INT64_MAX: none
  * @again: when to try to connect again
- * @pause: from then on until the next time
- * @back: so long is to pass after the next welcome that says to connect again
+ * @pause: the time from then until the next attempt
+ * @back: how long to wait after the next welcome that asks to connect again
  * @watch: an inotify instance, or -1
  * @loop, @timer: evering_connecting_fd(): an epoll set of what the next step waits for,
  *	and its timer; -1: not asked for yet
- * @watched: the one descriptor in @loop beside @timer, or -1
+ * @watched: the other descriptor in @loop, besides @timer; or -1
  * @stepping, @closed: a step is being taken, which may call back; it was closed meanwhile
- * @survivor: whose peer is to be replaced, or NULL
- * @params: of the channels
+ * @survivor: the endpoint whose peer is to be replaced, or NULL
+ * @params: how to make the channels
  */
 struct evering_connecting {
 	struct lanes lanes;
@@ -99,7 +100,7 @@ struct evering_connecting {
 
 /* ------------------------------------------------------------------- the watch */
 
-/* Watches the directory of the path, if that can be. */
+/* Watches the directory of the path, if possible. */
 static void start_watch(struct evering_connecting *c)
 {
 	char directory[sizeof(c->address.sun_path)];
@@ -118,7 +119,10 @@ static void start_watch(struct evering_connecting *c)
 	}
 }
 
-/* Before a close: a child of ours may have it, too, and so keep it in the set. */
+/*
+ * Call this before a close: a child of this process may have a copy of the descriptor,
+ * which keeps it in the set.
+ */
 static void leave_loop(struct evering_connecting *c)
 {
 	if (c->loop >= 0 && c->watched >= 0)
@@ -134,7 +138,7 @@ static void stop_watch(struct evering_connecting *c)
 	c->watch = -1;
 }
 
-/* Whether the watch has told of anything; *@ours: of that name. */
+/* Whether the watch has reported anything; *@ours: about that name. */
 static bool hear_watch(struct evering_connecting *c, bool *ours)
 {
 	char buf[4096] __attribute__((aligned(8)));
@@ -142,7 +146,7 @@ static bool hear_watch(struct evering_connecting *c, bool *ours)
 	bool heard = false;
 	ssize_t n, at;
 
-	/* What does not fit into one buffer is heard the next time. */
+	/* Events that do not fit into one buffer are read the next time. */
 	n = c->watch < 0 ? 0 : read(c->watch, buf, sizeof(buf));
 	for (at = 0; at < n; at += (ssize_t)(sizeof(event) + event.len)) {
 		memcpy(&event, buf + at, sizeof(event));
@@ -155,7 +159,7 @@ static bool hear_watch(struct evering_connecting *c, bool *ours)
 
 /* ----------------------------------------------------------------------- steps */
 
-/* One attempt; 0: connected. */
+/* One attempt to connect. Returns 0: connected. */
 static int dial(struct evering_connecting *c)
 {
 	if (c->sock < 0)
@@ -171,8 +175,8 @@ static int dial(struct evering_connecting *c)
 }
 
 /*
- * Is it worth another attempt?  Between bind(2) and chmod(2) of a listener that comes it
- * is not permitted to connect.
+ * Whether to try again.  Between bind(2) and chmod(2) of a new listener, connect(2) is
+ * not permitted.
  */
 static bool may_come(const struct evering_connecting *c, int error)
 {
@@ -181,7 +185,7 @@ static bool may_come(const struct evering_connecting *c, int error)
 			     error == -EACCES));
 }
 
-/* 0: connected; -EAGAIN: not yet, and c->again says when to try again. */
+/* Returns 0: connected; -EAGAIN: not yet, try again at c->again. */
 static int reach(struct evering_connecting *c)
 {
 	bool ours = false, heard;
@@ -196,7 +200,10 @@ static int reach(struct evering_connecting *c)
 		return ret;
 	if (!c->pause) {
 		c->pause = PAUSE_FIRST;
-		/* What came between the attempt and the watch is not told of. */
+		/*
+		 * The watch does not report what came between the attempt and the
+		 * watch.
+		 */
 		if (!c->full) {
 			start_watch(c);
 			if (c->watch >= 0)
@@ -220,22 +227,22 @@ static int greet_listener(struct evering_connecting *c)
 	c->said = !ret;
 	if (c->said)
 		stop_watch(c);
-	/* Nothing but memory can keep the first packet of a connection from it. */
+	/* Only lack of memory can prevent the first packet of a connection. */
 	return ret == -EAGAIN ? -ENOBUFS : ret;
 }
 
-/* The successor has gone in the middle of it, and may have one itself. */
+/* The successor has gone during the meeting, and may have a successor itself. */
 static bool is_lost(const struct evering_connecting *c, int error)
 {
 	return c->survivor && (error == -ECONNRESET || error == -EPIPE);
 }
 
 /*
- * Is another attempt worth while, after a welcome with @error?  The listener that has
- * accepted this side serves somebody else now (-ERESTART), or did not wait any longer for
- * a hello that was held up (-ETIMEDOUT): the next attempt is taken by another one that
- * shares the listening socket, or by this one when it is back.  Or others have yet to read
- * their welcomes (-ETOOMANYREFS), which takes them a moment, unless they do not want to.
+ * Whether to try again after a welcome with @error.  If the listener serves another
+ * client (-ERESTART), or did not wait longer for a late hello (-ETIMEDOUT), another
+ * listener at the same socket takes the next attempt, or the same one later.  If other
+ * clients have not read their welcomes (-ETOOMANYREFS), that takes them a moment,
+ * unless they do it on purpose.
  */
 static bool may_come_again(struct evering_connecting *c, int error)
 {
@@ -243,7 +250,7 @@ static bool may_come_again(struct evering_connecting *c, int error)
 	       (error == -ETOOMANYREFS && c->crowded++ < MOST_CROWDED);
 }
 
-/* This side's part of @count channels. */
+/* Makes this side's part of @count channels. */
 static int make_lanes(struct evering_connecting *c, unsigned int count,
 		      int64_t deadline)
 {
@@ -254,7 +261,10 @@ static int make_lanes(struct evering_connecting *c, unsigned int count,
 	return ret;
 }
 
-/* 0: another attempt is to be made.  Nobody gets what one that is lost had been given. */
+/*
+ * Prepares another attempt.  Returns 0, or an errno.  No other process gets what a lost
+ * successor was given.
+ */
 static int start_over(struct evering_connecting *c, bool anew)
 {
 	leave_loop(c);
@@ -272,7 +282,7 @@ static int start_over(struct evering_connecting *c, bool anew)
 	return make_lanes(c, 1, c->deadline);
 }
 
-/* The endpoint of the stand-in has the connection, and then the survivor has. */
+/* The connection goes to the new endpoint, which then becomes part of the survivor. */
 static int succeed(struct evering_connecting *c)
 {
 	struct again again;
@@ -288,7 +298,10 @@ static int succeed(struct evering_connecting *c)
 	return 0;
 }
 
-/* 0: the endpoints are complete; -EAGAIN: not yet; or why it will not be. */
+/*
+ * Returns 0: the endpoints are complete; -EAGAIN: not yet; or why the meeting has
+ * failed.
+ */
 static int step(struct evering_connecting *c)
 {
 	int ret = 0;
@@ -318,7 +331,7 @@ static int64_t next_look(const struct evering_connecting *c)
 	return c->said || c->deadline < c->again ? c->deadline : c->again;
 }
 
-/* What the next step waits for, beside the time; -1: nothing. */
+/* The descriptor that the next step waits for, besides the time; -1: none. */
 static int next_fd(const struct evering_connecting *c)
 {
 	if (c->said)
@@ -329,8 +342,8 @@ static int next_fd(const struct evering_connecting *c)
 /* ------------------------------------------------------- from begin to the end */
 
 /*
- * @c, with this side's part of @count channels made; of one, if there is a @survivor, whose
- * peer has gone.
+ * Begins @c and makes this side's part of @count channels; of one, if there is a
+ * @survivor, whose peer is gone.
  */
 static int begin(const char *path, const struct evering_params *from,
 		 struct endpoint *survivor, unsigned int count,
@@ -363,13 +376,13 @@ static int begin(const char *path, const struct evering_params *from,
 	slash = strrchr(c->address.sun_path, '/');
 	c->name = slash ? slash + 1 : c->address.sun_path;
 	/*
-	 * The channels first: making large ones takes its time, and the listener
-	 * waits for a hello from the moment that somebody connects.
+	 * Make the channels first: to make large ones takes time, and the listener
+	 * waits for a hello from the moment of the connection.
 	 */
 	return make_lanes(c, count, timeout_ns ? c->deadline : INT64_MAX);
 }
 
-/* The same of a successor of the peer of @e. */
+/* The same for a successor of the peer of @e. */
 static int begin_replacing(struct endpoint *e, const char *path,
 			   unsigned int flags, int64_t timeout_ns,
 			   struct evering_connecting *c)
@@ -390,8 +403,8 @@ static int begin_replacing(struct endpoint *e, const char *path,
 }
 
 /*
- * Lets go of all that did not become an endpoint's.  In a process that fork(2) has made
- * the socket is its parent's.
+ * Releases everything that does not belong to an endpoint.  In a process made by
+ * fork(2) the socket belongs to the parent.
  */
 static void end(struct evering_connecting *c)
 {
@@ -400,14 +413,14 @@ static void end(struct evering_connecting *c)
 	else
 		socket_close(c->sock);
 	lanes_destroy(&c->lanes);
-	/* First: in a process that fork(2) has made the set is its parent's. */
+	/* First, because in a process made by fork(2) the set belongs to the parent. */
 	close_fds(&c->loop, 1);
 	close_fds(&c->timer, 1);
 	c->sock = c->loop = c->timer = -1;
 	stop_watch(c);
 }
 
-/* The endpoints, the first of which has the socket; how many. */
+/* Hands out the endpoints; the socket belongs to the first. Returns how many. */
 static int take_endpoints(struct evering_connecting *c, struct evering **ev)
 {
 	unsigned int count = c->lanes.count, i;
@@ -425,7 +438,10 @@ static int take_endpoints(struct evering_connecting *c, struct evering **ev)
 
 /* -------------------------------------------------------------- in event loops */
 
-/* Of the successor of @survivor's peer, if it is not NULL; else of @count new channels. */
+/*
+ * Begins a meeting with the successor of @survivor's peer, if that is not NULL; else
+ * for @count new channels.
+ */
 static int new_connecting(struct endpoint *survivor, unsigned int flags,
 			  const char *path, const struct evering_params *params,
 			  unsigned int count, int64_t timeout_ns,
@@ -434,7 +450,7 @@ static int new_connecting(struct endpoint *survivor, unsigned int flags,
 	struct evering_connecting *c;
 	int error;
 
-	/* -EAGAIN could not be told from "not yet". */
+	/* -EAGAIN would mean both "not yet" and this error. */
 	if (timeout_ns == EVERING_NOWAIT)
 		return -EINVAL;
 	c = malloc(sizeof(*c));
@@ -485,7 +501,7 @@ static int set_timer(const struct evering_connecting *c)
 
 	if (at != INT64_MAX) {
 		when.it_value.tv_sec = at / 1000000000;
-		/* All zero would be never, and not at once. */
+		/* All zero would mean never, not at once. */
 		when.it_value.tv_nsec = at ? at % 1000000000 : 1;
 	}
 	return timerfd_settime(c->timer, TFD_TIMER_ABSTIME, &when, NULL) ?
@@ -493,7 +509,7 @@ static int set_timer(const struct evering_connecting *c)
 		       0;
 }
 
-/* Has the loop's descriptor tell of what the next step waits for. */
+/* Makes the loop's descriptor ready for what the next step waits for. */
 static int tell_loop(struct evering_connecting *c)
 {
 	struct epoll_event event = { .events = EPOLLIN };
@@ -585,8 +601,8 @@ void evering_connecting_close(struct evering_connecting *c)
 /* --------------------------------------------------------------------- waiting */
 
 /*
- * The listener has no room for one more until it accepts, which only connect(2) waits
- * for.  0: connected.
+ * The queue of the listener is full until it accepts, and only connect(2) can wait for
+ * that.  Returns 0: connected.
  */
 static int dial_waiting(struct evering_connecting *c)
 {
@@ -610,12 +626,12 @@ static int dial_waiting(struct evering_connecting *c)
 	if (!connect(c->sock, (struct sockaddr *)&c->address, c->len))
 		return greet_listener(c);
 	ret = -errno;
-	/* Another attempt is not to wait, or not for as long. */
+	/* Another attempt must not wait, or not as long. */
 	close_fds(&c->sock, 1);
 	c->sock = -1;
 	if (ret == -EAGAIN)
 		return -ETIMEDOUT;
-	/* It may have gone meanwhile, and others may come. */
+	/* The listener may have gone meanwhile, and another may come. */
 	return may_come(c, ret) ? 0 : ret;
 }
 
@@ -632,9 +648,9 @@ static int wait_for_step(struct evering_connecting *c)
 }
 
 /*
- * A stretch, until @until, of a meeting with a successor, for a table that waits: *@meeting,
- * which is begun if there is none, and goes on with the next stretch if this one returns
- * -ETIMEDOUT or -EINTR.  0; or as evering_replace().
+ * Continues a meeting with a successor until @until, for a table that waits.  Begins
+ * *@meeting if there is none.  After -ETIMEDOUT or -EINTR the next call continues it.
+ * Returns 0; or as evering_replace().
  */
 int survivor_follow(struct endpoint *e, const char *path,
 		    struct evering_connecting **meeting, int64_t until)
@@ -658,7 +674,10 @@ int survivor_follow(struct endpoint *e, const char *path,
 		look = now_ns();
 		if (look >= until)
 			return -ETIMEDOUT;
-		/* What evering_wake() rings is of the channel that has ended. */
+		/*
+		 * evering_wake() rings a doorbell of the channel that has ended, so
+		 * look from time to time.
+		 */
 		look += PAUSE_WATCHED;
 		look = next_look(c) < look ? next_look(c) : look;
 		fd.fd = next_fd(c);
@@ -666,7 +685,7 @@ int survivor_follow(struct endpoint *e, const char *path,
 			  NULL) < 0)
 			return -errno;
 	}
-	/* Unless a callback has done so, or the table, with its new channel. */
+	/* Unless a callback has ended it, or the table did so with its new channel. */
 	if (*meeting == c) {
 		*meeting = NULL;
 		evering_connecting_close(c);
@@ -674,7 +693,10 @@ int survivor_follow(struct endpoint *e, const char *path,
 	return ret;
 }
 
-/* All steps of @c, which ends with that.  How many endpoints; or why there are none. */
+/*
+ * Takes all steps of @c and closes it.  Returns how many endpoints there are, or why
+ * there are none.
+ */
 static int go_on(struct evering_connecting *c, int64_t timeout_ns,
 		 struct evering **ev)
 {
@@ -691,7 +713,7 @@ static int go_on(struct evering_connecting *c, int64_t timeout_ns,
 	if (!ret)
 		ret = take_endpoints(c, ev);
 	end(c);
-	/* A caller that would not wait is not told that it took too long. */
+	/* A caller that does not wait gets -EAGAIN instead of -ETIMEDOUT. */
 	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
 }
 

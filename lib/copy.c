@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * copy.c: copying payload that another CPU reads next.
+ * copy.c: copies payload that another CPU reads next.
  */
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -9,10 +9,11 @@
 #include "internal.h"
 
 /*
- * From here on it is written past the caches, from which the reader would only have to
- * fetch it: see evering_ring.h.  What is shorter is still in them when it is read: one
- * copy and one read of 64 to 256 KiB take 1.7 to 15 times as long if it is written past
- * them, of 1 MiB and more 0.7 to 1.0 (evering bench --modes=message).
+ * Payload of this size or more is written past the caches, because the reader would
+ * only have to fetch it from them: see evering_ring.h.  Shorter payload is still in the
+ * caches when it is read.  If it is written past them, one copy and one read take 1.7
+ * to 15 times as long for 64 to 256 KiB, and 0.7 to 1.0 times for 1 MiB and more
+ * (evering bench --modes=message).
  */
 #define STREAM_MIN ((size_t)1 << 20)
 
@@ -39,7 +40,9 @@ static void stream(unsigned char *to, const unsigned char *from, size_t len)
 		_mm_stream_si128(target + 3, d);
 	}
 	memcpy(to + i, from + i, len - i);
-	/* Such stores are ordered with no others: the stamp could be seen before. */
+	/*
+	 * Such stores are not ordered with others: the peer could see the stamp first.
+	 */
 	_mm_sfence();
 }
 #endif

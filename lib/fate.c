@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT
 /*
- * fate.c: what became of what was sent to a peer that has gone.
+ * fate.c: what a peer that is gone did with the entries it was sent.
  *
- * Its own words say so, in its half, which nobody writes any more: how many entries it has
- * released, and how many it has taken up (evering_half.begun).  One that lies can only say
- * that it began what it had not, or not what it had: of its own doing nothing more is known
- * anyway.
+ * The words in the peer's half, which is not written any more, are the source: how many
+ * entries it has released, and how many it has taken up (evering_half.begun).  A
+ * hostile peer can only claim that it began entries that it did not begin, or the
+ * reverse.  Only the peer itself knows what it did.
  */
 #include "internal.h"
 
-/* How many entries there ever were over this channel. */
+/* How many entries were ever sent over this channel. */
 static uint64_t sent_ever(const struct endpoint *e)
 {
 	return e->half->counters.tx_entries +
 	       (uint32_t)(e->ev.tx.next - e->tx.counted) - e->sent_before;
 }
 
-/* What its words say, each of which is read once; false: what cannot be. */
+/* Reads each of the peer's words once; false: they are invalid. */
 static bool read_fate(const struct endpoint *e, struct evering_fate_info *fate)
 {
 	const struct evering_tx *tx = &e->ev.tx;
 	uint32_t released, begun, sent = tx->next;
 
-	/* The peer has stored these before that by which it is known to be gone. */
+	/* The peer stored these words before this side learned that it is gone. */
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	released = evering_load_relaxed(&e->peer->released);
 	begun = evering_load_relaxed(&e->peer->begun);
@@ -32,18 +32,18 @@ static bool read_fate(const struct endpoint *e, struct evering_fate_info *fate)
 		begun = released - begun < EVERING_BEGUN_ALL ? released : sent;
 	fate->unseen = sent - begun;
 	fate->begun = begun - released;
-	/* Before the first there are none, whatever it says. */
+	/* There are no entries before the first one, whatever the peer states. */
 	if (fate->unseen > sent_ever(e))
 		fate->unseen = (uint32_t)sent_ever(e);
 	return true;
 }
 
-/* So many entries, the last that were sent, has the peer, which is gone, not acted on. */
+/* How many of the last entries a peer that is gone has certainly not acted on. */
 uint32_t fate_unseen(const struct endpoint *e)
 {
 	struct evering_fate_info fate;
 
-	/* One that may live goes on. */
+	/* A peer that may be alive may go on reading. */
 	return !e->fenced && read_fate(e, &fate) ? fate.unseen : 0;
 }
 

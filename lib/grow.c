@@ -2,18 +2,21 @@
 /*
  * grow.c: arenas that get their memory as it is used.
  *
- * Size, seals and mappings of an arena are those of the whole from the start; only its
- * memory grows, from the start of the arena on, and never shrinks.  The owner gives a
- * part memory before it hands out a buffer there, and then publishes how far it is.  The
- * peer believes that of no place that it has not made safe to read itself.
+ * The size, seals and mappings of an arena are those of the whole arena from the
+ * beginning.  Only its memory grows, from the first byte on, and never shrinks.  The
+ * owner gives a part memory before it allocates a buffer there, and then publishes how
+ * far the memory reaches.  The peer trusts this only after it has made the part safe to
+ * read itself.
  *
- * A step is half of what there is, 64 KiB at the least: so an arena has at most half
- * again as much as was ever needed, and one of 64 MiB is there after 18 steps.
+ * A step is half of the present memory, at least 64 KiB.  So an arena has at most 1.5
+ * times the memory that was ever needed, and one of 64 MiB is complete after 18 steps.
  */
 #include "internal.h"
 
 #define MIN_STEP ((uint64_t)64 << 10)
-/* How far beyond what is needed the peer's arena is made safe to read, at the most. */
+/*
+ * The most bytes beyond what is needed that are made safe to read in the peer's arena.
+ */
 #define AHEAD	 ((uint64_t)1 << 20)
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -26,16 +29,16 @@ static uint64_t round_to(uint64_t n, uint64_t unit)
 	return (n + unit - 1) / unit * unit;
 }
 
-/* How far the own arena has memory, in bytes. */
+/* How many bytes of this side's arena have memory. */
 uint64_t arena_there(const struct endpoint *e)
 {
 	return (uint64_t)e->arena.there * ARENA_GRANULE;
 }
 
 /*
- * The own arena has memory for its first @need bytes from now on.  0; -ENOMEM, -EDQUOT and
- * others: no more is to be had, by whose limit ever, and nothing has changed.  Thread: the
- * arena's.
+ * Gives this side's arena memory for its first @need bytes.  Returns 0; -ENOMEM,
+ * -EDQUOT and others: a limit does not allow more, and nothing has changed.  Only the
+ * arena's thread calls this.
  */
 int arena_grow(struct endpoint *e, uint64_t need)
 {
@@ -60,9 +63,9 @@ int arena_grow(struct endpoint *e, uint64_t need)
 }
 
 /*
- * The first @need bytes of the peer's arena are safe to read from now on.  0; -EPROTO: the
- * peer has not grown so far, or says what cannot be; -ENOMEM: this side has no memory to
- * see them, and may ask again.  Any thread.
+ * Makes the first @need bytes of the peer's arena safe to read.  Returns 0; -EPROTO:
+ * the peer's arena has not grown so far, or the peer states something invalid; -ENOMEM:
+ * this side has no memory to map them, and may try again.  Any thread calls this.
  */
 int peer_arena_grown(struct endpoint *e, uint64_t need)
 {
@@ -76,7 +79,7 @@ int peer_arena_grown(struct endpoint *e, uint64_t need)
 	mark = e->backend->grown(e);
 	if (mark > most || mark < seen || mark < need)
 		return -EPROTO;
-	/* What it says it has grown is not populated for nothing, nor page by page. */
+	/* Populate neither everything that the peer states nor single pages. */
 	enough = least(round_to(need, page_size()), mark);
 	to = least(enough + AHEAD, mark);
 	ret = e->backend->see(e, seen, to);
@@ -86,7 +89,7 @@ int peer_arena_grown(struct endpoint *e, uint64_t need)
 	}
 	if (ret)
 		return ret;
-	/* Another thread may have seen more meanwhile. */
+	/* Another thread may have made more safe meanwhile. */
 	while (to > seen &&
 	       !__atomic_compare_exchange_n(&e->peer_there, &seen, to, false,
 					    __ATOMIC_RELAXED, __ATOMIC_RELAXED))

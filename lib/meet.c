@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT
 /*
- * meet.c: what two endpoints say to find each other.
+ * meet.c: the packets by which two endpoints meet.
  *
- * One packet each way over a Unix socket that keeps packets apart: the connecting
- * side makes the channel and says hello, with the descriptors of its part; the
+ * Each side sends one packet over a Unix socket of type SOCK_SEQPACKET.  The connecting
+ * side makes the channel and says hello, with the descriptors of its part.  The
  * accepting side checks them, makes its own part and says welcome, with its
- * descriptors, or says why not.  Neither believes anything: a packet is taken only
- * if it is exactly as long, and carries exactly as many descriptors, as it should, and
- * after it the socket takes no other.
+ * descriptors, or says why not.  Neither side trusts the other: a packet is accepted
+ * only if it has exactly the right length and number of descriptors, and after it the
+ * socket accepts no other.
  *
  * Lanes, the channels of one meeting, have the same geometry and come in the same two
- * packets: the descriptors of lane 0, then those of lane 1, and so on.  So there is no
- * meeting that has come half way: it is a packet that is there, or it is not.  The
- * connecting side makes as many as it wishes for; the accepting side makes its part of the
- * first so many as it grants, and the others end on the connecting side alone.
+ * packets: the descriptors of lane 0, then those of lane 1, and so on.  So no meeting
+ * is ever half done: either the packet is there or it is not.  The connecting side
+ * makes as many lanes as it asks for.  The accepting side makes its part of the first
+ * ones, as many as it grants; the connecting side closes the others.
  *
- * Where a death is noticed by a connection (memfd), each lane has one of its own, so that
- * it is a channel like others: lane 0 the one that the two met over, and for each other
- * the accepting side makes a pair of sockets, and sends one of the two behind the
- * descriptors of all lanes.  One connection for all would tell of the end of a process
- * alone: evering_close() of a lane would have to be told in another way, which a peer that
- * does not listen could make wait.  The pair is the accepting side's, since a socket that a
- * stranger has sent has its risks (stranger.c): so it is the connecting side that has them,
- * which has chosen its server, and not the other that meets everybody.
+ * On memfd a side notices the peer's death by a connection.  Each lane has its own, so
+ * that it is a channel like others.  Lane 0 has the connection of the meeting.  For
+ * each other lane the accepting side makes a pair of sockets, and sends one of them
+ * after the descriptors of all lanes.  A common connection would show only the end of a
+ * process; evering_close() of a lane would need another way, in which a peer that does
+ * not listen could delay it.  The accepting side makes the pairs because a socket from
+ * a stranger is a risk (stranger.c).  So the risk is with the connecting side, which
+ * has chosen its server, and not with the accepting side, which meets every client.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -39,19 +39,18 @@
 #define WELCOME_MAGIC 0x6d6f636c65777601ull /* "\001vwelcom" in memory */
 
 /**
- * struct hello - from the connecting side
+ * struct hello - the packet of the connecting side
  * @magic: HELLO_MAGIC
- * @size: bytes of this struct; another version's may be longer or shorter
+ * @size: bytes of this struct; that of another version may be longer or shorter
  * @abi: version that the channel was made with
  * @backend: enum evering_backend_id
- * @fds: how many descriptors come with it, as many of each lane
+ * @fds: how many descriptors come with it, the same number for each lane
  * @geometry: of each channel
- * @lanes: how many channels are wished for, 1..EVERING_MAX_LANES
- * @peers: how many peers the connecting side has had in the place of this one; it is what it
- *	says
+ * @lanes: how many channels the connecting side asks for, 1..EVERING_MAX_LANES
+ * @peers: how many earlier peers the connecting side had, as it states
  *
- * What comes before @backend is the same in every version, and is judged first: so that
- * another version is told what it is, whatever else has changed.
+ * Everything before @backend is the same in every version and is checked first.  So
+ * another version gets the right error, whatever else has changed.
  */
 struct hello {
 	uint64_t magic;
@@ -65,16 +64,16 @@ struct hello {
 };
 
 /**
- * struct welcome - from the accepting side
+ * struct welcome - the packet of the accepting side
  * @magic: WELCOME_MAGIC
  * @size: bytes of this struct
- * @error: 0, or the negative errno that evering_connect() is to return; -ERESTART: it is
- *	to connect again
+ * @error: 0, or the negative errno for evering_connect() to return; -ERESTART: it
+ *	should connect again
  * @abi_min, @abi_max: versions that it speaks
  * @fds: how many descriptors come with it
- * @lanes: how many channels there are, 1..hello.lanes; 0 with an @error
+ * @lanes: how many channels are granted, 1..hello.lanes; 0 with an @error
  *
- * What comes before @abi_min is the same in every version.
+ * Everything before @abi_min is the same in every version.
  */
 struct welcome {
 	uint64_t magic;
@@ -86,7 +85,7 @@ struct welcome {
 	uint32_t lanes;
 };
 
-/* Of both: what is judged first. */
+/* The bytes of both packets that are checked first. */
 #define FROZEN_SIZE 16u
 
 _Static_assert(offsetof(struct hello, backend) == FROZEN_SIZE, "frozen");
@@ -104,7 +103,7 @@ static int wait_readable(int fd, int64_t deadline)
 	return ret ? 0 : -ETIMEDOUT;
 }
 
-/* The packet that was taken was to be the only one.  0; -EPROTO. */
+/* Checks that no packet comes after the one that was taken. Returns 0; -EPROTO. */
 static int check_silence(int sock)
 {
 	bool fds = false;
@@ -116,7 +115,7 @@ static int check_silence(int sock)
 	return ret == -EAGAIN || ret == -ECONNRESET ? 0 : -EPROTO;
 }
 
-/* @who: what SO_PEERCRED says of @sock; NULL: it is still to be asked. */
+/* @who: SO_PEERCRED of @sock; NULL: read it here. */
 static void peer_credentials(struct endpoint *e, int sock,
 			     const struct ucred *who)
 {
@@ -140,7 +139,9 @@ void lanes_destroy(struct lanes *lanes)
 		endpoint_destroy(lanes->e[--lanes->count]);
 }
 
-/* The descriptors that the other side needs, of all lanes; their number. */
+/*
+ * Lists the descriptors that the other side needs for all lanes.  Returns their number.
+ */
 static unsigned int lanes_offer(const struct lanes *lanes,
 				int fds[MAX_PACKET_FDS])
 {
@@ -160,8 +161,8 @@ static uint64_t next_set(void)
 }
 
 /*
- * Both sides have all that they need of @lanes, which met over @sock, and lane 0 has that
- * from now on.
+ * Both sides have everything that they need for @lanes, which met over @sock.  From now
+ * on @sock belongs to lane 0.
  */
 static void lanes_met(struct lanes *lanes, int sock, bool sealed,
 		      const struct ucred *who)
@@ -204,7 +205,7 @@ static int check_limits(const struct evering_geometry *geometry,
 	return 0;
 }
 
-/* Is it a hello that this version can answer, as far as its bytes tell?  0 if so. */
+/* Checks the bytes of a hello. Returns 0 if this version can answer it. */
 static int judge_hello(const struct hello *hello, size_t len, bool fds)
 {
 	if (len < FROZEN_SIZE || hello->magic != HELLO_MAGIC)
@@ -222,7 +223,7 @@ static int judge_hello(const struct hello *hello, size_t len, bool fds)
 	return 0;
 }
 
-/* Makes this side's part of a lane that @hello offers; owns @fds. */
+/* Makes this side's part of a lane that @hello offers. Takes ownership of @fds. */
 static int join(const struct hello *hello, const int *fds, unsigned int count,
 		const struct evering_params *limits, int64_t deadline,
 		struct endpoint **ret)
@@ -248,7 +249,10 @@ static int join(const struct hello *hello, const int *fds, unsigned int count,
 	return 0;
 }
 
-/* The same of the first @granted lanes, all or none; owns the descriptors of all. */
+/*
+ * The same for the first @granted lanes, all or none.  Takes ownership of all
+ * descriptors.
+ */
 static int join_all(const struct hello *hello, const int *fds,
 		    unsigned int granted, const struct evering_params *limits,
 		    int64_t deadline, struct lanes *lanes)
@@ -269,7 +273,7 @@ static int join_all(const struct hello *hello, const int *fds,
 	return ret;
 }
 
-/* The most that the memfds of so many @lanes of the side @end are of. */
+/* The most bytes that the memfds of the side @end have for @lanes lanes. */
 static uint64_t memfds_of(const struct evering_geometry *g, unsigned int end,
 			  unsigned int lanes)
 {
@@ -277,7 +281,9 @@ static uint64_t memfds_of(const struct evering_geometry *g, unsigned int end,
 	       (half_size(g) + EVERING_MEMFD_ALIGN + g->arena_size[end]);
 }
 
-/* The descriptors of a packet that was peeked at, which are to be @cargo. */
+/*
+ * Receives the descriptors of a packet that was peeked at; they have to match @cargo.
+ */
 static int take_fds(int sock, const struct cargo *cargo,
 		    int fds[MAX_PACKET_FDS])
 {
@@ -290,11 +296,12 @@ static int take_fds(int sock, const struct cargo *cargo,
 }
 
 /*
- * The most that this side can come to pay for a lane, not what it begins with: so no channel
- * that was admitted is refused memory because of another one, and nobody has to be asked
- * when an arena grows.  On memfd with the other side's half and arena, whose pages are
- * this side's if that says that they are there and they are not (memfd.c); on the device,
- * whose pages are charged to who grows the arena, its own.
+ * The most that a lane can cost this side, not what it costs at first.  So no admitted
+ * channel is refused memory because of another one, and an arena can grow without a
+ * question.  On memfd this includes the other side's half and arena: this side pays for
+ * their pages if the other side falsely states that they exist (memfd.c).  On the
+ * device it is this side's arena alone, because each side pays for the arena that it
+ * grows.
  */
 static uint64_t cost_of(const struct hello *hello)
 {
@@ -307,8 +314,9 @@ static uint64_t cost_of(const struct hello *hello)
 }
 
 /*
- * How many lanes @who gets: as many as it wishes for, and the limits, and what its user
- * has left, allow.  Each is in the ledger, if there is one.  Or why it gets none.
+ * Returns how many lanes @who gets: as many as it asks for and as the limits and its
+ * user's account allow.  Each is entered in the ledger, if there is one.  Or returns
+ * why it gets none.
  */
 static int grant(const struct hello *hello, const struct evering_params *limits,
 		 struct evering_listener *listener, const struct ucred *who,
@@ -317,7 +325,7 @@ static int grant(const struct hello *hello, const struct evering_params *limits,
 	unsigned int granted = 0, most = limits->lanes ? limits->lanes : 1;
 	int ret;
 
-	/* evering_accept_fd() has nobody to ask for the second one. */
+	/* evering_accept_fd() could not return a second one. */
 	if (!listener)
 		return 1;
 	if (most > hello->lanes)
@@ -328,7 +336,10 @@ static int grant(const struct hello *hello, const struct evering_params *limits,
 	return granted ? (int)granted : ret;
 }
 
-/* Has it gone that said hello?  Nothing is made for it then, which it had for nothing. */
+/*
+ * Whether the client has gone after its hello.  If so, nothing is made for it, so that
+ * it cannot cause work for free.
+ */
 static bool has_gone(int sock)
 {
 	struct pollfd pfd = { .fd = sock, .events = POLLRDHUP };
@@ -336,7 +347,7 @@ static bool has_gone(int sock)
 	return poll(&pfd, 1, 0) == 1;
 }
 
-/* As greet(), of a hello whose bytes are right, if @who may have what it asks for. */
+/* As greet(), for a valid hello, if @who may have what it asks for. */
 static int admit(int sock, const struct hello *hello,
 		 const struct evering_params *limits,
 		 struct evering_listener *listener, const struct ucred *who,
@@ -375,7 +386,10 @@ static int admit(int sock, const struct hello *hello,
 	return ret;
 }
 
-/* Tells who said hello, or has not, why not.  Who is gone does not hear it. */
+/*
+ * Sends a client, with or without a hello, why it is turned away.  A client that is
+ * gone does not get it.
+ */
 void refuse(int sock, int error)
 {
 	const struct welcome welcome = {
@@ -390,8 +404,9 @@ void refuse(int sock, int error)
 }
 
 /*
- * A connection for each lane but lane 0, whose other ends are in @theirs.  From the start
- * nothing can be sent to this side.  How many, or a negative errno.
+ * Makes a connection for each lane except lane 0; the other ends are in @theirs.
+ * Nothing can be sent to this side from the beginning.  Returns how many, or a negative
+ * errno.
  */
 static int connect_lanes(struct lanes *lanes, int theirs[EVERING_MAX_LANES])
 {
@@ -439,17 +454,17 @@ static int say_welcome(int sock, struct lanes *lanes)
 }
 
 /*
- * greet - take a hello and answer it
+ * greet - receive a hello and answer it
  *
- * @listener: whose admission @who is held to; NULL: nobody's
- * @deadline: until when this side's part may be made
+ * @listener: the listener whose admission holds for @who; NULL: there is none
+ * @deadline: when the time for this side's part ends
  *
  * @lanes: out
- * @own: out: the reason for an error is this side's want of descriptors.  Many lanes take
- *	many: if there are not as many, that is no error of this side
+ * @own: out: the reason for an error is that this side has no descriptors left.  Many
+ *	lanes take many; not to have those is no error of this side
  *
- * @sock becomes the first endpoint's on success only.  Returns 0; -EAGAIN: no hello yet; or
- * why @who was refused.
+ * On success @sock belongs to the first endpoint, else still to the caller.  Returns 0;
+ * -EAGAIN: no hello yet; or why @who was turned away.
  */
 int greet(int sock, const struct evering_params *limits,
 	  struct evering_listener *listener, const struct ucred *who,
@@ -487,7 +502,10 @@ int greet(int sock, const struct evering_params *limits,
 
 /* -------------------------------------------------------------- connecting side */
 
-/* 0; -EBADF, -ENOTSOCK; -EPROTOTYPE: not a Unix socket that keeps packets apart. */
+/*
+ * Returns 0; -EBADF, -ENOTSOCK; -EPROTOTYPE: it is not a Unix socket of type
+ * SOCK_SEQPACKET.
+ */
 int check_socket(int fd)
 {
 	socklen_t len = sizeof(int);
@@ -513,7 +531,7 @@ static void geometry_of(const struct evering_params *params,
 	};
 }
 
-/* An endpoint A with its part made, and nobody at the other end yet. */
+/* Makes an endpoint A with its part of the channel; there is no peer yet. */
 static int make_channel(const struct evering_params *params, int64_t deadline,
 			struct endpoint **ret)
 {
@@ -531,7 +549,10 @@ static int make_channel(const struct evering_params *params, int64_t deadline,
 	if (id < 0)
 		return id;
 	error = -ENODEV;
-	/* The next one if there is none, or one that was made for others. */
+	/*
+	 * Try the next backend if this one does not exist, or belongs to another
+	 * version.
+	 */
 	for (nth = 0; error == -ENODEV || error == -EPROTONOSUPPORT; nth++) {
 		backend = backend_for((unsigned int)id, nth);
 		if (!backend)
@@ -548,7 +569,7 @@ static int make_channel(const struct evering_params *params, int64_t deadline,
 	return error;
 }
 
-/* So many of them, all of the same backend, or none: why not. */
+/* Makes @count of them, all of the same backend; or none, and returns why. */
 int lanes_make(struct lanes *lanes, unsigned int count,
 	       const struct evering_params *from, int64_t deadline)
 {
@@ -567,7 +588,7 @@ int lanes_make(struct lanes *lanes, unsigned int count,
 	return ret;
 }
 
-/* The welcome's own errno values; a stranger may say anything. */
+/* Only errno values that a welcome may have; a stranger may send any value. */
 static int welcome_error(int32_t error)
 {
 	switch (error) {
@@ -591,13 +612,13 @@ static int welcome_error(int32_t error)
 	}
 }
 
-/* How many sockets come with so many @lanes. */
+/* How many sockets come with @count lanes. */
 static unsigned int sockets_of(const struct lanes *lanes, uint32_t count)
 {
 	return lanes->e[0]->backend->socket ? count - 1 : 0;
 }
 
-/* Is it a welcome that this version understands?  0, or why not. */
+/* Checks the bytes of a welcome. Returns 0, or why this version does not accept it. */
 static int judge_welcome(const struct lanes *lanes,
 			 const struct welcome *welcome, size_t len, bool fds)
 {
@@ -633,11 +654,16 @@ int say_hello(const struct lanes *lanes, int sock)
 
 	hello.fds = lanes_offer(lanes, fds);
 	ret = packet_send(sock, &hello, sizeof(hello), fds, hello.fds);
-	/* A listener may have turned this side away before, and said why. */
+	/*
+	 * The listener may have turned this side away before that, and sent the reason.
+	 */
 	return ret == -ECONNRESET ? 0 : ret;
 }
 
-/* Takes what the accepting side offers of the first @granted lanes; owns @fds. */
+/*
+ * Takes what the accepting side offers for the first @granted lanes.  Takes ownership
+ * of @fds.
+ */
 static int complete_all(struct lanes *lanes, unsigned int granted,
 			const int *fds, unsigned int count)
 {
@@ -662,13 +688,13 @@ static int complete_all(struct lanes *lanes, unsigned int granted,
 }
 
 /*
- * take_welcome - take the answer to say_hello()
+ * take_welcome - receive the answer to say_hello()
  *
  * @own: @sock is a socket that this library has made
  *
- * Returns 0: @lanes are those that were granted, and complete, and the first of them has
- * @sock; -EAGAIN: no answer yet; -ERESTART: who has accepted serves another, so this side
- * is to connect again; or why there will be no channel.
+ * Returns 0: @lanes are complete, as many as were granted, and @sock belongs to the
+ * first; -EAGAIN: no answer yet; -ERESTART: the listener serves another client, so
+ * connect again; or why there will be no channel.
  */
 int take_welcome(struct lanes *lanes, int sock, bool own)
 {
@@ -704,15 +730,15 @@ int take_welcome(struct lanes *lanes, int sock, bool own)
 	return 0;
 }
 
-/* Who would not wait is not told that it took too long. */
+/* A caller that does not wait gets -EAGAIN instead of -ETIMEDOUT. */
 static int too_late(int ret, int64_t timeout_ns)
 {
 	return ret == -ETIMEDOUT && !timeout_ns ? -EAGAIN : ret;
 }
 
 /*
- * The caller's socket is the endpoint's from now on: a program that this one executes
- * is not to keep it, and with it the channel.
+ * From now on the caller's socket belongs to the endpoint.  A program that this process
+ * executes must not keep it, and with it the channel.
  */
 static void own_socket(int fd)
 {
@@ -747,7 +773,7 @@ int evering_connect_fd(int fd, const struct evering_params *from,
 			break;
 		ret = 0;
 	}
-	/* There is no listener that this one could come to again. */
+	/* There is no listener to connect to again. */
 	if (ret == -ERESTART)
 		ret = -EPROTO;
 	if (ret) {
@@ -816,7 +842,7 @@ int make_address(const char *path, struct sockaddr_un *address, socklen_t *len)
 
 /* ------------------------------------------------------------------------ pair */
 
-/* The descriptors that @from offers, for @to to own. */
+/* Copies of the descriptors that @from offers, which @to will own. */
 static int offer_copies(struct endpoint *from, int fds[MAX_HELLO_FDS],
 			unsigned int *count)
 {
@@ -894,8 +920,8 @@ int evering_pair(const struct evering_params *from, struct evering *ev[2])
 }
 
 /*
- * The module's end is there from the start, and has what it has: what a meeting would have
- * agreed on is what the kernel says of it.
+ * The module's endpoint is there from the start, with a fixed geometry.  The kernel
+ * states what a meeting would have agreed on.
  */
 int evering_open_fd(int fd, const struct evering_params *from,
 		    struct evering **ev)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * memory.c: could so much memory be had, or would somebody be killed for it?
+ * memory.c: finds out whether memory can be allocated without the OOM killer.
  *
- * Allocating a memfd's pages is not held back by overcommit, and beyond a memory
- * cgroup's limit ends with the OOM killer, not with an error.  So it is asked before:
- * of the system, and of each cgroup from this process's own up to the root, version 1
- * or 2.  A group's answer is its limit less what it uses and could not give back: page
- * cache, and what fits into swap.
+ * Overcommit does not limit the pages of a memfd, and beyond the limit of a memory
+ * cgroup their allocation ends with the OOM killer, not with an error.  So the library
+ * looks first: at the system, and at each cgroup from this process's own up to the
+ * root, version 1 or 2.  A cgroup has its limit left, less what it uses and could not
+ * free; it could free page cache, and what fits into swap.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -18,13 +18,16 @@
 
 #include "internal.h"
 
-/* Below these it is not worth the question: but many are together what one is. */
+/*
+ * For fewer bytes it is not worth asking; but many small ones together count as a large
+ * one.
+ */
 #define ASK_SYSTEM ((size_t)64 << 20)
 #define ASK_CGROUPS ((size_t)256 << 10)
 
 /*
- * What comes with the next ASK_CGROUPS for which nobody asks, at the most: themselves, and
- * their tables of operations.  The kernel's part is in groups_have().
+ * The most memory that comes with the next ASK_CGROUPS bytes without asking: those
+ * bytes, and their tables of operations.  The kernel's part is in groups_have().
  */
 #define UNTIL_ASKED (ASK_CGROUPS + ((size_t)512 << 10))
 
@@ -55,7 +58,7 @@ static const struct version versions[] = {
 	  NULL, NULL, "total_active_file ", "total_inactive_file " },
 };
 
-/* A whole small file, as a string; false: not to be had. */
+/* Reads a whole small file as a string; false: it cannot be read. */
 static bool read_text(const char *path, char *text, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -73,7 +76,7 @@ static bool read_text(const char *path, char *text, size_t size)
 	return n == 0;
 }
 
-/* A number of a group; @otherwise if there is none. */
+/* A number in a file of a group; @otherwise if there is none. */
 static uint64_t group_number(const char *group, const char *name,
 			     uint64_t otherwise)
 {
@@ -120,14 +123,14 @@ static uint64_t swap_left(const struct version *v, const char *group)
 	return limit < left ? limit : left;
 }
 
-/* What @group could still take, in bytes. */
+/* How many bytes @group could still take. */
 static uint64_t group_left(const struct version *v, const char *group)
 {
 	uint64_t limit, usage, left;
 	char path[PATH_MAX], stat[4096];
 
 	limit = group_number(group, v->limit, UNLIMITED);
-	/* Version 1 says so with a number beyond any memory. */
+	/* Version 1 has a number beyond any memory for "no limit". */
 	if (limit >= (uint64_t)1 << 60)
 		return UNLIMITED;
 	usage = group_number(group, v->usage, 0);
@@ -165,7 +168,10 @@ struct reader {
 	char text[2 * PATH_MAX];
 };
 
-/* The next line, without its end; what is too long for one is skipped.  NULL: none. */
+/*
+ * The next line without its newline.  Skips lines that are too long.  NULL: there is
+ * none.
+ */
 static char *next_line(struct reader *r)
 {
 	char *line, *newline;
@@ -202,7 +208,7 @@ static bool start_reading(struct reader *r, const char *path)
 	return r->fd >= 0;
 }
 
-/* The path of this process's group, as /proc/self/cgroup has it. */
+/* The path of this process's group, from /proc/self/cgroup. */
 static bool own_group(const struct version *v, char *group, size_t size)
 {
 	char *line, *controllers, *path;
@@ -226,7 +232,7 @@ static bool own_group(const struct version *v, char *group, size_t size)
 	return found;
 }
 
-/* Where that group is mounted, and how much of the path is above that. */
+/* Where that group is mounted, and how much of the path is above the mount. */
 static bool find_mount(const struct version *v, char *point, size_t size,
 		       const char *group, size_t *above)
 {
@@ -253,7 +259,7 @@ static bool find_mount(const struct version *v, char *point, size_t size,
 			continue;
 		found = true;
 		snprintf(point, size, "%s", field[4]);
-		/* Only a part of the hierarchy may be mounted, as in a container. */
+		/* A container may have mounted only a part of the hierarchy. */
 		*above = strlen(field[3]);
 		if (!strcmp(field[3], "/"))
 			*above = 0;
@@ -264,7 +270,10 @@ static bool find_mount(const struct version *v, char *point, size_t size,
 	return found;
 }
 
-/* What the strictest of a process's groups of this version could still take. */
+/*
+ * How many bytes the strictest of this process's groups of this version could still
+ * take.
+ */
 static uint64_t groups_left(const struct version *v)
 {
 	char group[PATH_MAX], path[2 * PATH_MAX];
@@ -308,7 +317,7 @@ static bool system_has(size_t size)
 
 static bool groups_have(size_t size)
 {
-	/* Page tables, and what the kernel charges ahead on each CPU. */
+	/* With page tables, and what the kernel charges in advance on each CPU. */
 	uint64_t need = (uint64_t)size + size / 128 + ((size_t)512 << 10);
 	unsigned int i;
 
@@ -318,12 +327,12 @@ static bool groups_have(size_t size)
 	return true;
 }
 
-/* How much more this process has than when it was last asked for little, at the most. */
+/* The most bytes that this process has taken without asking since it last asked. */
 static uint64_t unasked;
 
 /*
- * Could @size bytes of shared memory be had?  If so, and if nobody asks for so little, it
- * counts with all that is little, in *@counted as well, for memory_back().
+ * Whether @size bytes of shared memory can be allocated.  A size that is too small to
+ * ask for is added to @unasked, and to *@counted for memory_back().
  */
 bool memory_there(size_t size, uint64_t *counted)
 {
@@ -339,7 +348,7 @@ bool memory_there(size_t size, uint64_t *counted)
 	return true;
 }
 
-/* So much that was little has been given back. */
+/* Subtracts bytes that memory_there() has counted, and that were freed. */
 void memory_back(uint64_t counted)
 {
 	uint64_t old = __atomic_load_n(&unasked, __ATOMIC_RELAXED);
@@ -350,13 +359,15 @@ void memory_back(uint64_t counted)
 		;
 }
 
-/* The same for the next part of what grows: of many small ones none may be the last. */
+/*
+ * The same for a part of an arena that grows: any of many small ones may be the last.
+ */
 bool memory_for_more(size_t size)
 {
 	return system_has(size) && groups_have(size);
 }
 
-/* May a file be so large?  If not, the kernel would send SIGXFSZ. */
+/* Whether a file may be so large. If not, the kernel would send SIGXFSZ. */
 bool file_may_be(size_t size)
 {
 	struct rlimit limit;

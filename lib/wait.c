@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * wait.c: what the fast path leaves to others: credit, publishing, ringing,
- * spinning and sleeping.
+ * wait.c: the slow paths of a channel: credit, publishing, doorbells, spinning and
+ * sleeping.
  *
- * The protocol is told in evering_ring.h.  Both its halves are here: looking for a
- * sleeper is evering__publish(), publish_awake() and evering__flush(), about to
- * sleep is evering__arm().  The backend knows how to ring and how to sleep, and nothing of
- * the words in shared memory.
+ * evering_ring.h describes the protocol.  Both of its halves are here:
+ * evering__publish(), publish_awake() and evering__flush() look for a sleeper;
+ * evering__arm() is about to sleep.  The backend rings doorbells and sleeps, and does
+ * not use the words in shared memory.
  */
 #include <limits.h>
 #include <poll.h>
@@ -17,15 +17,18 @@
 #include "internal.h"
 
 /*
- * Spins between two looks at the clock.  Short waits, the common case at depth 1,
- * end before the first look.
+ * Spins between two looks at the clock.  A short wait, common with one message under
+ * way, ends before the first look.
  */
 #define SPINS_PER_LOOK 64u
-/* Looks between two questions whether the peer lives. */
+/* Looks between two questions whether the peer is alive. */
 #define LOOKS_PER_QUESTION 256u
-/* Calls with EVERING_NOWAIT between two looks at a clock that is cheap, and coarse. */
+/* Calls with EVERING_NOWAIT between two looks at a cheap and coarse clock. */
 #define CALLS_PER_CLOCK 16u
-/* A wait that has looked so often, a microsecond or more, can afford two system calls. */
+/*
+ * A wait that has looked this often has taken a microsecond or more, and can afford two
+ * system calls.
+ */
 #define LOOKS_UNTIL_BLOCKED 1u
 
 #define WAIT_MASK (EVERING_RX | EVERING_TX)
@@ -38,7 +41,7 @@ int64_t now_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* The moment @timeout_ns from now; INT64_MAX: never. */
+/* The time @timeout_ns from now; INT64_MAX: never. */
 int64_t deadline_after(int64_t timeout_ns)
 {
 	int64_t deadline;
@@ -49,7 +52,7 @@ int64_t deadline_after(int64_t timeout_ns)
 	return deadline;
 }
 
-/* What ppoll(2) is to be given to wait until @deadline. */
+/* The time for ppoll(2) to wait until @deadline; NULL: for ever. */
 const struct timespec *time_left(int64_t deadline, struct timespec *left)
 {
 	int64_t ns;
@@ -65,9 +68,9 @@ const struct timespec *time_left(int64_t deadline, struct timespec *left)
 }
 
 /*
- * Ends the channel; the first reason stays.  The sending thread, whichever thread this
- * is, is to find no room from now on: it may have committed more meanwhile, which is
- * why it takes a limit that lies behind it for no room, too.
+ * Ends the channel; the first reason stays.  Any thread may call this, and the sending
+ * thread finds no room from now on.  It may have committed more meanwhile, so it takes
+ * a limit that lies behind its position for "no room", too.
  */
 int channel_end(struct endpoint *e, int error)
 {
@@ -86,8 +89,8 @@ int channel_end(struct endpoint *e, int error)
 /*
  * evering__credit - find out how many entries there is room for
  *
- * The peer's word is read once.  More released than committed, or less than a ring
- * ago, cannot be.
+ * The peer's word is read once.  It is invalid if the peer has released more than was
+ * committed, or is more than a ring behind.
  */
 uint32_t evering__credit(struct evering *ev)
 {
@@ -114,10 +117,10 @@ uint32_t evering__credit(struct evering *ev)
 }
 
 /*
- * Tells the peer how far it may write; no fence.  Either thread may do it, so that
- * nobody sleeps, in whatever role, on space that the peer waits for: a thread that
- * has both roles would otherwise wait for space itself, with a few entries released
- * and not published, while the peer waits for just these.  Only ever forward.
+ * Publishes how far the peer may write, without a fence, and only forward.  Either
+ * thread may do this, so that no thread sleeps, in any role, while the peer waits for
+ * room that is released and not published.  A thread with both roles could otherwise
+ * wait for room itself, while the peer waits for just these entries.
  */
 static bool publish_released(struct endpoint *e)
 {
@@ -132,25 +135,28 @@ static bool publish_released(struct endpoint *e)
 	return false;
 }
 
-/* Has it taken up all that it has released, and not more than there can be? */
+/*
+ * Whether this side has taken up everything that it has released, and not more than can
+ * exist.
+ */
 static bool begins(const struct evering_rx *rx)
 {
 	return evering_load_relaxed(rx->begun) - rx->next <= rx->mask + 1;
 }
 
-/* It receives, and takes up what it receives. */
+/* This side receives, and takes up what it receives. */
 static void begin_none(struct evering_rx *rx)
 {
 	if (!begins(rx))
 		evering__begin(rx, rx->next);
 }
 
-/* The same by the receiving thread, which keeps the books. */
+/* The same by the receiving thread, which counts the entries. */
 static bool store_released(struct endpoint *e)
 {
 	struct evering_rx *rx = &e->ev.rx;
 
-	/* What it has looked at beyond may be anything. */
+	/* Entries after this may have been looked at, without evering_begin(). */
 	if (!begins(rx))
 		evering__begin(rx, rx->next + 2 * EVERING_BEGUN_ALL);
 	counter_add(&e->half->counters.rx_entries, rx->next - e->rx.counted);
@@ -159,16 +165,16 @@ static bool store_released(struct endpoint *e)
 	return publish_released(e);
 }
 
-/* @armed of the peer's was seen, and asks to be rung. */
+/* Whether the peer's word @armed, which was read, asks for the doorbell. */
 static bool ring_due(uint32_t armed, uint32_t rung)
 {
 	return (armed & EVERING_ARMED) && armed != rung;
 }
 
 /*
- * A doorbell counts as rung when the backend has rung it.  The device says no if
- * the sleeper had disarmed meanwhile; if it arms this generation again, it is owed
- * a ring.
+ * A doorbell counts as rung when the backend has rung it.  The device does not ring if
+ * the sleeper has disarmed meanwhile; if it arms this generation again, the doorbell
+ * has to be rung.
  */
 static void note_tx_rung(struct endpoint *e, uint32_t armed, unsigned int rang)
 {
@@ -186,7 +192,7 @@ static void note_rx_rung(struct endpoint *e, uint32_t armed, unsigned int rang)
 	counter_add(&e->half->counters.rx_rings, 1);
 }
 
-/* The sending thread rang for space, having published in the other's stead. */
+/* The sending thread rang for room, after it published for the receiving thread. */
 static void note_space_rung(struct endpoint *e, uint32_t armed,
 			    unsigned int rang)
 {
@@ -196,7 +202,7 @@ static void note_space_rung(struct endpoint *e, uint32_t armed,
 	counter_add(&e->half->counters.tx_rings, 1);
 }
 
-/* evering__ring - the peer's armed_rx was seen armed after a fence */
+/* evering__ring - ring the peer, whose armed_rx was seen armed after a fence */
 int evering__ring(struct evering *ev, uint32_t armed)
 {
 	struct endpoint *e = to_endpoint(ev);
@@ -209,10 +215,11 @@ int evering__ring(struct evering *ev, uint32_t armed)
 }
 
 /*
- * evering__ring_owed - the same, by a send
+ * evering__ring_owed - the same, in a send
  *
- * EVERING_LAZY_RING: nothing is to be remembered.  Whoever pays it looks at the word
- * again, after a fence of its own: see evering__arm() and evering_flush().
+ * Under EVERING_LAZY_RING there is nothing to remember.  The code that rings later
+ * looks at the word again, after a fence of its own: see evering__arm() and
+ * evering_flush().
  */
 int evering__ring_owed(struct evering *ev, uint32_t armed)
 {
@@ -245,14 +252,17 @@ int evering_flush_begin(struct evering *ev, struct evering_bell *bell)
 	armed = evering_load_relaxed(ev->tx.armed);
 	if (!ring_due(armed, ev->tx.rung))
 		return 0;
-	/* Rung by the caller, it is counted whether the device finds a sleeper or not. */
+	/*
+	 * The caller rings it, so it counts as rung whether or not the device finds a
+	 * sleeper.
+	 */
 	if (e->backend->bell(e, bell) & EVERING_RX)
 		e->ev.tx.rung = armed;
 	counter_add(&e->half->counters.tx_rings, 1);
 	return 1;
 }
 
-/* evering__publish - tell the peer what was released, and wake it if it waits */
+/* evering__publish - publish what was released, and wake the peer if it waits */
 int evering__publish(struct evering *ev)
 {
 	struct endpoint *e = to_endpoint(ev);
@@ -268,7 +278,7 @@ int evering__publish(struct evering *ev)
 	return 0;
 }
 
-/* Those of @what that there is something for. */
+/* The roles of @what that have something to do. */
 FOLDED unsigned int ready(struct endpoint *e, unsigned int what)
 {
 	unsigned int is = 0;
@@ -307,10 +317,10 @@ static void arm_word(struct role *role)
 }
 
 /*
- * evering__arm - about to sleep
+ * evering__arm - prepare to sleep
  *
- * Stores what the peer has to know, then the fence, then looks at what the peer has
- * stored: whether there is something after all (the return value), and whether
+ * Stores what the peer has to see; then the fence; then looks at what the peer has
+ * stored: whether there is something to do after all (the return value), and whether
  * the peer sleeps on what was just stored (*@owed).
  */
 FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
@@ -336,9 +346,10 @@ FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
 	evering_full_fence(); /* [D] */
 
 	/*
-	 * Who has published before has looked then.  To ring without news would be answered
-	 * in kind, for ever, by a producer that has no space because this side keeps entries
-	 * and waits for more: see evering_look_ahead().
+	 * Look only if the position was published just now; for an older one the look
+	 * was then.  To ring without news would lead to an endless exchange with a
+	 * producer that has no room because this side keeps entries and waits for more:
+	 * see evering_look_ahead().
 	 */
 	owed->armed_tx = evering_load_relaxed(e->ev.rx.armed);
 	if (published && ring_due(owed->armed_tx, rung))
@@ -352,8 +363,8 @@ FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
 }
 
 /*
- * The ring of the present generation, if it was exposed, has been consumed if the
- * backend says so, or if the kernel has cleared EVERING_ARMED.
+ * If the present generation was exposed, its doorbell has been consumed if the backend
+ * says so (@rung), or if the kernel has cleared EVERING_ARMED.
  */
 static void disarm_word(struct role *role, bool rung)
 {
@@ -389,7 +400,7 @@ static void ring_owed(struct endpoint *e, unsigned int what,
 	note_owed(e, what, owed, e->backend->ring(e, owed->ring));
 }
 
-/* Publishes, as before a sleep, for somebody who goes on without one. */
+/* Publishes as before a sleep, for a thread that continues without sleeping. */
 static void publish_awake(struct endpoint *e, unsigned int what)
 {
 	struct owed owed = { 0 };
@@ -409,7 +420,7 @@ static void publish_awake(struct endpoint *e, unsigned int what)
 	ring_owed(e, what, &owed);
 }
 
-/* Rings drained outside of a sleep, of whoever polls evering_fd(). */
+/* Consumes doorbells outside of a sleep, for a caller that polls evering_fd(). */
 static void drain(struct endpoint *e, unsigned int what)
 {
 	if (!what)
@@ -417,7 +428,7 @@ static void drain(struct endpoint *e, unsigned int what)
 	disarm(e, what, e->backend->drain(e, what));
 }
 
-/* What evering_arm() has armed; of the other thread's role nothing is read. */
+/* Disarms what evering_arm() has armed. Reads nothing of the other thread's role. */
 static void disarm_external(struct endpoint *e, unsigned int what)
 {
 	unsigned int armed = 0;
@@ -435,9 +446,9 @@ static bool may_have_heard(const struct role *role)
 }
 
 /*
- * Before it arms: a ring that came late, when its generation was not armed any more, is
- * not to be taken for one of what comes from now on: an edge-triggered loop has had its
- * edge, and the peer rings a generation once.
+ * Consumes, before arming, a doorbell that was rung late, when its generation was not
+ * armed any more.  It must not be taken for news that comes from now on: an
+ * edge-triggered loop has had its edge, and the peer rings once for each generation.
  */
 static void drain_heard(struct endpoint *e, unsigned int what)
 {
@@ -451,10 +462,10 @@ static void drain_heard(struct endpoint *e, unsigned int what)
 }
 
 /*
- * After the peer has gone there may still be entries that it sent before.  They
- * were visible before its death was, so one more look is enough, by whichever thread
- * the death was found: in this one, or in the other, that has put it into e->error.
- * Acquire, for that is loaded without order.
+ * When the peer is gone there may still be entries that it sent before.  They were
+ * visible before its death was, so one more look is enough.  That holds whether this
+ * thread found the death or the other one did and stored it in e->error.  The acquire
+ * is needed because that is loaded without order.
  */
 static int peer_gone(struct endpoint *e, unsigned int what)
 {
@@ -467,13 +478,13 @@ static int peer_gone(struct endpoint *e, unsigned int what)
 }
 
 /*
- * How long to spin, after a wait that began at @start and slept from @asleep on.  As
- * KVM polls before it halts a virtual CPU (virt/kvm/kvm_main.c, grow and shrink): more
- * if the wait was short enough to have been spun away, less if not.  What KVM leaves
- * out: where both sides share one CPU spinning itself delays the answer, and every
- * spin is followed by a short sleep; so after some such failures in a row leave
- * spinning alone for a while.  That takes a look at the sleep alone: a wait is long by
- * the spin itself once that has its full length.
+ * Adjusts how long to spin, after a wait that began at @start and slept from @asleep
+ * on.  The algorithm is that by which KVM polls before it halts a virtual CPU
+ * (virt/kvm/kvm_main.c, grow and shrink): spin longer if the wait was short enough to
+ * be spun away, else shorter.  One case is not in KVM: if both sides share one CPU,
+ * spinning itself delays the answer, and every spin is followed by a short sleep.  So
+ * after some such failures in a row, do not spin for a while.  This looks only at the
+ * length of the sleep, because a spin of full length makes the whole wait long.
  */
 void spin_adjust(struct spin *spin, uint32_t spin_ns, int64_t start,
 		 int64_t asleep)
@@ -513,7 +524,10 @@ void spin_succeeded(struct spin *spin)
 	spin->next_hold = 8;
 }
 
-/* All but what a fault in this thread raises, which cannot wait.  0, or an errno. */
+/*
+ * Blocks all signals except those that a fault in this thread raises, which cannot
+ * wait.  Returns 0, or an errno.
+ */
 int block_signals(sigset_t *old)
 {
 	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE,
@@ -544,7 +558,7 @@ void signals_restore(struct signals *s)
 	s->mask = NULL;
 }
 
-/* Does this process handle it?  One that it does not may end it, or be ignored. */
+/* Whether this process handles the signal. Others end the process, or are ignored. */
 static bool is_handled(int signal)
 {
 	struct sigaction action;
@@ -554,7 +568,7 @@ static bool is_handled(int signal)
 	return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
 }
 
-/* Is any signal handled that @mask lets in? */
+/* Whether any signal that @mask does not block is handled. */
 bool signals_handled(const sigset_t *mask)
 {
 	int i;
@@ -573,9 +587,10 @@ static bool let_in(const sigset_t *mask)
 }
 
 /*
- * Has one come that is to be let in, and is handled?  If so its handler has run after
- * this.  One that is ignored waits as long as it is blocked, and ends a sleep that lets
- * it in: it is let in here, alone, so that it ends nothing.
+ * Whether a handled signal has come that the sleep does not block.  If so, its handler
+ * has run when this returns.  An ignored signal stays pending while it is blocked, and
+ * ends a sleep that unblocks it.  So it is unblocked here, alone, where it ends
+ * nothing.
  */
 bool signals_came(const struct signals *s)
 {
@@ -605,7 +620,10 @@ bool signals_came(const struct signals *s)
 	return handled && let_in(s->mask);
 }
 
-/* evering_wake() was called for @what since it was last found out. */
+/*
+ * Whether evering_wake() was called for @what since the last time that this returned
+ * true.
+ */
 static bool was_woken(struct endpoint *e, unsigned int what)
 {
 	unsigned int woken = __atomic_load_n(&e->woken, __ATOMIC_RELAXED) &
@@ -618,8 +636,8 @@ static bool was_woken(struct endpoint *e, unsigned int what)
 }
 
 /*
- * Spins until something is ready (returns what), the budget or the time given has
- * passed (0), the peer has gone (-EPIPE) or a signal came (-EINTR).
+ * Spins until something is ready (returns what), the budget or the time has passed (0),
+ * the peer is gone (-EPIPE) or a signal came (-EINTR).
  */
 static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
 		    int64_t deadline, struct signals *signals)
@@ -638,7 +656,7 @@ static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
 			return channel_error(e);
 		if (was_woken(e, what))
 			return -EINTR;
-		/* This takes longer. */
+		/* This wait takes longer, so the peer has to see what was released. */
 		publish_awake(e, what);
 		looks++;
 		if (looks == LOOKS_UNTIL_BLOCKED && budget != INT64_MAX &&
@@ -663,8 +681,8 @@ static int spin_for(struct endpoint *e, unsigned int what, int64_t budget,
 }
 
 /*
- * Is it time to ask the system whether the peer lives?  A caller that looks seldom asks
- * at once, one that does nothing else once in some milliseconds.
+ * Whether it is time to ask the system if the peer is alive.  A caller that looks
+ * seldom asks at once; one that looks all the time asks once in some milliseconds.
  */
 static bool time_to_ask(struct role *role)
 {
@@ -686,8 +704,8 @@ static int wait_nowait(struct endpoint *e, unsigned int what)
 	if (channel_error(e))
 		return peer_gone(e, what);
 	/*
-	 * Who polls without ever sleeping still tells a producer that waits; to look
-	 * without a fence is enough for who looks again.
+	 * A caller that polls and never sleeps still publishes for a producer that
+	 * waits.  It looks again, so to look without a fence is enough.
 	 */
 	if (!(what & EVERING_RX) ||
 	    (evering_load_relaxed(e->ev.rx.armed) & EVERING_ARMED))
@@ -730,11 +748,17 @@ FOLDED int sleep_until_ready(struct endpoint *e, unsigned int what,
 			return (int)is;
 		if (ret == -EPIPE)
 			return peer_gone(e, what);
-		/* What is ignored was kept while it was blocked, and ends nothing. */
+		/*
+		 * An ignored signal was pending while it was blocked, and must not end
+		 * the wait.
+		 */
 		if (ret < 0 &&
 		    (ret != -EINTR || !mask || signals_handled(mask)))
 			return ret;
-		/* Neither it nor a peer that rings for nothing, time after time, keeps anybody. */
+		/*
+		 * Neither such signals nor a peer that rings for nothing extend the
+		 * wait.
+		 */
 		if (deadline != INT64_MAX && now_ns() >= deadline)
 			return -ETIMEDOUT;
 	}
@@ -749,8 +773,9 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline,
 	if (EVERING_UNLIKELY(e->member))
 		group_touched(e);
 	/*
-	 * If the peer is to run on this CPU it does so now, and has answered when it has
-	 * run: unless this side has armed, with no ring back, and nobody to sleep.
+	 * If the peer has to run on this CPU it runs now, and has answered when this
+	 * thread runs again, without a doorbell and a sleep, because this side has not
+	 * armed yet.
 	 */
 	if ((what & EVERING_FLUSH) && !e->backend->joint) {
 		evering_flush(&e->ev);
@@ -774,8 +799,8 @@ static int wait_asleep(struct endpoint *e, unsigned int what, int64_t deadline,
 }
 
 /*
- * Spins as the policy says.  0: sleep; else what the wait is to return.  *@start and
- * *@asleep: when it began, and ended, for EVERING_ADAPTIVE.
+ * Spins by the policy.  Returns 0: sleep; else what the wait returns.  Sets *@start and
+ * *@asleep to when the spin began and ended, for EVERING_ADAPTIVE.
  */
 static int wait_awake(struct endpoint *e, unsigned int *what, int64_t deadline,
 		      struct signals *signals, int64_t *start, int64_t *asleep)
@@ -808,14 +833,17 @@ static int wait_awake(struct endpoint *e, unsigned int *what, int64_t deadline,
 	if (signals->blocked) {
 		if (signals_came(signals))
 			return -EINTR;
-		/* Where one that lets them in costs more than one that need not. */
+		/* Only if a sleep with a mask costs more than one without. */
 		if (!e->backend->masks)
 			signals_restore(signals);
 	}
 	return 0;
 }
 
-/* Apart, so that who sleeps at once does not pay for a signal mask on the stack. */
+/*
+ * A function of its own, so that a caller that sleeps at once does not pay for a signal
+ * mask on the stack.
+ */
 static __attribute__((noinline)) int wait_spinning(struct endpoint *e,
 						   unsigned int what,
 						   int64_t deadline,
@@ -850,7 +878,7 @@ FOLDED int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 			     (what & ~(WAIT_MASK | EVERING_FLUSH)) ||
 			     timeout_ns < EVERING_WAIT_FOREVER))
 		return -EINVAL;
-	/* A full ring is not drained by a receiver that nobody has woken. */
+	/* A receiver that sleeps does not drain a full ring. */
 	if (what & EVERING_TX)
 		what |= EVERING_FLUSH;
 	what |= e->lazy;
@@ -864,7 +892,7 @@ FOLDED int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 	if (channel_error(e))
 		return peer_gone(e, what);
 	if (was_woken(e, what)) {
-		/* What was sent before counts as told of. */
+		/* Everything that was sent before counts as flushed. */
 		if (what & EVERING_FLUSH)
 			evering_flush(ev);
 		return -EINTR;
@@ -876,14 +904,17 @@ FOLDED int wait_for(struct evering *ev, unsigned int what, int64_t timeout_ns,
 	return wait_spinning(e, what, deadline, mask);
 }
 
-/* As evering_wait(EVERING_RX, EVERING_NOWAIT) of a caller that will sleep: rings nobody. */
+/*
+ * As evering_wait(EVERING_RX, EVERING_NOWAIT) of a caller that will sleep: rings no
+ * doorbell.
+ */
 int wait_look(struct endpoint *e)
 {
 	return ready(e, EVERING_RX) ? (int)EVERING_RX :
 				      wait_nowait(e, EVERING_RX);
 }
 
-/* What a group has to know of, and do with, its members. */
+/* The functions by which a group looks at its members and arms them. */
 unsigned int wait_ready(struct endpoint *e, unsigned int what)
 {
 	return ready(e, what);
@@ -894,7 +925,7 @@ void wait_publish(struct endpoint *e)
 	publish_awake(e, EVERING_RX);
 }
 
-/* Those of @rung were rung, and that is consumed. */
+/* The doorbells @rung were rung and are consumed. */
 void wait_disarm(struct endpoint *e, unsigned int what, unsigned int rung)
 {
 	if ((what & EVERING_RX) && may_have_heard(&e->rx))
@@ -909,26 +940,26 @@ bool wait_woken(struct endpoint *e)
 }
 
 /*
- * Before a sleep of the group: 0: it is armed; those of @what that are ready, or why the
- * channel has ended: then it is not armed.  The ring that it owes for space is on the
- * group's list, or was rung.
+ * Arms a member before a sleep of its group.  Returns 0: it is armed; the roles of
+ * @what that are ready, or why the channel has ended: it is not armed.  A doorbell that
+ * it owes for room is on the group's list, or was rung.
  */
 FOLDED int arm_member(struct endpoint *e, unsigned int what)
 {
 	unsigned int heard = ~what & WAIT_MASK, is;
 	struct owed owed;
 
-	/* A ring that has cleared what is armed already is not to be covered up. */
+	/* If a doorbell has cleared what is already armed, do not hide that. */
 	if (e->rx.armed)
 		heard |= EVERING_RX;
 	if (e->tx.armed)
 		heard |= EVERING_TX;
-	/* Nor is what is not wanted any more to wake anybody. */
+	/* What is no longer wanted must not wake the group. */
 	wait_disarm(e, heard, 0);
 	is = evering__arm(e, what, &owed);
 	/*
-	 * One on the list is not remembered: whether the kernel finds the bell armed is
-	 * not known, and if it does it is armed no more.
+	 * A doorbell on the list does not count as rung, because it is not known
+	 * whether the kernel finds it armed.  If it does, it clears that.
 	 */
 	if (owed.ring && group_rings(e, owed.ring))
 		counter_add(what & EVERING_RX ? &e->half->counters.rx_rings :
@@ -961,8 +992,8 @@ int evering_pwait(struct evering *ev, unsigned int what, int64_t timeout_ns,
 }
 
 /*
- * Only what is safe in a signal handler.  The word is stored before the ring, so a sleeper
- * that arms too late to hear the ring sees the word.
+ * Only calls that are safe in a signal handler.  The word is stored before the doorbell
+ * is rung, so a sleeper that arms too late for the doorbell sees the word.
  */
 int evering_wake(struct evering *ev, unsigned int what)
 {
@@ -991,7 +1022,9 @@ int evering__wait_entry(struct evering *ev, int64_t timeout_ns)
 int evering__send_wait(struct evering *ev, const void *entry, size_t len,
 		       int64_t timeout_ns)
 {
-	/* A wait flushes, and so wakes a peer that this entry is to wake soon. */
+	/*
+	 * A wait flushes, and so wakes a peer that this entry would wake soon anyway.
+	 */
 	int ret = evering_reserve(ev) ?
 			  0 :
 			  evering_wait(ev, EVERING_TX, timeout_ns);
@@ -1032,8 +1065,8 @@ int evering_arm(struct evering *ev, unsigned int what)
 		return (int)is;
 	}
 	/*
-	 * Whether the peer has gone, too, has to be asked after the poll that an
-	 * edge-triggered loop comes from: it is not told a second time.
+	 * Ask also whether the peer is gone: an edge-triggered loop that has polled is
+	 * not notified of that a second time.
 	 */
 	if (channel_error(e) || e->backend->gone(e)) {
 		disarm(e, what, 0);
@@ -1046,7 +1079,7 @@ void evering_disarm(struct evering *ev, unsigned int what)
 {
 	struct endpoint *e = to_endpoint(ev);
 
-	/* A member is armed by its group. */
+	/* The group arms its members. */
 	if (!e->member)
 		disarm_external(e, what);
 }
@@ -1087,7 +1120,7 @@ int evering_peer(struct evering *ev)
 	if (!closed && !e->backend->gone(e))
 		return EVERING_PEER_ALIVE;
 	channel_end(e, -EPIPE);
-	/* It may have been closed between the two looks. */
+	/* The peer may have closed it between the two looks. */
 	if (!closed)
 		closed = evering_load_relaxed(&e->peer->closed);
 	if (!closed)
