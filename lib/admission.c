@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * admission.c: who may meet a listener, and how much of it one user may have.
+ * admission.c: which clients may meet a listener, and how much one user may have.
  *
- * The books of a listener outlive it: each channel that it accepted is in them until
- * it is closed, by whatever thread.
+ * The ledger of a listener outlives it: each channel that it accepted is in it until
+ * the channel is closed, by whatever thread.
  *
- * So is each welcome with descriptors that its client has not read yet.  Until then they
- * are under way, and the kernel lets a user have no more under way than RLIMIT_NOFILE: a
- * client that reads none would keep out all others, also after its channels have been
- * closed, as what is in its socket stays there.  Therefore a socket with an unread welcome
- * is kept when its channel is closed, by which one sees what has become of it, and a user
- * with many of them is told to come again (-ETOOMANYREFS).
+ * So is each welcome with descriptors that its client has not read yet.  Until then its
+ * descriptors are under way, and the kernel allows a user no more of those than
+ * RLIMIT_NOFILE.  A client that reads none would keep out all others, also after its
+ * channels are closed, because its socket keeps the packet.  Therefore, when a channel
+ * is closed, its socket with an unread welcome is kept, to see when that is read.  A
+ * user with many of them is asked to connect again (-ETOOMANYREFS).
  */
 #include <linux/sockios.h>
 #include <pthread.h>
@@ -22,10 +22,10 @@
 #include "internal.h"
 
 #define BUCKETS 64u
-/* A user may have so large a part of RLIMIT_NOFILE under way. */
+/* A user may have one part in so many of RLIMIT_NOFILE under way. */
 #define PART_UNREAD 8u
 
-/* What one user has; exists while that is not nothing. */
+/* What one user has. It exists only while the user has something. */
 struct account {
 	struct account *next;
 	uid_t uid;
@@ -35,11 +35,11 @@ struct account {
 
 /**
  * struct unread - a welcome that may not have been read yet
- * @uid: whose
+ * @uid: the user
  * @fds: how many descriptors came with it
- * @sock: what it was sent over, the channel's
- * @kept: the channel has been closed, and @sock is the ledger's
- * @sealed: of @sock, then
+ * @sock: the channel's socket, over which it was sent
+ * @kept: the channel has been closed, and @sock belongs to the ledger
+ * @sealed: then, whether @sock was sealed
  */
 struct unread {
 	struct unread *next;
@@ -51,12 +51,13 @@ struct unread {
 };
 
 /**
- * struct ledger - the accounts of a listener's users, or of those that share a socket
+ * struct ledger - the accounts of users, for one listener or for those that share a
+ * socket
  * @lock: protects all of it
- * @refs: the listeners of one socket, and each channel in it
- * @listeners: the listeners among @refs
+ * @refs: the number of listeners of the socket, and of channels in the ledger
+ * @listeners: the number of listeners in @refs
  * @bucket: accounts, by user
- * @unread: welcomes, the last one first
+ * @unread: welcomes, the newest first
  */
 struct ledger {
 	pthread_mutex_t lock;
@@ -77,7 +78,7 @@ struct ledger *ledger_new(void)
 	return ledger;
 }
 
-/* For another listener on the same socket. */
+/* Returns the ledger for another listener at the same socket. */
 struct ledger *ledger_get(struct ledger *ledger)
 {
 	pthread_mutex_lock(&ledger->lock);
@@ -87,7 +88,7 @@ struct ledger *ledger_get(struct ledger *ledger)
 	return ledger;
 }
 
-/* Has it neither been read, nor has its client gone? */
+/* Whether the welcome was not read, and its client has not gone. */
 static bool is_unread(const struct unread *u)
 {
 	int bytes;
@@ -95,7 +96,10 @@ static bool is_unread(const struct unread *u)
 	return !ioctl(u->sock, SIOCOUTQ, &bytes) && bytes > 0;
 }
 
-/* Takes those out that have been read; holds the lock, and unread_free() is for after it. */
+/*
+ * Takes out the welcomes that have been read.  The caller holds the lock, and calls
+ * unread_free() after it.
+ */
 static struct unread *unread_sweep(struct ledger *ledger)
 {
 	struct unread **at = &ledger->unread, *u, *read = NULL;
@@ -145,9 +149,9 @@ void ledger_put(struct ledger *ledger)
 }
 
 /*
- * The copy in a process that fork(2) has made, which nobody there uses, and whose lock
- * may have been taken at the time.  Its last listener frees it: the channels in it do
- * not look at it there.
+ * The copy in a process made by fork(2).  It is not used there, and its lock may have
+ * been held during the fork.  The last listener frees it; the channels there do not
+ * look at it.
  */
 void ledger_forget(struct ledger *ledger)
 {
@@ -172,7 +176,7 @@ void ledger_forget(struct ledger *ledger)
 	free(ledger);
 }
 
-/* Where the account of @uid is linked, or would be. */
+/* The link to the account of @uid, or the place for it. */
 static struct account **find(struct ledger *ledger, uid_t uid)
 {
 	struct account **at = &ledger->bucket[uid % BUCKETS];
@@ -182,7 +186,7 @@ static struct account **find(struct ledger *ledger, uid_t uid)
 	return at;
 }
 
-/* This process's own user and root could take as much without asking. */
+/* This process's own user and root could take as much without the listener. */
 bool user_is_limited(uid_t uid)
 {
 	return uid && uid != geteuid();
@@ -196,8 +200,8 @@ static bool fits(const struct evering_admission *a,
 }
 
 /*
- * Enters a channel of @uid for which this side allocates @bytes; holds the ledger.  0;
- * -EDQUOT: that is more than the user may have; -ENOMEM.
+ * Enters a channel of @uid that costs this side @bytes, and takes a reference to the
+ * ledger.  Returns 0; -EDQUOT: the user may not have so much; -ENOMEM.
  */
 int ledger_charge(struct ledger *ledger, const struct evering_admission *a,
 		  uid_t uid, uint64_t bytes)
@@ -233,7 +237,7 @@ out:
 	return ret;
 }
 
-/* Strikes out what ledger_charge() entered. */
+/* Removes what ledger_charge() has entered. */
 void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes)
 {
 	struct account **at, *account;
@@ -252,7 +256,10 @@ void ledger_uncharge(struct ledger *ledger, uid_t uid, uint64_t bytes)
 	unread_free(read);
 }
 
-/* May @uid be sent one more welcome?  0; -ETOOMANYREFS: not until it reads. */
+/*
+ * Whether @uid may be sent one more welcome.  Returns 0; -ETOOMANYREFS: not before it
+ * reads others.
+ */
 int ledger_may_welcome(struct ledger *ledger, uid_t uid)
 {
 	struct unread *read, *u;
@@ -272,8 +279,8 @@ int ledger_may_welcome(struct ledger *ledger, uid_t uid)
 }
 
 /*
- * Enters a welcome with @fds descriptors that has been sent over @sock, which is open until
- * ledger_keeps().  Without memory for that it does not count.
+ * Enters a welcome with @fds descriptors that was sent over @sock, which stays open
+ * until ledger_keeps().  If there is no memory, the welcome does not count.
  */
 void ledger_welcomed(struct ledger *ledger, uid_t uid, int sock,
 		     unsigned int fds)
@@ -295,8 +302,8 @@ void ledger_welcomed(struct ledger *ledger, uid_t uid, int sock,
 }
 
 /*
- * The channel of @sock ends.  True: a welcome is unread in it, so @sock, which has been
- * shut down, is the ledger's now; false: the caller closes it.
+ * Called when the channel of @sock ends.  True: @sock has an unread welcome; it was
+ * shut down and belongs to the ledger now.  False: the caller closes it.
  */
 bool ledger_keeps(struct ledger *ledger, int sock, bool sealed)
 {
@@ -323,7 +330,7 @@ bool ledger_keeps(struct ledger *ledger, int sock, bool sealed)
 static const struct evering_admission default_admission =
 	EVERING_ADMISSION_INIT;
 
-/* A copy of the caller's, or what there is without.  0; -EINVAL, -E2BIG. */
+/* Copies the caller's rules, or the default. Returns 0; -EINVAL, -E2BIG. */
 int admission_read(const struct evering_admission *from,
 		   struct evering_admission *admission)
 {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT
 /*
- * listen.c: a listener: its socket, and the connections that have not said hello yet.
+ * listen.c: a listener, its socket, and the connections that have not said hello yet.
  *
- * Connections are greeted side by side, since each is in no state but "has not said
- * hello yet".  What one call does is bounded, whatever strangers do: each pass looks at
- * the clock, and a call that does not wait makes a fixed number of passes, and no more
- * after one in which somebody has brought descriptors: to make channels of them takes
- * time, and so does to look at them and to close them.  Where there are more silent ones
- * than places, the user that has most of the places loses its oldest one, so that nobody
- * waits for another user's silence, and nobody for long.
+ * Connections are handled side by side, because the only state of each is "has not said
+ * hello yet".  The work of one call is bounded, whatever strangers do.  Each pass looks
+ * at the clock.  A call that does not wait makes a fixed number of passes, and none
+ * after a pass in which a client has sent descriptors: to make channels of them takes
+ * time, and so does to look at them and to close them.  If there are more silent
+ * connections than places, the user that has most of the places loses its oldest one.
+ * So no client waits long, or for the silence of another user.
  *
- * Where several accept from one socket, who has taken a connection is the only one that
- * can greet it, and may be long busy with the client that it has just accepted.  So
- * evering_accept() leaves none behind when it returns a channel: it tells the others to
- * connect again, also those that have spoken meanwhile.  Another listener takes them, or
- * the next call of this one.
+ * If several listeners accept from one socket, only the one that has taken a connection
+ * can answer it, and it may be busy for long with the client that it has just accepted.
+ * So evering_accept() keeps no connections when it returns a channel.  It asks their
+ * clients to connect again, also those that have said hello meanwhile.  Another
+ * listener takes them, or the next call of this one.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -36,20 +36,20 @@
 #define GREET_NS 1000000000ll
 /* See wait_for_hello(). */
 #define HELLO_MS 5
-/* Connections taken in one pass, and passes of a call that does not wait. */
+/* Connections that one pass takes, and passes of a call that does not wait. */
 #define TAKE_AT_ONCE 4u
-/* When lanes wait for evering_accept(): a time that has passed. */
+/* The time of the timer when lanes wait for evering_accept(): one that has passed. */
 #define AT_ONCE 1ll
 #define PASSES_NOWAIT 8u
-/* What the kernel makes of it is no more than net.core.somaxconn. */
+/* The kernel limits it to net.core.somaxconn. */
 #define BACKLOG 4096
 
 /**
  * struct pending - a connection that has not said hello yet
  * @fd: -1: none
- * @who: its maker
- * @deadline: when it has had its time
- * @order: the lower the older
+ * @who: the process that made it
+ * @deadline: when its time is up
+ * @order: the lower, the older
  */
 struct pending {
 	int fd;
@@ -59,10 +59,10 @@ struct pending {
 };
 
 /**
- * struct file - the file of a socket, which goes with the last listener at that
- * @listeners: how many there are.  Any thread
- * @maker: fork_id() of the process that has made it; in others it stays
- * @path: where it is
+ * struct file - the file of a socket, which the last listener at that socket removes
+ * @listeners: how many listeners there are; any thread uses this
+ * @maker: fork_id() of the process that made the file; others do not remove it
+ * @path: its path
  * @dev, @ino: to know it again; 0: none was made
  */
 struct file {
@@ -73,32 +73,35 @@ struct file {
 	ino_t ino;
 };
 
-/* Of sd_listen_fds(3): the first descriptor that a service manager passes. */
+/* The first descriptor that a service manager passes, of sd_listen_fds(3). */
 #define FIRST_PASSED 3
 
 /**
  * struct evering_listener
  * @sock: the listening socket
- * @shared: other listeners may accept from @sock too: of threads, or of processes that
- *	were not made by fork(2)
- * @adopted: @sock was made by others, who may have set what accept(2) passes on
+ * @shared: other listeners may accept from @sock too: in other threads, or in processes
+ *	that were not made by fork(2)
+ * @adopted: another program made @sock, and may have set options that accept(2) passes
+ *	on
  * @epoll: watches @sock, @timer and all pending connections;
  *	evering_listener_fd()
- * @timer: rings when the oldest pending connection has had its time, so that who
- *	polls @epoll comes and turns it away; and as long as there are lanes to take
- * @timer_at: when that is, INT64_MAX for never
+ * @timer: expires when the time of the oldest pending connection is up, so that a
+ *	caller that polls @epoll comes and turns it away; and as long as there are lanes
+ *	to take
+ * @timer_at: when it expires; INT64_MAX: never
  * @maker, @user: fork_id() of the process that bound @sock, and of the one that has
  *	made @epoll and @timer
- * @address: what was bound
- * @file: the socket file, with those that share @sock; NULL: there is none, or it is others'
+ * @address: the address that was bound
+ * @file: the socket file, shared by the listeners of @sock; NULL: there is none, or it
+ *	belongs to another program
  * @pending: connections that have not said hello yet
- * @order: of the next of them
+ * @order: the order of the next connection
  * @admission, @ledger: who may come, and who has
  * @lanes, @next: of the last that was welcomed; the next one that evering_accept() hands
  *	out
- * @worked: in this pass somebody has brought descriptors
+ * @worked: in this pass a client has sent descriptors
  * @refused, @last_error: evering_listener_refused()
- * @member: what it is of a group, or NULL
+ * @member: the listener's place in a group, or NULL
  */
 struct evering_listener {
 	int sock;
@@ -126,10 +129,10 @@ struct evering_listener {
 /* --------------------------------------------------------------- the address */
 
 /*
- * Locks the directory that @path is in, so that two who find the same stale socket
- * do not both replace it, the second removing the first one's.  Nothing is left
- * behind by who dies with it.  Who may not read the directory, or finds it locked
- * by somebody else for long, goes on without.
+ * Locks the directory of @path.  So two processes that find the same stale socket do
+ * not both replace it, the second removing the socket of the first.  A process that
+ * dies leaves no lock behind.  If the directory cannot be read, or another process
+ * keeps it locked for long, this continues without a lock.
  */
 static int lock_directory(const char *path)
 {
@@ -171,7 +174,10 @@ static struct file *file_get(struct file *file)
 	return file;
 }
 
-/* The last one removes it, unless others have made another one there. */
+/*
+ * The last listener removes the file, unless another process has made another file
+ * there.
+ */
 static void file_put(struct file *file)
 {
 	struct stat st;
@@ -184,7 +190,7 @@ static void file_put(struct file *file)
 	free(file);
 }
 
-/* Is @address a socket that nobody listens at any more? */
+/* Whether @address is a socket at which no process listens any more. */
 static bool is_stale(const struct sockaddr_un *address, socklen_t len)
 {
 	struct stat st;
@@ -236,10 +242,11 @@ static int watch(struct evering_listener *l, int op, int fd, uint32_t index)
 }
 
 /*
- * What a listener needs of its own to accept.  0, or a negative errno.
+ * Makes what a listener needs to accept.  Returns 0, or a negative errno.
  *
- * The socket is not watched with EPOLLEXCLUSIVE, which would wake one of the listeners
- * that share it: that one may be killed before it has accepted, and the others slept on.
+ * The socket is not watched with EPOLLEXCLUSIVE.  That would wake only one of the
+ * listeners that share it, which may be killed before it has accepted, while the others
+ * sleep on.
  */
 static int start_watching(struct evering_listener *l)
 {
@@ -280,7 +287,9 @@ static void stop_watching(struct evering_listener *l)
 	}
 	if (n)
 		sockets_leave(left, n);
-	/* Their clients are told, unless they are the parent's still. */
+	/*
+	 * The clients notice this, unless the lanes still belong to the parent process.
+	 */
 	while (l->next < l->lanes.count)
 		evering_close(&l->lanes.e[l->next++]->ev);
 	if (own)
@@ -294,9 +303,9 @@ static void stop_watching(struct evering_listener *l)
 }
 
 /*
- * A worker that its server made with fork(2) accepts from the same socket.  An epoll
- * set tells every process of a file, and each has other connections; and the ledger
- * may have been locked at the time.
+ * A worker process, made with fork(2), accepts from the same socket.  It needs an epoll
+ * set of its own, because each process has other connections, and a ledger of its own,
+ * because the parent's may have been locked during the fork.
  */
 static int after_fork(struct evering_listener *l)
 {
@@ -308,7 +317,7 @@ static int after_fork(struct evering_listener *l)
 	error = start_watching(l);
 	if (error) {
 		stop_watching(l);
-		/* Nobody's, so that the next call tries again. */
+		/* No process owns it, so that the next call tries again. */
 		l->user = 0;
 	}
 	return error;
@@ -369,7 +378,7 @@ fail:
 
 /* --------------------------------------------------------- sockets that exist */
 
-/* Is it a socket of the right kind that listens?  0, or why not. */
+/* Checks that @fd is a listening socket of the right type. Returns 0, or why not. */
 static int check_listening(int fd)
 {
 	socklen_t len = sizeof(int);
@@ -384,8 +393,8 @@ static int check_listening(int fd)
 }
 
 /*
- * A listener of @fd, which it owns if this returns 0, with the rules and the books of
- * @like if that is not NULL.
+ * Makes a listener of @fd, which it owns if this returns 0.  It gets the rules and the
+ * ledger of @like, if that is not NULL.
  */
 static int adopt(int fd, const struct evering_listener *like,
 		 struct evering_listener **ret)
@@ -404,7 +413,7 @@ static int adopt(int fd, const struct evering_listener *like,
 	}
 	l->sock = fd;
 	error = start_watching(l);
-	/* Others accept as well, and may be faster. */
+	/* Other processes accept as well, and may be faster. */
 	flags = fcntl(fd, F_GETFL);
 	if (!error && (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ||
 		       fcntl(fd, F_SETFD, FD_CLOEXEC)))
@@ -444,7 +453,7 @@ int evering_listener_share(struct evering_listener *l,
 	return error;
 }
 
-/* A variable that is a number of at most nine digits, or -1. */
+/* An environment variable that is a number of at most nine digits, or -1. */
 static int number_of(const char *name)
 {
 	const char *at = getenv(name);
@@ -457,7 +466,7 @@ static int number_of(const char *name)
 	return *at ? -1 : n;
 }
 
-/* Where @name is among @count names that colons divide, or -1. */
+/* The place of @name among @count names that are separated by colons, or -1. */
 static int place_of(const char *name, const char *names, int count)
 {
 	size_t len;
@@ -482,7 +491,7 @@ int evering_listen_activated(const char *name, struct evering_listener **ret)
 	count = number_of("LISTEN_FDS");
 	if (pid < 0 || count < 0)
 		return -EBADMSG;
-	/* Else it was for a process that this one was made by. */
+	/* Otherwise the sockets were passed to a parent of this process. */
 	if (pid != getpid() || !count)
 		return -ENOENT;
 	if (name)
@@ -525,8 +534,8 @@ static void count_refused(struct evering_listener *l, int error)
 }
 
 /*
- * Closes a connection that is of no use.  A child of this process may have a copy, which
- * would keep it in the epoll set.
+ * Closes a useless connection.  A child of this process may have a copy, which would
+ * keep it in the epoll set.
  */
 static void pending_close(struct evering_listener *l, struct pending *p)
 {
@@ -543,13 +552,16 @@ static void pending_refuse(struct evering_listener *l, struct pending *p,
 	count_refused(l, error);
 }
 
-/* Do others accept from the same socket? */
+/* Whether other listeners accept from the same socket. */
 static bool is_shared(const struct evering_listener *l)
 {
 	return l->shared || l->maker != l->user;
 }
 
-/* Has those that have not been greeted come again, to one that has time for them. */
+/*
+ * Asks the clients that got no answer yet to connect again, to a listener that has
+ * time.
+ */
 static void pending_give_up(struct evering_listener *l)
 {
 	struct pending *p;
@@ -562,7 +574,7 @@ static void pending_give_up(struct evering_listener *l)
 	}
 }
 
-/* Sets, and so also silences, the timer. */
+/* Sets the timer, which also clears its expiry. */
 static void set_timer(struct evering_listener *l, int64_t at)
 {
 	struct itimerspec when = { 0 };
@@ -577,7 +589,7 @@ static void set_timer(struct evering_listener *l, int64_t at)
 	timerfd_settime(l->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Has it said something?  Then it waits for us, and epoll tells us so. */
+/* Whether it has sent something. Then it waits for this side, and epoll reports it. */
 static bool has_spoken(const struct pending *p)
 {
 	char byte;
@@ -585,7 +597,7 @@ static bool has_spoken(const struct pending *p)
 	return recv(p->fd, &byte, 0, MSG_PEEK | MSG_DONTWAIT) >= 0;
 }
 
-/* Turns away whose time has passed, and has the timer ring for the next one. */
+/* Turns away the connections whose time is up, and sets the timer for the next one. */
 static void pending_expire(struct evering_listener *l)
 {
 	int64_t next = INT64_MAX, now;
@@ -616,7 +628,7 @@ static unsigned int pending_of(const struct evering_listener *l, uid_t uid)
 	return n;
 }
 
-/* The oldest silent one of @uid. */
+/* The oldest silent connection of @uid. */
 static struct pending *oldest_of(struct evering_listener *l, uid_t uid)
 {
 	struct pending *p, *oldest = NULL;
@@ -628,7 +640,7 @@ static struct pending *oldest_of(struct evering_listener *l, uid_t uid)
 	return oldest;
 }
 
-/* A place for a connection of @uid, which may be somebody else's until now. */
+/* A place for a connection of @uid; another connection may have to leave it. */
 static struct pending *pending_place(struct evering_listener *l, uid_t uid)
 {
 	struct pending *p, *victim = NULL;
@@ -654,7 +666,10 @@ static struct pending *pending_place(struct evering_listener *l, uid_t uid)
 	return victim;
 }
 
-/* 1: l->lanes are there; 0: not that one; negative errno: this side lacks something. */
+/*
+ * Returns 1: l->lanes are there; 0: this connection is none; a negative errno: this
+ * side lacks a resource.
+ */
 static int greet_one(struct evering_listener *l, struct pending *p,
 		     const struct evering_params *limits, int64_t deadline)
 {
@@ -684,13 +699,13 @@ bool listener_made_its_socket(const struct evering_listener *l)
 	return !l->adopted;
 }
 
-/* Does the next evering_accept() return a lane of a meeting that has been? */
+/* Whether the next evering_accept() returns a lane of an earlier meeting. */
 bool listener_has_lanes(const struct evering_listener *l)
 {
 	return l->next < l->lanes.count;
 }
 
-/* Has come so far that this pass is the last one of a call that does not wait. */
+/* Makes this pass the last one of a call that does not wait. */
 void listener_works(struct evering_listener *l)
 {
 	l->worked = true;
@@ -708,7 +723,7 @@ int listener_charge(struct evering_listener *l, const struct ucred *who,
 	return ledger_charge(l->ledger, &l->admission, who->uid, bytes);
 }
 
-/* Is @who welcome at all? */
+/* Whether the admission rules let @who in at all. */
 static int ask_admission(const struct evering_listener *l,
 			 const struct ucred *who)
 {
@@ -723,7 +738,9 @@ static int ask_admission(const struct evering_listener *l,
 	return ret > 0 ? -EACCES : ret;
 }
 
-/* Milliseconds until @deadline, rounded up so as not to spin through the last one. */
+/*
+ * Milliseconds until @deadline, rounded up, so that the last one is not spent spinning.
+ */
 static int wait_ms(int64_t deadline)
 {
 	int64_t left;
@@ -737,9 +754,9 @@ static int wait_ms(int64_t deadline)
 }
 
 /*
- * A hello comes a moment after connect(2).  Whoever is given that moment need not be told
- * to connect again.  Only one in each pass is given it, and none of a user of whom another
- * is silent already: those who never speak would have the others wait for each of them.
+ * A hello comes a moment after connect(2).  A client that is given this moment need not
+ * connect again.  Only one client in each pass gets it, and none whose user has another
+ * silent connection.  Otherwise all would wait for each client that never says hello.
  */
 static void wait_for_hello(const struct evering_listener *l,
 			   const struct pending *new, int64_t deadline,
@@ -755,8 +772,8 @@ static void wait_for_hello(const struct evering_listener *l,
 }
 
 /*
- * Takes the next connection, whose hello is most of the time there already.  1: and
- * with it l->lanes; 0: another may wait; -EAGAIN: none does; or as greet_one().
+ * Takes the next connection; its hello is usually there already.  Returns 1: l->lanes
+ * are there; 0: another connection may wait; -EAGAIN: none does; or as greet_one().
  */
 static int take_one(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
@@ -817,15 +834,18 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	struct pending *p = &l->pending[i];
 	int fd = p->fd, ret;
 
-	/* An event may be older than what became of its connection. */
+	/* The connection of an event may have ended since. */
 	if (fd < 0)
 		return 0;
-	/* Before a close, as pending_close(): on the device the channel does not keep it. */
+	/*
+	 * Before a close, as in pending_close(): on the device the channel does not
+	 * keep the socket.
+	 */
 	epoll_ctl(l->epoll, EPOLL_CTL_DEL, fd, NULL);
 	ret = greet_one(l, p, limits, deadline);
 	if (ret || p->fd < 0)
 		return ret;
-	/* There was nothing after all. */
+	/* The client has sent nothing after all. */
 	ret = watch(l, EPOLL_CTL_ADD, fd, i);
 	if (ret) {
 		socket_close(fd);
@@ -834,7 +854,7 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	return ret;
 }
 
-/* One look, after @wait milliseconds at the most.  As take_one(). */
+/* One pass, which waits @wait milliseconds at the most. Returns as take_one(). */
 static int one_pass(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
 		    int wait)
@@ -844,7 +864,7 @@ static int one_pass(struct evering_listener *l,
 
 	l->worked = false;
 	pending_expire(l);
-	/* One at a time: what is left is still there the next time. */
+	/* One event at a time: the others are still there the next time. */
 	ret = epoll_wait(l->epoll, &event, 1, wait);
 	if (ret < 0)
 		return -errno;
@@ -857,7 +877,7 @@ static int one_pass(struct evering_listener *l,
 	return pending_greet(l, event.data.u32, limits, deadline);
 }
 
-/* The next lane.  While there are more, whoever polls for them is to come again. */
+/* Hands out the next lane. While there are more, the descriptor stays readable. */
 static struct evering *next_lane(struct evering_listener *l)
 {
 	struct evering *ev = &l->lanes.e[l->next++]->ev;
@@ -917,10 +937,13 @@ void evering_listener_close(struct evering_listener *l)
 	file_put(l->file);
 	if (l->user == fork_id() && is_shared(l))
 		pending_give_up(l);
-	/* Connections that were never accepted go with it, and what is in them. */
+	/*
+	 * Connections that were never accepted end with it, and so does what is in
+	 * them.
+	 */
 	if (l->sock >= 0) {
 		sockets_leave(&l->sock, 1);
-		/* An abstract name is free when nobody has a copy of the socket. */
+		/* An abstract name is free when no process has a copy of the socket. */
 		if (!l->address.sun_path[0])
 			children_settle();
 	}

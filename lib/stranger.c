@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: MIT
 /*
- * stranger.c: packets over a Unix socket from a process that is not trusted.
+ * stranger.c: packets from a process that is not trusted, over a Unix socket.
  *
  * A packet may bring descriptors, and to hold one is a risk.  The last close of a
- * socket that lingers waits as long as its sender chose.  Each close of a file of FUSE
- * or NFS waits for that file system's server, and so do fstat(), poll() and most
- * ioctls.  The last close of a memfd takes as long as there is memory to free.  A packet
- * that is received without its descriptors, and a socket that is closed with packets in
- * it, close them as well.  Therefore:
+ * socket with SO_LINGER waits as long as its sender chose.  Each close of a file on
+ * FUSE or NFS waits for the server of that file system, and so do fstat(), poll() and
+ * most ioctls.  The last close of a memfd takes the time to free its memory.  To
+ * receive a packet without its descriptors closes them too, and so does to close a
+ * socket with packets in it.  Therefore:
  *
- * - The bytes of a packet are judged first.  MSG_PEEK without room for descriptors
- *   brings none, and tells whether there are some.
- * - A child with a descriptor table of its own peeks at the descriptors and finds out
- *   what they are, by questions that no file system and no driver is asked.  Only
- *   memfds of the size that they should have, eventfds and endpoints of /dev/evering
- *   are then received; and, where a welcome is to bring them, Unix sockets (see
- *   sockets_leave() for their end).
- * - A socket that may have descriptors in it is closed by a child that exits: a task
- *   that exits does not linger (PF_EXITING in inet_release() and the like).
+ * - The bytes of a packet are checked first.  MSG_PEEK without room for descriptors
+ *   receives none, and shows whether there are some.
+ * - A child process with its own descriptor table peeks at the descriptors.  It finds
+ *   out what they are with calls that reach no file system and no driver.  Only memfds
+ *   of the right size, eventfds and endpoints of /dev/evering are then received, and
+ *   Unix sockets where a welcome should bring them (see sockets_leave() for how they
+ *   are closed).
+ * - A socket that may contain descriptors is closed by a child that exits, because a
+ *   task that exits does not linger (PF_EXITING in inet_release() and the like).
  *
- * Each child shares this process's memory as long as it runs, as posix_spawn()'s does,
- * and has let go of it before it closes anything.  A file that keeps it from exiting
- * (FUSE, before Linux 6.2) keeps nothing else: the child has closed what is not the
- * stranger's.  Where a child cannot be had (RLIMIT_NPROC, a filter of system calls), or
- * they do not end because a file that this process itself has open keeps them, packets
- * are received and sockets closed as if they were harmless.
+ * Each child shares this process's memory while it runs, like a child of posix_spawn(),
+ * and releases the memory before it closes anything.  A file can prevent its exit
+ * (FUSE, before Linux 6.2), but then the child keeps only that file: it has closed
+ * everything that is not from the stranger.  If there can be no child (RLIMIT_NPROC, a
+ * filter of system calls), or if children do not end because of a file that this
+ * process itself has open, packets are received and sockets closed as if they were
+ * harmless.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -45,7 +46,7 @@
 
 #include "internal.h"
 
-/* Sanitizers follow threads, not a process in the same memory. */
+/* Sanitizers support threads, but not a process in the same memory. */
 #if defined(__has_attribute) && __has_attribute(no_sanitize)
 #define CHILD __attribute__((no_sanitize("address", "thread", "undefined")))
 #else
@@ -53,20 +54,20 @@
 #endif
 
 #if defined(EVERING__TSAN) && defined(__GLIBC__)
-/* What is not intercepted, and taken for a fork. */
+/* A name of clone() that sanitizers do not intercept as a fork. */
 int __clone(int (*run)(void *arg), void *stack, int flags, void *arg, ...);
 #define clone __clone
 #endif
 
 #define CHILD_STACK 16384
-/* The packets without descriptors that are dropped before a socket is given up. */
+/* How many packets without descriptors are dropped before a socket is given up. */
 #define MAX_DROPPED 16
 
 /* struct look.verdict */
-#define LOOK_NONE 0 /* the child did not come so far */
+#define LOOK_NONE 0 /* the child did not get so far */
 #define LOOK_HARMLESS 1
 #define LOOK_WRONG 2
-#define LOOK_NO_ROOM 3 /* harmless, but this process has no room for them */
+#define LOOK_NO_ROOM 3 /* harmless, but this process has no descriptors left */
 
 union control {
 	struct cmsghdr align;
@@ -80,8 +81,8 @@ union control {
 /* ------------------------------------------------------------------ children */
 
 /*
- * Children that do not end, of each kind: because of what a stranger has sent, or
- * because of a file that this process itself has open, on a file system that is silent.
+ * Children that do not end, by reason: because of what a stranger has sent, or because
+ * of a file that this process itself has open on a file system that does not answer.
  */
 enum kind {
 	OF_A_STRANGER,
@@ -97,7 +98,7 @@ static struct {
 	pid_t pid[KINDS][192];
 } unreaped = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* Forgets those that have ended; how many have not. */
+/* Forgets the children that have ended. Returns how many have not. */
 static unsigned int reap(enum kind kind)
 {
 	pid_t *pid = unreaped.pid[kind];
@@ -110,12 +111,12 @@ static unsigned int reap(enum kind kind)
 	return kept;
 }
 
-/* Are there so many of @kind? */
+/* Whether there are @many of @kind. */
 static bool too_many(enum kind kind, unsigned int many)
 {
 	bool ret;
 
-	/* Without the lock: most of the time there are none. */
+	/* Without the lock, because usually there are none. */
 	if (!__atomic_load_n(&unreaped.count[kind], __ATOMIC_RELAXED))
 		return false;
 	pthread_mutex_lock(&unreaped.lock);
@@ -125,9 +126,9 @@ static bool too_many(enum kind kind, unsigned int many)
 }
 
 /*
- * It has let go of the memory, and exits.  One of our own has copies of what is open
- * here, and so is waited for, but not for long, and not if others have not come back
- * either.
+ * Waits for a child that has released the memory and exits.  A child with copies of
+ * this process's descriptors is waited for, but not for long, and not if others have
+ * not ended either.
  */
 static void end_child(pid_t pid, enum kind kind)
 {
@@ -153,9 +154,9 @@ static void end_child(pid_t pid, enum kind kind)
 /*
  * children_settle - wait for children that hold copies of this process's descriptors
  *
- * For the caller that has closed a socket with a name, which such a copy keeps in use.  All
- * that these children still have to do is exit, for which they need a CPU.  Waits for a
- * second at most: a file on a file system that is silent may keep a child from exiting.
+ * For a caller that has closed a socket with a name, which such a copy keeps in use.
+ * These children only have to exit, for which they need a CPU.  Waits a second at most,
+ * because a file on a file system that does not answer may prevent an exit.
  */
 void children_settle(void)
 {
@@ -166,7 +167,7 @@ void children_settle(void)
 		nanosleep(&pause, NULL);
 }
 
-/* The number in the name of a namespace, "pid:[4026531836]"; 0: not to be had. */
+/* The number in the name of a namespace, "pid:[4026531836]"; 0: it cannot be read. */
 static uint64_t namespace_at(const char *path)
 {
 	char name[64];
@@ -180,7 +181,9 @@ static uint64_t namespace_at(const char *path)
 	return n;
 }
 
-/* What a process is asked once: the same for all its threads, for as long as it lives. */
+/*
+ * What is found out once for a process: the same for all threads, as long as it lives.
+ */
 static struct {
 	uint64_t of; /* fork_id() */
 	uint64_t namespace;
@@ -196,7 +199,7 @@ static void know_self(void)
 	namespace = namespace_at("/proc/self/ns/pid");
 	__atomic_store_n(&self.namespace, namespace, __ATOMIC_RELAXED);
 	__atomic_store_n(&self.pid, getpid(), __ATOMIC_RELAXED);
-	/* It may be to be had the next time. */
+	/* It may be readable the next time. */
 	if (namespace)
 		__atomic_store_n(&self.of, id, __ATOMIC_RELEASE);
 }
@@ -208,9 +211,9 @@ static pid_t own_pid(void)
 }
 
 /*
- * After unshare(CLONE_NEWPID) a thread's next child is the init of a new pid namespace,
- * which dies with it; that child is the caller's to choose.  Without /proc nobody could
- * look at descriptors, either.
+ * After unshare(CLONE_NEWPID), a thread's next child is the init of a new pid
+ * namespace, which ends with it.  The program must choose that child itself.  Without
+ * /proc, a child could not look at descriptors either.
  */
 static bool same_pid_namespace(void)
 {
@@ -223,8 +226,9 @@ static bool same_pid_namespace(void)
 }
 
 /*
- * Starts @run in a child that shares the memory and has a copy of the descriptor
- * table.  No signal from elsewhere runs a handler in it.  Returns its pid, or a negative errno.
+ * Starts @run in a child that shares the memory and has a copy of the descriptor table.
+ * No signal from another process runs a handler in it.  Returns its pid, or a negative
+ * errno.
  */
 static pid_t start_child(int (*run)(void *arg), void *arg, void *stack,
 			 int flags, pid_t *tid)
@@ -244,7 +248,7 @@ static pid_t start_child(int (*run)(void *arg), void *arg, void *stack,
 	return pid;
 }
 
-/* From now on no child is left where @parent is killed; false: it was already. */
+/* From now on this child ends if @parent is killed; false: it was killed already. */
 static CHILD bool outlived_by(pid_t parent)
 {
 	syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
@@ -263,7 +267,10 @@ static CHILD int lowest_from(const int *fds, unsigned int count, int from)
 	return lowest;
 }
 
-/* All but @keep, so that a child that cannot exit holds nothing that matters. */
+/*
+ * Closes all descriptors except @keep, so that a child that cannot exit holds nothing
+ * important.
+ */
 static CHILD void close_others(const int *keep, unsigned int count)
 {
 	struct rlimit64 limit = { 0 };
@@ -277,14 +284,14 @@ static CHILD void close_others(const int *keep, unsigned int count)
 	} while (next < INT_MAX);
 	if (from == INT_MAX)
 		return;
-	/* Before Linux 5.9, or refused. */
+	/* Before Linux 5.9, or if a filter refuses that. */
 	syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
 	for (fd = 0; (rlim64_t)fd < limit.rlim_cur && fd < 65536; fd++)
 		if (lowest_from(keep, count, fd) != fd)
 			syscall(SYS_close, fd);
 }
 
-/* Room for descriptors, in a child, whose limits are its own. */
+/* Makes room for descriptors in a child, which has its own limits. */
 static CHILD void make_room(int keep)
 {
 	struct rlimit64 limit;
@@ -298,7 +305,7 @@ static CHILD void make_room(int keep)
 
 /* -------------------------------------------------------- what a descriptor is */
 
-/* The file system of an open file, which is not asked. */
+/* The file system of an open file, without a call to that file system. */
 static CHILD bool file_system_of(int fd, uint32_t dev[2])
 {
 	struct statx st;
@@ -311,7 +318,7 @@ static CHILD bool file_system_of(int fd, uint32_t dev[2])
 	return true;
 }
 
-/* As has_harmless_name() where there is no /proc: is it an anonymous inode at least? */
+/* As has_harmless_name(), without /proc: whether it is at least an anonymous inode. */
 static CHILD bool is_anonymous(int fd)
 {
 	int own = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC);
@@ -326,7 +333,7 @@ static CHILD bool is_anonymous(int fd)
 	return is;
 }
 
-/* By its name, is it an eventfd, or an endpoint of /dev/evering? */
+/* Whether it is an eventfd or an endpoint of /dev/evering, by its name. */
 static CHILD bool has_harmless_name(int fd)
 {
 	static const char eventfd[] = "anon_inode:[eventfd]";
@@ -349,7 +356,7 @@ static CHILD bool has_harmless_name(int fd)
 		!__builtin_memcmp(name, endpoint, sizeof(endpoint) - 1));
 }
 
-/* An option of a socket, which takes no lock to read; -1: it is no socket. */
+/* An option of a socket that is read without a lock; -1: it is not a socket. */
 static CHILD int option_of(int fd, int option)
 {
 	socklen_t len = sizeof(int);
@@ -360,7 +367,10 @@ static CHILD int option_of(int fd, int option)
 	return value;
 }
 
-/* Does it keep packets apart, linger never, and hold no connections of others? */
+/*
+ * Whether it is a SOCK_SEQPACKET socket that never lingers and holds no connections of
+ * others.
+ */
 static CHILD bool is_unix_socket(int fd)
 {
 	return option_of(fd, SO_DOMAIN) == AF_UNIX &&
@@ -369,9 +379,9 @@ static CHILD bool is_unix_socket(int fd)
 }
 
 /*
- * Is it a memfd whose size is final, and of no more than *@left bytes, which it then takes of
- * them?  The last close of a memfd frees its pages, which takes time by their number: so
- * those count, too, that lie behind its end.  The last one may be a huge one.
+ * Whether it is a memfd whose size is final and at most *@left bytes, which this then
+ * subtracts.  The last close of a memfd frees its pages, which takes time for each, so
+ * pages beyond its end count too.  The last page may be a huge one.
  */
 static CHILD bool is_memory(int fd, uint64_t *left)
 {
@@ -382,7 +392,10 @@ static CHILD bool is_memory(int fd, uint64_t *left)
 
 	if (seals < 0 || (seals & need) != need)
 		return false;
-	/* A filter of system calls may not let statx(2) through: memfd.c asks, too. */
+	/*
+	 * A filter of system calls may refuse statx(2). memfd.c checks the size as
+	 * well.
+	 */
 	if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
 		    STATX_SIZE | STATX_BLOCKS, &st))
 		return true;
@@ -399,12 +412,11 @@ static CHILD bool is_memory(int fd, uint64_t *left)
 }
 
 /*
- * How many of @count are, one after the other, of a kind that a channel is made of, and
- * that closes at once?  The answer comes from the descriptor table and the names that
- * the kernel gives: of the files nothing is asked that they could take their time to
- * answer.  Memfds come first in a hello, so after the first of another kind that is
- * asked first.  Where Unix sockets are to be they are, and before none is: those are
- * written to.
+ * How many of @count descriptors, from the first on, are of a kind that a channel
+ * consists of and that closes at once.  This uses the descriptor table and names that
+ * the kernel gives, and no call that a file could delay.  Memfds come first in a hello,
+ * so after the first descriptor of another kind that kind is tried first.  Unix sockets
+ * must be at the places of cargo.sockets, and not before: the library writes to those.
  */
 static CHILD unsigned int count_harmless(const int *fds, unsigned int count,
 					 const struct cargo *cargo)
@@ -426,7 +438,7 @@ static CHILD unsigned int count_harmless(const int *fds, unsigned int count,
 	return i;
 }
 
-/* The descriptors of a control message; their number. */
+/* Takes the descriptors of a control message. Returns their number. */
 static CHILD unsigned int control_fds(struct msghdr *msg,
 				      int fds[MAX_PACKET_FDS])
 {
@@ -446,10 +458,10 @@ static CHILD unsigned int control_fds(struct msghdr *msg,
 }
 
 /**
- * struct look - at the descriptors of a packet, by a child
- * @parent: its parent, as getppid(2) says it
+ * struct look - a child's look at the descriptors of a packet
+ * @parent: its parent, as getppid(2) returns it
  * @sock: where the packet waits
- * @cargo: what they are to be
+ * @cargo: what the descriptors have to be
  * @verdict: LOOK_*
  */
 struct look {
@@ -459,7 +471,7 @@ struct look {
 	int verdict;
 };
 
-/* Peeks at the next packet's descriptors.  *@all: there were no more. */
+/* Peeks at the descriptors of the next packet. *@all: there were no more. */
 static CHILD unsigned int look_once(int sock, int fds[MAX_PACKET_FDS],
 				    bool *all)
 {
@@ -489,18 +501,20 @@ static CHILD int look_child(void *arg)
 
 	n = look_once(look->sock, fds, &all);
 	i = count_harmless(fds, n, look->cargo);
-	/* To close takes its time, which is not to be longer than its parent's. */
+	/* To close them takes time, but the child must not outlive its parent. */
 	if ((!all || i < n) && !outlived_by(look->parent))
 		syscall(SYS_exit, LOOK_NONE);
 	if (!all && i == n) {
-		/* Are they too many, or is there no room in the table? */
+		/* Too many descriptors, or no room in the table? */
 		room = false;
 		make_room(look->sock);
 		n = look_once(look->sock, fds, &all);
 		i = count_harmless(fds, n, look->cargo);
 	}
 	if (i < n) {
-		/* What the exit may have to wait for, it waits for alone. */
+		/*
+		 * If the exit has to wait for something, the child holds nothing else.
+		 */
 		fds[n] = look->sock;
 		close_others(fds, n + 1);
 	}
@@ -512,7 +526,10 @@ static CHILD int look_child(void *arg)
 	return 0;
 }
 
-/* Of the descriptors of the next packet.  Returns LOOK_*; LOOK_NONE: no child. */
+/*
+ * Has a child look at the descriptors of the next packet.  Returns LOOK_*; LOOK_NONE:
+ * no child.
+ */
 static int look_at_next(int sock, const struct cargo *cargo)
 {
 	unsigned char stack[CHILD_STACK] __attribute__((aligned(16)));
@@ -526,13 +543,16 @@ static int look_at_next(int sock, const struct cargo *cargo)
 		return LOOK_WRONG;
 	if (too_many(OF_OUR_OWN, most[OF_OUR_OWN]))
 		return LOOK_NONE;
-	/* Goes on when the child has let go of the memory, before it closes. */
+	/* Returns when the child has released the memory, before it closes anything. */
 	pid = start_child(look_child, &look, stack, CLONE_VFORK, NULL);
 	if (pid < 0) {
 		errno = saved;
 		return LOOK_NONE;
 	}
-	/* Where a child's memory is its own (valgrind) its status tells. */
+	/*
+	 * If the child has memory of its own (valgrind), its exit status has the
+	 * verdict.
+	 */
 	if (!look.verdict && waitpid(pid, &status, __WCLONE) == pid)
 		look.verdict = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
 	else
@@ -547,9 +567,9 @@ static int look_at_next(int sock, const struct cargo *cargo)
 /*
  * packet_send - send a packet with @count descriptors, @count <= MAX_PACKET_FDS
  *
- * Never waits: a packet is far smaller than the socket's buffer, and sent whole.
- * 0; -ECONNRESET: the other side is gone; -EAGAIN, -ENOBUFS, -ENOMEM,
- * -ETOOMANYREFS: of sendmsg(2).
+ * Never waits: a packet is far smaller than the socket's buffer, and is sent as a
+ * whole.  Returns 0; -ECONNRESET: the other side is gone; -EAGAIN, -ENOBUFS, -ENOMEM,
+ * -ETOOMANYREFS: from sendmsg(2).
  */
 int packet_send(int sock, const void *packet, size_t size, const int *fds,
 		unsigned int count)
@@ -578,11 +598,12 @@ int packet_send(int sock, const void *packet, size_t size, const int *fds,
 }
 
 /*
- * packet_peek - copy the first @size bytes of the next packet, and leave it there
+ * packet_peek - copy the first @size bytes of the next packet, which stays in the
+ * socket
  *
- * Sets *@len to all its bytes, and *@fds to whether it may have brought descriptors.
- * Returns 0; -EAGAIN: none there; -ECONNRESET: the other side is gone, or the packet
- * is of no bytes and no descriptors; or of recvmsg(2).
+ * Sets *@len to the bytes of the packet, and *@fds to whether it may have descriptors.
+ * Returns 0; -EAGAIN: there is no packet; -ECONNRESET: the other side is gone, or the
+ * packet has no bytes and no descriptors; or an errno of recvmsg(2).
  */
 int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
 {
@@ -592,12 +613,12 @@ int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
 	ssize_t ret;
 
 	/*
-	 * Whoever was turned away has left its hello unread in a socket that is
-	 * closed, which is told once, and before the packet that says why.
+	 * A client that was turned away gets ECONNRESET once, before the packet with
+	 * the reason, because the socket was closed with its hello unread.
 	 *
-	 * The kernel looks into the queue, and then whether the other side has closed:
-	 * what that has sent in between is there although the end is told.  Nothing
-	 * comes after that, so a second look is sure.
+	 * The kernel looks into the queue, and then whether the other side has closed.
+	 * A packet that was sent in between is there although the end is reported.
+	 * Nothing comes after that, so a second look is final.
 	 */
 	do {
 		msg.msg_flags = 0;
@@ -619,7 +640,7 @@ int packet_peek(int sock, void *packet, size_t size, size_t *len, bool *fds)
 
 /*
  * fds_leave - close what packet_take_fds() has returned
- * @sockets: as there; there is whatever in them
+ * @sockets: as in struct cargo; the sockets may contain anything
  */
 void fds_leave(const int *fds, unsigned int count, unsigned int sockets)
 {
@@ -632,11 +653,11 @@ void fds_leave(const int *fds, unsigned int count, unsigned int sockets)
 
 /*
  * packet_take_fds - receive the packet that was peeked at, for its descriptors
- * @cargo: what they are to be
+ * @cargo: what the descriptors have to be
  *
- * Returns 0: they are that, and all harmless; -EPROTO: they are not, or a security module
- * took them away: the packet may still be there; -EMFILE: this process has no room for
- * them.
+ * Returns 0: they are that, and all harmless; -EPROTO: they are not, or a security
+ * module removed them, and the packet may still be there; -EMFILE: this process has no
+ * descriptors left.
  */
 int packet_take_fds(int sock, int fds[MAX_PACKET_FDS],
 		    const struct cargo *cargo)
@@ -673,19 +694,19 @@ int packet_take_fds(int sock, int fds[MAX_PACKET_FDS],
 	if (harmless && n == cargo->count && !(msg.msg_flags & MSG_CTRUNC))
 		return 0;
 	fds_leave(fds, n, cargo->sockets);
-	/* Another thread may have been faster to the last place in the table. */
+	/* Another thread may have taken the last place in the table. */
 	return looked ? -EMFILE : -EPROTO;
 }
 
 /* ------------------------------------------------------------------- sockets */
 
 /*
- * socket_seal - let nothing more into a socket
- * @own: this library has made it, or has it from a listening socket that it made
+ * socket_seal - stop a socket from receiving anything more
+ * @own: this library made it, or has it from a listening socket that it made
  *
- * Whatever is sent to it is from now on dropped while its sender still sends it, with
- * its descriptors, and the sender is not told.  What is in it comes without anything
- * but its descriptors.  Returns whether it is so.
+ * From now on, whatever a process sends to it is dropped in the sender's system call,
+ * with its descriptors, and the sender does not notice.  Packets that are in it are
+ * received with nothing but their descriptors.  Returns whether this has worked.
  */
 bool socket_seal(int sock, bool own)
 {
@@ -698,7 +719,10 @@ bool socket_seal(int sock, bool own)
 			     sizeof(program));
 	if (own)
 		return sealed;
-	/* What its owner may have asked for would take room of the descriptors. */
+	/*
+	 * Credentials that its owner may have asked for would take the room of
+	 * descriptors.
+	 */
 	setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
 	setsockopt(sock, SOL_SOCKET, SO_PASSSEC, &off, sizeof(off));
 	setsockopt(sock, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof(off));
@@ -706,10 +730,10 @@ bool socket_seal(int sock, bool own)
 }
 
 /*
- * Is there nothing in a socket that it may be dangerous to close?  Packets without
- * descriptors are dropped; more than a few are not worth the time.  A packet has its
- * sender's credentials, and the end of the connection has none: so an empty packet is
- * not taken for it.
+ * Whether a socket contains nothing that is dangerous to close.  Packets without
+ * descriptors are dropped, if there are only a few.  A packet has the credentials of
+ * its sender and the end of the connection has none, so an empty packet is not mistaken
+ * for the end.
  */
 static bool socket_is_empty(int sock)
 {
@@ -723,7 +747,7 @@ static bool socket_is_empty(int sock)
 	unsigned int i;
 	ssize_t ret;
 
-	/* Without them descriptors would take their room. */
+	/* Without credentials, descriptors would take their room. */
 	if (setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
 		return false;
 	for (i = 0; i < MAX_DROPPED; i++) {
@@ -731,14 +755,17 @@ static bool socket_is_empty(int sock)
 		msg.msg_control = &control;
 		msg.msg_controllen = sizeof(control);
 		ret = recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT);
-		/* Told once, and before the packets that are there. */
+		/* Reported once, before the packets that are there. */
 		if (ret < 0 && errno == ECONNRESET)
 			continue;
 		if (ret < 0)
 			return errno == EAGAIN;
 		if (msg.msg_flags & MSG_CTRUNC)
 			return false;
-		/* As packet_peek(): the first time that may be older than what is there. */
+		/*
+		 * As in packet_peek(): the first time, the end may be older than a
+		 * packet that is there.
+		 */
 		if (!msg.msg_controllen && ended)
 			return true;
 		if (msg.msg_controllen)
@@ -750,10 +777,10 @@ static bool socket_is_empty(int sock)
 }
 
 /**
- * struct holder - a child that keeps a copy of the descriptors until it is told
- * @parent: its parent, as getppid(2) says it
- * @tid: not zero until it has let go of the memory
- * @go: it is to exit
+ * struct holder - a child that keeps a copy of the descriptors until it may exit
+ * @parent: its parent, as getppid(2) returns it
+ * @tid: not zero until it has released the memory
+ * @go: it may exit
  */
 struct holder {
 	pid_t parent;
@@ -785,8 +812,8 @@ static void close_all(const int *fds, unsigned int count, int instead)
 }
 
 /*
- * The same while a child has copies, which go as the child exits.  Its memory is on this
- * stack, so it is waited for until it has let go of that.
+ * The same while a child has copies, which end with the child.  Its memory is on this
+ * stack, so this waits until the child has released that.
  */
 static void close_by_child(const int *fds, unsigned int count, int instead)
 {
@@ -811,11 +838,11 @@ static void close_by_child(const int *fds, unsigned int count, int instead)
 
 /*
  * socket_close_sealed - close a socket that a stranger may have put something into
- * @sealed: socket_seal() has said so
+ * @sealed: what socket_seal() has returned
  *
- * A packet of no bytes looks like the end of the connection, and others may be behind
- * it: so what is closed here without a further look is a socket of which it is sure that
- * nothing is in it, and not one whose peer may be gone.
+ * A packet without bytes looks like the end of the connection, and other packets may
+ * follow it.  So a socket is closed here without another look only if it is certain
+ * that nothing is in it, and not because its peer may be gone.
  */
 void socket_close_sealed(int sock, bool sealed)
 {
@@ -831,19 +858,19 @@ void socket_close_sealed(int sock, bool sealed)
 		close_by_child(&sock, 1, -1);
 }
 
-/* socket_close - the same, of one that nobody has sealed */
+/* socket_close - the same for a socket that is not sealed */
 void socket_close(int sock)
 {
 	socket_close_sealed(sock, false);
 }
 
 /*
- * sockets_leave - close sockets that other processes may have, too
+ * sockets_leave - close sockets that other processes may have too
  *
- * So nothing is done to what they share, and where they have not, what is in the sockets
- * goes with a child.  A socket that a stranger has sent can be closed only so: who has it
- * as well can hold the locks that recvmsg(2) and setsockopt(2) take for as long as it
- * likes.  To poll and to close it takes none of these.
+ * This does nothing to what the processes share.  If no other process has a socket,
+ * what is in it ends with a child.  A socket from a stranger can be closed only so,
+ * because the stranger can hold the locks that recvmsg(2) and setsockopt(2) take for
+ * any time.  poll(2) and close(2) take none of these locks.
  */
 void sockets_leave(const int *socks, unsigned int count)
 {
@@ -851,10 +878,10 @@ void sockets_leave(const int *socks, unsigned int count)
 }
 
 /*
- * socket_empty - make a caller's socket harmless to close
+ * socket_empty - make the caller's socket harmless to close
  *
- * If what is in it may be dangerous, the number is from now on a socket that has been
- * shut down.
+ * If its contents may be dangerous, the descriptor number is from now on that of a
+ * socket that has been shut down.
  */
 void socket_empty(int sock)
 {

@@ -346,10 +346,10 @@ FOLDED unsigned int evering__arm(struct endpoint *e, unsigned int what,
 	evering_full_fence(); /* [D] */
 
 	/*
-	 * Look only if the position was published just now; for an older one the look
-	 * was then.  To ring without news would lead to an endless exchange with a
-	 * producer that has no room because this side keeps entries and waits for more:
-	 * see evering_look_ahead().
+	 * Ring only if the position was published just now; for an older one this side
+	 * has looked then.  To ring without news would lead to an endless exchange with
+	 * a producer that has no room because this side keeps entries and waits for
+	 * more: see evering_look_ahead().
 	 */
 	owed->armed_tx = evering_load_relaxed(e->ev.rx.armed);
 	if (published && ring_due(owed->armed_tx, rung))
