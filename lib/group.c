@@ -1,30 +1,33 @@
 // SPDX-License-Identifier: MIT
 /*
- * group.c: many members under one sleeper.
+ * group.c: one thread waits for many members.
  *
- * Two things tell of what happens.  One is an epoll set: of an endpoint it has what its
- * backend adds there (struct backend, @watch), edge-triggered, so that nothing is to be
- * emptied; of a listener its descriptor, and plain descriptors, level-triggered; and an
- * eventfd for evering_group_wake().
+ * A group learns of events in two ways.  One is an epoll set.  It contains what the
+ * backends of endpoints add (struct backend, @watch), edge-triggered, so that nothing
+ * has to be drained; the descriptors of listeners and plain descriptors,
+ * level-triggered; and an eventfd for evering_group_wake().
  *
- * The other is the module's group file.  Endpoints of the device are its members, where it
- * is to be had, and not the set's.  In its page the kernel sets a bit for each that is
- * rung, or whose peer goes.  So the group looks at the page in each sweep, without a system
- * call, and however many are cold; and if it has no other members it sleeps in one call,
- * which rings those that are owed a ring first.  If it has others it sleeps in the set, and
- * the file is there as well, level-triggered.  That costs whoever rings a little more, so it
- * is not there before somebody needs it.  Where the module refuses (its quota, an index
- * that is too high, another group) an endpoint is the set's.
+ * The other is the module's group file.  If the module has it, endpoints of the device
+ * are in the file and not in the set.  In the file's page the kernel sets a bit for
+ * each member whose doorbell is rung or whose peer goes away.  So the group looks at
+ * the page in each sweep, without a system call, however many members are cold.  A
+ * group without other members sleeps in a single call, which first rings the doorbells
+ * that are owed.  A group with other members sleeps in the set, which then also
+ * contains the file, level-triggered.  That makes each doorbell a little more
+ * expensive, so the file is added only when it is needed.  If the module refuses an
+ * endpoint (its quota, an index that is too high, another group), the endpoint is in
+ * the set.
  *
- * Members that are hot are in a ring, which is looked at in turns; others are armed and in
- * no list, and the set or the page tells of them.  What arms, disarms and looks is wait.c's.
- * A member is hot or armed, never neither: whoever disarms one from outside, which a wait of
- * the caller's on that channel does, makes it hot.  When the group sleeps all are armed.
+ * Hot members are in a circular list, and the group looks at them in turns.  Other
+ * members are armed and in no list, and the set or the page reports them. wait.c has
+ * the functions that arm, disarm and look.  A member is always hot or armed: code
+ * outside that disarms it, such as a wait of the caller on that channel, makes it hot.
+ * When the group sleeps, all members are armed.
  *
- * A ring that comes when its member is hot already is heard by the set all the same, and
- * moves the generation on (see struct role).  So a ring that the set has not told of yet is
- * the only one that the peer may remember as rung, and the next look at the set finds it.
- * On the device nothing is remembered: a ring is a bit that the kernel has cleared.
+ * If the doorbell of a hot member is rung, the set still reports it, and the generation
+ * changes (see struct role).  So only a doorbell that the set has not reported yet can
+ * be one that the peer remembers as rung, and the next look at the set finds it.  On
+ * the device nothing is remembered: to ring is to clear a bit in the kernel.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -38,14 +41,17 @@
 
 #define BOTH ((unsigned int)(EVERING_RX | EVERING_TX))
 #define BATCH ((unsigned int)EVERING_GROUP_BATCH)
-/* More than a call returns: those that ring all the time are heard faster than served. */
+/*
+ * More than one call returns, so that events of busy doorbells are read faster than
+ * members are served.
+ */
 #define HEAR_AT_ONCE 128
 
 /*
- * A member that was looked at so often in vain becomes cold, if more than so many are hot:
- * these few cost less than the rings of their peers.  A ring costs what SOON looks do: one
- * that was rung sooner than that after it had become cold is worth more looks from then on,
- * another one fewer.
+ * A member becomes cold after this many looks that found nothing, if more than a few
+ * are hot; a few cost less than the doorbells of their peers.  A doorbell costs as much
+ * as SOON looks.  A member whose doorbell is rung sooner after it became cold is worth
+ * more looks from then on; another one is worth fewer.
  */
 #define EMPTY_LOOKS 64u
 #define FEW_HOT 4u
@@ -53,56 +59,62 @@
 #define MORE_LOOKS 512u
 #define FEWER_LOOKS 16u
 /*
- * Entries taken after which the set is looked at, so that a member that is rung waits for
- * a turn of others, not for their end.  Where none is cold nobody but the dead is in it, and
- * where no operation has a time limit nobody needs the clock.
+ * How many entries are taken before the set is looked at, so that a member whose
+ * doorbell is rung waits only for turns of others, not until they are idle.  If no
+ * member is cold the set reports only deaths, and if no operation has a time limit the
+ * clock is not needed.
  */
 #define WORK_PER_LOOK 128u
 #define WORK_WITHOUT_COLD 4096u
 /*
- * Sweeps of a spin between two looks at the clock, and at the set, for whose sake they are
- * fewer if some are cold; and as in wait.c.
+ * Sweeps of a spin between two looks at the clock and at the set; fewer if members are
+ * cold, because of the set.  The others are as in wait.c.
  */
 #define SWEEPS_PER_LOOK 16u
 #define SWEEPS_WITH_COLD 4u
 #define LOOKS_PER_QUESTION 256u
-/* Rounds that a peer which rings for nothing, again and again, is worth. */
+/* Rounds that are spent on a peer that rings for nothing, again and again. */
 #define POLL_ROUNDS 4u
 
 /*
- * What the set says of the eventfd, and of the group file; of a member it says its index,
- * and two bits.
+ * The event data of the eventfd and of the group file in the set.  The data of a member
+ * is its index and two bits.
  */
 #define DATA_WAKE UINT64_MAX
 #define DATA_FILE (UINT64_MAX - 1)
 #define DATA_BITS 2u
 
-/* The page has evering_group_wake() at one index, and members at theirs plus one. */
+/*
+ * In the page, evering_group_wake() has one index, and a member has its own index plus
+ * one.
+ */
 #define AT_WAKE 0u
 #define AT_MEMBERS 1u
 
 /**
- * struct member - what a group knows of one
- * @group: whose
+ * struct member - a member of a group
+ * @group: its group
  * @e, @listener, @fd: what it is: the first of them that is not NULL
- * @context: of its events
+ * @context: the pointer for its events
  * @index: in struct evering_group.members
- * @want: what is of interest of @e
- * @heard: what the set says of @listener or @fd
- * @empty: looks in vain since there was something
- * @patience: after so many it becomes cold
- * @cooled: @sweeps of the group when that last happened; 0: it became cold otherwise
+ * @want: what to wait for in @e
+ * @heard: what the set has reported of @listener or @fd
+ * @empty: looks that found nothing since there was something
+ * @patience: how many of these make it cold
+ * @cooled: the sweep in which that last happened; 0: it became cold in another way
  * @seen: entries of @e received when it was last returned
- * @published: and when the peer was last told of that after a look in vain
- * @place: among the events that were returned last, plus 1; 0: it is not
- * @enrolled: the group file tells of it, and not the set
- * @hot: in the ring
- * @gone: the peer is
- * @last: the entry behind all that it can have sent before it was known to be @gone
- * @told: its end was, or there is none to be told of
+ * @published: the same when the position was last published after a look that found
+ *	nothing
+ * @place: its place, plus 1, among the events that were returned last; 0: none
+ * @enrolled: the group file reports it, and not the set
+ * @hot: it is in the list of hot members
+ * @gone: its peer is gone
+ * @last: the entry after all that the peer can have sent before it was known to be
+ *	@gone
+ * @told: its end was returned, or none will be returned
  * @due: an operation of it has run out of time
  * @next, @prev: the ring
- * @owing: the next one that owes a ring, if @owes
+ * @owing: the next member that owes a doorbell, if @owes
  */
 struct member {
 	struct evering_group *group;
@@ -134,30 +146,30 @@ struct member {
 /**
  * struct evering_group
  * @set: the epoll set
- * @bell: the eventfd of evering_group_wake(), in the set as long as there is no @file
- * @file: the group file, or -1; once there it stays.  Any thread
- * @page: of it, or NULL
- * @polled: somebody sleeps in @set, so that @file is there as well
- * @woken: evering_group_wake() was called, until a wait has found out
- * @owner: fork_id() of the process that has made it
+ * @bell: the eventfd of evering_group_wake(), in the set while there is no @file
+ * @file: the group file, or -1; once opened it stays.  Any thread reads this
+ * @page: the page of the file, or NULL
+ * @polled: some thread sleeps in @set, so it contains @file
+ * @woken: evering_group_wake() was called, and no wait has consumed it
+ * @owner: fork_id() of the process that made it
  * @policy, @spin_ns, @spin: as of an endpoint
  * @members, @size, @used: by index; NULL: free.  @used: none is in use from here on
- * @summaries: words of the page's summary that can say something of these
- * @vacant: how many below @used are free, none of them below @first_vacant
+ * @summaries: how many words of the page's summary can have bits of these
+ * @vacant: how many places below @used are free, none of them below @first_vacant
  * @in_set: members of the set
- * @watched: those of them that may still be told of
- * @hot: members in the ring
+ * @watched: those of them that the set may still report
+ * @hot: members in the list of hot members
  * @hot_watched: how many of them are @watched
- * @turn: whose turn it is, in the ring; NULL: it is empty
- * @collects: what a member flushes is owed, whatever its policy
- * @owing: members whose peers are owed a ring for entries
- * @rings: how many of @list the device is to ring before this call returns
+ * @turn: the member of the list whose turn it is; NULL: the list is empty
+ * @collects: doorbells for flushed entries are owed, whatever the policy of the member
+ * @owing: the members that owe their peers a doorbell for entries
+ * @rings: how many doorbells of @list the device has to ring before this call returns
  * @stay: one of these has EVERING_NO_HANDOVER
- * @work: entries taken since the set was last looked at
- * @sweeps: how many there were; never 0
- * @due: when an operation runs out of time, perhaps; INT64_MAX: never
- * @ready: how many of @events were found in this call
- * @kept: the next call returns them
+ * @work: entries that were taken since the set was last looked at
+ * @sweeps: the number of the sweep; never 0
+ * @due: the earliest time at which an operation may run out of time; INT64_MAX: never
+ * @ready: how many of @events this call has found
+ * @kept: the next call returns these
  * @reported, @events: the members and what there is to do for them
  * @list: for group_file_enter()
  */
@@ -202,13 +214,13 @@ static bool is_own(const struct evering_group *g)
 	return g->owner == fork_id();
 }
 
-/* Does only the set know whether something has come for one? */
+/* Whether some member can be known to be ready only from the set. */
 static bool any_cold(const struct evering_group *g)
 {
 	return g->watched > g->hot_watched;
 }
 
-/* Is there nothing to be told of but by the group file?  Also the dead fill the set. */
+/* Whether only the group file reports anything. Deaths are reported in the set too. */
 static bool file_tells_all(const struct evering_group *g)
 {
 	return g->page && !g->in_set;
@@ -216,7 +228,7 @@ static bool file_tells_all(const struct evering_group *g)
 
 /* -------------------------------------------------------------- hot and cold */
 
-/* Its turn comes after all others'. */
+/* Puts it into the list, with its turn after all others. */
 FOLDED void make_hot(struct member *m)
 {
 	struct evering_group *g = m->group;
@@ -254,8 +266,9 @@ FOLDED void make_cold(struct member *m)
 }
 
 /*
- * It was rung.  If it was cold it is the next one: it has waited for that, and others that
- * are busy have not.  It gets there once in many rounds, as it has to become cold before.
+ * The doorbell of @m was rung.  If it was cold its turn is next, because it has waited
+ * and busy members have not.  That happens once in many rounds, because it has to
+ * become cold first.
  */
 FOLDED void make_next(struct member *m)
 {
@@ -270,7 +283,7 @@ FOLDED void make_next(struct member *m)
 	g->turn = m;
 }
 
-/* Nothing more is to be said of it. */
+/* Nothing more will be returned of it. */
 static void make_told(struct member *m)
 {
 	if (m->told)
@@ -280,19 +293,22 @@ static void make_told(struct member *m)
 	m->group->watched -= !m->enrolled;
 }
 
-/* A wait on its channel has disarmed it, or it has something to do. */
+/* Makes it hot: a wait on its channel has disarmed it, or it has something to do. */
 void group_touched(struct endpoint *e)
 {
 	make_hot(e->member);
 }
 
-/* Does a flush leave the ring to the group, which is about to ring others, too? */
+/* Whether a flush leaves the doorbell to the group, which will ring others as well. */
 bool group_collects(const struct endpoint *e)
 {
 	return e->member->group->collects;
 }
 
-/* A send under EVERING_LAZY_RING, or group_flush(), has found its peer asleep. */
+/*
+ * Notes that a send under EVERING_LAZY_RING, or group_flush(), has found the peer
+ * asleep.
+ */
 void group_owes(struct endpoint *e)
 {
 	struct member *m = e->member;
@@ -304,7 +320,7 @@ void group_owes(struct endpoint *e)
 	m->group->owing = m;
 }
 
-/* An operation of it may take until @deadline. */
+/* Notes that an operation of it may take until @deadline. */
 void group_due(struct endpoint *e, int64_t deadline)
 {
 	const struct member *m = e->member;
@@ -313,7 +329,7 @@ void group_due(struct endpoint *e, int64_t deadline)
 		m->group->due = deadline;
 }
 
-/* ops_flush() by the group, which rings those that are owed a ring at once. */
+/* ops_flush() by the group, which rings all owed doorbells together. */
 void group_flush(struct endpoint *e)
 {
 	struct evering_group *g = e->member->group;
@@ -323,7 +339,7 @@ void group_flush(struct endpoint *e)
 	g->collects = false;
 }
 
-/* One by one: someone has closed a descriptor behind our back, or the file fails. */
+/* Rings one by one: the program has closed a descriptor, or the file fails. */
 static void ring_each(const struct evering_group_ring *ring, unsigned int n)
 {
 	for (; n; n--, ring++)
@@ -331,8 +347,8 @@ static void ring_each(const struct evering_group_ring *ring, unsigned int n)
 }
 
 /*
- * Rings those on the list, and sleeps until @deadline, if that is not 0, in the same call.
- * As group_file_enter().
+ * Rings the doorbells on the list, and sleeps in the same call until @deadline, if that
+ * is not 0.  Returns as group_file_enter().
  */
 FOLDED int enter(struct evering_group *g, int64_t deadline)
 {
@@ -345,7 +361,10 @@ FOLDED int enter(struct evering_group *g, int64_t deadline)
 	return ret;
 }
 
-/* Puts it on the list: of an endpoint of the device, if there is a group file. */
+/*
+ * Puts a doorbell on the list, if @e is an endpoint of the device and there is a group
+ * file.
+ */
 bool group_rings(struct endpoint *e, unsigned int what)
 {
 	struct evering_group *g = e->member->group;
@@ -363,7 +382,7 @@ bool group_rings(struct endpoint *e, unsigned int what)
 	return true;
 }
 
-/* What members owe comes to the list, or is rung where there is none. */
+/* Puts the doorbells that members owe on the list, or rings them if there is none. */
 FOLDED void collect_owed(struct evering_group *g)
 {
 	struct evering_bell bell;
@@ -415,7 +434,7 @@ FOLDED void report_ready(struct member *m, unsigned int what)
 	m->seen = at;
 	m->due = false;
 	m->group->work += taken < WORK_PER_LOOK ? taken + 1 : WORK_PER_LOOK;
-	/* A peer that waits for space, while the caller takes other things. */
+	/* A peer waits for room, while the caller takes other entries. */
 	if (EVERING_UNLIKELY(evering_load_relaxed(e->ev.rx.armed) &
 			     EVERING_ARMED))
 		wait_publish(e);
@@ -424,7 +443,7 @@ FOLDED void report_ready(struct member *m, unsigned int what)
 
 static void stop_watching(struct member *m);
 
-/* Nothing that its peer does from now on is to wake anybody. */
+/* From now on its peer wakes no thread. */
 static void report_gone(struct member *m)
 {
 	int error = channel_end(m->e, -EPIPE);
@@ -435,8 +454,8 @@ static void report_gone(struct member *m)
 }
 
 /*
- * What is behind the entry for which a table has ended nobody takes; nor what a peer sends
- * that said it was gone.
+ * Entries after the one for which a table has ended are not taken; nor are entries of a
+ * peer that was reported as gone.
  */
 FOLDED bool has_entry(const struct member *m)
 {
@@ -462,7 +481,10 @@ FOLDED unsigned int ready_now(const struct member *m)
 	return is;
 }
 
-/* What it sent before it went was there before that was known; acquire, so that it is. */
+/*
+ * What the peer sent before it went was visible before that was known.  The acquire
+ * makes it visible here.
+ */
 static void look_at_end(struct member *m)
 {
 	unsigned int is;
@@ -475,7 +497,7 @@ static void look_at_end(struct member *m)
 		report_gone(m);
 }
 
-/* When the table beside it has to be asked again. */
+/* Notes when the table of the endpoint has to be polled again. */
 static void note_deadline(const struct member *m)
 {
 	const struct ops *ops = m->e->ops;
@@ -485,9 +507,9 @@ static void note_deadline(const struct member *m)
 }
 
 /*
- * A look that has found nothing: the first, and then one of many, tells the peer what there
- * is to tell, as one that is never armed has no other time for it.  That the channel has
- * ended the caller's own calls may find out at any time.
+ * After a look that found nothing: the first one, and then one in many, publishes,
+ * because a member that is never armed has no other occasion.  The caller's own calls
+ * may find out at any time that the channel has ended.
  */
 static void look_empty(struct member *m)
 {
@@ -509,8 +531,8 @@ static void look_empty(struct member *m)
 }
 
 /*
- * Arms it, so that it is cold.  If there is something after all it stays hot, and that is
- * returned.
+ * Arms it, which makes it cold.  If there is something to do after all it stays hot,
+ * and that is returned.
  */
 FOLDED void cool(struct member *m)
 {
@@ -549,7 +571,7 @@ FOLDED void look(struct member *m)
 	unsigned int is;
 
 	if (!m->e) {
-		/* The set tells of it again. */
+		/* From now on the set reports it again. */
 		make_cold(m);
 		if (m->listener)
 			report(m, EVERING_GROUP_ACCEPT, 0);
@@ -564,7 +586,7 @@ FOLDED void look(struct member *m)
 	}
 	is = ready_now(m);
 	if (is) {
-		/* One that has broken the rules, and sends on, has ended all the same. */
+		/* A peer that broke the rules and continues to send has ended too. */
 		if (EVERING_UNLIKELY(channel_error(m->e) == -EPROTO))
 			report_gone(m);
 		else
@@ -578,7 +600,7 @@ FOLDED void look(struct member *m)
 
 /* ------------------------------------------------------------------- hearing */
 
-/* Something has come for it: it was rung, those of @rung, or its peer has gone, perhaps. */
+/* Something has come for it: the doorbells @rung, or perhaps its peer is gone. */
 FOLDED void hear_endpoint(struct member *m, unsigned int rung, bool gone)
 {
 	if (gone && !m->gone && m->e->backend->gone(m->e)) {
@@ -591,7 +613,7 @@ FOLDED void hear_endpoint(struct member *m, unsigned int rung, bool gone)
 	make_next(m);
 }
 
-/* Does the module say anything in the page? */
+/* Whether the module reports anything in the page. */
 FOLDED bool page_tells(const struct evering_group *g)
 {
 	uint32_t i;
@@ -605,9 +627,9 @@ FOLDED bool page_tells(const struct evering_group *g)
 }
 
 /*
- * Takes what the module says in the page; how much.  The order is that of
- * <linux/evering.h>: each exchange sees what was there before the bit that it takes, and a
- * bit that comes later is named in summary once more.
+ * Takes what the module reports in the page.  Returns how much.  The order is that of
+ * <linux/evering.h>: each exchange sees everything before the bit that it takes, and a
+ * bit that comes later is set in the summary again.
  */
 static int hear_page(struct evering_group *g)
 {
@@ -632,7 +654,9 @@ static int hear_page(struct evering_group *g)
 				index = 64 * word +
 					(uint32_t)__builtin_ctzll(bits) -
 					AT_MEMBERS;
-				/* Also of one that was here before it. */
+				/*
+				 * The bit may be of an earlier member with this index.
+				 */
 				m = index < g->used ? g->members[index] : NULL;
 				if (m && m->e)
 					hear_endpoint(m, 0, true);
@@ -658,13 +682,16 @@ static void hear_event(struct evering_group *g, const struct epoll_event *event)
 		make_hot(m);
 		return;
 	}
-	/* A bell has no end of its own, and may say so all the same if it is full. */
+	/* A doorbell does not end, but its descriptor reports an end if it is full. */
 	hear_endpoint(m, rung,
 		      !rung && (event->events &
 				(EPOLLRDHUP | EPOLLHUP | EPOLLERR)));
 }
 
-/* Members whose operations have run out of time; and when the next ones do. */
+/*
+ * Makes members hot whose operations have run out of time, and finds when the next ones
+ * do.
+ */
 static bool hear_due(struct evering_group *g)
 {
 	int64_t now, next = INT64_MAX, deadline;
@@ -692,7 +719,10 @@ static bool hear_due(struct evering_group *g)
 		wait_disarm(m->e, BOTH, 0);
 		make_hot(m);
 	}
-	/* Of those that are due note_deadline() tells, when they were dealt with. */
+	/*
+	 * For members that are due, note_deadline() is called after they were dealt
+	 * with.
+	 */
 	g->due = next;
 	return any;
 }
@@ -702,7 +732,7 @@ FOLDED bool hear_clock(struct evering_group *g)
 	return EVERING_UNLIKELY(g->due != INT64_MAX) && hear_due(g);
 }
 
-/* What there is to be heard, at once.  How much that was. */
+/* Reads all that is reported, without waiting. Returns how much. */
 static int hear(struct evering_group *g)
 {
 	struct epoll_event events[HEAR_AT_ONCE];
@@ -720,7 +750,7 @@ static int hear(struct evering_group *g)
 	return n + hear_clock(g);
 }
 
-/* The end of a sleep, until @deadline at the most, that has heard something if @any. */
+/* Ends a sleep until @deadline, which has heard something if @any. */
 FOLDED int end_sleep(struct evering_group *g, int64_t deadline, bool any)
 {
 	if (hear_clock(g) || any)
@@ -728,7 +758,10 @@ FOLDED int end_sleep(struct evering_group *g, int64_t deadline, bool any)
 	return deadline != INT64_MAX && now_ns() >= deadline ? -ETIMEDOUT : 0;
 }
 
-/* Rings those that are owed a ring, and sleeps in the set.  0; -EINTR; -ETIMEDOUT. */
+/*
+ * Rings the doorbells that are owed, and sleeps in the set.  Returns 0; -EINTR;
+ * -ETIMEDOUT.
+ */
 static __attribute__((noinline)) int
 sleep_in_set(struct evering_group *g, int64_t deadline, const sigset_t *mask)
 {
@@ -752,7 +785,7 @@ sleep_in_set(struct evering_group *g, int64_t deadline, const sigset_t *mask)
 	return end_sleep(g, deadline, n);
 }
 
-/* The same in one call, in the group file, of a group that has nothing else. */
+/* The same in one call, in the group file, for a group that has nothing else. */
 FOLDED int sleep_in_file(struct evering_group *g, int64_t deadline)
 {
 	int64_t until = deadline < g->due ? deadline : g->due;
@@ -776,7 +809,10 @@ static bool was_woken(struct evering_group *g)
 {
 	if (EVERING_LIKELY(!__atomic_load_n(&g->woken, __ATOMIC_RELAXED)))
 		return false;
-	/* What the caller of evering_group_wake() has stored before is seen after this. */
+	/*
+	 * Stores that the caller of evering_group_wake() has made before are visible
+	 * after this.
+	 */
 	__atomic_exchange_n(&g->woken, 0, __ATOMIC_ACQUIRE);
 	return true;
 }
@@ -784,8 +820,8 @@ static bool was_woken(struct evering_group *g)
 /* -------------------------------------------------------------------- sweeps */
 
 /*
- * What the page has to say; and a round: each of those that are hot has its turn, or as many
- * as there is room for.
+ * Reads the page, and makes a round: each hot member has its turn, or as many as there
+ * is room for.
  */
 FOLDED unsigned int sweep_here(struct evering_group *g)
 {
@@ -810,7 +846,7 @@ static __attribute__((noinline)) unsigned int sweep(struct evering_group *g)
 	return sweep_here(g);
 }
 
-/* Arms all that are hot, but those that are ready after all. */
+/* Arms all hot members, except those that are ready after all. */
 FOLDED unsigned int arm_all(struct evering_group *g)
 {
 	uint32_t left = g->hot;
@@ -827,8 +863,8 @@ FOLDED unsigned int arm_all(struct evering_group *g)
 /* ------------------------------------------------------------------- waiting */
 
 /*
- * Looks until something is ready (returns how much), the budget or the time given has
- * passed (0), a signal came or the group was woken (-EINTR).
+ * Looks until something is ready (returns how much), the budget or the time has passed
+ * (0), a signal came or the group was woken (-EINTR).
  */
 static int spin_for(struct evering_group *g, int64_t budget, int64_t deadline,
 		    struct signals *signals)
@@ -866,7 +902,7 @@ static int spin_for(struct evering_group *g, int64_t budget, int64_t deadline,
 	}
 }
 
-/* Until something is ready: how much; -EINTR; -ETIMEDOUT. */
+/* Sleeps until something is ready. Returns how much; -EINTR; -ETIMEDOUT. */
 static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 			     const sigset_t *mask)
 {
@@ -877,18 +913,24 @@ static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 			return (int)g->ready;
 		if (was_woken(g))
 			return -EINTR;
-		/* ENTER takes no mask.  If there is one the file is in the set, too. */
+		/*
+		 * ENTER takes no signal mask.  If there is one, the file is in the set
+		 * too.
+		 */
 		ret = file_tells_all(g) && !mask ?
 			      sleep_in_file(g, deadline) :
 			      sleep_in_set(g, deadline, mask);
 		if (sweep_here(g))
 			return (int)g->ready;
-		/* Nothing but what is ignored, and was kept while it was blocked. */
+		/* Only an ignored signal, which was pending while it was blocked. */
 		if (ret == -EINTR && mask && !signals_handled(mask))
 			ret = 0;
 		if (ret)
 			return ret;
-		/* A peer that rings for nothing, again and again, keeps nobody. */
+		/*
+		 * A peer that rings for nothing, again and again, does not extend the
+		 * wait.
+		 */
 		if (deadline != INT64_MAX && now_ns() >= deadline)
 			return -ETIMEDOUT;
 	}
@@ -920,7 +962,10 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 	if (!ret && signals.blocked) {
 		if (signals_came(&signals))
 			ret = -EINTR;
-		/* As a wait on one endpoint of the device, which takes no mask either. */
+		/*
+		 * As for a wait on one endpoint of the device, which takes no mask
+		 * either.
+		 */
 		if (file_tells_all(g))
 			signals_restore(&signals);
 	}
@@ -933,14 +978,14 @@ static int wait_spinning(struct evering_group *g, int64_t deadline)
 	return ret;
 }
 
-/* How much work is done before what costs a system call, or the clock, is looked at. */
+/* How much work is done before a look that costs a system call or the clock. */
 static uint32_t work_per_look(const struct evering_group *g)
 {
 	return any_cold(g) || g->due != INT64_MAX ? WORK_PER_LOOK :
 						    WORK_WITHOUT_COLD;
 }
 
-/* A new call: what the last one returned was dealt with, or is returned again. */
+/* Begins a call: what the last one returned was dealt with, or is returned again. */
 FOLDED void begin(struct evering_group *g)
 {
 	unsigned int i;
@@ -954,7 +999,7 @@ FOLDED void begin(struct evering_group *g)
 		hear(g);
 }
 
-/* Are there any left of those that evering_group_arm() has found? */
+/* Whether there are events left that evering_group_arm() has found. */
 static bool take_kept(struct evering_group *g)
 {
 	unsigned int i;
@@ -1000,16 +1045,16 @@ int evering_group_wait(struct evering_group *g,
 	if (EVERING_UNLIKELY(g->kept) && take_kept(g))
 		return (int)g->ready;
 	ret = wait_for(g, timeout_ns);
-	/* What a sleep has not paid. */
+	/* Doorbells that no sleep has rung. */
 	if (EVERING_UNLIKELY(owes(g)))
 		pay_owed(g);
 	return ret;
 }
 
 /*
- * Takes what is there, or arms all: as evering_group_poll().  A peer that rings all the
- * time leaves a ring in the set, which wakes a loop again; others' were heard before, as
- * the set tells in order.
+ * Takes what is there, or arms all members, as evering_group_poll().  A peer that rings
+ * all the time leaves an event in the set, which wakes a loop again.  The events of
+ * others were read before, because the set reports in order.
  */
 static int look_at_all(struct evering_group *g)
 {
@@ -1080,7 +1125,7 @@ int64_t evering_group_timeout(const struct evering_group *g)
 	return left > 0 ? left : 0;
 }
 
-/* The file tells of its members in the set as well. */
+/* Puts the file into the set, which then reports the file's members too. */
 static int watch_file(struct evering_group *g, int file)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.u64 = DATA_FILE };
@@ -1088,7 +1133,7 @@ static int watch_file(struct evering_group *g, int file)
 	return epoll_ctl(g->set, EPOLL_CTL_ADD, file, &event) ? -errno : 0;
 }
 
-/* From now on whoever sleeps in the set hears all. */
+/* From now on a sleep in the set hears everything. */
 static int make_polled(struct evering_group *g)
 {
 	int ret = 0;
@@ -1106,7 +1151,10 @@ int evering_group_fd(struct evering_group *g)
 	return ret ? ret : g->set;
 }
 
-/* Only what signal-safety(7) allows; the word before the ring, as evering_wake(). */
+/*
+ * Only what signal-safety(7) allows.  The word is stored before the doorbell is rung,
+ * as in evering_wake().
+ */
 int evering_group_wake(struct evering_group *g)
 {
 	const uint64_t one = 1;
@@ -1116,7 +1164,7 @@ int evering_group_wake(struct evering_group *g)
 	if (!is_own(g))
 		return -EINVAL;
 	__atomic_store_n(&g->woken, 1, __ATOMIC_SEQ_CST);
-	/* If it is opened just now, the thread that does so sees the word. */
+	/* If the file is opened just now, the thread that does so sees the word. */
 	file = __atomic_load_n(&g->file, __ATOMIC_SEQ_CST);
 	if (file >= 0) {
 		group_file_tell(file, AT_WAKE);
@@ -1130,7 +1178,7 @@ int evering_group_wake(struct evering_group *g)
 
 /* ------------------------------------------------------------ coming and going */
 
-/* Room for one more in the table. */
+/* Makes room for one more in the table. */
 static int grow_table(struct evering_group *g)
 {
 	uint32_t size = g->size ? 2 * g->size : 16;
@@ -1152,7 +1200,7 @@ static uint32_t take_index(struct evering_group *g)
 
 	if (!g->vacant) {
 		i = g->used++;
-		/* Never fewer: a bit may be of one that was here before. */
+		/* Never fewer: a bit may be of an earlier member. */
 		if (i + AT_MEMBERS < EVERING_GROUP_MEMBERS)
 			g->summaries = (i + AT_MEMBERS) / (64 * 64) + 1;
 		return i;
@@ -1164,7 +1212,7 @@ static uint32_t take_index(struct evering_group *g)
 	return i;
 }
 
-/* A member that nothing watches yet, or NULL. */
+/* A member that is not watched yet, or NULL. */
 static struct member *new_member(struct evering_group *g, void *context)
 {
 	struct member *m;
@@ -1236,7 +1284,10 @@ static void free_member(struct member *m)
 	free(m);
 }
 
-/* It is closed, or removed.  The set of a process that has forked is the parent's. */
+/*
+ * Removes a member, also when it is closed.  In a process made by fork() the set
+ * belongs to the parent.
+ */
 void group_forget(struct member *m)
 {
 	if (!m)
@@ -1244,7 +1295,9 @@ void group_forget(struct member *m)
 	if (is_own(m->group)) {
 		if (m->owes)
 			evering_flush(&m->e->ev);
-		/* Its descriptor may be on the list, and another's soon. */
+		/*
+		 * Its descriptor may be on the list, and soon belong to another file.
+		 */
 		if (m->group->rings)
 			enter(m->group, 0);
 		if (!m->told)
@@ -1253,7 +1306,7 @@ void group_forget(struct member *m)
 	free_member(m);
 }
 
-/* Why what is a member already, @m, cannot become one of @g; 0 if it is none. */
+/* Why something that has the membership @m cannot become a member of @g; 0: it can. */
 static int check_new(const struct evering_group *g, const struct member *m)
 {
 	if (!is_own(g))
@@ -1270,7 +1323,7 @@ static int check_old(const struct evering_group *g, const struct member *m)
 	return m && m->group == g ? 0 : -ENOENT;
 }
 
-/* The group file, if it is to be had.  From then on nobody rings the eventfd. */
+/* Opens the group file, if possible. From then on the eventfd is not used. */
 static int open_file(struct evering_group *g)
 {
 	struct evering_group_page *page;
@@ -1293,7 +1346,7 @@ static int open_file(struct evering_group *g)
 	return 0;
 }
 
-/* @m of an endpoint: the group file, or the set, tells of it from now on. */
+/* @m is an endpoint: from now on the group file, or the set, reports it. */
 static int watch_endpoint(struct member *m)
 {
 	struct evering_group *g = m->group;
@@ -1338,9 +1391,9 @@ int evering_group_add(struct evering_group *g, struct evering *ev,
 		return ret;
 	}
 	e->member = m;
-	/* A ring of what evering_arm() has armed is not to be forgotten. */
+	/* Do not lose a doorbell for what evering_arm() has armed. */
 	wait_disarm(e, BOTH, 0);
-	/* What is owed from now on is noted. */
+	/* From now on owed doorbells are noted. */
 	if (e->lazy)
 		evering_flush(ev);
 	if (e->ops && ((struct ops *)e->ops)->heap_count)
@@ -1349,7 +1402,9 @@ int evering_group_add(struct evering_group *g, struct evering *ev,
 	return 0;
 }
 
-/* evering_group_arm() has found what is not wanted any more. */
+/*
+ * Removes an event that evering_group_arm() has found and that is not wanted any more.
+ */
 static void unwant(struct member *m)
 {
 	struct evering_group *g = m->group;
@@ -1364,7 +1419,7 @@ static void unwant(struct member *m)
 }
 
 /*
- * @s is to take the place of @e, which may be a member: @s becomes one, too.  0; or as
+ * @s will replace @e, which may be a member; then @s becomes one too.  Returns 0; or as
  * evering_group_add().
  */
 int group_welcome(struct endpoint *e, struct endpoint *s)
@@ -1376,7 +1431,7 @@ int group_welcome(struct endpoint *e, struct endpoint *s)
 	return evering_group_add(m->group, &s->ev, m->want, m->context);
 }
 
-/* What @s is a member as, @e is from now on.  First @e, with all it has, is removed. */
+/* Gives the membership of @s to @e. First the old membership of @e is removed. */
 void group_replaced(struct endpoint *e, struct endpoint *s)
 {
 	struct member *m = s->member;
@@ -1405,7 +1460,7 @@ int evering_group_want(struct evering_group *g, struct evering *ev,
 		unwant(m);
 	if (m->told)
 		return 0;
-	/* So that nobody rings for what is not wanted any more. */
+	/* So that the peer does not ring for what is not wanted any more. */
 	wait_disarm(m->e, BOTH, 0);
 	note_deadline(m);
 	make_hot(m);
@@ -1422,7 +1477,7 @@ int evering_group_remove(struct evering_group *g, struct evering *ev)
 	return ret;
 }
 
-/* @m of a listener or a descriptor: watches it; else it is no member. */
+/* @m is a listener or a descriptor: watches it, or removes it if that fails. */
 static int watch_fd(struct member *m, int fd, uint32_t events)
 {
 	struct epoll_event event = { .events = events, .data.u64 = data_of(m) };
@@ -1567,7 +1622,10 @@ void evering_group_close(struct evering_group *g)
 		return;
 	for (i = 0; i < g->used; i++)
 		group_forget(g->members[i]);
-	/* A child does not have the page, and perhaps something else in its place. */
+	/*
+	 * A child process does not have the page, and perhaps something else at its
+	 * address.
+	 */
 	if (g->page && is_own(g))
 		munmap(g->page, sizeof(*g->page));
 	close_fds(&g->file, 1);

@@ -269,8 +269,8 @@ static int start_watching(struct evering_listener *l)
 }
 
 /*
- * Lets go of all that but the listening socket.  What fork(2) copied is another's, or
- * was.
+ * Releases everything except the listening socket.  Descriptors that fork(2) has copied
+ * belong to another process.
  */
 static void stop_watching(struct evering_listener *l)
 {

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT
 /*
- * server.c: many clients behind callbacks: a listener, a group, and a table of operations
- * for each client.
+ * server.c: serves many clients with callbacks, by a listener, a group, and a table of
+ * operations for each client.
  *
- * Whom to let in is listen.c's, when there is something to do for whom group.c's, and what
- * becomes of a request answer.c's.  Left for here is whose turn it is for how long, what
- * has taken too long, and how a client ends.
+ * listen.c decides which clients to accept, group.c finds which clients have something
+ * to do, and answer.c keeps requests.  This file decides how long a turn is, what has
+ * taken too long, and how a client ends.
  *
  * How a client ends
  *
- * Whoever ends one, be it a callback of its own from within its table, only marks it, and
- * puts it in a list.  reap() empties that list where no table is on the stack: after each
- * turn of a client, and before a wait.  So no callback finds memory gone, and there is one
- * way in which clients end.
+ * To end a client, even from one of its own callbacks, is only to mark it and put it
+ * into a list.  reap() empties that list when no table is on the stack: after each turn
+ * of a client, and before a wait.  So no callback finds its memory freed, and there is
+ * a single way in which clients end.
  *
  * What takes too long
  *
- * All requests may take equally long, so those that are kept are in a list by age, and
- * clients in one by when they last sent something: the first one is the next one due.
- * One that had an answer since then is put off when it is due.
- * answer.c tells when a request ends (struct ops, @ended).
+ * All requests have the same time limit, so kept requests are in a list by age.
+ * Clients are in a list by when they last sent something.  The first in a list is the
+ * next one due.  A client that had an answer since then is postponed when it is due.
+ * answer.c calls @ended of struct ops when a request ends.
  *
- * A callback may take long.  So what a time limit begins with is read from the clock then,
- * and not once for all that happens in a turn.
+ * A callback may take long.  So the clock is read when a time limit begins, and not
+ * once for a whole turn.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -32,22 +32,22 @@
 #include "ops.h"
 
 #define NEVER INT64_MAX
-/* How long to wait for descriptors or memory, if no client goes meanwhile. */
+/* How long to wait for descriptors or memory, if no client ends meanwhile. */
 #define PAUSE_NS 1000000000ll
 #define MAX_BUDGET 65536u
 
-/* A list in both directions, with an end of its own. */
+/* A circular list in both directions, with a head. */
 struct links {
 	struct links *next;
 	struct links *prev;
 };
 
 /**
- * struct kept - a request that is not answered yet, for which there is a time limit
- * @links: in struct evering_server.kept; @next is NULL if it is not there
- * @client: whose
- * @id: which
- * @since: since when
+ * struct kept - a request that is not answered yet, and has a time limit
+ * @links: its links in struct evering_server.kept; the next is NULL if it is not there
+ * @client: its client
+ * @id: its number
+ * @since: when it began
  */
 struct kept {
 	struct links links;
@@ -58,18 +58,20 @@ struct kept {
 
 /**
  * struct client
- * @pub: the program's part, first so that one pointer serves
- * @links: in struct evering_server.clients
- * @dying: the next one that is to end
- * @active: when it last sent something, or was put off, if there is a limit for that
+ * @pub: the part for the program; first, so that one pointer serves for both
+ * @links: its links in struct evering_server.clients
+ * @dying: the next client that will end
+ * @active: when it last sent something, or was postponed, if there is a time limit for
+ *	that
  * @answered: when it last had an answer out of its turn, likewise
- * @kept: by index in the table; NULL: none was kept yet, or there is no time limit
- * @seen: the entries that were taken by when @active was set
- * @late: what it has asked or sent since it was told that the server is to go, or, if there
- *	was no room to tell it, since that is
- * @holds: evering_client_hold(), and 1 until it has ended
- * @turn: its turn is on, and ends with a flush
- * @closing: it is to end
+ * @kept: kept requests by index in the table; NULL: none was kept yet, or there is no
+ *	time limit
+ * @seen: how many entries were taken when @active was set
+ * @late: how many requests, posts and messages it has sent since it was informed that
+ *	the server will stop; or since the stop, if there was no room to inform it
+ * @holds: holds of evering_client_hold(), plus 1 until it has ended
+ * @turn: it has its turn, which ends with a flush
+ * @closing: it will end
  * @why: why
  */
 struct client {
@@ -89,25 +91,26 @@ struct client {
 
 /**
  * struct evering_server
- * @params: as checked, without what the pointers point to
+ * @params: the checked parameters; the structs that they pointed to are not kept there
  * @limits, @ops, @group_params, @idle_ns, @request_ns: what they pointed to, and the
  *	times; NEVER: no limit
  * @owner: fork_id() of the process that has made it
- * @listener: NULL: there is none, or not any more
- * @group: with @listener, unless @waiting, and with the endpoints of all clients
+ * @listener: NULL: there is none, or no longer
+ * @group: contains @listener, unless @waiting, and the endpoints of all clients
  * @clients, @count: all, those first that have been silent for longest
- * @kept: requests that are kept, the oldest one first, if there is a time limit
+ * @kept: kept requests, the oldest first, if there is a time limit
  * @dying, @last_dying: clients that are to end, in that order
- * @spare: for the next client, so that none is met that there is no memory for
+ * @spare: memory for the next client, so that none is accepted without memory for it
  * @opened, @refused: as in struct evering_server_info
- * @waiting: 0, or why @listener is out of the group
- * @retry_at: until then, if no client goes before
- * @stop_at: 0: go on; else evering_server_stop() was called, and the time is up then
- * @callers: how many are in evering_server_stop() and evering_server_wake()
+ * @waiting: 0, or why @listener is not in the group
+ * @retry_at: when to try again, if no client ends before
+ * @stop_at: 0: no stop; else evering_server_stop() was called, and this is when its
+ *	time is up
+ * @callers: how many threads are in evering_server_stop() and evering_server_wake()
  * @stopping: a turn has seen that
- * @turning: in evering_server_wait() or the like
- * @callbacks: callbacks that are in each other
- * @now: as of the last look at what is due, if @timed
+ * @turning: evering_server_wait() or the like is running
+ * @callbacks: callbacks that are nested
+ * @now: the time of the last look at what is due, if @timed
  * @timed: there are time limits
  */
 struct evering_server {
@@ -180,7 +183,7 @@ static bool is_own(const struct evering_server *s)
 	return s->owner == fork_id();
 }
 
-/* As of a time limit that is added to what may be as large. */
+/* Adds a time limit to a time, without overflow. */
 static int64_t after(int64_t since, int64_t ns)
 {
 	return ns == NEVER ? NEVER : since + ns;
@@ -194,7 +197,7 @@ static void forget_kept(struct client *c, uint32_t index)
 		list_remove(&c->kept[index].links);
 }
 
-/* The server is to end: so does a client that waits for no answer; others are told. */
+/* The server stops: a client that waits for no answer ends, others are informed. */
 static void end_or_leave(struct client *c)
 {
 	struct ops *ops = to_ops(c->pub.ops);
@@ -205,7 +208,7 @@ static void end_or_leave(struct client *c)
 		c->late = 0;
 }
 
-/* Answered, now or later, or there is nobody any more to answer. */
+/* A request was answered, or can no longer be answered. */
 static void request_ended(struct ops *ops, uint32_t index)
 {
 	struct client *c = ops->context;
@@ -214,10 +217,10 @@ static void request_ended(struct ops *ops, uint32_t index)
 	forget_kept(c, index);
 	if (c->turn)
 		return;
-	/* Not in the list: the program may be going through it. */
+	/* Do not move it in the list: the program may be going through the list. */
 	if (s->idle_ns != NEVER)
 		c->answered = now_ns();
-	/* It may sleep, and nobody will look at its table for long. */
+	/* The client may sleep, and its table may not be looked at for long. */
 	if (s->turning)
 		ops_flush(ops);
 	else
@@ -226,7 +229,7 @@ static void request_ended(struct ops *ops, uint32_t index)
 		end_or_leave(c);
 }
 
-/* A callback has returned and not answered it. */
+/* A callback has returned without an answer. */
 static void keep(struct client *c, uint64_t id)
 {
 	struct evering_server *s = c->pub.server;
@@ -261,13 +264,13 @@ static void end_request(struct client *c, uint64_t id, int why)
 		s->params.cancelled(&c->pub, id, why);
 		s->callbacks--;
 	}
-	/* If it has not answered it. */
+	/* If the callback has not answered it. */
 	evering_op_answer(&ops->pub, id, why, NULL, 0);
 }
 
 /* ------------------------------------------------- what the table of a client calls */
 
-/* Nobody is asked about it. */
+/* Answers without a callback. */
 static void refuse_request(struct client *c,
 			   const struct evering_request *request, int error)
 {
@@ -278,10 +281,10 @@ static void refuse_request(struct client *c,
 }
 
 /*
- * Is what has come not for the program any more?  A client that was told that the server is
- * to go, and whose requests are still answered, sends nothing new when it has heard of it,
- * which is when it has taken what was sent before that.  One that goes on all the same would
- * keep the server from its end.
+ * Whether the program gets no new entries of this client.  A client that was informed
+ * that the server will stop sends nothing new once it knows, which is when it has taken
+ * what was sent to it before.  A client that continues would keep the server from
+ * stopping.
  */
 static bool is_refused(struct client *c)
 {
@@ -291,7 +294,10 @@ static bool is_refused(struct client *c)
 
 	if (c->closing || !ops->peer_outlives)
 		return true;
-	/* Two rings may be under way; one that was not told may go on for long. */
+	/*
+	 * Two full rings may be under way.  A client that was not informed may continue
+	 * for long.
+	 */
 	rings = ops->leaves ? 4 : 1024;
 	if (s->stopping && c->late++ > rings * (c->pub.ev->rx.mask + 1)) {
 		evering_client_close(&c->pub, -EPROTO);
@@ -321,8 +327,8 @@ static void on_request(struct evering_ops *table,
 }
 
 /*
- * It takes no answers, and asks all the same.  Its requests, which would be kept for ever,
- * are not to keep a place from others, nor the server from stopping.
+ * The client takes no answers, and sends requests.  Its requests would be kept for
+ * ever; they must not take places from others, or keep the server from stopping.
  */
 static void on_no_room(struct ops *ops)
 {
@@ -373,15 +379,15 @@ static void tell_waiting(struct evering_server *s, int error)
 }
 
 /*
- * One more may be let in.  Lanes that were welcomed are: their client uses them, and would
- * wait for ever for one that no other client goes for.
+ * Whether one more client may be accepted.  Lanes that were granted always are: their
+ * client uses them, and would wait for ever if one waited for another client to end.
  */
 static bool has_room(const struct evering_server *s)
 {
 	return s->count < s->params.clients || listener_has_lanes(s->listener);
 }
 
-/* The listener is looked at again, if it was not. */
+/* Accepts clients again, if that was suspended. */
 static void accept_again(struct evering_server *s)
 {
 	if (!s->waiting || !s->listener || !has_room(s))
@@ -392,7 +398,10 @@ static void accept_again(struct evering_server *s)
 		tell_waiting(s, 0);
 }
 
-/* There is no room for one more: so that the listener does not wake the group in vain. */
+/*
+ * Suspends accepting, because there is no room, so that the listener does not wake the
+ * group for nothing.
+ */
 static void accept_later(struct evering_server *s, int error)
 {
 	s->retry_at = error == -EUSERS ? NEVER : now_ns() + PAUSE_NS;
@@ -403,8 +412,8 @@ static void accept_later(struct evering_server *s, int error)
 }
 
 /*
- * What its requests end with.  They were not done, so it is an error; and it is not the one
- * after which they would still have to be answered.
+ * The error that its requests end with.  It is always an error because they were not
+ * done, and never -ECANCELED, after which they would still have to be answered.
  */
 static int reason_of(int why)
 {
@@ -412,8 +421,8 @@ static int reason_of(int why)
 }
 
 /*
- * It is gone from here, and in no list any more; its endpoint is not closed.  @quiet: it
- * was never told of.
+ * Removes the client from all lists; its endpoint is not closed.  @quiet: the program
+ * never saw it.
  */
 static void end_client(struct client *c, bool quiet)
 {
@@ -450,7 +459,7 @@ void evering_client_release(struct evering_client *client)
 	free(c);
 }
 
-/* Ends those that are to end.  How many. */
+/* Ends the clients that are marked. Returns how many. */
 static int reap(struct evering_server *s)
 {
 	struct client *c;
@@ -458,7 +467,7 @@ static int reap(struct evering_server *s)
 
 	while ((c = s->dying)) {
 		end_client(c, false);
-		/* Others, or this one again, may have been added meanwhile. */
+		/* Other clients, or this one again, may have been added meanwhile. */
 		s->dying = c->dying;
 		if (!s->dying)
 			s->last_dying = &s->dying;
@@ -481,12 +490,12 @@ void evering_client_close(struct evering_client *client, int why)
 	c->why = why;
 	*s->last_dying = c;
 	s->last_dying = &c->dying;
-	/* A loop is to call, so that it ends. */
+	/* Make the descriptor readable, so that the loop calls and it ends. */
 	if (!s->turning)
 		evering_group_wake(s->group);
 }
 
-/* @c was turned away by the program, which may have closed it, too. */
+/* The program turned @c away, and may have closed it too. */
 static void forget_dying(struct client *c)
 {
 	struct evering_server *s = c->pub.server;
@@ -501,7 +510,7 @@ static void forget_dying(struct client *c)
 		s->last_dying = at;
 }
 
-/* A ring may be smaller than the largest one that is accepted. */
+/* The ring of a client may be smaller than the largest one that is accepted. */
 static void fit_table(struct evering_ops_params *params,
 		      const struct evering *ev)
 {
@@ -515,7 +524,10 @@ static void fit_table(struct evering_ops_params *params,
 		params->store = entries;
 }
 
-/* Takes @ev as a client.  0; or a negative errno, and it is still the caller's. */
+/*
+ * Makes @ev a client.  Returns 0; or a negative errno, and @ev still belongs to the
+ * caller.
+ */
 static int add_client(struct evering_server *s, struct evering *ev,
 		      struct client **ret)
 {
@@ -562,7 +574,7 @@ static int add_client(struct evering_server *s, struct evering *ev,
 		forget_dying(c);
 		end_client(c, true);
 		free(c);
-		/* The callback may have added others until there was no room. */
+		/* The callback may have added others until there was no room left. */
 		accept_again(s);
 		return error;
 	}
@@ -589,7 +601,7 @@ int evering_server_add(struct evering_server *s, struct evering *ev,
 	return ret;
 }
 
-/* What there may still be, so that no lane is welcomed that there is no room for. */
+/* The limits for the next client, so that no lane is granted without room for it. */
 static struct evering_params limits_now(const struct evering_server *s)
 {
 	struct evering_params limits = s->limits;
@@ -600,7 +612,7 @@ static struct evering_params limits_now(const struct evering_server *s)
 	return limits;
 }
 
-/* One at a time: the others have their turn in between. */
+/* Accepts one client at a time; clients have their turns in between. */
 static void accept_one(struct evering_server *s)
 {
 	struct evering_params limits = limits_now(s);
@@ -637,7 +649,7 @@ struct evering_client *evering_client_next(const struct evering_server *s,
 				    s->clients.next;
 	struct client *c;
 
-	/* After one that has ended, and is held, there is none. */
+	/* After a client that has ended and is held there is none. */
 	for (; at && at != &s->clients; at = at->next) {
 		c = client_at(at);
 		if (!c->closing)
@@ -648,7 +660,7 @@ struct evering_client *evering_client_next(const struct evering_server *s,
 
 /* ---------------------------------------------------------------------- a turn */
 
-/* Takes of what it has sent @most. */
+/* Takes at most @most entries of what it has sent. */
 static void serve(struct client *c, uint32_t most)
 {
 	struct evering_server *s = c->pub.server;
@@ -676,7 +688,7 @@ static void serve(struct client *c, uint32_t most)
 	list_add(&s->clients, &c->links);
 }
 
-/* The client that @event is of, or NULL. */
+/* The client of @event, or NULL. */
 static struct client *client_of(const struct evering_server *s,
 				const struct evering_group_event *event)
 {
@@ -695,7 +707,7 @@ static void handle(struct evering_server *s,
 	struct client *c = client_of(s, event);
 
 	if (c && (event->what & EVERING_GROUP_GONE)) {
-		/* With that its operations have their outcome, too. */
+		/* With that its operations get their outcome too. */
 		serve(c, s->params.budget);
 		evering_client_close(&c->pub, event->result);
 	} else if (c) {
@@ -709,14 +721,14 @@ static void handle(struct evering_server *s,
 	}
 }
 
-/* In its turn each of those that the group has returned.  How many. */
+/* Gives each client that the group has returned its turn. Returns how many. */
 static int take_turns(struct evering_server *s,
 		      const struct evering_group_event *events, int n)
 {
 	int i, done = 0;
 
 	for (i = 0; i < n; i++) {
-		/* A callback may have closed it. */
+		/* A callback may have closed the client. */
 		if (!events[i].what)
 			continue;
 		handle(s, &events[i]);
@@ -727,7 +739,7 @@ static int take_turns(struct evering_server *s,
 
 /* -------------------------------------------------------------- what is due */
 
-/* Has the program taken something by itself since this was asked last? */
+/* Whether the program itself has taken entries since the last call. */
 static bool heard_since(struct client *c)
 {
 	uint32_t seen = c->seen;
@@ -737,8 +749,8 @@ static bool heard_since(struct client *c)
 }
 
 /*
- * A client that is silent because it waits for an answer is not idle, nor is one that has
- * just had it, or that nobody has listened to: this process may have been stopped.
+ * Ends idle clients.  A client is not idle if it waits for an answer, has just had one,
+ * or was not looked at because this process was stopped.
  */
 static int end_idle(struct evering_server *s)
 {
@@ -785,15 +797,15 @@ static int64_t stop_time(const struct evering_server *s)
 }
 
 /*
- * A client that waits for a successor keeps what is new for that one from now on.  What it
- * has sent already need not even be looked at, if nothing is to be answered by either side:
- * nobody has seen it.  Of others it is answered, one way or the other.
+ * A client with EVERING_REPLACEABLE keeps new operations for the successor from now on.
+ * If neither side has to answer anything, what it has already sent is not looked at,
+ * and counts as unseen.  Other clients get an answer in any case.
  */
 static void begin_leaving(struct client *c)
 {
 	struct ops *ops = to_ops(c->pub.ops);
 
-	/* The first entry tells; what is wrong with it the next poll says again. */
+	/* The first entry has the flag; the next poll reports what is wrong with it. */
 	if (!ops->opened)
 		ops_poll_some(ops, 1);
 	if (!ops->error && (ops->peer_outlives || !ops->opened) &&
@@ -827,7 +839,7 @@ static void close_all(struct evering_server *s)
 		evering_client_close(&client_at(at)->pub, -ESHUTDOWN);
 }
 
-/* Does what nobody has to send anything for.  How much that was. */
+/* Does the work that is due by time. Returns how much. */
 static int do_due(struct evering_server *s)
 {
 	int64_t stop_at = stop_time(s);
@@ -852,7 +864,7 @@ static int do_due(struct evering_server *s)
 	return done + reap(s);
 }
 
-/* When it has to be called again; NEVER. */
+/* When do_due() has to be called again; NEVER. */
 static int64_t next_due(const struct evering_server *s)
 {
 	int64_t due = NEVER, at;
@@ -873,7 +885,7 @@ static int64_t next_due(const struct evering_server *s)
 	return at < due ? at : due;
 }
 
-/* The calls that callbacks may not make, nor a process that fork(2) has made. */
+/* Begins a call that callbacks, and a process made by fork(2), may not make. */
 static int begin(struct evering_server *s)
 {
 	if (!is_own(s))
@@ -884,7 +896,7 @@ static int begin(struct evering_server *s)
 	return 0;
 }
 
-/* As evering_group_wait(), until @deadline or something is due. */
+/* As evering_group_wait(), until @deadline or until something is due. */
 static int wait_for_events(struct evering_server *s,
 			   const struct evering_group_event **events,
 			   int64_t timeout_ns, int64_t deadline)
@@ -899,7 +911,10 @@ static int wait_for_events(struct evering_server *s,
 		return evering_group_wait(s->group, events,
 					  EVERING_WAIT_FOREVER);
 	left = due - now_ns();
-	/* Also one that is due at once, again and again, is to be woken. */
+	/*
+	 * At least 1 ns: a server that always has something due must notice
+	 * evering_group_wake() too.
+	 */
 	return evering_group_wait(s->group, events, left > 0 ? left : 1);
 }
 
@@ -956,7 +971,10 @@ static int poll_and_serve(struct evering_server *s)
 	if (done)
 		return done;
 	ret = evering_group_poll(s->group, &events);
-	/* Not all are armed: whoever woke it may have stopped it, too. */
+	/*
+	 * Not all members are armed.  The thread that woke the server may also have
+	 * stopped it.
+	 */
 	if (ret == -EINTR)
 		return 1;
 	if (ret <= 0)
@@ -997,8 +1015,8 @@ int64_t evering_server_timeout(const struct evering_server *s)
 }
 
 /*
- * Who stops a server from another thread would otherwise have to find out first whether
- * that one has noticed, and closed it, while this was still about to wake it.
+ * Counts this thread in @callers.  Without that, the thread of the server could notice
+ * the stop and close the server before this thread has woken it.
  */
 static int wake_in_use(struct evering_server *s)
 {
@@ -1021,7 +1039,7 @@ int evering_server_stop(struct evering_server *s, int64_t timeout_ns)
 
 	if (timeout_ns < EVERING_WAIT_FOREVER || !is_own(s))
 		return -EINVAL;
-	/* First: from here on evering_server_close() waits. */
+	/* First, because from here on evering_server_close() waits. */
 	__atomic_add_fetch(&s->callers, 1, __ATOMIC_ACQUIRE);
 	at = deadline_after(timeout_ns);
 	while ((!old || at < old) &&
@@ -1071,7 +1089,9 @@ static const struct evering_ops_params default_ops = EVERING_OPS_PARAMS_INIT;
 static const struct evering_group_params default_group =
 	EVERING_GROUP_PARAMS_INIT;
 
-/* A table that the largest ring has no room for, or that no answer would fit. */
+/*
+ * Refuses a table for which the largest ring has no room, or that no answer would fit.
+ */
 static int check_table(const struct evering_server *s)
 {
 	const struct evering_ops_params *ops = &s->ops;
@@ -1088,7 +1108,7 @@ static int check_table(const struct evering_server *s)
 	if ((!ops->serve && s->params.request) ||
 	    (!ops->store && s->params.message))
 		return -EINVAL;
-	/* Nobody could come. */
+	/* No client could connect. */
 	if (entries < EVERING_MIN_ENTRIES ||
 	    s->limits.slot_size < EVERING_OPS_MIN_SLOT)
 		return -EINVAL;
@@ -1147,8 +1167,9 @@ static struct evering_server *new_server(void)
 }
 
 /*
- * At @path, or else at @fd, which it owns also if it fails; or, NULL and -1, at neither.
- * What leaves no trace at the socket comes first.
+ * Opens a server at @path, or else at @fd, which it owns even if it fails; with NULL
+ * and -1, at neither.  The socket comes last, so that other errors leave no trace
+ * there.
  */
 static int open_at(const char *path, int fd,
 		   const struct evering_server_params *params,
@@ -1196,7 +1217,10 @@ int evering_server_open(const char *path,
 	return open_at(path, -1, params, server);
 }
 
-/* The listener gets a copy, so that the caller's is left to it if this fails. */
+/*
+ * The listener gets a copy, so that the descriptor still belongs to the caller if this
+ * fails.
+ */
 int evering_server_open_fd(int fd, const struct evering_server_params *params,
 			   struct evering_server **server)
 {
@@ -1243,7 +1267,7 @@ int evering_server_share(struct evering_server *s, void *context,
 	return 0;
 }
 
-/* In a process that fork(2) has made nobody is told, nor a callback called. */
+/* In a process made by fork(2) no client is informed and no callback called. */
 static void forget_clients(struct evering_server *s)
 {
 	struct links *at, *next;
