@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MIT
 /*
- * again.c: what the table of a survivor sends to the successor of its peer.
+ * again.c: what the table of a survivor sends to its peer's successor.
  *
- * While there is no peer the table stands still: its operations in flight have no outcome
- * but by their time limits, and by who cancels them.  When a successor is there, each of
- * them is one of three.
+ * While there is no peer, operations in flight end only by their time limits or when
+ * they are cancelled.  When a successor is there, each of them is of one of three
+ * kinds.
  *
- * - Its request was certainly not seen.  Then it is in its slot still, and is sent again as
+ * - Its request was certainly not seen.  It is still in its slot, and is sent again as
  *   it was.
- * - It may have been begun, and EVERING_REISSUE allows it to be begun twice.  Then it is sent
- *   again from its place, marked EVERING_OP_AGAIN.
- * - It may have been begun.  Then it ends, with -EOWNERDEAD.
+ * - It may have been begun, and EVERING_REISSUE allows that twice.  It is sent again
+ *   from its place, with EVERING_OP_AGAIN.
+ * - It may have been begun, without EVERING_REISSUE.  It ends with -EOWNERDEAD.
  *
- * Posts and messages that were not seen are sent again in their order, among the requests.
- * Answers, cancellations and buffers that were on their way home were for the dead.  All are
- * copied out of the old ring before it goes, and sent when the successor has opened its
- * table, and has room and credit.  Until then no new request, post or message is sent; what
- * goes home is, for the successor may wait for that.
+ * Posts and messages that were not seen are sent again in order, among the requests.
+ * Answers, cancellations and returned buffers were for the dead peer, and are dropped.
+ * All entries are copied out of the old ring before it is unmapped, and sent when the
+ * successor has opened its table and has room and credit.  Until then no new request,
+ * post or message is sent.  Buffers and credit are returned, because the successor may
+ * wait for them.
  */
 #include <stdlib.h>
 
@@ -41,7 +42,10 @@ void again_drop(struct again *again)
 	*again = (struct again){ 0 };
 }
 
-/* Is something in use that only the dead can have back?  0; -EBUSY. */
+/*
+ * Checks that nothing is in use that only the dead peer could get back.  Returns 0;
+ * -EBUSY.
+ */
 int again_check(struct ops *ops)
 {
 	return ops->pub.holding || message_any(ops) || ask_gives_back(ops) ?
@@ -49,7 +53,7 @@ int again_check(struct ops *ops)
 		       0;
 }
 
-/* As it is to be sent: without what goes home with it. */
+/* Makes an entry as it has to be sent: without returned buffers. */
 static void strip(unsigned char *entry)
 {
 	struct evering_op_header header = header_of(entry);
@@ -73,8 +77,8 @@ static struct evering_op_buffer buffer_of(const struct again *again,
 }
 
 /*
- * Is it for whoever is the peer, and still wanted?  A buffer that was to be given back is of
- * an arena that the successor does not have.
+ * Whether the entry is for any peer, and still wanted.  A buffer that it gives back is
+ * of an arena that the successor does not have.
  */
 static bool is_wanted(struct ops *ops, const unsigned char *entry)
 {
@@ -93,7 +97,10 @@ static bool is_wanted(struct ops *ops, const unsigned char *entry)
 	}
 }
 
-/* The entries that the dead had not seen, and behind them those that it was not sent yet. */
+/*
+ * The entries that the dead peer had not seen, and after them those that it was not
+ * sent yet.
+ */
 static const unsigned char *unseen_at(const struct endpoint *e, uint32_t unseen,
 				      uint32_t i)
 {
@@ -109,7 +116,10 @@ static void add(struct again *again, const unsigned char *entry)
 	memcpy(entry_at(again, again->count++), entry, again->size);
 }
 
-/* Those of a table: what was begun before what was not, as it was sent before that. */
+/*
+ * Collects the entries of a table: begun operations first, because they were sent
+ * first.
+ */
 static void collect(struct ops *ops, struct again *again, uint32_t unseen,
 		    uint32_t count)
 {
@@ -135,7 +145,7 @@ static void collect(struct ops *ops, struct again *again, uint32_t unseen,
 }
 
 /*
- * Copies what a successor is to be sent.  Nothing has changed afterwards but marks.  0;
+ * Copies what has to be sent to a successor.  This changes only marks.  Returns 0;
  * -ENOMEM.
  */
 int again_collect(struct endpoint *e, struct again *again)
@@ -159,7 +169,7 @@ int again_collect(struct endpoint *e, struct again *again)
 	return 0;
 }
 
-/* It is not sent to anybody: what goes with it is free. */
+/* Drops an entry that will not be sent, and frees its buffer. */
 static void let_go(struct ops *ops, const struct again *again,
 		   const unsigned char *entry)
 {
@@ -171,9 +181,9 @@ static void let_go(struct ops *ops, const struct again *again,
 }
 
 /*
- * Buffers that go with what the dead was sent and had not seen are with it no more, and not
- * with its successor yet.  If it has sent one home all the same, or named it twice, it has
- * lied, and that entry is for nobody.
+ * Takes back the buffers of entries that the dead peer had not seen; the successor does
+ * not have them yet.  If the dead peer has returned such a buffer, or an entry names it
+ * twice, that entry is dropped.
  */
 static void hold_back(struct ops *ops, struct again *again)
 {
@@ -197,15 +207,18 @@ static void hold_back(struct ops *ops, struct again *again)
 }
 
 /*
- * The channel is a new one, at whose other end nothing of the table is known.  Owns what is
- * in @again.
+ * Starts on a new channel, whose peer knows nothing of the table.  Takes ownership of
+ * what is in @again.
  */
 void again_start(struct ops *ops, const struct again *again)
 {
 	struct again *old = &ops->again;
 	struct evering_op_header header;
 
-	/* Requests that the dead was to be sent, and that nobody waits for any more. */
+	/*
+	 * Requests that were queued for the dead peer, and whose answers are not wanted
+	 * any more.
+	 */
 	for (; old->at < old->count; old->at++) {
 		header = header_of(entry_at(old, old->at));
 		if (header.type == EVERING_OP_REQUEST &&
@@ -220,7 +233,7 @@ void again_start(struct ops *ops, const struct again *again)
 	ask_succeed(ops);
 }
 
-/* Nothing of it will be sent. */
+/* Drops everything, because it will not be sent. */
 void again_end(struct ops *ops)
 {
 	struct again *again = &ops->again;
@@ -230,7 +243,10 @@ void again_end(struct ops *ops)
 	again_drop(again);
 }
 
-/* The successor stores @store posts and messages.  0; -EPROTO: it would never have these. */
+/*
+ * The successor stores @store posts and messages.  Returns 0; -EPROTO: it could never
+ * take those that wait for it.
+ */
 int again_opened(const struct ops *ops, uint32_t store)
 {
 	const struct again *again = &ops->again;
@@ -246,10 +262,10 @@ int again_opened(const struct ops *ops, uint32_t store)
 	return 0;
 }
 
-/* What the next one lacks. */
+/* What the next entry lacks before it can be sent. */
 enum lack {
 	NOTHING,
-	PEER, /* it has not opened its table, or is to go, or gone */
+	PEER, /* a peer: it has not opened its table, will stop, or is gone */
 	CREDIT,
 	ROOM,
 };
@@ -264,7 +280,7 @@ static enum lack what_it_lacks(const struct ops *ops)
 	if (again->at == again->count)
 		return NOTHING;
 	header = header_of(entry_at(again, again->at));
-	/* One that is for nobody, or for nobody any more, takes none. */
+	/* An entry that is dropped takes no credit and no place. */
 	if (!header.type || (header.type == EVERING_OP_REQUEST &&
 			     !ask_is_awaited(ops, header.id)))
 		return NOTHING;
@@ -273,7 +289,7 @@ static enum lack what_it_lacks(const struct ops *ops)
 	return evering_reserve_at(ops->pub.ev, ops->serve) ? NOTHING : ROOM;
 }
 
-/* Is there anything for again_send() to do? */
+/* Whether again_send() has something to do. */
 bool again_is_due(const struct ops *ops)
 {
 	return ops->again.entries && what_it_lacks(ops) == NOTHING;
@@ -284,7 +300,7 @@ bool again_lacks_room(const struct ops *ops)
 	return ops->again.entries && what_it_lacks(ops) == ROOM;
 }
 
-/* The next one.  If it is not sent, what goes with it is free. */
+/* Sends the next entry. If it is not wanted any more, frees its buffer instead. */
 static void send_next(struct ops *ops)
 {
 	struct again *again = &ops->again;
@@ -293,7 +309,7 @@ static void send_next(struct ops *ops)
 	struct evering_op_header header;
 	unsigned char *slot;
 
-	/* A callback may come here. */
+	/* A callback may call this function again. */
 	memcpy(entry, entry_at(again, again->at++), again->size);
 	header = header_of(entry);
 	if (header.type == EVERING_OP_REQUEST &&
@@ -317,8 +333,8 @@ static void send_next(struct ops *ops)
 }
 
 /*
- * Sends what there is room and credit for; how much that was.  A request that nobody waits
- * for any more ends here.
+ * Sends entries for which there is room and credit.  Returns how many.  A request whose
+ * answer is not wanted any more ends here.
  */
 int again_send(struct ops *ops)
 {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * answer.c: the answering side of operations: requests from their arrival to their
+ * answer.c: the answering side of operations, from the arrival of a request to its
  * answer.
  *
- * A request is held under the index that the peer gave it, of which there are no
- * more than this side said that it can hold.
+ * A request is held at the index that the peer gave it.  There are only as many indices
+ * as this side has stated that it can hold.
  */
 #include "ops.h"
 
@@ -21,14 +21,14 @@ static uint32_t held_index(const struct ops *ops,
 	return (uint32_t)(held - ops->pub.held);
 }
 
-/* It is none of the fast path's, or no more. */
+/* Makes it not plain, so that the fast path leaves it alone. */
 static void unplain(const struct ops *ops, struct evering__held *held)
 {
 	held->plain = held_not_plain(held_index(ops, held));
 	held->state |= HELD_BUSY;
 }
 
-/* No request may take any place. */
+/* Begins with no place that a request may take. */
 void answer_init(struct ops *ops)
 {
 	uint32_t i;
@@ -40,7 +40,7 @@ void answer_init(struct ops *ops)
 	}
 }
 
-/* As many may be in flight, under a few more indices than that, from 1. */
+/* Lets @serve requests be in flight, with a few more indices than that, from 1 on. */
 void answer_open(struct ops *ops, uint32_t serve)
 {
 	uint32_t i;
@@ -52,13 +52,13 @@ void answer_open(struct ops *ops, uint32_t serve)
 	}
 }
 
-/* May a request come under this id? */
+/* Whether a request may come with this id. */
 bool answer_expects(const struct ops *ops, uint64_t id)
 {
 	return !ops->pub.held[id & ops->pub.held_mask].plain;
 }
 
-/* What comes after @at in the inbox. */
+/* The link to what comes after @at in the inbox. */
 static uint32_t *inbox_next(const struct ops *ops, uint32_t at)
 {
 	return at & INBOX_POST ? &ops->pub.stored[at & ~INBOX_POST].next :
@@ -74,7 +74,10 @@ static void inbox_push(struct ops *ops, uint32_t at)
 	ops->inbox.tail = at;
 }
 
-/* The callback of tables that have none: evering_op_next() is to find it. */
+/*
+ * The callback of tables without one: puts the request where evering_op_next() finds
+ * it.
+ */
 void answer_later(struct evering_ops *table,
 		  const struct evering_request *request, void *context)
 {
@@ -93,7 +96,10 @@ void answer_post_later(struct ops *ops, uint32_t at)
 	inbox_push(ops, at | INBOX_POST);
 }
 
-/* Answered before anybody asked for it: whoever is told that it is cancelled can. */
+/*
+ * Removes a request that was answered before evering_op_next() returned it; the
+ * callback for a cancellation can do that.
+ */
 static void inbox_remove(struct ops *ops, uint32_t index)
 {
 	uint32_t at = ops->inbox.head, before = NONE;
@@ -111,7 +117,7 @@ static void inbox_remove(struct ops *ops, uint32_t index)
 	ops->inbox.count--;
 }
 
-/* A request that answer_expects() has come. */
+/* Takes a request that answer_expects(). */
 void answer_requested(struct ops *ops, const struct arrival *arrival)
 {
 	const struct evering_op_header *h = &arrival->header;
@@ -142,7 +148,7 @@ void answer_requested(struct ops *ops, const struct arrival *arrival)
 	ops->request(&ops->pub, &held->r, ops->context);
 }
 
-/* The peer does not need the answer to @id, if it has not come by already. */
+/* The peer does not need the answer to @id, if that was not sent already. */
 void answer_cancelled(struct ops *ops, uint64_t id)
 {
 	struct evering__held *held = held_by_id(ops, id);
@@ -155,7 +161,7 @@ void answer_cancelled(struct ops *ops, uint64_t id)
 		ops->cancelled(&ops->pub, id, ops->context);
 }
 
-/* Is it still to be answered?  If so, ops->ended will be called for it. */
+/* Whether it still has to be answered. If so, ops->ended will be called for it. */
 bool answer_keep(struct ops *ops, uint64_t id)
 {
 	struct evering__held *held = held_by_id(ops, id);
@@ -165,14 +171,16 @@ bool answer_keep(struct ops *ops, uint64_t id)
 	return held;
 }
 
-/* The next one from index *@at on that is still to be answered; 0: there is none. */
+/*
+ * The next request from index *@at on that still has to be answered; 0: there is none.
+ */
 uint64_t answer_next_kept(const struct ops *ops, uint32_t *at)
 {
 	const struct evering__held *held;
 
 	while (*at <= ops->pub.held_mask) {
 		held = &ops->pub.held[(*at)++];
-		/* A place that no request may take has never had an id. */
+		/* A place that no request may take never had an id. */
 		if (held->plain && held->r.id)
 			return held->r.id;
 	}
@@ -194,7 +202,7 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 	int ret;
 
 	ops_take(ops, &ops->takes_requests);
-	/* Its data is not to be looked at any more. */
+	/* The data of the last post is invalid from now on. */
 	if (ops->seen)
 		message_finish(ops, ops->seen);
 	ops->seen = 0;
@@ -204,7 +212,7 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 	at = ops->inbox.head;
 	ops->inbox.head = *inbox_next(ops, at);
 	ops->inbox.count--;
-	/* A callback has taken another meanwhile. */
+	/* A callback has taken another post meanwhile. */
 	if (ops->seen)
 		message_finish(ops, ops->seen);
 	ops->seen = 0;
@@ -218,7 +226,7 @@ int evering_op_next(struct evering_ops *table, struct evering_request *request,
 	return 0;
 }
 
-/* It needs no answer any more, or has it. */
+/* Ends a request that has its answer, or needs none any more. */
 static void held_end(struct ops *ops, struct evering__held *held)
 {
 	if (held->state & HELD_LENT)
@@ -236,8 +244,8 @@ static void held_end(struct ops *ops, struct evering__held *held)
 }
 
 /*
- * Can it be answered?  0; -ESTALE; -EAGAIN: no room; or why the channel has ended,
- * and the request with it.
+ * Whether it can be answered.  Returns 0; -ESTALE; -EAGAIN: no room; or why the channel
+ * has ended, and the request with it.
  */
 static int answerable(struct ops *ops, struct evering__held *held)
 {
@@ -257,7 +265,9 @@ static int answerable(struct ops *ops, struct evering__held *held)
 	return error;
 }
 
-/* An answer that takes buffers home, or ends a loan, or finds no room. */
+/*
+ * Sends an answer that returns buffers or ends a loan, or for which there is no room.
+ */
 int evering__op_answer(struct evering_ops *table, uint64_t id, int32_t result,
 		       const void *data, uint32_t len)
 {
@@ -322,7 +332,7 @@ struct answering {
 	int error;
 };
 
-/* The buffer that was lent with it, if an answer may be written over the request. */
+/* The buffer that was lent with the request, if an answer may overwrite it. */
 static void *answer_in_place(struct ops *ops, const struct evering__held *held,
 			     const struct answering *a)
 {
@@ -341,7 +351,7 @@ static void *answer_in_place(struct ops *ops, const struct evering__held *held,
 	return held->r.buf;
 }
 
-/* Is there room for it, or nothing to be answered any more? */
+/* Whether there is room for the answer, or nothing to be answered any more. */
 static bool can_answer(struct ops *ops, uint64_t arg)
 {
 	struct answering *a = (struct answering *)(uintptr_t)arg;
@@ -389,7 +399,7 @@ int evering_op_answerv(struct evering_ops *table, uint64_t id, int32_t result,
 		ret = a.error;
 	if (ret && ret != ops->error)
 		return ret;
-	/* If there is none, it says why. */
+	/* If there is no room, this returns why. */
 	if (!a.buf)
 		return evering_op_answer(table, id, result, NULL, 0);
 	iov_gather(a.buf, iov, count);

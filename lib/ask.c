@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * ask.c: the asking side of operations: from submission to the one outcome.
+ * ask.c: the submitting side of operations, from submission to the outcome.
  *
- * An operation owes two things: to the caller an outcome (OP_OPEN, then perhaps
- * OP_DONE until it is taken), and to its resources the answer, before which the peer
- * may use them (OP_SENT).  Its place is free when it owes neither.
+ * An operation is over when two things have come: the outcome for the caller (OP_OPEN
+ * until then, and perhaps OP_DONE until it is taken), and the answer, before which the
+ * peer may use the operation's resources (OP_SENT).  Then its place is free.
  */
 #include "ops.h"
 
 #define OUTCOME_DUE (OP_OPEN | OP_DONE)
 
-/* It is plain no more: the fast path leaves it alone. */
+/* Makes it not plain, so that the fast path leaves it alone. */
 static void unplain(struct evering__place *place)
 {
 	if (!place->expect)
@@ -19,7 +19,7 @@ static void unplain(struct evering__place *place)
 	place->state = OP_SENT | OP_OPEN;
 }
 
-/* The place of an operation that is not over; what is done with it is not plain. */
+/* The place of an operation that is not over. It is not plain from here on. */
 static struct evering__place *place_by_id(const struct ops *ops, uint64_t id)
 {
 	struct evering__place *place;
@@ -57,14 +57,14 @@ static void place_init(struct ops *ops, uint32_t index,
 {
 	struct evering__place *place = &ops->pub.places[index];
 
-	/* What it asks is not taken for what a predecessor has asked. */
+	/* The ids differ from those of a predecessor. */
 	place->c.id = index | (uint64_t)ops_endpoint(ops)->peers << 48;
 	place->c.data = place_data(ops, index);
 	place->c.flags = EVERING_ANSWERED;
 	place_push(list, place);
 }
 
-/* None is free.  What has index 0 is never in flight. */
+/* Begins without a free place. The place with index 0 is never in flight. */
 void ask_init(struct ops *ops)
 {
 	uint32_t i;
@@ -74,7 +74,7 @@ void ask_init(struct ops *ops)
 	ops->pub.places[0].expect = 1; /* which no id with index 0 is */
 }
 
-/* @depth are. */
+/* Makes @depth places free. */
 void ask_open(struct ops *ops, uint32_t depth)
 {
 	uint32_t i;
@@ -84,7 +84,7 @@ void ask_open(struct ops *ops, uint32_t depth)
 		place_init(ops, EVERING_OP_SPARE + i, &ops->pub.free);
 }
 
-/* As the fast path wants to find what is free. */
+/* Sets what the fast path expects in a free place. */
 static void place_clear(struct evering__place *place)
 {
 	place->state = 0;
@@ -199,7 +199,7 @@ static void heap_remove(struct ops *ops, struct evering__place *place)
 
 /* ------------------------------------------------------------------ outcomes */
 
-/* The caller's outcome; the place is free if the answer has come, too. */
+/* Gives the caller the outcome. The place is free if the answer has come too. */
 static void op_outcome(struct ops *ops, struct evering__place *place,
 		       int32_t result, const struct arrival *arrival)
 {
@@ -208,7 +208,7 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 
 	heap_remove(ops, place);
 	place->state &= ~OP_OPEN;
-	/* It was not sent to this peer; perhaps to one before. */
+	/* It was not sent to this peer, perhaps to an earlier one. */
 	if (place->state & OP_QUEUED)
 		place->state |= place->state & OP_AGAIN ? OP_BEGUN : OP_UNSEEN;
 	ops->pub.in_flight--;
@@ -242,7 +242,7 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 		ops->calls--;
 		return;
 	}
-	/* It is not to be used while the callback may look at its data. */
+	/* The place must not be used while the callback may look at its data. */
 	if (ops->spare)
 		place_free(ops, place_pop(&ops->spare));
 	place_clear(place);
@@ -252,8 +252,8 @@ static void op_outcome(struct ops *ops, struct evering__place *place,
 }
 
 /*
- * The peer can no longer use what is lent with the operation.  Who still waits for
- * it has its buffer back; if nobody does, it is freed.
+ * The peer can no longer use the buffer that was lent with the operation.  If the
+ * caller still waits, it gets the buffer back; else the buffer is freed.
  */
 static void op_unlend(struct ops *ops, struct evering__place *place)
 {
@@ -264,7 +264,7 @@ static void op_unlend(struct ops *ops, struct evering__place *place)
 			!(place->state & OP_OPEN));
 }
 
-/* The answer has come, or will never. */
+/* The answer has come, or will never come. */
 static void op_answered(struct ops *ops, struct evering__place *place,
 			int32_t result, const struct arrival *arrival)
 {
@@ -274,7 +274,7 @@ static void op_answered(struct ops *ops, struct evering__place *place,
 		op_outcome(ops, place, result, arrival);
 		return;
 	}
-	/* Nobody wants what it brings. */
+	/* The caller does not want what it brings. */
 	if (arrival && arrival->buf &&
 	    (arrival->header.flags & EVERING_OP_BUFFER) != EVERING_OP_IN_PLACE)
 		evering_free(ops->pub.ev, arrival->buf);
@@ -287,7 +287,7 @@ static void op_answered(struct ops *ops, struct evering__place *place,
 		place_free(ops, place);
 }
 
-/* Was this peer asked, and has not answered? */
+/* Whether the operation was sent to this peer, and is not answered. */
 bool ask_expects(const struct ops *ops, uint64_t id)
 {
 	const struct evering__place *place = place_by_id(ops, id);
@@ -296,7 +296,10 @@ bool ask_expects(const struct ops *ops, uint64_t id)
 	       (place->state & (OP_SENT | OP_QUEUED | OP_ENDS)) == OP_SENT;
 }
 
-/* An answer that ask_expects() has come.  0; -EPROTO: not where it says. */
+/*
+ * Takes an answer that ask_expects().  Returns 0; -EPROTO: its buffer is not the one
+ * that was lent.
+ */
 int ask_answered(struct ops *ops, const struct arrival *from)
 {
 	struct evering__place *place = place_by_id(ops, from->header.id);
@@ -313,7 +316,7 @@ int ask_answered(struct ops *ops, const struct arrival *from)
 	return 0;
 }
 
-/* Tells the peer which answers are not needed any more, while there is room. */
+/* Informs the peer which answers are not needed any more, while there is room. */
 void ask_tell(struct ops *ops)
 {
 	struct evering_op_header header = { .type = EVERING_OP_CANCEL };
@@ -330,7 +333,7 @@ void ask_tell(struct ops *ops)
 	}
 }
 
-/* It is advice: if there is no room to remember it, the peer is not told. */
+/* This is only advice: if there is no room to remember it, the peer is not informed. */
 static void op_tell(struct ops *ops, const struct evering__place *place)
 {
 	uint32_t at;
@@ -344,20 +347,23 @@ static void op_tell(struct ops *ops, const struct evering__place *place)
 	ask_tell(ops);
 }
 
-/* The caller has its outcome before the answer has come. */
+/* Gives the caller its outcome before the answer has come. */
 static void op_abandon(struct ops *ops, struct evering__place *place,
 		       int32_t result, bool tell)
 {
 	if (tell)
 		op_tell(ops, place);
-	/* One that has gone uses nothing more, unless it was only left. */
+	/*
+	 * A peer that is gone uses nothing any more, unless the channel was ended by
+	 * force.
+	 */
 	if (ops->outlives && ops->error == -EPIPE && !ops_endpoint(ops)->fenced)
 		op_unlend(ops, place);
 	ops->abandoned++;
 	op_outcome(ops, place, result, NULL);
 }
 
-/* Abandons what has taken too long.  Returns how many that were. */
+/* Abandons operations that have taken too long. Returns how many. */
 int ask_expire(struct ops *ops)
 {
 	int64_t now = now_ns();
@@ -372,7 +378,7 @@ int ask_expire(struct ops *ops)
 	return n;
 }
 
-/* It never was sent: its buffer is as before. */
+/* The operation was never sent, so its buffer is as before. */
 static void op_unprepare(struct ops *ops, struct evering__place *place)
 {
 	if (place->state & (OP_LENDS | OP_GIVES))
@@ -385,7 +391,9 @@ static void op_unprepare(struct ops *ops, struct evering__place *place)
 	place_free(ops, place);
 }
 
-/* No answer will come any more; @closing: because nobody will be there to take it. */
+/*
+ * Ends an operation to which no answer will come; @closing: because the table closes.
+ */
 static void op_end(struct ops *ops, struct evering__place *place,
 		   int32_t result, bool closing)
 {
@@ -393,13 +401,13 @@ static void op_end(struct ops *ops, struct evering__place *place,
 		op_answered(ops, place, result, NULL);
 		return;
 	}
-	/* What was lent stays locked until evering_close(). */
+	/* The lent buffer stays locked until evering_close(). */
 	place->state &= ~OP_SENT;
 	if (place->state & OP_OPEN)
 		op_outcome(ops, place, result, NULL);
 }
 
-/* What is in this entry the dead peer has not taken up; perhaps one before it has. */
+/* The dead peer has not taken up this entry; perhaps an earlier peer has. */
 static void mark_unseen(struct ops *ops, const unsigned char *entry)
 {
 	struct evering_op_header header;
@@ -414,8 +422,8 @@ static void mark_unseen(struct ops *ops, const unsigned char *entry)
 }
 
 /*
- * What the dead peer did about those that it has not answered.  A request that it has not
- * taken up is still in its slot, or has not been sent again yet.
+ * Finds what the dead peer did about the operations that it has not answered.  A
+ * request that it has not taken up is still in its slot, or was not sent again yet.
  */
 void ask_mark_fates(struct ops *ops)
 {
@@ -439,7 +447,7 @@ void ask_mark_fates(struct ops *ops)
 
 /* ---------------------------------------------------------------- a successor */
 
-/* Is a buffer of the dead peer's to go back with one that is prepared? */
+/* Whether a prepared operation gives a buffer of the dead peer back. */
 bool ask_gives_back(const struct ops *ops)
 {
 	uint32_t i;
@@ -464,7 +472,7 @@ static bool is_awaited(const struct evering__place *place)
 	       (OP_SENT | OP_OPEN);
 }
 
-/* If anybody waits for its answer the successor is asked for it. */
+/* Queues the operation for the successor, if its answer is still wanted. */
 bool ask_queue(struct ops *ops, uint64_t id)
 {
 	struct evering__place *place = place_by_id(ops, id);
@@ -475,7 +483,7 @@ bool ask_queue(struct ops *ops, uint64_t id)
 	return true;
 }
 
-/* It cannot be asked: as far as anybody knows it was begun. */
+/* The operation cannot be sent to the successor. It counts as begun. */
 void ask_unqueue(struct ops *ops, uint64_t id)
 {
 	struct evering__place *place = place_by_id(ops, id);
@@ -486,7 +494,7 @@ void ask_unqueue(struct ops *ops, uint64_t id)
 	place->state |= OP_BEGUN;
 }
 
-/* What the operation at @place, which has no outcome, asks. */
+/* The header of the request of @place, which has no outcome. */
 static struct evering_op_header request_of(const struct evering__place *place)
 {
 	return (struct evering_op_header){ .id = place->c.id,
@@ -505,7 +513,7 @@ static struct evering_op_buffer buffer_of(const struct evering__place *place)
 	};
 }
 
-/* The request of @place, for somebody who does not know it. */
+/* Writes the request of @place, for a peer that does not know it. */
 static void write_again(const struct ops *ops,
 			const struct evering__place *place,
 			unsigned char *entry)
@@ -514,7 +522,7 @@ static void write_again(const struct ops *ops,
 	struct evering_op_buffer name = buffer_of(place);
 
 	header.flags = EVERING_OP_AGAIN;
-	/* All of it goes into memory that others read. */
+	/* All of the entry goes into memory that the peer reads. */
 	memset(entry, 0, ops->pub.ev->tx.payload);
 	if (place->state & OP_LENDS) {
 		header.flags |= EVERING_OP_LENT;
@@ -526,8 +534,8 @@ static void write_again(const struct ops *ops,
 }
 
 /*
- * The next one from index *@at on that was begun, is not queued, and may be begun twice:
- * writes what it asks.  false: there is none.
+ * Finds the next operation from index *@at on that was begun, is not queued, and may be
+ * begun twice, and writes its request. false: there is none.
  */
 bool ask_next_reissue(struct ops *ops, uint32_t *at, unsigned char *entry)
 {
@@ -546,8 +554,8 @@ bool ask_next_reissue(struct ops *ops, uint32_t *at, unsigned char *entry)
 }
 
 /*
- * The successor is there.  Those that it is not asked for are over.  Which these are is
- * noted before the first of them ends: its callback may submit others.
+ * The successor is there, so operations that it will not get are over.  They are marked
+ * before the first of them ends, because its callback may submit others.
  */
 void ask_succeed(struct ops *ops)
 {
@@ -566,13 +574,15 @@ void ask_succeed(struct ops *ops)
 		if (!(place->state & OP_ENDS))
 			continue;
 		place->state &= ~OP_ENDS;
-		/* A callback of one before may have found out that all are over. */
+		/*
+		 * The callback of an earlier one may have found out that all are over.
+		 */
 		if (place->state & OP_SENT)
 			op_answered(ops, place, -EOWNERDEAD, NULL);
 	}
 }
 
-/* Does anybody wait for the answer to the request @id, which is queued? */
+/* Whether the answer to the queued request @id is still wanted. */
 bool ask_is_awaited(const struct ops *ops, uint64_t id)
 {
 	const struct evering__place *place = place_by_id(ops, id);
@@ -580,7 +590,10 @@ bool ask_is_awaited(const struct ops *ops, uint64_t id)
 	return place && is_awaited(place);
 }
 
-/* It is sent.  Or, if nobody waits for its answer, it is not, and ends. */
+/*
+ * The queued request is sent.  If its answer is not wanted any more, it is not sent,
+ * and ends.
+ */
 void ask_sends(struct ops *ops, uint64_t id)
 {
 	struct evering__place *place = place_by_id(ops, id);
@@ -594,8 +607,8 @@ void ask_sends(struct ops *ops, uint64_t id)
 }
 
 /*
- * Nothing more will be answered.  When a table closes the peer may still be there,
- * and use what was lent to it.
+ * Ends all operations, because no more answers will come.  When a table closes, the
+ * peer may still be there and use the buffers that were lent to it.
  */
 void ask_end_all(struct ops *ops, int result, bool closing)
 {
@@ -616,14 +629,14 @@ void ask_end_all(struct ops *ops, int result, bool closing)
 
 /* ------------------------------------------------------------------- asking */
 
-/* Can it be?  What its buffer is, is seen later. */
+/* Checks an operation, except its buffer, which is checked later. */
 static int check_op(const struct ops *ops, const struct evering_op *op)
 {
 	uint32_t most = ops->pub.max_data, buffer = op->flags;
 
 	if (ops_closed(ops))
 		return ops->error;
-	/* One that is given to a peer which goes may not be there any more. */
+	/* A buffer that is given to a peer that goes away may not exist any more. */
 	if ((buffer & ~EVERING_REISSUE) != EVERING_GIVE)
 		buffer &= ~EVERING_REISSUE;
 	if (op->reserved || op->timeout_ns < EVERING_WAIT_FOREVER ||
@@ -635,7 +648,10 @@ static int check_op(const struct ops *ops, const struct evering_op *op)
 	return op->len > most ? -EMSGSIZE : 0;
 }
 
-/* Locks its buffer.  What is to be given is the peer's when it is sent. */
+/*
+ * Locks its buffer.  A buffer that is given belongs to the peer when the operation is
+ * sent.
+ */
 static int take_buffer(struct ops *ops, const struct evering_op *op,
 		       struct evering__place *place)
 {
@@ -748,7 +764,7 @@ int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 	ret = ops_wait_for_room(ops, can_start, 0, timeout_ns, &deadline);
 	if (ret)
 		return ret;
-	/* A callback may have done what it wanted, meanwhile. */
+	/* A callback may have ended or started it meanwhile. */
 	if (!place_by_id(ops, id))
 		return -ENOENT;
 	if (!(place->state & OP_PREPARED))
@@ -757,7 +773,7 @@ int evering_op_start(struct evering_ops *table, uint64_t id, int64_t timeout_ns)
 	return 0;
 }
 
-/* One that is plain, and has to wait. */
+/* Submits a plain operation that has to wait. */
 int evering__op_submit_data(struct evering_ops *table, uint32_t opcode,
 			    const void *data, uint32_t len,
 			    evering_done_fn done, void *user,
@@ -776,7 +792,7 @@ int evering__op_submit_data(struct evering_ops *table, uint32_t opcode,
 	return evering__op_submit(table, &op, NULL, timeout_ns);
 }
 
-/* An operation that is not plain, or has to wait. */
+/* Submits an operation that is not plain, or has to wait. */
 int evering__op_submit(struct evering_ops *table, const struct evering_op *op,
 		       uint64_t *id, int64_t timeout_ns)
 {
@@ -850,7 +866,7 @@ static void op_take(struct ops *ops, struct evering__place *place,
 		place_free(ops, place);
 }
 
-/* The operation, if it has an outcome to be taken, or will have. */
+/* The operation, if it has an outcome to be taken, or will have one. */
 static struct evering__place *to_take(const struct ops *ops, uint64_t id)
 {
 	struct evering__place *place = place_by_id(ops, id);
@@ -873,7 +889,7 @@ int evering_op_done(struct evering_ops *table, uint64_t id,
 	return 0;
 }
 
-/* Or is it not there any more, since a callback has taken it? */
+/* Whether the operation has an outcome, or is gone because a callback has taken it. */
 static bool is_done(struct ops *ops, uint64_t id)
 {
 	const struct evering__place *place = to_take(ops, id);
@@ -917,7 +933,7 @@ int evering_op_wait_any(struct evering_ops *table,
 	return 0;
 }
 
-/* Those aside that are not started */
+/* Apart from operations that are not started. */
 static bool all_done(struct ops *ops, uint64_t arg)
 {
 	(void)arg;
@@ -951,7 +967,10 @@ int evering_op_call(struct evering_ops *table, const struct evering_op *from,
 		return ret;
 	ret = ops_wait_for(ops, is_done, id, false, timeout_ns, &deadline);
 	if (ret && ops->error) {
-		/* It has outlived the peer, whose answer this call was for. */
+		/*
+		 * The operation has outlived the peer from which this call wanted an
+		 * answer.
+		 */
 		op_answered(ops, place_by_id(ops, id), ret, NULL);
 	} else if (ret) {
 		op_abandon(ops, place_by_id(ops, id),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * loan.c: buffers of the peer's arena that this side has, and their way home.
+ * loan.c: buffers of the peer's arena that this side has, and their return.
  *
- * The peer's own bookkeeping is private to it.  Here is what it has let this side
- * have, by the granule that a buffer starts at, so that nothing is taken for a
- * buffer that is none, and nothing given or sent home twice.
+ * The peer's allocator is private to the peer.  This file records the buffers that the
+ * peer has lent or given, by the granule at which each starts.  So nothing else is
+ * accepted as a buffer, and no buffer is given or returned twice.
  */
 #include "ops.h"
 
@@ -13,7 +13,7 @@ static unsigned int loan_hold(const struct loan *loan)
 	return loan->hold & LOAN_MASK;
 }
 
-/* The loan that starts at @buf; NULL: there was never one. */
+/* The loan that starts at @buf; NULL: there never was one. */
 static struct loan *loan_at(const struct ops *ops, const void *buf)
 {
 	const struct endpoint *e = ops_endpoint(ops);
@@ -35,7 +35,7 @@ static void *loan_address(const struct ops *ops, uint32_t granule)
 	return base + (size_t)granule * EVERING_OP_GRANULE;
 }
 
-/* A buffer of the peer's arena arrives. */
+/* Records a buffer of the peer's arena that arrives. */
 static int loan_start(struct ops *ops, struct arrival *arrival,
 		      unsigned int hold)
 {
@@ -63,9 +63,9 @@ static int loan_start(struct ops *ops, struct arrival *arrival,
 }
 
 /*
- * An entry has come with a buffer; what kind of buffer may come with what kind of
- * entry is its receiver's business.  Sets arrival->buf.  0; -EPROTO: it cannot be;
- * -ENOMEM: no memory to remember it, or to see it.
+ * Takes the buffer of an entry and sets arrival->buf.  The code for the type of entry
+ * checks which kind of buffer may come with it.  Returns 0; -EPROTO: the buffer is
+ * invalid; -ENOMEM: no memory to record or to map it.
  */
 int loan_arrived(struct ops *ops, struct arrival *arrival)
 {
@@ -85,23 +85,23 @@ int loan_arrived(struct ops *ops, struct arrival *arrival)
 					       arrival->buf_len, false);
 		return arrival->buf ? 0 : -EPROTO;
 	case EVERING_OP_IN_PLACE:
-		/* Where that is, the request says. */
+		/* The request has its address. */
 		return 0;
 	default:
 		return -EPROTO;
 	}
 }
 
-/* The request that it was lent with is answered; or it has been given back. */
+/* Ends a loan: the request that it was lent with is answered, or it was given back. */
 void loan_end(struct ops *ops, const void *buf)
 {
 	loan_at(ops, buf)->hold = LOAN_NONE;
 }
 
 /*
- * It is to go back with an entry.  Sets *@granule and *@generation, for that to name
- * it.  0; -EINVAL: not the start of a buffer that this side was given, or it is not
- * known to be so long; -EBUSY: it is only lent.
+ * Prepares to give a buffer back with an entry.  Sets *@granule and *@generation, by
+ * which the entry names it.  Returns 0; -EINVAL: @buf is not the start of a buffer that
+ * this side was given, or is not known to be so long; -EBUSY: it is only lent.
  */
 int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		   uint32_t *granule, uint32_t *generation)
@@ -114,15 +114,15 @@ int loan_give_back(struct ops *ops, const void *buf, uint64_t len,
 		return -EINVAL;
 	*granule = (uint32_t)(loan - loan_of(ops, 0));
 	*generation = loan->hold >> LOAN_BITS;
-	/* Until it is sent the peer has no business with it. */
+	/* Until it is sent, the peer must not use it. */
 	loan->hold |= LOAN_HOMEBOUND;
 	return 0;
 }
 
 /*
- * Gives @buf, of this side's arena or given to it by the peer, to the peer: sets the
- * @flags of the entry that it goes with, and its @name.  0; or what evering_op_submit()
- * says of a buffer.
+ * Gives @buf to the peer; it is in this side's arena, or was given by the peer.  Sets
+ * the @flags of the entry that it goes with, and its @name.  Returns 0; or an error of
+ * evering_op_submit() for a buffer.
  */
 int loan_give(struct ops *ops, void *buf, uint64_t len, uint8_t *flags,
 	      struct evering_op_buffer *name)
@@ -144,13 +144,13 @@ int loan_give(struct ops *ops, void *buf, uint64_t len, uint8_t *flags,
 	return ret;
 }
 
-/* It does not go after all. */
+/* The buffer is not given back after all. */
 void loan_keep(struct ops *ops, uint32_t granule, uint32_t generation)
 {
 	loan_of(ops, granule)->hold = generation << LOAN_BITS | LOAN_GIVEN;
 }
 
-/* Nobody is there to have back what waits to be sent home. */
+/* Forgets the buffers that wait to be returned, because the peer is gone. */
 void loan_forget(struct ops *ops)
 {
 	struct fifo *homebound = &ops->homebound;
@@ -163,7 +163,7 @@ void loan_forget(struct ops *ops)
 	}
 }
 
-/* evering_free() of what is not in the own arena */
+/* evering_free() of a buffer that is not in this side's arena. */
 int ops_free(struct endpoint *e, void *buf)
 {
 	struct ops *ops = e->ops;
@@ -175,7 +175,7 @@ int ops_free(struct endpoint *e, void *buf)
 		return -EBUSY;
 	if (!loan || loan_hold(loan) != LOAN_GIVEN)
 		return relics_free(e, buf);
-	/* Nobody is there to have it back. */
+	/* There is no peer to return it to. */
 	if (ops->error) {
 		loan->hold = LOAN_NONE;
 		return 0;
@@ -188,13 +188,16 @@ int ops_free(struct endpoint *e, void *buf)
 		ops->homebound.head = granule;
 	ops->homebound.tail = granule;
 	ops_update(ops);
-	/* One that is cold has to look, so as to send it home. */
+	/* A cold member has to look, to return the buffer. */
 	if (e->member)
 		group_touched(e);
 	return 0;
 }
 
-/* The next one from granule @from on that was given to this side; NONE: there is none. */
+/*
+ * The next buffer from granule @from on that was given to this side; NONE: there is
+ * none.
+ */
 uint32_t loan_next_given(const struct ops *ops, uint32_t from)
 {
 	for (; from < ops->loan_count; from++)
@@ -213,7 +216,7 @@ uint32_t loan_count_given(const struct ops *ops)
 	return count;
 }
 
-/* The peer's arena is another one, of which this side has nothing. */
+/* Starts with another arena of a peer, of which this side has nothing. */
 void loan_renew(struct ops *ops)
 {
 	uint32_t i;
@@ -224,8 +227,8 @@ void loan_renew(struct ops *ops)
 }
 
 /*
- * Sends home as many as there is room for in an entry's bytes from @from to @to,
- * beginning at the end.  Returns how many.
+ * Returns buffers, as many as there is room for in the bytes from @from to @to of an
+ * entry, beginning at the end.  Returns how many.
  */
 unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
 			 uint32_t to)
@@ -251,7 +254,7 @@ unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
 	return count;
 }
 
-/* Buffers of the own arena come home, @count of them.  0; -EPROTO. */
+/* Takes @count returned buffers of this side's arena. Returns 0; -EPROTO. */
 int loan_come_home(struct ops *ops, const unsigned char *slot, uint32_t from,
 		   uint32_t to, unsigned int count)
 {

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT
 /*
- * message.c: what gets no answer: posts, and messages of any length; and calls whose
- * request or answer has any length.
+ * message.c: posts and messages, which get no answer; and calls whose request and
+ * answer have any length.
  *
  * The receiver stores each post and message until it has finished with it, so that one
- * that nobody takes never stands in the ring before an answer.  Each side says in OPEN
- * how many it stores.  The sender has a credit of so many; the HOME entries of the
- * receiver say how many it has finished with, and give the credit back.  The receiver
- * says so when it has finished with a quarter of what it stores, and, before it sleeps,
- * if at least half of the sender's credit is used up: thus a sender without credit never
- * waits for a receiver that has nothing to do.
+ * that is not taken never blocks answers in the ring.  Each side states in its OPEN
+ * entry how many it stores, and the other side has a credit of that number.  The HOME
+ * entries of the receiver state how many it has finished with, which returns the
+ * credit.  The receiver sends one when it has finished with a quarter of what it
+ * stores; and also before it sleeps, if at least half of the sender's credit is used
+ * up.  So a sender without credit never waits for a receiver that has nothing to do.
  */
 #include "ops.h"
 
-/* As writev(2) */
+/* As for writev(2). */
 #define MAX_PIECES 1024
 
-/* The length of all of it.  0; -EINVAL. */
+/* The length of all pieces. Returns 0; -EINVAL. */
 int iov_length(const struct iovec *iov, int count, uint64_t *len)
 {
 	uint64_t all = 0;
@@ -46,7 +46,7 @@ void iov_gather(void *to, const struct iovec *iov, int count)
 	}
 }
 
-/* As much of it as fits.  0; -EMSGSIZE: not all did. */
+/* Copies as much as fits. Returns 0; -EMSGSIZE: not everything fits. */
 static int iov_scatter(const struct iovec *iov, int count, const void *from,
 		       uint64_t len)
 {
@@ -65,21 +65,23 @@ static int iov_scatter(const struct iovec *iov, int count, const void *from,
 
 /* ------------------------------------------------------------------- credit */
 
-/* The peer stores so many of this side's. */
+/* The peer stores @store posts and messages of this side. */
 void message_open(struct ops *ops, uint32_t store)
 {
 	ops->peer_store = store;
 	ops->pub.credit = store;
 }
 
-/* Is the peer to be told before this side sleeps?  It uses up its credit otherwise. */
+/*
+ * Whether to inform the peer before this side sleeps, because it may use up its credit.
+ */
 bool message_credit_due(const struct ops *ops)
 {
 	return ops_finished(ops) &&
 	       ops->pub.received - ops->told >= ops->store - ops->store / 2;
 }
 
-/* What the peer is told: how many of its posts and messages are finished with. */
+/* The number for the peer: how many of its posts and messages are finished with. */
 uint32_t message_tell(struct ops *ops)
 {
 	ops->told += ops_finished(ops);
@@ -87,7 +89,10 @@ uint32_t message_tell(struct ops *ops)
 	return ops->told;
 }
 
-/* The peer tells.  0; -EPROTO: it has finished with what it never had. */
+/*
+ * Takes such a number from the peer.  Returns 0; -EPROTO: the peer cannot have finished
+ * with so many.
+ */
 int message_told(struct ops *ops, uint32_t finished)
 {
 	uint32_t more = finished - ops->peer_finished;
@@ -107,7 +112,7 @@ static uint32_t stored_index(const struct ops *ops,
 	return stored->name & ops->pub.stored_mask;
 }
 
-/* A place for one that arrives; NULL: all are used. */
+/* A place for a post or message that arrives; NULL: all are used. */
 static struct evering__stored *stored_take(struct ops *ops)
 {
 	struct evering__stored *stored = ops->pub.vacant;
@@ -125,7 +130,7 @@ static struct evering__stored *stored_take(struct ops *ops)
 	return stored;
 }
 
-/* It is finished with: its place is for another. */
+/* Frees the place of one that is finished with. */
 void message_finish(struct ops *ops, uint32_t at)
 {
 	struct evering__stored *stored = &ops->pub.stored[at];
@@ -137,14 +142,14 @@ void message_finish(struct ops *ops, uint32_t at)
 	stored->vacant = ops->pub.vacant;
 	ops->pub.vacant = stored;
 	ops->pub.tell_in--;
-	/* One that is cold has to look, so as to give credit. */
+	/* A cold member has to look, to return the credit. */
 	if (ops_endpoint(ops)->member)
 		group_touched(ops_endpoint(ops));
 	if ((int32_t)ops->pub.tell_in <= 0)
 		evering__msg_tell(&ops->pub);
 }
 
-/* The peer is to be told at once that it can send more.  Returns 0. */
+/* Informs the peer at once that it can send more. Returns 0. */
 int evering__msg_tell(struct evering_ops *table)
 {
 	struct ops *ops = to_ops(table);
@@ -156,7 +161,7 @@ int evering__msg_tell(struct evering_ops *table)
 	return 0;
 }
 
-/* Is any not finished with yet? */
+/* Whether any is not finished with yet. */
 bool message_any(const struct ops *ops)
 {
 	const struct evering__stored *stored;
@@ -167,7 +172,7 @@ bool message_any(const struct ops *ops)
 	return count;
 }
 
-/* A peer that has sent none, and has been told of none. */
+/* Starts with a peer that has sent none, and was informed of none. */
 void message_renew(struct ops *ops)
 {
 	ops->pub.received = 0;
@@ -238,7 +243,7 @@ static void message_deliver(struct ops *ops, uint32_t at)
 	ops_update(ops);
 }
 
-/* A post or message has come.  0, or why the channel ends. */
+/* Takes a post or message. Returns 0, or why the channel ends. */
 int message_arrived(struct ops *ops, struct arrival *arrival)
 {
 	const struct evering_op_header *h = &arrival->header;
@@ -299,8 +304,9 @@ int evering__msg_recv(struct evering_ops *table, struct evering_msg *msg,
 }
 
 /*
- * Sends a buffer home.  A few small ones are not worth an entry, but a sender whose arena
- * holds only some messages writes the next one while this side reads another.
+ * Returns a buffer.  A few small ones are not worth an entry.  But if the sender's
+ * arena holds only some messages, it should write the next one while this side reads
+ * another.
  */
 static void message_send_home(struct ops *ops,
 			      const struct evering__stored *stored)
@@ -338,7 +344,10 @@ struct sending {
 	int error;
 };
 
-/* A buffer for @arg, whoever has to free one first; or the reason why there is none. */
+/*
+ * Whether there is a buffer for @arg, or a reason why there never will be; another side
+ * may have to free one first.
+ */
 static bool can_alloc(struct ops *ops, uint64_t arg)
 {
 	struct sending *s = (struct sending *)(uintptr_t)arg;
@@ -349,7 +358,10 @@ static bool can_alloc(struct ops *ops, uint64_t arg)
 	return s->buf || s->error;
 }
 
-/* May a post or message of @arg be sent, or never?  Then it has its buffer, or error. */
+/*
+ * Whether a post or message of @arg can be sent, and then has its buffer; or never can
+ * be, and then has its error.
+ */
 static bool can_send(struct ops *ops, uint64_t arg)
 {
 	struct sending *s = (struct sending *)(uintptr_t)arg;
@@ -359,7 +371,10 @@ static bool can_send(struct ops *ops, uint64_t arg)
 	return s->len <= ops->pub.max_data || can_alloc(ops, arg);
 }
 
-/* Until @can is true.  0; or what evering_msg_send() says of waiting and memory. */
+/*
+ * Waits until @can is true.  Returns 0; or an error of evering_msg_send() for waits and
+ * memory.
+ */
 static int wait_to_send(struct ops *ops, ops_condition can, struct sending *s,
 			int64_t timeout_ns, int64_t *deadline)
 {
@@ -392,7 +407,9 @@ int evering__msg_send(struct evering_ops *table, const struct iovec *iov,
 		return ret;
 	if (s.buf) {
 		iov_gather(s.buf, iov, count);
-		/* Its own, and just allocated: it can be given. */
+		/*
+		 * It belongs to this side and was just allocated, so it can be given.
+		 */
 		loan_give(ops, s.buf, s.len, &header.flags, &name);
 	} else {
 		iov_gather(data, iov, count);
@@ -440,7 +457,7 @@ int evering_op_post(struct evering_ops *table, const struct evering_op *op,
 
 /* -------------------------------------------------------------------- calls */
 
-/* What is left of @timeout_ns, which ends at @deadline if it is limited. */
+/* The rest of @timeout_ns, which ends at @deadline if it is limited. */
 static int64_t what_is_left(int64_t timeout_ns, int64_t deadline)
 {
 	int64_t left;
@@ -515,7 +532,7 @@ int evering_op_callv(struct evering_ops *table, uint32_t opcode,
 	op.buf_len = s.len;
 	ret = call(table, &op, out, out_count, completion,
 		   what_is_left(timeout_ns, deadline));
-	/* The peer may still look at what was abandoned. */
+	/* The peer may still read an abandoned buffer. */
 	if (!(completion->flags & EVERING_ABANDONED))
 		evering_free(ops->pub.ev, s.buf);
 	return ret;

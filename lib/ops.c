@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
 /*
- * ops.c: the operations' table as a whole: opening and closing, sending entries,
- * taking those that arrive, and waiting.
+ * ops.c: the table of operations as a whole: it opens and closes, sends entries, takes
+ * those that arrive, and waits.
  *
- * What an answer does to its operation is ask.c's, what becomes of a request
- * answer.c's, what is a buffer loan.c's.  Each entry is copied before it is looked
- * at, and released before anybody is called, who may thus call back.
+ * ask.c handles answers, answer.c requests, loan.c buffers.  Each entry is copied
+ * before it is looked at, and released before a callback runs, so that the callback may
+ * call the library.
  */
 #include <stdio.h>
 #include <sys/mman.h>
 
 #include "ops.h"
 
-/* Waits in callbacks of waits */
+/* The most waits that may be nested in callbacks. */
 #define MAX_WAITS 8u
 
-/* Sends an entry, for which there is room.  Buffers that go home go with it. */
+/* Sends an entry, for which there is room. Buffers to be returned go with it. */
 void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer)
 {
@@ -37,7 +37,7 @@ void ops_send(struct ops *ops, const struct evering_op_header *header,
 	evering__stamp(tx, slot, tx->next);
 }
 
-/* Sends home what is to go; @all: credit, too, of which there is not much yet. */
+/* Returns buffers and credit; @all: also credit that is still little. */
 void ops_send_home(struct ops *ops, bool all)
 {
 	struct evering_op_header header = { .type = EVERING_OP_HOME };
@@ -60,7 +60,7 @@ void ops_flush(struct ops *ops)
 	evering__flush(ops->pub.ev);
 }
 
-/* With what EVERING_LAZY_RING has left owed. */
+/* Also rings the doorbell that EVERING_LAZY_RING has left owed. */
 static void flush_now(struct ops *ops)
 {
 	ops_flush(ops);
@@ -68,7 +68,7 @@ static void flush_now(struct ops *ops)
 		evering_flush(ops->pub.ev);
 }
 
-/* Nothing more will come: everything ends, once.  Returns the reason. */
+/* Ends everything, once, because nothing more will come. Returns the reason. */
 int ops_end(struct ops *ops, int error)
 {
 	if (ops->error)
@@ -80,7 +80,9 @@ int ops_end(struct ops *ops, int error)
 	if (error != -EPIPE)
 		channel_end(ops_endpoint(ops), -EPROTO);
 	if (error == -EPIPE && ops->outlives) {
-		/* There may be a successor: nothing ends but what takes too long. */
+		/*
+		 * There may be a successor, so only operations that take too long end.
+		 */
 		ask_mark_fates(ops);
 		return error;
 	}
@@ -103,7 +105,7 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 		return -EPROTO;
 	memcpy(&open, arrival->data, sizeof(open));
 	depth = open.serve < ops->size ? open.serve : ops->size;
-	/* A successor that takes less than what was in flight at once cannot be one. */
+	/* A successor must serve as many operations as were in flight before. */
 	if ((open.flags & ~EVERING_OP_OUTLIVES) || depth < ops->depth ||
 	    again_opened(ops, open.store))
 		return -EPROTO;
@@ -113,7 +115,7 @@ static int opened(struct ops *ops, const struct arrival *arrival)
 							ops->serve_size);
 	ops_set_keep(ops);
 	message_open(ops, open.store);
-	/* What is in flight goes on, and so does the number of places. */
+	/* Operations in flight continue, and the number of places stays. */
 	if (!ops->depth)
 		ask_open(ops, depth);
 	return 0;
@@ -163,7 +165,7 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 	}
 }
 
-/* Takes the entry in @slot, whatever it is.  0, or why the channel ends. */
+/* Takes the entry in @slot, of any type. Returns 0, or why the channel ends. */
 static int take_any(struct ops *ops, const unsigned char *slot)
 {
 	unsigned char copy[EVERING_MAX_SLOT] __attribute__((aligned(16)));
@@ -173,7 +175,10 @@ static int take_any(struct ops *ops, const unsigned char *slot)
 	int ret;
 
 	memcpy(copy, slot, to);
-	/* From here on only the copy is looked at, and no compiler knows better. */
+	/*
+	 * From here on only the copy is used, and the compiler must not read the slot
+	 * again.
+	 */
 	__asm__ __volatile__("" ::: "memory");
 	evering_begin(ops->pub.ev, 1);
 	evering_release(ops->pub.ev);
@@ -197,13 +202,16 @@ static int take_any(struct ops *ops, const unsigned char *slot)
 	return arrived(ops, &arrival);
 }
 
-/* Type and flags, and below them the length, of the first half of a header's word. */
+/*
+ * The type and flags, and below them the length, from the first half of a header's
+ * word.
+ */
 static inline uint32_t header_key(uint32_t word)
 {
 	return word << 16 | word >> 16;
 }
 
-/* An answer to what is plain, as ask_answered() would take it; @place expects it. */
+/* Takes an answer to a plain operation, as ask_answered() does; @place expects it. */
 static inline __attribute__((always_inline)) void
 take_answer(struct ops *ops, struct evering__place *place,
 	    struct evering__place **spare, uint32_t len, uint32_t code)
@@ -218,7 +226,7 @@ take_answer(struct ops *ops, struct evering__place *place,
 	*spare = place;
 }
 
-/* A request without a buffer, for a place that is free. */
+/* Takes a request without a buffer, for a free place. */
 static inline __attribute__((always_inline)) void
 take_request(struct ops *ops, struct evering__held *held, uint64_t id,
 	     uint32_t len, uint32_t code)
@@ -232,10 +240,10 @@ take_request(struct ops *ops, struct evering__held *held, uint64_t id,
 }
 
 /**
- * struct take - what take_some() knows, most of it when it is compiled
+ * struct take - arguments of take_some(), most of them constants at compile time
  * @shift: log2 of the slot size
- * @requests: more of them are to be expected than answers
- * @most: how many entries to take at the most
+ * @requests: more requests are expected than answers
+ * @most: the most entries to take
  * @spare: see struct ops
  */
 struct take {
@@ -246,16 +254,16 @@ struct take {
 };
 
 /*
- * Takes entries that are there.  Returns how many, or why the channel ends.
+ * Takes entries that have come.  Returns how many, or why the channel ends.
  *
- * Each word of a header is read once, and no more than a slot is copied.  An entry without
- * flags, and with no more data than fits, is known by one comparison of its type, its
- * flags and its length.  An answer's id is right if the place that it names expects it;
- * only what is plain expects any.  A request's is not looked at: whatever it is, its low
+ * Each word of a header is read once, and no more than a slot is copied.  One
+ * comparison of type, flags and length finds an entry without flags whose data fits.
+ * The id of an answer is valid if the place that it names expects it; only plain
+ * operations expect one.  The id of a request is not checked: whatever it is, its low
  * bits name a place that is free and may be used.
  *
- * After a callback all memory counts as changed: what does not change is in locals.  It
- * is the caller's to publish what was released.
+ * After a callback the compiler has to reload all memory, so values that do not change
+ * are in local variables.  The caller publishes what was released.
  */
 static inline __attribute__((always_inline)) int take_some(struct ops *ops,
 							   struct take take)
@@ -314,7 +322,7 @@ any:
 	return (int)(take.most - left);
 }
 
-/* The same for slots of 64 bytes, which most have, as constants. */
+/* The same, with constants for slots of 64 bytes, the most common size. */
 static int take_until(struct ops *ops, uint32_t most,
 		      struct evering__place **spare)
 {
@@ -328,7 +336,10 @@ static int take_until(struct ops *ops, uint32_t most,
 	return take_some(ops, (struct take){ 6, false, most, spare });
 }
 
-/* @most, and a lap at the most, so that the peer cannot keep this from returning. */
+/*
+ * Takes at most @most entries, and at most a full ring, so that the peer cannot keep
+ * this from returning.
+ */
 static int take_lap(struct ops *ops, uint32_t most,
 		    struct evering__place **spare)
 {
@@ -341,9 +352,9 @@ static int take_lap(struct ops *ops, uint32_t most,
 		most = lap;
 	do {
 		/*
-		 * What was released is published each quarter ring, and so that it
-		 * need not be looked at each time, ahead: no callback, however long
-		 * it takes, keeps a quarter from the peer.
+		 * What was released is published every quarter ring, at a number that
+		 * is computed in advance, so that no check is needed for each entry.  A
+		 * long callback does not keep a quarter from the peer.
 		 */
 		until = rx->publish_at - rx->next;
 		if (until <= 1 || until > lap) {
@@ -362,7 +373,7 @@ static int take_lap(struct ops *ops, uint32_t most,
 	return (int)taken;
 }
 
-/* How many go home in an entry of their own. */
+/* How many buffers return in an entry of their own. */
 static uint32_t home_batch(const struct ops *ops)
 {
 	uint32_t fit =
@@ -372,8 +383,8 @@ static uint32_t home_batch(const struct ops *ops)
 }
 
 /*
- * Takes @most entries at the most.  @sleeps: the caller sleeps if there is nothing, and
- * rings the peer by the same call; else what was sent is flushed here.
+ * Takes @most entries at the most.  @sleeps: if there is nothing, the caller sleeps and
+ * rings the peer in the same call; else this flushes what was sent.
  */
 static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 {
@@ -381,12 +392,12 @@ static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 	int n, ret;
 
 	if (EVERING_UNLIKELY(ops->error)) {
-		/* Of those that outlive the peer. */
+		/* Operations that outlive the peer can run out of time. */
 		if (ops->heap_count)
 			ask_expire(ops);
 		return ops->error;
 	}
-	/* As many polls are in each other. */
+	/* The most polls are nested. */
 	if (!spare)
 		return -EDEADLK;
 	ops->spare = spare->next;
@@ -395,7 +406,7 @@ static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 	ops->spare = spare;
 	if (n < 0)
 		return ops_end(ops, n);
-	/* What a callback called may have found out. */
+	/* A function that a callback has called may have found an error. */
 	if (ops->error)
 		return ops->error;
 	if (n && (evering_load_relaxed(ops->pub.ev->rx.armed) & EVERING_ARMED))
@@ -406,7 +417,7 @@ static int poll_once(struct ops *ops, bool sleeps, uint32_t most)
 		n += again_send(ops);
 	if (ops->tell_count)
 		ask_tell(ops);
-	/* A few are not worth an entry while others may take them along. */
+	/* A few buffers are not worth an entry while other entries may take them. */
 	if (!n || ops->homebound.count >= home_batch(ops) ||
 	    (int32_t)ops->pub.tell_in <= 0)
 		ops_send_home(ops, !n);
@@ -431,13 +442,13 @@ int ops_poll_some(struct ops *ops, uint32_t most)
 	return poll_once(ops, false, most);
 }
 
-/* Slots that are to be free beside the one that is waited for. */
+/* How many slots have to be free besides the one that is waited for. */
 static uint32_t reserve_of(const struct ops *ops)
 {
 	return ops->opened ? ops->serve : NO_ROOM;
 }
 
-/* Sends what has waited for room; true: some still does. */
+/* Sends what has waited for room. Returns whether something still waits. */
 static bool send_rest(struct ops *ops)
 {
 	ops_send_home(ops, true);
@@ -447,14 +458,16 @@ static bool send_rest(struct ops *ops)
 		again_lacks_room(ops) || message_credit_due(ops));
 }
 
-/* As before a sleep, for a member of a group that stays hot, and so never is armed. */
+/*
+ * The work before a sleep, for a member of a group that stays hot and is never armed.
+ */
 void ops_settle(struct ops *ops)
 {
 	if (!ops->error)
 		send_rest(ops);
 }
 
-/* The next time that anything is due, until @deadline. */
+/* The next time at which something is due, at most @deadline. */
 static int64_t due_before(const struct ops *ops, int64_t deadline)
 {
 	int64_t due = deadline;
@@ -465,8 +478,8 @@ static int64_t due_before(const struct ops *ops, int64_t deadline)
 }
 
 /*
- * One sleep, until something arrives, an operation runs out of time or, if @space is
- * what lacks, there is room to submit one.
+ * Sleeps once, until something arrives, an operation runs out of time or, if @space,
+ * there is room to submit one.
  */
 static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 {
@@ -479,13 +492,13 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 
 	rest = send_rest(ops);
 	/*
-	 * What there is to be sent again is the next look's, which may call back.  If it
-	 * lacked room before, and does not any more, that is not to be slept over: so
-	 * this look is the later one.
+	 * The next poll sends entries again; it may call callbacks.  If there was no
+	 * room for them before and there is now, do not sleep.  So this look is the
+	 * later one.
 	 */
 	if (again_is_due(ops))
 		return 0;
-	/* Whoever wants to submit comes after that, and that may wait for credit. */
+	/* A submission comes after those entries, which may wait for credit. */
 	if (rest || (space && !ops->again.entries)) {
 		what |= EVERING_TX;
 		e->room = reserve_of(ops);
@@ -495,7 +508,7 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 		if (timeout < 0)
 			timeout = 0;
 	}
-	/* A flush wakes a sleeper, be there something new for it or not. */
+	/* A flush wakes a sleeping peer even if there is nothing new for it. */
 	if (ops->pub.flushed != ops->pub.ev->tx.next)
 		what |= EVERING_FLUSH;
 	ops->pub.flushed = ops->pub.ev->tx.next;
@@ -514,7 +527,7 @@ static int sleep_once(struct ops *ops, bool space, int64_t deadline)
 	}
 }
 
-/* Of who waits for anything to be done at all */
+/* The condition of a caller that waits for any work. */
 static bool never(struct ops *ops, uint64_t arg)
 {
 	(void)ops;
@@ -522,7 +535,7 @@ static bool never(struct ops *ops, uint64_t arg)
 	return false;
 }
 
-/* A meeting that is under way ends, if need be when its step does. */
+/* Ends a meeting that is under way, if necessary when its step ends. */
 static void meet_nobody(struct ops *ops)
 {
 	struct evering_connecting *meeting = ops->meeting;
@@ -532,8 +545,9 @@ static void meet_nobody(struct ops *ops)
 }
 
 /*
- * The peer has gone.  Meets its successor, until @deadline, *@patience (0: not set yet) or
- * the next operation runs out of time.  1: there is one; 0: not yet; or what to return.
+ * Meets the successor of a peer that is gone, until @deadline, *@patience (0: not set
+ * yet) or the time limit of the next operation.  Returns 1: there is one; 0: not yet;
+ * or the error for the caller.
  */
 static int follow(struct ops *ops, int64_t deadline, int64_t *patience)
 {
@@ -547,7 +561,7 @@ static int follow(struct ops *ops, int64_t deadline, int64_t *patience)
 	if (*patience <= now)
 		return -EPIPE;
 	until = due_before(ops, *patience < deadline ? *patience : deadline);
-	/* The wait that this is part of has nothing under way: see ops_in_callback(). */
+	/* The wait around this one has no callback running: see ops_in_callback(). */
 	ops->waits--;
 	ret = ops_in_callback(ops) ?
 		      -EDEADLK :
@@ -585,7 +599,7 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		       timeout_ns != EVERING_NOWAIT;
 		if (!gone && (ret < 0 || (ret && condition == never)))
 			return ret;
-		/* Operations had their outcome, or ran out of time. */
+		/* Operations got their outcome, or ran out of time. */
 		if (gone && condition == never &&
 		    ops->pub.in_flight != in_flight)
 			return 1;
@@ -595,17 +609,20 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 			*deadline = deadline_after(timeout_ns);
 		if (gone) {
 			ret = follow(ops, *deadline, &patience);
-			/* Operations may have ended by that. */
+			/* Operations may have ended because of that. */
 			if (ret > 0 && condition == never)
 				return ret;
-			/* The next one that goes is waited for as long. */
+			/*
+			 * If the next peer goes away, its successor is waited for as
+			 * long.
+			 */
 			if (ret > 0)
 				patience = 0;
 		} else if (!ret) {
 			/*
-			 * Whether to wait for room is decided by one look: after
-			 * a second one, room that came between the two would be
-			 * neither used nor waited for.
+			 * One look decides whether to wait for room.  With a second
+			 * look, room that came between the two would be neither used
+			 * nor waited for.
 			 */
 			room = !space || !ops->opened || ops->left ||
 			       ops_room(ops);
@@ -617,16 +634,16 @@ static int wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		} else if (*deadline != INT64_MAX && now_ns() >= *deadline) {
 			ret = -ETIMEDOUT;
 		}
-		/* That it has gone just now the next look finds. */
+		/* If the peer has gone just now, the next look finds that. */
 		if (ret < 0 && (gone || ret != -EPIPE || ops_closed(ops)))
 			return condition(ops, arg) ? 0 : ret;
 	}
 }
 
 /*
- * Until @condition holds.  *@deadline is when @timeout_ns has passed; 0: nobody has
- * looked at the clock yet.  0; -EAGAIN, -ETIMEDOUT, -EINTR, -EINVAL, -EDEADLK, or why
- * the channel has ended.
+ * Waits until @condition holds. *@deadline is the end of @timeout_ns; 0: the clock was
+ * not read yet.  Returns 0; -EAGAIN, -ETIMEDOUT, -EINTR, -EINVAL, -EDEADLK, or why the
+ * channel has ended.
  */
 int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		 bool space, int64_t timeout_ns, int64_t *deadline)
@@ -637,7 +654,7 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 		return -EINVAL;
 	if (condition(ops, arg))
 		return 0;
-	/* How many of these are in each other, the peer has a say in. */
+	/* The peer can influence how many waits are nested. */
 	if (ops->waits >= MAX_WAITS)
 		return -EDEADLK;
 	ops->waits++;
@@ -646,7 +663,10 @@ int ops_wait_for(struct ops *ops, ops_condition condition, uint64_t arg,
 	return ret;
 }
 
-/* It is to be armed in another way, or has something to do, while a group believes it cold. */
+/*
+ * Makes it hot: it has to be armed in another way, or has something to do, while it is
+ * cold in a group.
+ */
 static void ops_touched(struct ops *ops)
 {
 	struct endpoint *e = ops_endpoint(ops);
@@ -655,7 +675,10 @@ static void ops_touched(struct ops *ops)
 		group_touched(e);
 }
 
-/* From now on somebody takes them, and those that are there already have to be told of. */
+/*
+ * From now on the caller takes requests or messages, and has to be notified of those
+ * that are there already.
+ */
 void ops_take(struct ops *ops, bool *takes)
 {
 	if (*takes)
@@ -665,14 +688,14 @@ void ops_take(struct ops *ops, bool *takes)
 }
 
 /*
- * The same, for who wants to send.  To try is to look, and not to take what has arrived,
- * whose callbacks may try.
+ * The same, for a caller that wants to send.  EVERING_NOWAIT only looks, and takes
+ * nothing that has arrived, because callbacks may call this.
  */
 int ops_wait_for_room(struct ops *ops, ops_condition condition, uint64_t arg,
 		      int64_t timeout_ns, int64_t *deadline)
 {
 	if (timeout_ns == EVERING_NOWAIT && !condition(ops, arg)) {
-		/* Who sleeps on it in a loop is to be woken. */
+		/* A loop that sleeps on the descriptor has to be woken. */
 		if (ops->opened && !ops_room(ops)) {
 			ops->refused = true;
 			ops_touched(ops);
@@ -723,9 +746,9 @@ void evering_ops_flush(struct evering_ops *table)
 }
 
 /*
- * Is the caller to take what waits, before it sleeps?  One that takes such things is told
- * as long as there are any; another is told once of each, so that a peer cannot keep it
- * from sleeping with what nobody takes.
+ * Whether the caller has to take something before it sleeps.  A caller that takes such
+ * things is notified as long as there are any.  Another caller is notified once of
+ * each, so that a peer cannot keep it from sleeping with things that are never taken.
  */
 static bool to_take(const struct fifo *waiting, bool takes, uint32_t *told)
 {
@@ -736,8 +759,8 @@ static bool to_take(const struct fifo *waiting, bool takes, uint32_t *told)
 }
 
 /*
- * Before a sleep, of a caller that arms with @arm; *@armed: for what, which is what it was
- * and more.  0; what is ready; or why the channel has ended.  No callback is called.
+ * Prepares the sleep of a caller that arms with @arm.  Adds to *@armed what it is armed
+ * for.  Returns 0; what is ready; or why the channel has ended.  Calls no callback.
  */
 static int arm_table(struct ops *ops, unsigned int *armed,
 		     int (*arm)(struct endpoint *e, unsigned int what))
@@ -760,14 +783,14 @@ static int arm_table(struct ops *ops, unsigned int *armed,
 		return EVERING_RX;
 	}
 	if (what & EVERING_TX) {
-		/* Any room is what the caller waits for. */
+		/* The caller waits for any room. */
 	} else if (rest ||
 		   (ops->refused && !ops->again.entries && !ops->left)) {
 		what |= EVERING_TX;
 		e->room = reserve_of(ops);
 		*armed = what;
 	} else {
-		/* Nor is it to wake anybody any more. */
+		/* It must not wake the caller any more. */
 		evering_disarm(&e->ev, EVERING_TX);
 	}
 	if (e->member)
@@ -800,8 +823,8 @@ int evering_ops_arm(struct evering_ops *table, short *events)
 }
 
 /*
- * Is there something to do although nothing has arrived?  For a group that looks.  As when
- * it arms, room is told of once.
+ * For a group that looks: whether there is something to do although nothing has
+ * arrived.  As in arming, room is reported once.
  */
 bool ops_to_do(struct ops *ops)
 {
@@ -816,15 +839,16 @@ bool ops_to_do(struct ops *ops)
 }
 
 /*
- * For a group that sleeps, and that @want is of interest to, EVERING_RX among it.  What of
- * @want is ready; why the channel has ended, of which evering_ops_poll() tells the table.
+ * Arms for a group that sleeps and waits for @want, which includes EVERING_RX.  Returns
+ * what of @want is ready; or why the channel has ended, which evering_ops_poll() then
+ * finds for the table.
  */
 int ops_arm_member(struct ops *ops, unsigned int want)
 {
 	unsigned int what = want;
 	int ret = arm_table(ops, &what, wait_arm);
 
-	/* Room for what the table itself has to send: that is its work. */
+	/* There is room for what the table itself has to send, so there is work. */
 	if (ret > 0 && !((unsigned int)ret & want))
 		return EVERING_RX;
 	return ret;
@@ -887,7 +911,7 @@ static int read_params(const struct evering_ops_params *from, uint32_t entries,
 }
 
 /**
- * struct layout - where the parts of a table lie in its memory
+ * struct layout - the offsets of the parts of a table in its memory
  */
 struct layout {
 	uint32_t place_count;
@@ -971,7 +995,7 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	ops->held_data = memory + layout->held_data;
 	ops->pub.stored = (struct evering__stored *)(memory + layout->stored);
 	ops->pub.stored_mask = layout->stored_count - 1;
-	/* What no message is called. */
+	/* A name that no message has. */
 	ops->pub.stored[0].plain = 1u << EVERING__STORED_BITS;
 	ops->stored_data = memory + layout->stored_data;
 	ops->store = params->store;
@@ -996,7 +1020,7 @@ static void set_up(struct ops *ops, struct endpoint *e,
 	evering_begin(&e->ev, 0);
 }
 
-/* The first entry of a channel, for which there is room. */
+/* Sends the first entry of a channel, for which there is room. */
 static void say_open(struct ops *ops)
 {
 	const struct evering_op_header header = {
@@ -1017,8 +1041,8 @@ static void say_open(struct ops *ops)
 }
 
 /*
- * The channel is a new one.  What is in flight stays, and is sent by again.c when the peer
- * has opened its table; of the peer nothing is known.
+ * Starts on a new channel, whose peer is unknown.  Operations in flight stay, and
+ * again.c sends them when the peer has opened its table.
  */
 void ops_renew(struct ops *ops)
 {
@@ -1038,10 +1062,11 @@ void ops_renew(struct ops *ops)
 }
 
 /*
- * May it be told, without an answer having to wait for that?  If all that the peer has not
- * released are answers, then these, those that may become due before it takes more, and this
- * one are n + 1 at the most, and less than a quarter of the ring is released and not
- * published: there is room for all of them.  A peer that is busy may never leave more.
+ * Whether the peer can be informed without making an answer wait.  If all entries that
+ * the peer has not released are answers, then these, the ones that may become due
+ * before it takes more, and this entry are at most n + 1, and less than a quarter of
+ * the ring is released and not published.  So there is room for all.  A busy peer may
+ * never leave more.
  */
 static bool room_to_leave(struct ops *ops)
 {
@@ -1064,8 +1089,9 @@ static bool room_to_leave(struct ops *ops)
 }
 
 /*
- * This side is to go, and the peer waits for its successor: from now on it keeps what is new
- * for that one.  It is told once, when there is room.  Was it now?
+ * Informs the peer, once and when there is room, that this side will stop.  From then
+ * on the peer keeps new operations for the successor.  Returns whether it was informed
+ * now.
  */
 bool ops_leave(struct ops *ops)
 {
@@ -1079,7 +1105,7 @@ bool ops_leave(struct ops *ops)
 	return true;
 }
 
-/* Does a callback of the table run, or a wait for it? */
+/* Whether a callback of the table, or a wait in one, is running. */
 bool ops_in_callback(const struct ops *ops)
 {
 	const struct evering__place *spare;
@@ -1144,12 +1170,15 @@ void evering_ops_close(struct evering_ops *table)
 
 	if (!ops)
 		return;
-	/* In a process that fork(2) has made nothing of it is to be done, or told. */
+	/*
+	 * In a process made by fork(2), do nothing with the table, and call no
+	 * callback.
+	 */
 	if (ops_endpoint(ops)->owner != fork_id()) {
 		ops_free_table(ops);
 		return;
 	}
-	/* From here on it is as if the peer were there, and it may be. */
+	/* From here on the peer counts as present, and it may be. */
 	ops->outlives = false;
 	if (!ops->error) {
 		send_rest(ops);
