@@ -25,7 +25,7 @@
 /* A user may have one part in so many of RLIMIT_NOFILE under way. */
 #define PART_UNREAD 8u
 
-/* What one user has. It exists only while the user has something. */
+/* What one user has.  It exists only while the user has something. */
 struct account {
 	struct account *next;
 	uid_t uid;
@@ -330,7 +330,7 @@ bool ledger_keeps(struct ledger *ledger, int sock, bool sealed)
 static const struct evering_admission default_admission =
 	EVERING_ADMISSION_INIT;
 
-/* Copies the caller's rules, or the default. Returns 0; -EINVAL, -E2BIG. */
+/* Copies the caller's rules, or the default.  Returns 0; -EINVAL, -E2BIG. */
 int admission_read(const struct evering_admission *from,
 		   struct evering_admission *admission)
 {

@@ -300,7 +300,7 @@ bool again_lacks_room(const struct ops *ops)
 	return ops->again.entries && what_it_lacks(ops) == ROOM;
 }
 
-/* Sends the next entry. If it is not wanted any more, frees its buffer instead. */
+/* Sends the next entry.  If it is not wanted any more, frees its buffer instead. */
 static void send_next(struct ops *ops)
 {
 	struct again *again = &ops->again;

@@ -161,7 +161,7 @@ void answer_cancelled(struct ops *ops, uint64_t id)
 		ops->cancelled(&ops->pub, id, ops->context);
 }
 
-/* Whether it still has to be answered. If so, ops->ended will be called for it. */
+/* Whether it still has to be answered.  If so, ops->ended will be called for it. */
 bool answer_keep(struct ops *ops, uint64_t id)
 {
 	struct evering__held *held = held_by_id(ops, id);

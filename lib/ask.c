@@ -19,7 +19,7 @@ static void unplain(struct evering__place *place)
 	place->state = OP_SENT | OP_OPEN;
 }
 
-/* The place of an operation that is not over. It is not plain from here on. */
+/* The place of an operation that is not over.  It is not plain from here on. */
 static struct evering__place *place_by_id(const struct ops *ops, uint64_t id)
 {
 	struct evering__place *place;
@@ -64,7 +64,7 @@ static void place_init(struct ops *ops, uint32_t index,
 	place_push(list, place);
 }
 
-/* Begins without a free place. The place with index 0 is never in flight. */
+/* Begins without a free place.  The place with index 0 is never in flight. */
 void ask_init(struct ops *ops)
 {
 	uint32_t i;
@@ -199,7 +199,7 @@ static void heap_remove(struct ops *ops, struct evering__place *place)
 
 /* ------------------------------------------------------------------ outcomes */
 
-/* Gives the caller the outcome. The place is free if the answer has come too. */
+/* Gives the caller the outcome.  The place is free if the answer has come too. */
 static void op_outcome(struct ops *ops, struct evering__place *place,
 		       int32_t result, const struct arrival *arrival)
 {
@@ -363,7 +363,7 @@ static void op_abandon(struct ops *ops, struct evering__place *place,
 	op_outcome(ops, place, result, NULL);
 }
 
-/* Abandons operations that have taken too long. Returns how many. */
+/* Abandons operations that have taken too long.  Returns how many. */
 int ask_expire(struct ops *ops)
 {
 	int64_t now = now_ns();
@@ -483,7 +483,7 @@ bool ask_queue(struct ops *ops, uint64_t id)
 	return true;
 }
 
-/* The operation cannot be sent to the successor. It counts as begun. */
+/* The operation cannot be sent to the successor.  It counts as begun. */
 void ask_unqueue(struct ops *ops, uint64_t id)
 {
 	struct evering__place *place = place_by_id(ops, id);

@@ -159,7 +159,7 @@ static bool hear_watch(struct evering_connecting *c, bool *ours)
 
 /* ----------------------------------------------------------------------- steps */
 
-/* One attempt to connect. Returns 0: connected. */
+/* One attempt to connect.  Returns 0: connected. */
 static int dial(struct evering_connecting *c)
 {
 	if (c->sock < 0)
@@ -420,7 +420,7 @@ static void end(struct evering_connecting *c)
 	stop_watch(c);
 }
 
-/* Hands out the endpoints; the socket belongs to the first. Returns how many. */
+/* Hands out the endpoints; the socket belongs to the first.  Returns how many. */
 static int take_endpoints(struct evering_connecting *c, struct evering **ev)
 {
 	unsigned int count = c->lanes.count, i;

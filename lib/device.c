@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * device.c: channels of the evering kernel module.
+ * device.c: the backend of the evering kernel module.
  *
- * One descriptor an endpoint: it is memory, doorbell and liveness.  The kernel
- * allocates the regions and lets each side map for writing only what is its to
- * write, so there is nothing to check but that the descriptor is what it is said to
- * be.  It clears EVERING_ARMED of who it wakes, and keeps the state of each endpoint
- * in STATUS, where one load tells.
+ * An endpoint is a single descriptor, for its memory, doorbells and liveness.  The
+ * kernel allocates the regions and lets each side map only its own regions for writing.
+ * So the library only checks that the descriptor is an endpoint.  The kernel clears
+ * EVERING_ARMED of a sleeper that it wakes, and keeps the state of each endpoint in
+ * STATUS, where a load reads it.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -23,9 +23,9 @@
 #define DEVICE "/dev/evering"
 
 /*
- * Nobody has attached this end yet.  A descriptor that a stranger offers a second time would
- * be a second channel with the same memory of this side's, which the two would spoil for
- * one another.
+ * Whether no process has attached this endpoint yet.  If a stranger could offer a
+ * descriptor twice, this side would have two channels in the same memory, which would
+ * corrupt each other.
  */
 static bool is_new(const struct endpoint *e)
 {
@@ -54,7 +54,7 @@ static int map_all(struct endpoint *e)
 	return ret;
 }
 
-/* No module, or none for this user. */
+/* There is no module, or this user may not use it. */
 static int open_error(int error)
 {
 	switch (error) {
@@ -70,21 +70,21 @@ static int open_error(int error)
 }
 
 /*
- * The module is of another version: there is nothing that it could do for us.  Sets
- * *@features to EVERING_FEATURE_*, what it can do beyond the first.
+ * Checks the version of the module.  Sets *@features to EVERING_FEATURE_*, the
+ * functions that the module has beyond the first version.
  */
 static int check_abi(int device, uint64_t *features)
 {
 	struct evering_info info = { .size = sizeof(info) };
 
 	if (ioctl(device, EVERING_IOC_INFO, &info))
-		/* What lies there is no device of ours. */
+		/* The file is not the module's device. */
 		return errno == ENOTTY ? -ENODEV : -errno;
 	*features = info.features;
 	return info.abi == EVERING_ABI_VERSION ? 0 : -EPROTONOSUPPORT;
 }
 
-/* How far an arena has memory: what the kernel says is so. */
+/* How many bytes of an arena have memory.  The kernel's number is trusted. */
 static uint64_t there(const struct endpoint *e, unsigned int end)
 {
 	const struct evering_status *status = e->map[EVERING_REGION_STATUS];
@@ -100,8 +100,9 @@ static int grow_to(struct endpoint *e, uint64_t bytes)
 }
 
 /*
- * It has its regions: from now on the peer may know who speaks here, and nobody else
- * can.  If another has been here before, so that it could, there is no channel.
+ * Attaches the endpoint, after its regions are mapped.  From now on no other process
+ * can be this endpoint.  If another process has attached it before, there is no
+ * channel.
  */
 static int attach(struct endpoint *e)
 {
@@ -125,7 +126,7 @@ static int device_make(struct endpoint *e, int64_t deadline)
 		return open_error(errno);
 	ret = check_abi(fd, &features);
 	if (features & EVERING_FEATURE_GROW) {
-		/* Of the other side's nothing: that has its own wish. */
+		/* Nothing of the other side's arena, which has its own arena_begin. */
 		create.flags = EVERING_CREATE_GROW;
 		create.arena_begin[EVERING_A] = e->begin;
 	}
@@ -144,7 +145,7 @@ static int device_make(struct endpoint *e, int64_t deadline)
 
 static unsigned int device_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 {
-	/* The accepting side has nothing that the other does not have. */
+	/* The accepting side offers nothing. */
 	if (e->device.peers < 0)
 		return 0;
 	fds[0] = e->device.peers;
@@ -152,8 +153,9 @@ static unsigned int device_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 }
 
 /*
- * A stranger's descriptor.  What is on the file system of anonymous inodes is neither
- * a socket nor FUSE; there, evering's endpoints alone know this ioctl.
+ * Checks a stranger's descriptor.  A file on the file system of anonymous inodes is
+ * neither a socket nor on FUSE, and among those only endpoints of evering have this
+ * ioctl.
  */
 static int check_endpoint(int fd)
 {
@@ -172,7 +174,10 @@ static int check_endpoint(int fd)
 	return ret;
 }
 
-/* What a channel measures that @fd is an end of; -EPROTO: it is none, or of another version. */
+/*
+ * The geometry of the channel of the endpoint @fd; -EPROTO: it is not an endpoint, or
+ * of another version.
+ */
 int device_geometry(int fd, struct evering_geometry *geometry)
 {
 	const struct evering_status *status;
@@ -209,11 +214,14 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 	ret = check_endpoint(fds[0]);
 	if (ret)
 		return ret;
-	/* The wrong endpoint, or another geometry, does not let itself be mapped. */
+	/* The wrong endpoint, or another geometry, cannot be mapped. */
 	ret = map_all(e);
 	if (!ret)
 		ret = endpoint_check_status(e);
-	/* Modules without have all of it, and those with it refuse what is beyond. */
+	/*
+	 * Older modules give an arena all of its memory at once.  Newer ones refuse a
+	 * number beyond its size.
+	 */
 	if (!ret && e->begin && grow_to(e, e->begin) && errno != ENOTTY)
 		ret = -errno;
 	if (!ret) {
@@ -226,15 +234,18 @@ static int device_join(struct endpoint *e, const int *fds, unsigned int count,
 	case -EINVAL:
 	case -EACCES:
 	case -EPERM:
-	case -EBUSY: /* another process has been there, */
-	case -ESTALE: /* or nobody can be there any more */
+	case -EBUSY: /* another process has attached it, */
+	case -ESTALE: /* or it can be attached no more */
 		return -EPROTO;
 	default:
 		return ret;
 	}
 }
 
-/* What the kernel says has memory has it; under EVERING_POPULATE it is mapped as well. */
+/*
+ * If the kernel states that a part has memory, it has.  Under EVERING_POPULATE it is
+ * mapped as well.
+ */
 static int device_see(struct endpoint *e, uint64_t from, uint64_t to)
 {
 	unsigned char *map = e->map[EVERING_REGION_ARENA(!e->end)];
@@ -244,7 +255,7 @@ static int device_see(struct endpoint *e, uint64_t from, uint64_t to)
 	return 0;
 }
 
-/* Who says welcome has mapped its half: whatever became of it since. */
+/* A peer that says welcome has mapped its half, even if it has gone since. */
 static int device_complete(struct endpoint *e, const int *fds,
 			   unsigned int count)
 {
@@ -254,13 +265,13 @@ static int device_complete(struct endpoint *e, const int *fds,
 	if (count || evering_load_acquire(&status->end[!e->end].state) ==
 			     EVERING_STATE_NEW)
 		return -EPROTO;
-	/* It has grown its arena since this side mapped that. */
+	/* The peer has grown its arena since this side mapped it. */
 	if (there(e, !e->end))
 		device_see(e, 0, there(e, !e->end));
 	return endpoint_check_status(e);
 }
 
-/* What they met over is needed no more: the kernel tells of a death. */
+/* The socket of the meeting is not needed any more: the kernel reports a death. */
 static void device_met(struct endpoint *e)
 {
 	close_fds(&e->device.peers, 1);
@@ -281,7 +292,7 @@ static unsigned int device_ring(struct endpoint *e, unsigned int what)
 	return ret < 0 ? 0 : (unsigned int)ret;
 }
 
-/* It counts as rung if it was armed when it was rung, and then it no longer is. */
+/* It counts as rung if it was armed when it was rung, and the ring has cleared that. */
 static unsigned int device_bell(struct endpoint *e, struct evering_bell *bell)
 {
 	bell->fd = e->device.fd;
@@ -289,7 +300,7 @@ static unsigned int device_bell(struct endpoint *e, struct evering_bell *bell)
 	return 0;
 }
 
-/* What is not armed polls ready, so one must not ask for it. */
+/* A role that is not armed polls ready, so do not poll for it. */
 static short device_events(unsigned int what)
 {
 	return (short)((what & EVERING_RX ? POLLIN : 0) |
@@ -297,8 +308,9 @@ static short device_events(unsigned int what)
 }
 
 /*
- * Where ENTER would not do: it takes no signal mask, and it does not wait if somebody
- * has made the descriptor non-blocking, as libuv does with what it is given to poll.
+ * For sleeps in which ENTER cannot be used.  ENTER takes no signal mask, and does not
+ * wait if the descriptor was made non-blocking, as libuv does with descriptors that it
+ * polls.
  */
 static int sleep_in_poll(struct endpoint *e, unsigned int what,
 			 int64_t deadline, const sigset_t *mask)
@@ -314,7 +326,10 @@ static int sleep_in_poll(struct endpoint *e, unsigned int what,
 		return -errno;
 	if (ret == 0)
 		return -ETIMEDOUT;
-	/* What was rung is not armed any more, which who disarms sees. */
+	/*
+	 * A doorbell that was rung is not armed any more, which the disarming code
+	 * sees.
+	 */
 	return fd.revents & (POLLRDHUP | POLLHUP) ? -EPIPE : 0;
 }
 
@@ -359,7 +374,7 @@ static void device_wake(struct endpoint *e, unsigned int what)
 	ioctl(e->device.fd, EVERING_IOC_RING, what | EVERING_RING_SELF);
 }
 
-/* A ring is a cleared EVERING_ARMED, which whoever disarms sees. */
+/* To ring is to clear EVERING_ARMED, which the disarming code sees. */
 static unsigned int device_drain(struct endpoint *e, unsigned int what)
 {
 	(void)e;
@@ -380,7 +395,7 @@ static int device_fd(struct endpoint *e)
 	return e->device.fd;
 }
 
-/* What is not armed polls ready, so only that it has become so is of interest. */
+/* A role that is not armed polls ready, so only the edge matters. */
 static int device_watch(struct endpoint *e, int set, uint64_t data)
 {
 	struct epoll_event event = {
@@ -413,9 +428,9 @@ static void device_leave(struct endpoint *e, int file)
 }
 
 /*
- * A group file of the module: it, and its page in *@page.  -ENODEV: there is none for this
- * user; -EPROTONOSUPPORT: the module is of another version, or has no groups; -EDQUOT and
- * others: not now.
+ * Opens a group file of the module.  Returns it, and its page in *@page; -ENODEV: this
+ * user may not use the module, or there is none; -EPROTONOSUPPORT: the module has
+ * another version, or no groups; -EDQUOT and others: not now.
  */
 int group_file_open(struct evering_group_page **page)
 {
@@ -447,10 +462,10 @@ int group_file_open(struct evering_group_page **page)
 }
 
 /*
- * Rings the peers of *@count endpoints, at most EVERING_MAX_GROUP_RINGS, and then, if
- * @deadline is not 0, sleeps until a bit of the page is set.  *@count is 0 afterwards if
- * all of them were rung.  0; -ETIMEDOUT; -EINTR; -EAGAIN: it does not wait, because
- * somebody has made the file non-blocking, or too many wait there.
+ * Rings the peers of *@count endpoints, at most EVERING_MAX_GROUP_RINGS.  Then, if
+ * @deadline is not 0, sleeps until a bit of the page is set.  Sets *@count to 0 if all
+ * peers were rung.  Returns 0; -ETIMEDOUT; -EINTR; -EAGAIN: it does not wait, because
+ * the file was made non-blocking, or too many threads wait there.
  */
 int group_file_enter(int file, const struct evering_group_ring *rings,
 		     unsigned int *count, bool stay, int64_t deadline)
@@ -480,7 +495,7 @@ int group_file_enter(int file, const struct evering_group_ring *rings,
 		/* fallthrough */
 	case EAGAIN:
 	case ETIMEDOUT:
-		/* These are of the wait. */
+		/* These errors are from the wait. */
 		*count = 0;
 		/* fallthrough */
 	default:
@@ -495,8 +510,9 @@ void group_file_tell(int file, uint32_t index)
 }
 
 /*
- * The kernel kills nobody for pages that it does not have, but gives the last one as well:
- * the process would die of the next that it touches itself.
+ * The kernel kills no process for pages of the device, but it would give away the last
+ * page.  The process would then be killed for the next page that it touches itself.  So
+ * ask first.
  */
 static int device_grow(struct endpoint *e, uint64_t from, uint64_t to)
 {
@@ -505,7 +521,10 @@ static int device_grow(struct endpoint *e, uint64_t from, uint64_t to)
 	if (!memory_for_more(to - from))
 		return -ENOMEM;
 	ret = grow_to(e, to);
-	/* Another process, or thread, grows it or has ended it: neither is allowed to. */
+	/*
+	 * Another process or thread is growing the arena, or has ended the channel.
+	 * Neither is allowed.
+	 */
 	return ret == -EBUSY || ret == -ESTALE ? -ENOMEM : ret;
 }
 

@@ -321,7 +321,7 @@ class buffer
 	std::size_t size_ = 0;
 };
 
-/* An endpoint. The thread rules are those of <evering.h>. */
+/* An endpoint.  The thread rules are those of <evering.h>. */
 class channel
 {
     public:
@@ -622,7 +622,7 @@ class listener
 	{
 		return at_.get();
 	}
-	/* Holds from now on. Returns 0, or as evering_listener_admit(). */
+	/* Holds from now on.  Returns 0, or as evering_listener_admit(). */
 	int admit(const ::evering_admission &rules) noexcept
 	{
 		return evering_listener_admit(get(), &rules);
@@ -1940,7 +1940,7 @@ class answer
 	writable_bytes into_;
 };
 
-/* A message of the peer; move only. The destructor frees it. */
+/* A message of the peer; move only.  The destructor frees it. */
 class message
 {
     public:
@@ -2121,7 +2121,7 @@ class operations : detail::source
 	 * co_await ops.respond(request, code, data): the same, but it waits for room.
 	 */
 	auto respond(const request &r, std::int32_t code, bytes data) noexcept;
-	/* As evering_op_answer_buffer(). After an error @b is as before. */
+	/* As evering_op_answer_buffer().  After an error @b is as before. */
 	int reply(const request &r, std::int32_t code, buffer &b,
 		  std::size_t len) noexcept
 	{
@@ -2186,7 +2186,7 @@ class operations : detail::source
 	}
 	/* co_await ops.post(opcode, data): 0, or as evering_op_post() */
 	auto post(std::uint32_t opcode, bytes data = {}) noexcept;
-	/* @b is given with the post. After an error it is as before. */
+	/* @b is given with the post.  After an error it is as before. */
 	auto post(std::uint32_t opcode, bytes data, buffer &b) noexcept;
 	int try_post(std::uint32_t opcode, bytes data = {}) noexcept;
 	int try_post(std::uint32_t opcode, bytes data, buffer &b) noexcept;
@@ -2392,7 +2392,7 @@ class operations : detail::source
 	bool more_ = false; /* the library may have more for next() */
 	inbox<request> requests_;
 	inbox<message> messages_;
-	/* What waits for room, by kind. No kind delays another. */
+	/* What waits for room, by kind.  No kind delays another. */
 	enum { calls, sends, replies, kinds };
 	detail::link queued_[kinds];
 	loop::alarms::iterator alarm_;
@@ -2783,7 +2783,7 @@ class operations::call_awaiter : public operations::pending
 		if (waits)
 			o_->loop_.ready(*this);
 	}
-	/* Copies what is to be lent into a buffer. Returns 0, -EAGAIN or -EMSGSIZE. */
+	/* Copies what is to be lent into a buffer.  Returns 0, -EAGAIN or -EMSGSIZE. */
 	int copy() noexcept
 	{
 		std::uint64_t most = 0;
@@ -2966,7 +2966,7 @@ class exchange
 	{
 		return !state_ || !state_->client;
 	}
-	/* The client has cancelled it. It still has to be answered. */
+	/* The client has cancelled it.  It still has to be answered. */
 	bool cancelled() const noexcept
 	{
 		return gone() || state_->cancelled;

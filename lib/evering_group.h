@@ -21,8 +21,8 @@
  * A quiet member waits at most for one turn of each of the others.  A turn is what the
  * caller takes from a member before it calls evering_group_wait() again, so the caller
  * should take a fixed number of entries, not all that come.  If there are few other
- * members with short turns, a cold member may wait for more turns: until 64 events, or
- * one more call, were returned.
+ * members with short turns, a cold member may wait for more turns: until the caller has
+ * taken 64 entries, or made one more call.
  *
  * A member is hot or cold.  The group looks at a hot member, which costs a cache line
  * or two, and its peer rings no doorbell.  A cold member is armed: the group does not

@@ -1056,7 +1056,7 @@ EVERING_API int evering__msg_free(struct evering_ops *ops,
 				  const struct evering_msg *msg);
 EVERING_API int evering__msg_tell(struct evering_ops *ops);
 
-/* Sends entry @n, of @type: two words, then the data. There is room for it. */
+/* Sends entry @n, of @type: two words, then the data.  There is room for it. */
 static inline void evering__op_send(struct evering_tx *tx, uint32_t n,
 				    uint64_t id, uint32_t type, uint32_t code,
 				    const void *data, uint32_t len)
@@ -1093,7 +1093,7 @@ evering_ops_endpoint(const struct evering_ops *ops)
 	return ops->ev;
 }
 
-/* Submits a plain operation if it need not wait. Returns whether it did. */
+/* Submits a plain operation if it need not wait.  Returns whether it did. */
 static inline int evering__op_try(struct evering_ops *ops, uint32_t opcode,
 				  const void *data, uint32_t len,
 				  evering_done_fn done, void *user,

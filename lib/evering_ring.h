@@ -273,7 +273,7 @@ static inline void evering__begin(struct evering_rx *rx, uint32_t n)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST); /* [B] */
 }
 
-/* Releases all entries before @n. Returns 0. */
+/* Releases all entries before @n.  Returns 0. */
 static inline int evering__released(struct evering *ev, uint32_t n)
 {
 	struct evering_rx *rx = &ev->rx;

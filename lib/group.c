@@ -220,7 +220,7 @@ static bool any_cold(const struct evering_group *g)
 	return g->watched > g->hot_watched;
 }
 
-/* Whether only the group file reports anything. Deaths are reported in the set too. */
+/* Whether only the group file reports anything.  Deaths are reported in the set too. */
 static bool file_tells_all(const struct evering_group *g)
 {
 	return g->page && !g->in_set;
@@ -732,7 +732,7 @@ FOLDED bool hear_clock(struct evering_group *g)
 	return EVERING_UNLIKELY(g->due != INT64_MAX) && hear_due(g);
 }
 
-/* Reads all that is reported, without waiting. Returns how much. */
+/* Reads all that is reported, without waiting.  Returns how much. */
 static int hear(struct evering_group *g)
 {
 	struct epoll_event events[HEAR_AT_ONCE];
@@ -902,7 +902,7 @@ static int spin_for(struct evering_group *g, int64_t budget, int64_t deadline,
 	}
 }
 
-/* Sleeps until something is ready. Returns how much; -EINTR; -ETIMEDOUT. */
+/* Sleeps until something is ready.  Returns how much; -EINTR; -ETIMEDOUT. */
 static int sleep_until_ready(struct evering_group *g, int64_t deadline,
 			     const sigset_t *mask)
 {
@@ -1323,7 +1323,7 @@ static int check_old(const struct evering_group *g, const struct member *m)
 	return m && m->group == g ? 0 : -ENOENT;
 }
 
-/* Opens the group file, if possible. From then on the eventfd is not used. */
+/* Opens the group file, if possible.  From then on the eventfd is not used. */
 static int open_file(struct evering_group *g)
 {
 	struct evering_group_page *page;
@@ -1431,7 +1431,7 @@ int group_welcome(struct endpoint *e, struct endpoint *s)
 	return evering_group_add(m->group, &s->ev, m->want, m->context);
 }
 
-/* Gives the membership of @s to @e. First the old membership of @e is removed. */
+/* Gives the membership of @s to @e.  First the old membership of @e is removed. */
 void group_replaced(struct endpoint *e, struct endpoint *s)
 {
 	struct member *m = s->member;

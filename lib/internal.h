@@ -602,7 +602,7 @@ static inline bool book_has(const struct book *book, uint32_t n)
 	return book->open[chunk / 64] >> chunk % 64 & 1;
 }
 
-/* Makes record @n usable, filled with zeros if it was not. Returns 0; -ENOMEM. */
+/* Makes record @n usable, filled with zeros if it was not.  Returns 0; -ENOMEM. */
 static inline int book_open(struct book *book, uint32_t n)
 {
 	return EVERING_LIKELY(book_has(book, n)) ? 0 : book__open(book, n);

@@ -378,7 +378,7 @@ fail:
 
 /* --------------------------------------------------------- sockets that exist */
 
-/* Checks that @fd is a listening socket of the right type. Returns 0, or why not. */
+/* Checks that @fd is a listening socket of the right type.  Returns 0, or why not. */
 static int check_listening(int fd)
 {
 	socklen_t len = sizeof(int);
@@ -589,7 +589,7 @@ static void set_timer(struct evering_listener *l, int64_t at)
 	timerfd_settime(l->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Whether it has sent something. Then it waits for this side, and epoll reports it. */
+/* Whether it has sent something.  Then it waits for this side, and epoll reports it. */
 static bool has_spoken(const struct pending *p)
 {
 	char byte;
@@ -854,7 +854,7 @@ static int pending_greet(struct evering_listener *l, unsigned int i,
 	return ret;
 }
 
-/* One pass, which waits @wait milliseconds at the most. Returns as take_one(). */
+/* One pass, which waits @wait milliseconds at the most.  Returns as take_one(). */
 static int one_pass(struct evering_listener *l,
 		    const struct evering_params *limits, int64_t deadline,
 		    int wait)
@@ -877,7 +877,7 @@ static int one_pass(struct evering_listener *l,
 	return pending_greet(l, event.data.u32, limits, deadline);
 }
 
-/* Hands out the next lane. While there are more, the descriptor stays readable. */
+/* Hands out the next lane.  While there are more, the descriptor stays readable. */
 static struct evering *next_lane(struct evering_listener *l)
 {
 	struct evering *ev = &l->lanes.e[l->next++]->ev;

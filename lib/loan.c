@@ -254,7 +254,7 @@ unsigned int loan_attach(struct ops *ops, unsigned char *slot, uint32_t from,
 	return count;
 }
 
-/* Takes @count returned buffers of this side's arena. Returns 0; -EPROTO. */
+/* Takes @count returned buffers of this side's arena.  Returns 0; -EPROTO. */
 int loan_come_home(struct ops *ops, const unsigned char *slot, uint32_t from,
 		   uint32_t to, unsigned int count)
 {

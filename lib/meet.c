@@ -103,7 +103,7 @@ static int wait_readable(int fd, int64_t deadline)
 	return ret ? 0 : -ETIMEDOUT;
 }
 
-/* Checks that no packet comes after the one that was taken. Returns 0; -EPROTO. */
+/* Checks that no packet comes after the one that was taken.  Returns 0; -EPROTO. */
 static int check_silence(int sock)
 {
 	bool fds = false;
@@ -205,7 +205,7 @@ static int check_limits(const struct evering_geometry *geometry,
 	return 0;
 }
 
-/* Checks the bytes of a hello. Returns 0 if this version can answer it. */
+/* Checks the bytes of a hello.  Returns 0 if this version can answer it. */
 static int judge_hello(const struct hello *hello, size_t len, bool fds)
 {
 	if (len < FROZEN_SIZE || hello->magic != HELLO_MAGIC)
@@ -223,7 +223,7 @@ static int judge_hello(const struct hello *hello, size_t len, bool fds)
 	return 0;
 }
 
-/* Makes this side's part of a lane that @hello offers. Takes ownership of @fds. */
+/* Makes this side's part of a lane that @hello offers.  Takes ownership of @fds. */
 static int join(const struct hello *hello, const int *fds, unsigned int count,
 		const struct evering_params *limits, int64_t deadline,
 		struct endpoint **ret)
@@ -618,7 +618,7 @@ static unsigned int sockets_of(const struct lanes *lanes, uint32_t count)
 	return lanes->e[0]->backend->socket ? count - 1 : 0;
 }
 
-/* Checks the bytes of a welcome. Returns 0, or why this version does not accept it. */
+/* Checks the bytes of a welcome.  Returns 0, or why this version does not accept it. */
 static int judge_welcome(const struct lanes *lanes,
 			 const struct welcome *welcome, size_t len, bool fds)
 {

@@ -1,39 +1,40 @@
 // SPDX-License-Identifier: MIT
 /*
- * memfd.c: channels without the kernel module.
+ * memfd.c: the backend without the kernel module.
  *
  * Each side has one memfd, for its half and its arena.  Its owner maps it for writing,
- * allocates it and then seals it: nobody can shrink or grow it or punch holes into it,
- * and nobody, the peer least of all, can map it for writing again
+ * allocates it and then seals it.  After that no process can shrink it, grow it or
+ * punch holes into it, and no process can map it for writing again
  * (F_SEAL_FUTURE_WRITE).  The peer checks the seals and the size, maps it and populates
- * the half for reading, so no access can end in SIGBUS.  Of a stranger's memfd it makes no
- * call that takes the lock of the inode, as ftruncate(2) and SEEK_HOLE do: a write(2) of
- * the stranger's that reads from a file system of its own holds it for as long as that
- * likes.
+ * the half for reading, so no access can end in SIGBUS.  For a stranger's memfd the
+ * peer makes no call that takes the lock of the inode, such as ftruncate(2) and
+ * SEEK_HOLE: a write(2) of the stranger that reads from its own file system can hold
+ * that lock for any time.
  *
- * But the arena may have holes, which its owner fills as it needs to (grow.c), by
- * MADV_POPULATE_WRITE of its own mapping: that goes on under all seals, and takes no
- * descriptor.  Whoever reads a hole fills it as well, at its own expense, and dies of
- * SIGBUS or the OOM killer where it cannot.  So the peer populates a part for reading,
- * once, when the owner says that it has grown and before anything there is looked at,
- * and asks before whether that could be had, as the owner may lie: this side can be made
- * to pay for the peer's arena, as large as was agreed, and for no more.
+ * The arena may have holes.  Its owner fills them when it needs to (grow.c), with
+ * MADV_POPULATE_WRITE of its own mapping, which works under all seals and needs no
+ * descriptor.  A process that reads a hole fills it too and pays for it, and is killed
+ * by SIGBUS or the OOM killer if there is no memory.  So when the owner states that the
+ * arena has grown, the peer populates the new part for reading, once, before it looks
+ * at anything there.  Before that it finds out whether there is memory, because the
+ * owner's statement may be false.  So a peer can make this side pay for its arena, as
+ * large as was agreed, and for no more.
  *
- * Before Linux 5.14, which knows neither, all of a memfd is allocated at once, and whether
- * all pages are there is asked with ftruncate(2).
+ * Before Linux 5.14, which has neither call, a memfd is allocated as a whole, and
+ * ftruncate(2) is used to find out whether all pages are there.
  *
- * Each endpoint has two doorbells, eventfds: one for the thread that receives and one
- * for the thread that sends, so that neither takes the other's ring.  The
- * connection that the two met over stays open; that it hangs up is how the death of
- * the peer is noticed.  A thread sleeps on an epoll set of both, edge-triggered:
- * it hears each ring once, and need not empty the eventfd.
+ * Each endpoint has two doorbells, which are eventfds: one for the receiving thread and
+ * one for the sending thread, so that neither takes the other's wake-up.  The
+ * connection of the meeting stays open; when it hangs up, the peer is dead.  A thread
+ * sleeps on an epoll set of a doorbell and the connection, edge-triggered.  So it gets
+ * each wake-up once, and need not empty the eventfd.
  *
- * What only the module can do: a process that holds an endpoint and a fork of it look
- * like one until both are gone, or one closes; a peer that makes its eventfd blocking and
- * fills it can keep who rings it waiting, though not evering_wake(), and a group only if it
- * is faster than that looks; and of arenas that both may write (EVERING_SHARED_ARENA)
- * either can free the pages, which are then others when they are touched again, for there
- * is no seal against that alone.
+ * Three things work better with the module.  Here, a process that has an endpoint and
+ * its forked child count as one until both are gone, or one closes.  A peer that makes
+ * its eventfd blocking and fills it can delay a side that rings it; it cannot delay
+ * evering_wake(), and it can delay a group only if it is faster than the group's look.
+ * And with EVERING_SHARED_ARENA either side can free pages of the arenas, which are
+ * then empty at the next touch, because there is no seal against that alone.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -60,10 +61,13 @@
 #define SEALS_SIZE (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 #define SEALS_OWN (SEALS_SIZE | F_SEAL_FUTURE_WRITE)
 
-/* What is allocated at once, at the most and where signals come again and again. */
+/* The most bytes that one call allocates, and the least while signals keep coming. */
 #define MAX_PIECE ((uint64_t)4 << 20)
 #define MIN_PIECE ((uint64_t)64 << 10)
-/* For how much of the peer's arena it is asked at once whether there is memory. */
+/*
+ * For how many bytes of the peer's arena one question finds out whether there is
+ * memory.
+ */
 #define ASK_FOR	  ((uint64_t)1 << 20)
 
 #define BELL_RX 0
@@ -77,7 +81,7 @@ static unsigned int own_arena(const struct endpoint *e)
 	return EVERING_REGION_ARENA(e->end);
 }
 
-/* Is the arena of @end a memfd of its own? */
+/* Whether the arena of @end is a memfd of its own. */
 static bool is_apart(const struct endpoint *e, unsigned int end)
 {
 	return (e->geometry.flags & EVERING_SHARED_ARENA) &&
@@ -85,9 +89,9 @@ static bool is_apart(const struct endpoint *e, unsigned int end)
 }
 
 /**
- * struct layout - where things are in the memfd of a side, in bytes
- * @half: the half, up to the arena
- * @end: of all
+ * struct layout - offsets in the memfd of a side, in bytes
+ * @half: the end of the half, and the start of the arena
+ * @end: the end of the memfd
  */
 struct layout {
 	uint64_t half;
@@ -117,8 +121,8 @@ static int new_memfd(const char *name)
 }
 
 /*
- * Allocates all pages of a memfd from @at on, a piece at a time: a signal undoes all of the
- * call that it interrupts (Linux 6.1 does), and has to leave time for the smallest piece.
+ * Allocates all pages of a memfd from @at on, in pieces.  A signal undoes the whole
+ * call that it interrupts (in Linux 6.1), and has to leave time for the smallest piece.
  */
 static int allocate(int fd, uint64_t at, uint64_t size, int64_t deadline)
 {
@@ -143,8 +147,8 @@ static int allocate(int fd, uint64_t at, uint64_t size, int64_t deadline)
 }
 
 /*
- * Has memory for what lies from @at to @end of a mapping, a piece at a time.  0; -ENOMEM;
- * -ETIMEDOUT; -EINVAL: this kernel does not know @advice.
+ * Populates a mapping from @at to @end, in pieces.  Returns 0; -ENOMEM; -ETIMEDOUT;
+ * -EINVAL: this kernel does not have @advice.
  */
 static int populate(unsigned char *at, unsigned char *end, int advice,
 		    int64_t deadline)
@@ -166,13 +170,13 @@ static int populate(unsigned char *at, unsigned char *end, int advice,
 }
 
 /*
- * Does it know MADV_POPULATE_READ?  It says so of no pages as well, and is asked once.
- * 1, 0; -ENOMEM.
+ * Whether the kernel has MADV_POPULATE_READ.  This asks once, for no pages.  Returns 1,
+ * 0; -ENOMEM.
  */
 static int kernel_populates(void)
 {
 	static unsigned char nowhere[1];
-	static int known; /* 0: not asked yet; 1: it does; -1: it does not */
+	static int known; /* 0: not asked yet; 1: it has; -1: it has not */
 	uintptr_t page = (uintptr_t)nowhere & ~(uintptr_t)(page_size() - 1);
 	int is = __atomic_load_n(&known, __ATOMIC_RELAXED);
 
@@ -188,7 +192,7 @@ static int kernel_populates(void)
 	return is > 0;
 }
 
-/* How far the own arena has memory, for the peer to know. */
+/* Publishes to the peer how much of this side's arena has memory. */
 static void publish_grown(struct endpoint *e, uint64_t there)
 {
 	struct evering_half *half = e->map[EVERING_REGION_HALF(e->end)];
@@ -197,7 +201,7 @@ static void publish_grown(struct endpoint *e, uint64_t there)
 			      (uint32_t)(there / EVERING_ARENA_ALIGN));
 }
 
-/* A new memfd of @size bytes, which can be mapped; the caller closes *@fd. */
+/* Makes a memfd of @size bytes that can be mapped.  The caller closes *@fd. */
 static int size_memfd(int *fd, const char *name, uint64_t size)
 {
 	if (!file_may_be(size))
@@ -209,9 +213,9 @@ static int size_memfd(int *fd, const char *name, uint64_t size)
 }
 
 /*
- * Is the whole of the own arena to have memory, but to be mapped as it is touched?  Then it
- * is only allocated, which takes a quarter of the time.  Of little the one call that maps it
- * as well is the cheaper.
+ * Whether this side's whole arena gets memory, but is mapped only when it is touched.
+ * Then it is only allocated, which takes a quarter of the time.  For a small arena, one
+ * call that also maps it is cheaper.
  */
 static bool allocates_ahead(const struct endpoint *e)
 {
@@ -220,8 +224,9 @@ static bool allocates_ahead(const struct endpoint *e)
 }
 
 /*
- * Maps @region, and what is behind it up to @last, of an own memfd, with memory for its
- * first @there bytes.  Every page now, or an error now: never a SIGBUS later.
+ * Maps @region, and what follows it up to @last, of this side's memfd, with memory for
+ * its first @there bytes.  Every page gets memory now, or there is an error now; there
+ * is never a SIGBUS later.
  */
 static int fill_memfd(struct endpoint *e, unsigned int region,
 		      unsigned int last, int fd, struct layout at,
@@ -236,7 +241,10 @@ static int fill_memfd(struct endpoint *e, unsigned int region,
 	if (populates < 0)
 		return populates;
 	if (!populates) {
-		/* With what is in front of the half: the peer counts (check_pages()). */
+		/*
+		 * Including what is before the half, because the peer counts it
+		 * (check_pages()).
+		 */
 		there = at.end;
 		from = 0;
 		pages = PAGES_MAPPED;
@@ -250,7 +258,7 @@ static int fill_memfd(struct endpoint *e, unsigned int region,
 	if (!ret)
 		ret = endpoint_map_file(e, region, last, fd, (off_t)at.half,
 					prot, pages);
-	/* The rings are small and wanted at once. */
+	/* The rings are small and needed at once. */
 	if (pages == PAGES_THERE)
 		there = region == last ? 0 : e->map_size[region];
 	if (ret || !populates || !there)
@@ -259,7 +267,7 @@ static int fill_memfd(struct endpoint *e, unsigned int region,
 	return populate(map, map + there, MADV_POPULATE_WRITE, deadline);
 }
 
-/* The own memory; it is sealed when this side has mapped it. */
+/* Makes this side's memory, and seals it when this side has mapped it. */
 static int make_memory(struct endpoint *e, int64_t deadline)
 {
 	static const char *const names[] = { "evering-a", "evering-b" };
@@ -284,7 +292,7 @@ static int make_memory(struct endpoint *e, int64_t deadline)
 	return fcntl(*fd, F_ADD_SEALS, SEALS_OWN) ? -errno : 0;
 }
 
-/* The own arena, if both sides write it. */
+/* Makes this side's arena, if both sides write it. */
 static int make_shared(struct endpoint *e, int64_t deadline)
 {
 	static const char *const names[] = { "evering-arena-a",
@@ -357,9 +365,9 @@ static unsigned int memfd_offer(struct endpoint *e, int fds[MAX_HELLO_FDS])
 }
 
 /*
- * Is a file that has seals, and @st, of the file system of memfds, and not of hugetlbfs?
- * The kernel has one of it, whose number is asked for once.  0; -EPROTO; -EMFILE, -ENFILE,
- * -ENOMEM: it cannot be asked for.
+ * Checks that a file with seals, which has @st, is on the file system of memfds and not
+ * on hugetlbfs.  The kernel has one such file system; its device number is found once.
+ * Returns 0; -EPROTO; -EMFILE, -ENFILE, -ENOMEM: the number cannot be found.
  */
 static int check_file_system(const struct stat *st)
 {
@@ -381,9 +389,9 @@ static int check_file_system(const struct stat *st)
 }
 
 /*
- * Are all its pages there?  For kernels that do not populate.  To the size that it has:
- * takes away pages behind its end, which st_blocks would count for pages that are not
- * there, and fails if it is not open for writing.
+ * Checks that all pages are there, on kernels without MADV_POPULATE_READ.  ftruncate(2)
+ * to the present size removes pages beyond the end, which st_blocks would count instead
+ * of missing pages.  It fails if the file is not open for writing.
  */
 static int check_pages(int fd, size_t size)
 {
@@ -396,8 +404,8 @@ static int check_pages(int fd, size_t size)
 }
 
 /*
- * A memfd of the peer's: is it sealed against everything that could hurt, and is it as
- * large as it should be?
+ * Checks that a memfd of the peer has the seals @need against all that could do harm,
+ * and the right size.
  */
 static int check_memfd(int fd, int need, uint64_t size)
 {
@@ -412,7 +420,7 @@ static int check_memfd(int fd, int need, uint64_t size)
 	return check_file_system(&st);
 }
 
-/* Maps what was checked.  It cannot be: not what belongs to a channel. */
+/* Maps what was checked.  If that fails, it does not belong to a channel. */
 static int map_peers(struct endpoint *e, unsigned int region, unsigned int last,
 		     int fd, off_t offset, int prot, bool all)
 {
@@ -423,8 +431,8 @@ static int map_peers(struct endpoint *e, unsigned int region, unsigned int last,
 }
 
 /*
- * Checks the peer's half, and the arena behind it, and maps them, with all pages of the
- * half.  Those that are not there are this side's.
+ * Checks the peer's half and the arena after it, and maps them, with all pages of the
+ * half.  This side pays for pages that are missing.
  */
 static int take_memory(struct endpoint *e, int fd, bool populates)
 {
@@ -450,7 +458,7 @@ static int take_memory(struct endpoint *e, int fd, bool populates)
 	return populate(map, map + half, MADV_POPULATE_READ, INT64_MAX);
 }
 
-/* The same of an arena that both sides write. */
+/* The same for an arena that both sides write. */
 static int take_shared(struct endpoint *e, int fd, bool populates)
 {
 	unsigned int region = EVERING_REGION_ARENA(!e->end);
@@ -464,7 +472,7 @@ static int take_shared(struct endpoint *e, int fd, bool populates)
 			       !populates);
 }
 
-/* Takes what the peer offers; owns @fds. */
+/* Takes what the peer offers.  Takes ownership of @fds. */
 static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 {
 	unsigned int peer = !e->end, memfds = count_memfds(e, peer), i;
@@ -482,17 +490,16 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 
 	populates = kernel_populates();
 	ret = populates < 0 ? populates : 0;
-	/* Pages of its arena are still to come; there will be memory when they do. */
+	/* Its arena gets pages later, and memory is looked for then. */
 	e->partial[peer] = populates && e->geometry.arena_size[peer];
 	if (!ret)
 		ret = take_memory(e, fds[0], populates);
 	if (!ret && memfds > 1)
 		ret = take_shared(e, fds[1], populates);
 	/*
-	 * The rings are written to it with this process's credentials, so it must not
-	 * be a file for which these matter; those that packet_take_fds() lets in and
-	 * that are no memfds are eventfds and endpoints, and the latter cannot be
-	 * written.
+	 * Doorbells are written with this process's credentials, so the file must not
+	 * be one for which these matter.  Files that packet_take_fds() accepts, apart
+	 * from memfds, are eventfds and endpoints, and endpoints cannot be written.
 	 */
 	for (i = 0; i < 2 && !ret; i++)
 		if (fcntl(e->memfd.bell[peer][i], F_GET_SEALS) >= 0)
@@ -500,7 +507,7 @@ static int take_peers(struct endpoint *e, const int *fds, unsigned int count)
 	return ret;
 }
 
-/* Nothing is allocated for who does not bring what belongs to a channel. */
+/* Nothing is allocated for a client that does not send what belongs to a channel. */
 static int memfd_join(struct endpoint *e, const int *fds, unsigned int count,
 		      int64_t deadline)
 {
@@ -514,7 +521,7 @@ static int memfd_join(struct endpoint *e, const int *fds, unsigned int count,
 	return ret ? ret : make_own(e, deadline);
 }
 
-/* The mappings hold the memory from here on. */
+/* From here on the mappings keep the memory. */
 static void memfd_met(struct endpoint *e)
 {
 	unsigned int i;
@@ -536,8 +543,9 @@ static void memfd_destroy(struct endpoint *e)
 	close_fds(e->memfd.bell[1], 2);
 	/*
 	 * A descriptor that is closed leaves the loops that it was added to, unless a
-	 * child has a copy of it for a moment (stranger.c): empty, it tells of nothing.
-	 * What fork(2) has copied is the parent's, who still waits for it.
+	 * child has a copy for a moment (stranger.c).  So the set is emptied, and
+	 * reports nothing.  In a process made by fork(2) the set belongs to the parent,
+	 * which still waits on it.
 	 */
 	for (i = BELL_RX; own && i <= BELL_TX && e->memfd.both >= 0; i++)
 		epoll_ctl(e->memfd.both, EPOLL_CTL_DEL, e->memfd.role[i], NULL);
@@ -546,8 +554,8 @@ static void memfd_destroy(struct endpoint *e)
 }
 
 /*
- * A full counter is as good as a ring, and a ring that nobody is left to hear is no
- * loss either: there is no error to tell of.
+ * Rings a doorbell.  A full counter is as good as a rung doorbell, and a peer that is
+ * gone needs none, so there is no error to return.
  */
 static void bell_ring(int fd)
 {
@@ -569,7 +577,7 @@ static unsigned int role_of(unsigned int bell)
 	return bell == BELL_RX ? EVERING_RX : EVERING_TX;
 }
 
-/* Makes the event of an own @bell in an epoll set, where it is told as @data. */
+/* Makes this side's @bell ready in an epoll set, with @data. */
 static void make_heard(int set, int bell, uint64_t data)
 {
 	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET,
@@ -579,14 +587,15 @@ static void make_heard(int set, int bell, uint64_t data)
 }
 
 /*
- * The peer has the same open files.  It can make writing to them block, and can fill them,
- * after which a ring is no event any more: so nothing is written.  Each set that hears the
- * own bells is told to look at them again, for what an eventfd always is: readable,
- * writable, or both.  Where there is no set, there is nobody who sleeps in one; who makes
- * one looks whether this was called (wake_late()).  epoll_ctl(2) is but a system call,
- * and as safe in a signal handler as those that signal-safety(7) names.
+ * The peer has the same open files.  It can make writes to them block, and can fill
+ * them, after which a write is no event any more.  So this writes nothing.  It makes
+ * each set that contains this side's doorbells look at them again, for what an eventfd
+ * always is: readable, writable, or both.  If there is no set, no thread sleeps in one,
+ * and a thread that makes one finds out whether this was called (wake_late()).
+ * epoll_ctl(2) is only a system call, and as safe in a signal handler as those that
+ * signal-safety(7) lists.
  *
- * The group may take the endpoint out and in again meanwhile, with other data.
+ * The group may remove the endpoint and add it again meanwhile, with other data.
  */
 static void memfd_wake(struct endpoint *e, unsigned int what)
 {
@@ -612,7 +621,10 @@ static void memfd_wake(struct endpoint *e, unsigned int what)
 	}
 }
 
-/* Would a ring wait for somebody to empty it?  Of an honest peer's there is no such. */
+/*
+ * Whether a write to the doorbell would wait until it is emptied.  An honest peer's
+ * never does that.
+ */
 static bool bell_is_full(int fd)
 {
 	struct pollfd bell = { .fd = fd, .events = POLLOUT };
@@ -621,9 +633,10 @@ static bool bell_is_full(int fd)
 }
 
 /*
- * A peer that fills its bell keeps who rings it, but in a group it would keep all others,
- * too: there it is looked at first, and the end of the channel is told of like a death.  A
- * peer that fills it between the look and the ring is still waited for.
+ * A peer that fills its doorbell delays the side that rings it.  In a group it would
+ * delay all other members too, so the group looks first, and reports the end of the
+ * channel like a death.  A peer that fills it between the look and the write still
+ * causes a wait.
  */
 static unsigned int memfd_ring(struct endpoint *e, unsigned int what)
 {
@@ -643,18 +656,18 @@ static unsigned int memfd_ring(struct endpoint *e, unsigned int what)
 	return what;
 }
 
-/* There is a set now: was evering_wake() called when there was none? */
+/* There is a set now.  Repeats an evering_wake() that came when there was none. */
 static void wake_late(struct endpoint *e)
 {
 	unsigned int woken;
 
-	evering_full_fence(); /* the store of the set, then a look at the word */
+	evering_full_fence(); /* the store of the set, then the look at the word */
 	woken = __atomic_load_n(&e->woken, __ATOMIC_RELAXED);
 	if (woken)
 		memfd_wake(e, woken);
 }
 
-/* An epoll set, or a negative errno; @fds are watched for @events, and told as @data. */
+/* A descriptor that an epoll set watches for @events, and reports with @data. */
 struct watched {
 	int fd;
 	uint32_t events;
@@ -681,7 +694,7 @@ static int new_set(const struct watched *watched, unsigned int count)
 	return set;
 }
 
-/* Makes @set what *@at is, unless another thread was faster.  What it is now. */
+/* Stores @set in *@at, unless another thread was faster.  Returns what is there now. */
 static int publish_set(int *at, int set)
 {
 	int none = -1;
@@ -695,9 +708,10 @@ static int publish_set(int *at, int set)
 }
 
 /*
- * The set of a role, made when first asked for: its bell and the connection's end.
- * Edge-triggered, a ring is heard once and the eventfd need not be emptied.  That takes
- * a system call less, and one that the peer could make block.
+ * The set of a role, made at the first use: the role's doorbell and the end of the
+ * connection.  It is edge-triggered, so each wake-up is reported once and the eventfd
+ * need not be emptied.  That saves a system call, and one that the peer could make
+ * block.
  */
 static int role_set(struct endpoint *e, unsigned int bell)
 {
@@ -717,7 +731,10 @@ static int role_set(struct endpoint *e, unsigned int bell)
 	return set;
 }
 
-/* A set of both roles' sets, so that each role still hears, and forgets, its own. */
+/*
+ * A set of the sets of both roles, so that each role still gets, and consumes, its own
+ * events.
+ */
 static int both_set(struct endpoint *e)
 {
 	struct watched watched[2];
@@ -736,7 +753,7 @@ static int both_set(struct endpoint *e)
 			   new_set(watched, ARRAY_SIZE(watched)));
 }
 
-/* What a role's set has heard, which it then forgets; *@gone: the peer is. */
+/* Takes the events of a role's set; *@gone: the peer is gone. */
 static unsigned int hear(int set, bool *gone)
 {
 	struct epoll_event events[2];
@@ -758,7 +775,7 @@ static unsigned int memfd_drain(struct endpoint *e, unsigned int what)
 
 	for (i = BELL_RX; i <= BELL_TX; i++) {
 		set = __atomic_load_n(&e->memfd.role[i], __ATOMIC_ACQUIRE);
-		/* Without a set nobody has listened, and the ring is still to come. */
+		/* Without a set nothing was read, and the event is still to come. */
 		if (set >= 0 && (what & role_of(i)))
 			rung |= hear(set, &gone);
 	}
@@ -766,8 +783,8 @@ static unsigned int memfd_drain(struct endpoint *e, unsigned int what)
 }
 
 /*
- * epoll_pwait2(2), of Linux 5.11, by its number: C libraries have it or not, and
- * filters of system calls that do not know it say so in various ways.
+ * epoll_pwait2(2) of Linux 5.11, by its number, because not all C libraries have it.
+ * Filters that do not know the system call return various errors.
  */
 int wait_precisely(int set, struct epoll_event *events, int count,
 		   const struct timespec *left, const sigset_t *mask)
@@ -796,7 +813,7 @@ int wait_precisely(int set, struct epoll_event *events, int count,
 	return n > 0 ? epoll_wait(set, events, count, 0) : n;
 }
 
-/* Of the sets of one role. */
+/* Sleeps on the set of one role. */
 static int sleep_on_set(int set, unsigned int what, const struct timespec *left,
 			const sigset_t *mask)
 {
@@ -817,7 +834,7 @@ static int sleep_on_set(int set, unsigned int what, const struct timespec *left,
 	return -EPIPE;
 }
 
-/* In both roles. */
+/* Sleeps in both roles. */
 static int sleep_on_both(struct endpoint *e, int set,
 			 const struct timespec *left, const sigset_t *mask)
 {
@@ -837,8 +854,8 @@ static int sleep_on_both(struct endpoint *e, int set,
 }
 
 /*
- * Empties a bell; says whether there was a ring in it.  The peer has the same open file,
- * and could make it block: RWF_NOWAIT, where that is to be had.
+ * Empties a doorbell.  Returns whether it was rung.  The peer has the same open file
+ * and could make the read block, so this uses RWF_NOWAIT if the kernel has that.
  */
 static bool bell_take(int fd)
 {
@@ -858,8 +875,8 @@ static bool bell_take(int fd)
 }
 
 /*
- * Where no epoll set is to be had.  Of evering_wake() nothing tells then: so the sleep ends
- * for nothing from time to time, for a look, and for another try to have a set.
+ * Sleeps without an epoll set, if none can be made.  evering_wake() cannot end such a
+ * sleep, so it ends from time to time, to look, and to try again to make a set.
  */
 static __attribute__((noinline)) int sleep_on_bells(struct endpoint *e,
 						    unsigned int what,
@@ -926,14 +943,14 @@ static bool memfd_gone(struct endpoint *e)
 	return poll(&fd, 1, 0) > 0;
 }
 
-/* An epoll set knows no other kind of ready. */
+/* An epoll set has no other event. */
 static short memfd_events(unsigned int what)
 {
 	(void)what;
 	return POLLIN;
 }
 
-/* The bells and the socket themselves: what is in a set of a set is heard more slowly. */
+/* Adds the doorbells and the socket themselves, because a set in a set is slower. */
 static int memfd_watch(struct endpoint *e, int set, uint64_t data)
 {
 	const int *bell = e->memfd.bell[e->end];
@@ -955,7 +972,7 @@ static int memfd_watch(struct endpoint *e, int set, uint64_t data)
 		if (epoll_ctl(set, EPOLL_CTL_ADD, watched[i].fd, &event))
 			return -errno;
 	}
-	/* A group has not so many members that @data had more than 32 bits. */
+	/* A group has few enough members for @data to fit in 32 bits. */
 	__atomic_store_n(&e->memfd.group, (uint64_t)(set + 1) << 32 | data,
 			 __ATOMIC_SEQ_CST);
 	wake_late(e);
@@ -994,7 +1011,7 @@ static uint64_t memfd_grown(const struct endpoint *e)
 	       EVERING_ARENA_ALIGN;
 }
 
-/* A peer that grows arenas has a kernel that can, and it is the same for both. */
+/* A peer that grows arenas has a kernel that can do so, and it is the same kernel. */
 static int memfd_see(struct endpoint *e, uint64_t from, uint64_t to)
 {
 	unsigned char *map = e->map[EVERING_REGION_ARENA(!e->end)];
@@ -1002,8 +1019,8 @@ static int memfd_see(struct endpoint *e, uint64_t from, uint64_t to)
 	int ret;
 
 	/*
-	 * A question costs some reads of files, and a peer that grows page by page is
-	 * not to decide how many: it is asked for more at once, if that can be had.
+	 * A question costs some reads of files, and a peer that grows page by page must
+	 * not decide how many.  So ask for more at once, if there is so much.
 	 */
 	if (to > __atomic_load_n(&e->memfd.asked, __ATOMIC_RELAXED)) {
 		if (ask < ASK_FOR && memory_for_more(ASK_FOR))

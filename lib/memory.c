@@ -367,7 +367,7 @@ bool memory_for_more(size_t size)
 	return system_has(size) && groups_have(size);
 }
 
-/* Whether a file may be so large. If not, the kernel would send SIGXFSZ. */
+/* Whether a file may be so large.  If not, the kernel would send SIGXFSZ. */
 bool file_may_be(size_t size)
 {
 	struct rlimit limit;

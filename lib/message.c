@@ -16,7 +16,7 @@
 /* As for writev(2). */
 #define MAX_PIECES 1024
 
-/* The length of all pieces. Returns 0; -EINVAL. */
+/* The length of all pieces.  Returns 0; -EINVAL. */
 int iov_length(const struct iovec *iov, int count, uint64_t *len)
 {
 	uint64_t all = 0;
@@ -46,7 +46,7 @@ void iov_gather(void *to, const struct iovec *iov, int count)
 	}
 }
 
-/* Copies as much as fits. Returns 0; -EMSGSIZE: not everything fits. */
+/* Copies as much as fits.  Returns 0; -EMSGSIZE: not everything fits. */
 static int iov_scatter(const struct iovec *iov, int count, const void *from,
 		       uint64_t len)
 {
@@ -149,7 +149,7 @@ void message_finish(struct ops *ops, uint32_t at)
 		evering__msg_tell(&ops->pub);
 }
 
-/* Informs the peer at once that it can send more. Returns 0. */
+/* Informs the peer at once that it can send more.  Returns 0. */
 int evering__msg_tell(struct evering_ops *table)
 {
 	struct ops *ops = to_ops(table);
@@ -243,7 +243,7 @@ static void message_deliver(struct ops *ops, uint32_t at)
 	ops_update(ops);
 }
 
-/* Takes a post or message. Returns 0, or why the channel ends. */
+/* Takes a post or message.  Returns 0, or why the channel ends. */
 int message_arrived(struct ops *ops, struct arrival *arrival)
 {
 	const struct evering_op_header *h = &arrival->header;
@@ -345,8 +345,8 @@ struct sending {
 };
 
 /*
- * Whether there is a buffer for @arg, or a reason why there never will be; another side
- * may have to free one first.
+ * Whether @arg has got a buffer, or a reason why it never will.  Either side may have
+ * to free one first.
  */
 static bool can_alloc(struct ops *ops, uint64_t arg)
 {

@@ -2,8 +2,9 @@
 /*
  * net.c: the other end of a network interface.
  *
- * The own arena is a ring of bytes, in which frames lie in the order of the entries, as in the
- * module's: what the module has released is free up to where the last of that ended.
+ * This side's arena is a circular buffer of bytes, like the module's: frames lie in it
+ * in the order of the entries.  When the module has released entries, the bytes up to
+ * the end of the last one are free.
  */
 #include <endian.h>
 #include <fcntl.h>
@@ -20,18 +21,19 @@
 #define ALIGN_TO 64u
 
 /**
- * struct evering_net - an interface
+ * struct evering_net - a network interface
  * @ev: the endpoint
- * @name: what it is called
+ * @name: its name
  * @received: entries that were received and are not released
- * @untold: bytes of those that were released, since the module was told for their sake
- * @theirs: size of the module's arena
+ * @untold: bytes of frames that were released since this side last published because of
+ *	them
+ * @theirs: bytes of the module's arena
  * @arena, @size: the own arena
  * @head, @tail: positions in it, which only go up: where the next frame may begin, and up to
  *	where all that was sent is done with
  * @at: @head, in the arena
  * @sent, @done: entries
- * @ends: where the frame of each entry ends, by its number
+ * @ends: the position where the frame of each entry ends, by the entry's number
  */
 struct evering_net {
 	struct evering *ev;
@@ -99,7 +101,7 @@ int evering_net_open(const char *name, const struct evering_net_params *from,
 		return -EINVAL;
 	endpoint.policy = params.policy;
 	endpoint.spin_ns = params.spin_ns;
-	/* Before there is an interface, which might stay. */
+	/* Check before an interface is made, because it might stay. */
 	error = params_read(&endpoint, true, &checked);
 	if (!error)
 		error = ask(name, &params, &create);
@@ -145,7 +147,7 @@ struct evering *evering_net_endpoint(const struct evering_net *net)
 	return net->ev;
 }
 
-/* As evering_wait(), of what may take more than one. */
+/* As evering_wait(), for conditions that may take several waits. */
 static int wait_until(struct evering_net *net, unsigned int what,
 		      int64_t timeout_ns, int64_t deadline)
 {
@@ -171,7 +173,7 @@ int evering_net_recv(struct evering_net *net, struct evering_frame *frames,
 
 	if (count - 1 >= 0x7fffffffu)
 		return -EINVAL;
-	/* All are held: none can come. */
+	/* The caller holds all entries, so no more can come. */
 	if (net->received > net->mask)
 		return -ENOBUFS;
 	evering_look_ahead(net->ev, net->received);
@@ -216,7 +218,10 @@ void evering_net_release(struct evering_net *net, unsigned int count)
 	}
 	net->received -= count;
 	evering_release_many(net->ev, count);
-	/* A quarter of the ring is told of by itself; of the arena it is here. */
+	/*
+	 * The ring publishes every quarter by itself; this publishes every quarter of
+	 * the arena.
+	 */
 	if (net->untold >= net->theirs / 4) {
 		net->untold = 0;
 		evering_publish(net->ev);
@@ -224,7 +229,10 @@ void evering_net_release(struct evering_net *net, unsigned int count)
 	evering_look_ahead(net->ev, net->received);
 }
 
-/* The module is done with all but those that there is no room for. */
+/*
+ * The module has released all entries except those for which evering_room() counts no
+ * room.
+ */
 static void reclaim(struct evering_net *net)
 {
 	uint32_t room = evering_room(net->ev);
@@ -235,10 +243,13 @@ static void reclaim(struct evering_net *net)
 	net->tail = net->ends[(net->done - 1) & net->mask];
 }
 
-/* A place for @len bytes; UINT64_MAX: there is none now. */
+/* The position of a free place for @len bytes; UINT64_MAX: there is none now. */
 static uint64_t place_for(const struct evering_net *net, uint32_t len)
 {
-	/* Also if the last frame ended where the arena does, and nothing is skipped. */
+	/*
+	 * Also if the last frame ended at the end of the arena, so that nothing is
+	 * skipped.
+	 */
 	bool wraps = net->at + len > net->size;
 	uint64_t skip = wraps ? net->size - net->at : 0;
 
@@ -280,14 +291,17 @@ static bool send_one(struct evering_net *net, const struct evering_frame *frame)
 	return true;
 }
 
-/* Until the module is done with one more: it may be room in the arena that is wanted. */
+/*
+ * Waits until the module has released one more entry; the sender may lack room in the
+ * arena.
+ */
 static int await_release(struct evering_net *net, int64_t timeout_ns,
 			 int64_t deadline)
 {
 	uint32_t room = evering_room(net->ev);
 	int ret;
 
-	if (room > net->mask) /* all of it, and of the arena */
+	if (room > net->mask) /* the whole ring, and so the whole arena */
 		return 0;
 	ret = evering_want_room(net->ev, room + 1);
 	return ret ? ret : wait_until(net, EVERING_TX, timeout_ns, deadline);

@@ -15,7 +15,7 @@
 /* The most waits that may be nested in callbacks. */
 #define MAX_WAITS 8u
 
-/* Sends an entry, for which there is room. Buffers to be returned go with it. */
+/* Sends an entry, for which there is room.  Buffers to be returned go with it. */
 void ops_send(struct ops *ops, const struct evering_op_header *header,
 	      const void *data, const struct evering_op_buffer *buffer)
 {
@@ -68,7 +68,7 @@ static void flush_now(struct ops *ops)
 		evering_flush(ops->pub.ev);
 }
 
-/* Ends everything, once, because nothing more will come. Returns the reason. */
+/* Ends everything, once, because nothing more will come.  Returns the reason. */
 int ops_end(struct ops *ops, int error)
 {
 	if (ops->error)
@@ -165,7 +165,7 @@ static int arrived(struct ops *ops, struct arrival *arrival)
 	}
 }
 
-/* Takes the entry in @slot, of any type. Returns 0, or why the channel ends. */
+/* Takes the entry in @slot, of any type.  Returns 0, or why the channel ends. */
 static int take_any(struct ops *ops, const unsigned char *slot)
 {
 	unsigned char copy[EVERING_MAX_SLOT] __attribute__((aligned(16)));
@@ -448,7 +448,7 @@ static uint32_t reserve_of(const struct ops *ops)
 	return ops->opened ? ops->serve : NO_ROOM;
 }
 
-/* Sends what has waited for room. Returns whether something still waits. */
+/* Sends what has waited for room.  Returns whether something still waits. */
 static bool send_rest(struct ops *ops)
 {
 	ops_send_home(ops, true);

@@ -82,7 +82,7 @@ struct loan {
 	uint64_t len;
 };
 
-/* A list of indices, first in, first out. The links are in the listed records. */
+/* A list of indices, first in, first out.  The links are in the listed records. */
 struct fifo {
 	uint32_t head;
 	uint32_t tail;

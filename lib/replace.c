@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MIT
 /*
- * replace.c: a successor takes the place of a peer that has gone.
+ * replace.c: a successor replaces a peer that is gone.
  *
- * The survivor keeps its endpoint; what that is made of is new.  It meets the successor as
- * it would meet anybody, with a channel of its own (the stand-in), and when both sides have
- * all of it, the endpoint takes over what the stand-in has: halves, doorbells, connection,
- * the peer's arena.  The own arena moves with its contents to the address that it had, so
- * that every buffer stays where it was and whose it was.  Up to that moment nothing has
- * changed, so a meeting that fails, or whose other side dies, can be repeated.
+ * The survivor keeps its endpoint, with a new channel behind it.  It meets the
+ * successor as it meets any listener, with a new endpoint (the stand-in).  When the
+ * meeting is complete, the endpoint takes over what the stand-in has: halves,
+ * doorbells, connection, the peer's arena.  The new arena of this side gets the
+ * contents and the address of the old one, so that every buffer keeps its address and
+ * its owner.  Up to that moment nothing has changed, so a meeting that fails, or whose
+ * other side dies, can be repeated.
  *
- * Both rings begin at entry 0, with nothing armed and nothing remembered as rung.  So no
- * number, stamp or ring of the old channel can be taken for one of the new; and whoever
- * still has the old one, a process that was stopped or one that the dead has forked, sees
- * nothing of what is said to the successor, and changes nothing.  What this costs is a copy
- * of the own arena, as far as it has memory.
+ * Both rings begin at entry 0, with nothing armed and no doorbell remembered as rung.
+ * So no number, stamp or doorbell of the old channel can be mistaken for one of the
+ * new.  A process that still has the old channel, because it was stopped or the dead
+ * peer has forked it, sees nothing of what the successor is sent, and changes nothing.
+ * The price is a copy of this side's arena, as far as it has memory.
  *
- * What the dead had certainly not seen (fate.c) is sent to the successor, in order: plain
- * entries from here, those of a table by again.c.
+ * Entries that the dead peer had certainly not seen (fate.c) are sent to the successor,
+ * in order: plain entries by this file, those of a table by again.c.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -25,11 +26,11 @@
 #include "ops.h"
 
 /**
- * struct relic - what this side still has of the arena of a peer that has gone
- * @next: another one
+ * struct relic - the arena of an earlier peer, in which this side still has buffers
+ * @next: the next one
  * @map, @size: the arena
- * @count: how many buffers of it there are
- * @granule: where each of them begins
+ * @count: how many buffers this side has in it
+ * @granule: the granule where each of them begins
  */
 struct relic {
 	struct relic *next;
@@ -41,7 +42,9 @@ struct relic {
 
 /* ------------------------------------------------------------------------ relics */
 
-/* @own: in a process that fork(2) has made, perhaps something else lies there. */
+/*
+ * @own: false in a process made by fork(2), where something else may be at the address.
+ */
 static void relic_destroy(struct relic *relic, bool own)
 {
 	if (own)
@@ -59,7 +62,10 @@ void relics_destroy(struct endpoint *e, bool own)
 	}
 }
 
-/* evering_free() of a buffer that a peer gave which has gone since.  0; -EINVAL: no such. */
+/*
+ * evering_free() of a buffer that an earlier peer has given.  Returns 0; -EINVAL: there
+ * is none.
+ */
 int relics_free(struct endpoint *e, const void *buf)
 {
 	struct relic **at, *relic;
@@ -86,7 +92,10 @@ int relics_free(struct endpoint *e, const void *buf)
 	return -EINVAL;
 }
 
-/* Of what the dead has given; NULL in *@ret: nothing of it is left.  0; -ENOMEM. */
+/*
+ * Makes a relic of the buffers that the dead peer has given; NULL in *@ret: there are
+ * none.  Returns 0; -ENOMEM.
+ */
 static int relic_new(const struct endpoint *e, struct relic **ret)
 {
 	uint32_t count = e->ops ? loan_count_given(e->ops) : 0, at = 0, i;
@@ -107,7 +116,7 @@ static int relic_new(const struct endpoint *e, struct relic **ret)
 	return 0;
 }
 
-/* The arena of @from's peer is kept as long as any of it is in use. */
+/* Keeps the arena of @from's peer as long as any of it is in use. */
 static void relic_keep(struct endpoint *e, struct endpoint *from,
 		       struct relic *relic)
 {
@@ -125,7 +134,7 @@ static void relic_keep(struct endpoint *e, struct endpoint *from,
 
 /* ------------------------------------------------------------------------ before */
 
-/* What the peer has sent is taken; it is a ring full, whatever others do now. */
+/* Takes what the peer has sent: at most a full ring, whatever others do now. */
 static void take_rest(struct endpoint *e)
 {
 	uint32_t rounds = 2 * (e->ev.rx.mask + 1);
@@ -142,7 +151,7 @@ static bool lives(struct endpoint *e)
 	return !e->fenced && evering_peer(&e->ev) == EVERING_PEER_ALIVE;
 }
 
-/* Can there be a successor at all, and now? */
+/* Whether there can be a successor at all, and now. */
 static int may_succeed(struct endpoint *e)
 {
 	struct ops *ops = e->ops;
@@ -156,7 +165,7 @@ static int may_succeed(struct endpoint *e)
 	return channel_error(e) == -EPROTO ? -EPROTO : 0;
 }
 
-/* Ends the channel with a peer that may live. */
+/* Ends the channel with a peer that may be alive. */
 static void fence(struct endpoint *e)
 {
 	e->fenced = true;
@@ -167,8 +176,9 @@ static void fence(struct endpoint *e)
 }
 
 /*
- * May a successor of @e's peer be looked for?  If so the peer has gone, or is as good as
- * gone, and all that it had sent has been taken.  0; or what evering_replace() says.
+ * Checks that @e's peer may be replaced.  If so, the peer is gone or counts as gone,
+ * and everything that it had sent was taken.  Returns 0; or an error of
+ * evering_replace().
  */
 int survivor_check(struct endpoint *e, unsigned int flags)
 {
@@ -189,13 +199,13 @@ int survivor_check(struct endpoint *e, unsigned int flags)
 		return -EPROTO;
 	if (lives(e))
 		fence(e);
-	/* What comes from now on comes too late. */
+	/* Entries that come from now on are too late. */
 	if (ops && !ops->error)
 		ops_end(ops, -EPIPE);
 	return ops && again_check(ops) ? -EBUSY : 0;
 }
 
-/* The same when @s is there: much may have happened since. */
+/* The same when @s is there, because much may have happened since. */
 static int check_again(struct endpoint *e, const struct endpoint *s)
 {
 	int ret = may_succeed(e);
@@ -208,7 +218,7 @@ static int check_again(struct endpoint *e, const struct endpoint *s)
 	return e->uid == s->uid ? 0 : -EACCES;
 }
 
-/* Those of a channel like @e's. */
+/* The parameters of a channel like that of @e. */
 void survivor_params(const struct endpoint *e, struct evering_params *params)
 {
 	const struct evering_geometry *g = &e->geometry;
@@ -229,10 +239,10 @@ void survivor_params(const struct endpoint *e, struct evering_params *params)
 /* ---------------------------------------------------------------------- exchange */
 
 /*
- * The arena of @s gets the contents of @e's, and is moved to where that is.  0; -ENOMEM,
- * -EDQUOT: then @e's is as it was.
+ * Copies the contents of @e's arena to that of @s, and moves that to the address of
+ * @e's.  Returns 0; -ENOMEM, -EDQUOT: @e's arena is as it was.
  *
- * mremap(2) unmaps what is there first; what can fail it looks at before that.
+ * mremap(2) first unmaps what is there, but checks for errors before that.
  */
 static int move_arena(const struct endpoint *e, struct endpoint *s)
 {
@@ -271,7 +281,7 @@ static void swap(void *a, void *b, size_t size)
 		swap(&(a), &(b), sizeof(a));                              \
 	} while (0)
 
-/* What a role is of a channel, and not of its thread. */
+/* Takes over what belongs to the channel of a role, and not to its thread. */
 static void take_role(struct role *to, const struct role *from)
 {
 	to->word = from->word;
@@ -281,13 +291,13 @@ static void take_role(struct role *to, const struct role *from)
 	to->counted = from->counted;
 }
 
-/* All that @e has of its channel is @s's, and what @s has is @e's. */
+/* Exchanges everything that @e and @s have of their channels. */
 static void exchange(struct endpoint *e, struct endpoint *s)
 {
 	unsigned int own = EVERING_REGION_ARENA(e->end);
 	struct evering_counters *counters = &s->half->counters;
 
-	/* What @s has mapped lies there now. */
+	/* The arena of @s is mapped there now. */
 	e->map[own] = NULL;
 	e->map_size[own] = 0;
 	counter_add(&e->half->counters.tx_entries,
@@ -331,7 +341,7 @@ static void exchange(struct endpoint *e, struct endpoint *s)
 	__atomic_store_n(&e->error, s->error, __ATOMIC_RELAXED);
 }
 
-/* Plain entries, of which as many as there are have room. */
+/* Sends plain entries; there is room for all of them. */
 static void send_plain(struct endpoint *e, const struct again *again)
 {
 	void *slot;
@@ -348,9 +358,9 @@ static void send_plain(struct endpoint *e, const struct again *again)
 }
 
 /*
- * @s has met a successor, and @e becomes its endpoint.  What is left of the old channel is
- * let go; what the successor is to be sent is in *@again.  0: @s is no more; or why not:
- * nothing has changed, and @s is still there.  Calls nobody back.
+ * @s has met a successor, and @e becomes its endpoint.  The old channel is released,
+ * and what has to be sent to the successor is in *@again.  Returns 0: @s is freed; or
+ * an error: nothing has changed, and @s is still there.  Calls no callback.
  */
 int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again)
 {
@@ -375,7 +385,7 @@ int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again)
 		again_drop(again);
 		return ret;
 	}
-	/* A handler may call evering_wake(). */
+	/* A signal handler may call evering_wake(). */
 	masked = block_signals(&signals);
 	evering_store_release(&e->half->closed, EVERING_CLOSED);
 	group_replaced(e, s);
@@ -384,13 +394,16 @@ int survivor_take(struct endpoint *e, struct endpoint *s, struct again *again)
 		pthread_sigmask(SIG_SETMASK, &signals, NULL);
 	relic_keep(e, s, relic);
 	endpoint_destroy(s);
-	/* What rang the old bells is to be heard. */
+	/* Repeat a wake-up that has rung the old doorbells. */
 	if (__atomic_load_n(&e->woken, __ATOMIC_RELAXED))
 		e->backend->wake(e, e->woken);
 	return 0;
 }
 
-/* Sends it, or has the table do so; of operations that are over callbacks are called. */
+/*
+ * Sends it, or lets the table send it.  Callbacks of operations that are over are
+ * called.
+ */
 void survivor_start(struct endpoint *e, struct again *again)
 {
 	if (e->ops) {

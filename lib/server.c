@@ -459,7 +459,7 @@ void evering_client_release(struct evering_client *client)
 	free(c);
 }
 
-/* Ends the clients that are marked. Returns how many. */
+/* Ends the clients that are marked.  Returns how many. */
 static int reap(struct evering_server *s)
 {
 	struct client *c;
@@ -721,7 +721,7 @@ static void handle(struct evering_server *s,
 	}
 }
 
-/* Gives each client that the group has returned its turn. Returns how many. */
+/* Gives each client that the group has returned its turn.  Returns how many. */
 static int take_turns(struct evering_server *s,
 		      const struct evering_group_event *events, int n)
 {
@@ -839,7 +839,7 @@ static void close_all(struct evering_server *s)
 		evering_client_close(&client_at(at)->pub, -ESHUTDOWN);
 }
 
-/* Does the work that is due by time. Returns how much. */
+/* Does the work that is due by time.  Returns how much. */
 static int do_due(struct evering_server *s)
 {
 	int64_t stop_at = stop_time(s);

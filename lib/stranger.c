@@ -98,7 +98,7 @@ static struct {
 	pid_t pid[KINDS][192];
 } unreaped = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* Forgets the children that have ended. Returns how many have not. */
+/* Forgets the children that have ended.  Returns how many have not. */
 static unsigned int reap(enum kind kind)
 {
 	pid_t *pid = unreaped.pid[kind];
@@ -438,7 +438,7 @@ static CHILD unsigned int count_harmless(const int *fds, unsigned int count,
 	return i;
 }
 
-/* Takes the descriptors of a control message. Returns their number. */
+/* Takes the descriptors of a control message.  Returns their number. */
 static CHILD unsigned int control_fds(struct msghdr *msg,
 				      int fds[MAX_PACKET_FDS])
 {
@@ -471,7 +471,7 @@ struct look {
 	int verdict;
 };
 
-/* Peeks at the descriptors of the next packet. *@all: there were no more. */
+/* Peeks at the descriptors of the next packet.  *@all: there were no more. */
 static CHILD unsigned int look_once(int sock, int fds[MAX_PACKET_FDS],
 				    bool *all)
 {

@@ -428,7 +428,7 @@ static void drain(struct endpoint *e, unsigned int what)
 	disarm(e, what, e->backend->drain(e, what));
 }
 
-/* Disarms what evering_arm() has armed. Reads nothing of the other thread's role. */
+/* Disarms what evering_arm() has armed.  Reads nothing of the other thread's role. */
 static void disarm_external(struct endpoint *e, unsigned int what)
 {
 	unsigned int armed = 0;
@@ -558,7 +558,7 @@ void signals_restore(struct signals *s)
 	s->mask = NULL;
 }
 
-/* Whether this process handles the signal. Others end the process, or are ignored. */
+/* Whether this process handles the signal.  Others end the process, or are ignored. */
 static bool is_handled(int signal)
 {
 	struct sigaction action;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * ffi.c: the inline functions of the headers, for languages that have no C compiler.
+ * ffi.c: the inline functions of the headers, for languages without a C compiler.
  *
- * libevering-ffi.so is libevering with these added, under the same names, as
- * liburing-ffi is to liburing: who binds to it needs nothing else, and finds every
- * function that the manual pages tell of.  A program in C has no use for it.
+ * libevering-ffi.so is libevering with these functions added, under the same names, as
+ * liburing-ffi is to liburing.  A binding needs nothing else, and finds every function
+ * of the manual pages in it.  A program in C does not need it.
  *
- * Here "static inline" is made to mean nothing, and so whatever is inline in
+ * Here "static inline" is defined as nothing, so every inline function of
  * evering_ring.h and evering_op.h, now or later, is a function of this file.  The
- * system's own headers come first, for whom it has to mean what it does.
+ * system's headers come first, because for them it has to keep its meaning.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@
 
 #include <linux/evering.h>
 
-/* There is no other declaration of them, and there is to be none. */
+/* These functions have no other declaration, and need none. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
 #define static __attribute__((visibility("default")))
