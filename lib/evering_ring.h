@@ -152,7 +152,7 @@ static inline void evering_store_release(uint32_t *word, uint32_t value)
  * [D] The only full fence; the head of this file describes its callers and their
  * reason.  On x86 it is a locked instruction on a line that is in the cache anyway, as
  * in the kernel's smp_mb().  Some compilers use mfence for a fence, which takes twice
- * as long (49 cycles instead of 21, as tools/speed counted) and also orders accesses
+ * as long (49 cycles instead of 21, as tools/bench/speed counted) and also orders accesses
  * that need no order here.
  */
 static inline void evering_full_fence(void)

@@ -135,7 +135,7 @@ echo_socket() {
 	serve echo --socket="@examples-$$" serve || return
 	run 0 echo --socket="@examples-$$" ask hello && prints hello &&
 		run 1 echo --socket="@examples-$$" serve &&
-		says 'Address already in use; stop who listens' && stop INT 0 &&
+		says 'Address already in use; stop the server' && stop INT 0 &&
 		run 1 echo --socket=none/here serve && says 'No such file'
 }
 
@@ -552,7 +552,7 @@ kv_server_stopped() {
 
 kv_in_use() {
 	serve kv serve && run 1 kv serve &&
-		says 'kv.socket.0: Address already in use; stop who listens' &&
+		says 'kv.socket.0: Address already in use; stop the server' &&
 		run 0 kv put a 1 && stop TERM 0 && run 1 kv --socket=none/x serve &&
 		says 'none/x.0: No such file'
 }

@@ -160,7 +160,7 @@ own_client() {
 		run 0 "$1" --socket="$socket" --channels=$channels --rounds=$rounds drive &&
 		says "$channels channels, $rounds requests each, all right" out &&
 		run 1 "$1" --socket="$socket" serve &&
-		says 'Address already in use; stop who listens' && finish INT 0
+		says 'Address already in use; stop the server' && finish INT 0
 }
 
 # With many channels that have had answers and want nothing: half a second without

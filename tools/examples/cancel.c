@@ -1,28 +1,33 @@
 // SPDX-License-Identifier: MIT
 /*
- * cancel: what becomes of a request, and of the buffer lent with it, when the answer
+ * cancel: what happens to a request, and to the buffer lent with it, when the answer
  * comes late, is not wanted any more, or never comes.
  *
- * As long as the answer is due the peer may look at the buffer, whatever the asking
- * side has decided meanwhile.  So it is not free before the answer has come, or the
- * peer has gone, which the kernel tells.  Nothing leaks, and nothing is used twice.
+ * Until the answer comes the server may read the buffer, whatever the client has
+ * decided meanwhile.  So the buffer is not free before the answer has come or the
+ * server is gone, which the kernel reports.  No buffer leaks, and none is used twice.
  *
  * Run it, and read what it prints beside main().
  */
 #define _GNU_SOURCE
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
-#include "example.h"
+#include <evering.h>
 
-#define MS ((int64_t)1000000)
+#define SECOND ((int64_t)1000000000)
+#define MS     ((int64_t)1000000)
 
-/* What the server can be asked for: all three would take it a minute. */
+/* What the client can ask for: each would take the server a minute. */
 enum {
-	JOB_STUBBORN = 1, /* once told, it is not done yet */
-	JOB_POLITE = 2, /* once told, it answers */
-	JOB_DEADLY = 3, /* the server dies of it */
+	JOB_STUBBORN = 1, /* when cancelled, the server still takes its time */
+	JOB_POLITE = 2, /* when cancelled, the server answers */
+	JOB_DEADLY = 3, /* the server dies */
 };
 
 static void check(int ret, const char *what, const char *remedy)
@@ -31,7 +36,7 @@ static void check(int ret, const char *what, const char *remedy)
 		return;
 	fflush(stdout);
 	fprintf(stderr, "cancel: %s: %s; %s\n", what, strerror(-ret), remedy);
-	/* _exit(): a forked child must not run what its parent has set up. */
+	/* _exit(), because a forked child must not run its parent's exit handlers. */
 	_exit(EXIT_FAILURE);
 }
 
@@ -49,13 +54,13 @@ static void expect(bool holds, const char *what)
 static void work(struct evering_client *client,
 		 const struct evering_request *request)
 {
-	/* One at a time, so that this is all there is to remember. */
+	/* There is one request at a time, so only its opcode is kept. */
 	client->user = (void *)(uintptr_t)request->opcode;
 	if (request->opcode == JOB_DEADLY)
 		_exit(EXIT_SUCCESS);
 }
 
-/* It has to be answered all the same: that is what ends the loan. */
+/* A cancelled request still has to be answered, because the answer ends the loan. */
 static void on_cancelled(struct evering_client *client, uint64_t id, int why)
 {
 	static const struct timespec late = { 0, 200 * MS };
@@ -103,7 +108,7 @@ struct client {
 };
 
 /*
- * fork() comes before the channel: a forked process has none of its parent's.
+ * fork() comes before the channel, because a child has none of its parent's channels.
  */
 static void start(struct client *c)
 {
@@ -136,7 +141,10 @@ static void end(struct client *c)
 	waitpid(c->server, NULL, 0);
 }
 
-/* Asks for @job, lending a buffer that fills the arena: so it shows where it is. */
+/*
+ * Asks for @job, and lends a buffer that fills the arena.  So evering_alloc() shows
+ * whether the buffer is free.
+ */
 static uint64_t submit(struct client *c, uint32_t job, int64_t timeout_ns,
 		       void **buf)
 {
@@ -167,14 +175,14 @@ static int32_t outcome(struct client *c, uint64_t id)
 	return completion.result;
 }
 
-/* The caller's again: it can be freed, which is done here. */
+/* The buffer belongs to the caller again, so this can free it. */
 static void is_back(struct client *c, void *buf)
 {
 	expect(!evering_free(c->ev, buf), "the buffer is the caller's again");
 	printf("    the buffer is ours again, and freed\n");
 }
 
-/* A time limit: the outcome comes in time, the buffer when the server is done. */
+/* A time limit: the outcome comes in time, the buffer when the server has finished. */
 static void too_late(struct client *c)
 {
 	struct evering_ops_info info;
@@ -187,7 +195,7 @@ static void too_late(struct client *c)
 	expect(outcome(c, id) == -ETIMEDOUT, "it ran out of time");
 
 	/*
-	 * From here on the buffer is the library's, which frees it when it may:
+	 * From here on the buffer belongs to the library, which frees it when it may.
 	 * evering_free() is called only to show that it is refused.
 	 */
 	expect(evering_free(c->ev, buf) == -EBUSY, "the buffer is lent");
@@ -205,7 +213,7 @@ static void too_late(struct client *c)
 	printf("    the late answer has come: the buffer was freed with it\n");
 }
 
-/* A change of mind: the server is told, and may answer early. */
+/* A cancellation: the server is informed, and may answer early. */
 static void not_wanted(struct client *c)
 {
 	uint64_t id;
@@ -217,14 +225,14 @@ static void not_wanted(struct client *c)
 	check(evering_op_cancel(c->ops, id, EVERING_CANCEL_TELL), "cancel",
 	      "report it");
 	/*
-	 * Without EVERING_CANCEL_DETACH the outcome waits for the answer, and so
-	 * the buffer comes back with it.
+	 * Without EVERING_CANCEL_DETACH the outcome waits for the answer, so the buffer
+	 * returns with it.
 	 */
 	expect(outcome(c, id) == -ECANCELED, "it was cancelled");
 	is_back(c, buf);
 }
 
-/* A death: the kernel tells, and everything comes back at once. */
+/* A death: the kernel reports it, and everything returns at once. */
 static void never(struct client *c)
 {
 	uint64_t id;
@@ -247,8 +255,12 @@ int main(int argc, char **argv)
 		"buffers lent with them are meanwhile.\n";
 	struct client client;
 
-	if (*read_options(argc, argv, usage, (struct setting[]){ { 0 } }))
-		return bad_usage(usage);
+	if (argc > 1) {
+		bool help = argc == 2 && !strcmp(argv[1], "--help");
+
+		fputs(usage, help ? stdout : stderr);
+		return help ? EXIT_SUCCESS : 2;
+	}
 	setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
 	start(&client);
 	printf("over %s\n", evering_backend_name(client.ev));

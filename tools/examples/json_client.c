@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * json_client: sends its standard input, up to 1 MB, to json_server, and prints what
- * that answers.
+ * json_client: sends its standard input, up to 1 MB, to json_server, and prints the
+ * answer.
  */
 #include <stdio.h>
 

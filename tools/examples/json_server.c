@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * json_server: answers each request, a JSON text of any length, with one that has it.
+ * json_server: answers each request, a JSON text of any length, with a JSON text that
+ * contains it.
  *
  *	json_server [SOCKET]		in one terminal
  *	json_client [SOCKET] <x.json	in another
  *
- * It has one client at a time; kv.c and loop_epoll.c serve many.
+ * It serves one client at a time; kv.c and loop_epoll.c serve many.
  */
 #include <stdio.h>
 

@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: MIT
 /*
- * kv: a key-value store, a thread to a CPU, and no lock.
+ * kv: a key-value store with a thread for each CPU, and without locks.
  *
  *	kv serve			in one terminal
  *	kv put KEY VALUE		in another; then get KEY, delete KEY
  *	kv bench			many clients at once, every answer checked
  *
- * A key belongs to one worker, which its hash tells, and each worker has a table and a
- * server of its own, at SOCKET.0, SOCKET.1, …, that no other thread touches.  A client has
- * a channel to each worker, and asks the one that knows.
+ * The hash of a key selects its worker.  Each worker has a table and a server of its
+ * own, at SOCKET.0, SOCKET.1, …, which no other thread uses.  A client has a channel to
+ * each worker, and asks the one that has the key.
  *
- * Small values travel in the entry.  A larger one that is put is lent for as long as it
- * takes to copy it; one that is got is given, in the server's arena, and goes home when the
- * client frees it.  An answer for which there is no room waits until some have come home.
+ * Small values travel in the entry.  A larger value that is put is lent until the
+ * server has copied it.  A larger value that is got is given, in the server's arena,
+ * and returns when the client frees it.  An answer for which there is no room waits
+ * until some have returned.
  *
- * With --file a server that is killed, at any moment, costs its clients a pause: the next
- * one finds in the files what was put, and the clients' library asks it what the dead had
- * not answered (kv.h).
+ * With --file, a server may be killed at any moment, and its clients notice only a
+ * pause.  The next server finds in the files what was put, and the clients' library
+ * sends it the requests that the dead server had not answered (kv.h).
  */
 #define _GNU_SOURCE
+#include <getopt.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 #include "kv_bench.h"
@@ -56,7 +59,7 @@ struct waiting {
 
 /* -------------------------------------------------------------------- the table */
 
-/* Where the item with this key hangs, or would. */
+/* The link to the item with this key, or the place for it. */
 static struct item **find(struct worker *w, uint64_t hash, const char *key,
 			  uint32_t key_len)
 {
@@ -77,7 +80,7 @@ static void delete (struct worker *w, struct item **at)
 	free(item);
 }
 
-/* 0; -E2BIG, -ENOSPC. */
+/* Returns 0; -E2BIG, -ENOSPC. */
 static int put(struct worker *w, struct item **at, uint64_t hash,
 	       const char *key, uint32_t key_len, const void *value,
 	       uint64_t len)
@@ -95,7 +98,7 @@ static int put(struct worker *w, struct item **at, uint64_t hash,
 	memcpy(item->bytes, key, key_len);
 	if (len)
 		memcpy(item->bytes + key_len, value, len);
-	/* Of the copy, which nobody changes. */
+	/* From the copy, which the client cannot change. */
 	ret = log_append(&w->log, KV_PUT, item->bytes, key_len,
 			 item->bytes + key_len, len);
 	if (ret) {
@@ -110,7 +113,7 @@ static int put(struct worker *w, struct item **at, uint64_t hash,
 	return 0;
 }
 
-/* What a predecessor has done. */
+/* Does again what a predecessor has done. */
 static int redo(void *context, uint32_t opcode, const char *key,
 		uint32_t key_len, const void *value, uint64_t len)
 {
@@ -127,7 +130,7 @@ static int redo(void *context, uint32_t opcode, const char *key,
 	return 0;
 }
 
-/* All that there is, in a new file. */
+/* Writes all items into a new file. */
 static int compact(struct worker *w)
 {
 	struct kv_log new = { 0 };
@@ -149,7 +152,7 @@ static int compact(struct worker *w)
 	return ret;
 }
 
-/* The file of the worker, if there is one, and what is in it. */
+/* Opens the file of the worker, if there is one, and takes what is in it. */
 static int restore(struct worker *w, const char *file)
 {
 	struct kv_log log;
@@ -158,7 +161,7 @@ static int restore(struct worker *w, const char *file)
 	ret = log_open(&log, file ? socket_of(file, w->index) : NULL);
 	if (!ret && file)
 		ret = log_lock(&log);
-	/* What is done again is not to be written again. */
+	/* Until here nothing is written, because it is in the file already. */
 	if (!ret && file)
 		ret = log_replay(&log, w->count, redo, w);
 	if (ret) {
@@ -181,7 +184,7 @@ static int forget(struct worker *w, struct item **at)
 	return ret;
 }
 
-/* What a request asks for; its answer, of any length, is at @answer. */
+/* Does what a request asks for. Its answer, of any length, is at @answer. */
 static int perform(struct worker *w, const struct evering_request *request,
 		   struct iovec *answer)
 {
@@ -199,8 +202,8 @@ static int perform(struct worker *w, const struct evering_request *request,
 		return 0;
 	}
 	/*
-	 * The client can change what it has lent at any time: what is checked is a copy.
-	 * A value may be a mixture, which is its client's own.
+	 * The client can change a lent buffer at any time, so check a copy.  A value
+	 * that it changes meanwhile may be a mixture, which is the client's own fault.
 	 */
 	memcpy(head, bytes, len < sizeof(head) ? len : sizeof(head));
 	if (!len || !head[0] || head[0] > KV_MAX_KEY || head[0] >= len)
@@ -215,7 +218,7 @@ static int perform(struct worker *w, const struct evering_request *request,
 		compact(w);
 	if (request->opcode == KV_PUT)
 		return put(w, at, hash, key, head[0], bytes, len);
-	/* A predecessor may have deleted it, and not have lived to say so. */
+	/* A predecessor may have deleted it, and died before the answer. */
 	if (!*at)
 		return request->opcode == KV_DELETE &&
 				       request->flags & EVERING_AGAIN ?
@@ -231,14 +234,14 @@ static int perform(struct worker *w, const struct evering_request *request,
 	return 0;
 }
 
-/* False: the answer has to wait. */
+/* Returns false if the answer has to wait. */
 static bool handle(struct evering_client *client,
 		   const struct evering_request *request)
 {
 	struct iovec answer;
 	int result = -EINVAL;
 
-	/* Nobody is to keep what it did not ask for. */
+	/* No request gives a buffer, so do not keep it. */
 	if (request->flags & EVERING_GIVE) {
 		evering_free(client->ev, request->buf);
 		answer.iov_len = 0;
@@ -256,12 +259,12 @@ static void on_request(struct evering_client *client,
 	struct waiting *waiting = client->user;
 
 	((struct worker *)client->context)->requests++;
-	/* No more than KV_DEPTH are ever unanswered: the library sees to it. */
+	/* The library ensures that at most KV_DEPTH are unanswered. */
 	if (!handle(client, request))
 		waiting->requests[waiting->count++] = *request;
 }
 
-/* Buffers may have come home. */
+/* Buffers may have returned. */
 static void on_turn(struct evering_client *client)
 {
 	struct waiting *waiting = client->user;
@@ -280,7 +283,7 @@ static int on_open(struct evering_client *client)
 	return client->user ? 0 : -ENOMEM;
 }
 
-/* Gone, whether it closed the channel or was killed; the rest is news. */
+/* A client that has closed the channel or was killed is normal; report the rest. */
 static void on_close(struct evering_client *client, int why)
 {
 	free(client->user);
@@ -288,7 +291,15 @@ static void on_close(struct evering_client *client, int why)
 		fail("client", why);
 }
 
-/* The mode of the socket file says the same, but a name that begins with @ has none. */
+/* The server goes on when clients free descriptors and memory. */
+static void say_waiting(struct evering_server *server, int error)
+{
+	(void)server;
+	if (error)
+		fail("accept", error);
+}
+
+/* As the mode of the socket file. A name that begins with @ has no mode. */
 static int allow(pid_t pid, uid_t uid, gid_t gid, void *context)
 {
 	(void)pid;
@@ -320,7 +331,7 @@ static int worker_open(struct worker *w, const char *path)
 	return evering_server_open(path, &params, &w->server);
 }
 
-/* Until it is stopped. */
+/* Serves until it is stopped. */
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
@@ -336,7 +347,7 @@ static void *worker_main(void *arg)
 	while (ret >= 0 || ret == -EINTR);
 	if (ret != -ESHUTDOWN)
 		fail("wait", ret);
-	/* Its server is closed by main(), which would stop it, too, if it has failed here. */
+	/* main() closes the server, because it also stops one that has failed here. */
 	for (i = 0; i < BUCKETS; i++)
 		while (w->buckets[i])
 			delete (w, &w->buckets[i]);
@@ -344,7 +355,7 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-/* The CPU that the worker @index is to have. */
+/* The CPU for the worker @index. */
 static int cpu_of(const cpu_set_t *allowed, unsigned int index)
 {
 	unsigned int nth = index % (unsigned int)CPU_COUNT(allowed);
@@ -364,7 +375,7 @@ static int serve(const char *path, const char *file, unsigned int count)
 	int signal, ret = 0;
 	sigset_t set;
 
-	/* Before there are threads, which inherit it. */
+	/* Before there are threads, because they inherit the mask. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
@@ -383,7 +394,7 @@ static int serve(const char *path, const char *file, unsigned int count)
 		workers[i].cpu = cpu_of(&allowed, i);
 		ret = restore(&workers[i], file);
 		if (ret)
-			fail_with(file, ret, kv_remedy(ret));
+			fail(file, ret);
 		else if ((ret = worker_open(&workers[i], name)))
 			fail(name, ret);
 		free(name);
@@ -413,6 +424,69 @@ static int serve(const char *path, const char *file, unsigned int count)
 	return ret ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* ----------------------------------------------------------- the command line */
+
+/**
+ * struct setting - an option of the command line
+ * @name: --NAME=...
+ * @text: where to store a text; or
+ * @number: where to store a number, 1..@most; or
+ * @most: the most that it may be
+ * @flag: or what the option sets without a value
+ */
+struct setting {
+	const char *name;
+	const char **text;
+	unsigned int *number;
+	unsigned int most;
+	bool *flag;
+};
+
+static unsigned int number_of(const struct setting *s, const char *text)
+{
+	unsigned long value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (*text >= '0' && *text <= '9' && !*end && !errno && value &&
+	    value <= s->most)
+		return (unsigned int)value;
+	fprintf(stderr, "kv: --%s=%s: must be 1..%u\n", s->name, text,
+		s->most);
+	exit(2);
+}
+
+/*
+ * Reads the options, and returns the arguments after them.  @settings ends with { 0 }.
+ */
+static char **read_options(int argc, char **argv,
+			   const struct setting *settings)
+{
+	struct option options[16] = { { "help", no_argument, NULL, 'h' } };
+	int at, i;
+
+	for (i = 0; settings[i].name; i++) {
+		options[i + 1].name = settings[i].name;
+		options[i + 1].has_arg = settings[i].flag ? no_argument :
+							    required_argument;
+	}
+	while ((i = getopt_long(argc, argv, "+h", options, &at)) != -1) {
+		if (i) {
+			fputs(usage, i == 'h' ? stdout : stderr);
+			exit(i == 'h' ? EXIT_SUCCESS : 2);
+		}
+		if (settings[at - 1].flag)
+			*settings[at - 1].flag = true;
+		else if (settings[at - 1].text)
+			*settings[at - 1].text = optarg;
+		else
+			*settings[at - 1].number =
+				number_of(&settings[at - 1], optarg);
+	}
+	return argv + optind;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned int workers = 0;
@@ -428,7 +502,7 @@ int main(int argc, char **argv)
 		{ 0 }
 	};
 
-	argv = read_options(argc, argv, usage, settings);
+	argv = read_options(argc, argv, settings);
 	for (argc = 0; argv[argc]; argc++)
 		;
 	if (argc == 1 && !strcmp(argv[0], "serve"))
@@ -441,5 +515,6 @@ int main(int argc, char **argv)
 		return command(path, KV_DELETE, argv[1], NULL);
 	if (argc == 1 && !strcmp(argv[0], "bench"))
 		return bench_all(path);
-	return bad_usage(usage);
+	fputs(usage, stderr);
+	return 2;
 }

@@ -1,13 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kv.h: what both sides of kv agree on, and its client.
+ * kv.h: the protocol of kv, and its client.
  */
 #ifndef KV_H
 #define KV_H
 
-#include "example.h"
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
-#define PATIENCE    (30 * SECOND) /* of a client with the server */
+#include <evering.h>
+
+#define SECOND	    ((int64_t)1000000000)
+#define PATIENCE    (30 * SECOND) /* how long a client waits for the server */
 #define MAX_WORKERS 64u
 
 /* opcode; a key is sent as its length, in a byte, and its bytes */
@@ -19,7 +28,7 @@ enum {
 };
 
 #define KV_VERSION   2u
-#define KV_SLOT	     128u /* bytes of an entry: what is small fits it */
+#define KV_SLOT	     128u /* bytes of a slot, for small values */
 #define KV_DEPTH     32u /* requests of a client in flight, to each worker */
 #define KV_ARENA     ((uint64_t)2 << 20)
 #define KV_MAX_KEY   64u
@@ -30,7 +39,68 @@ struct hello {
 	uint32_t workers;
 };
 
-/* FNV-1a.  Part of the protocol: both sides have to agree where a key belongs. */
+/* What the user can do about @error, or NULL. */
+static inline const char *remedy(int error)
+{
+	switch (error) {
+	case -ENOENT:
+	case -ECONNREFUSED:
+		return "is `kv serve` running, with the same --socket?";
+	case -EADDRINUSE:
+		return "stop the server there, or choose another --socket";
+	case -EACCES:
+		return "choose a --socket that this user may use";
+	case -ENAMETOOLONG:
+		return "choose a --socket of at most 107 bytes";
+	case -ETIMEDOUT:
+		return "is the server stopped?";
+	case -EPIPE:
+	case -ESHUTDOWN:
+	case -ECONNRESET:
+		return "the other side is gone: start it again";
+	case -EPROTO:
+	case -EPROTONOSUPPORT:
+		return "does another program, or another version, listen there?";
+	case -ENODEV:
+		return "load evering.ko, or set EVERING_BACKEND=memfd";
+	case -EINVAL:
+		return "EVERING_BACKEND has to be device, memfd or not set";
+	case -EMFILE:
+	case -ENFILE:
+		return "allow more descriptors with `ulimit -n`";
+	case -EDQUOT:
+		return "raise the quotas of evering.ko, or have fewer clients";
+	case -ENOMEM:
+		return "have fewer clients";
+	case -E2BIG:
+		return "a key has 1 to 64 bytes, a value at most 1 MiB";
+	case -ENOSPC:
+		return "the worker is full: start more, or delete something";
+	case -EOWNERDEAD:
+		return "the server died, and may have done it or not: look";
+	case -EBUSY:
+		return "another server has this file: stop it, or choose another";
+	case -EBADMSG:
+		return "the file is not one of kv, or of another --workers";
+	default:
+		return NULL;
+	}
+}
+
+/* Prints @error, and what to do about it.  Returns EXIT_FAILURE. */
+static inline int fail(const char *what, int error)
+{
+	const char *advice = remedy(error);
+
+	fprintf(stderr, "kv: %s: %s%s%s\n", what, strerror(-error),
+		advice ? "; " : "", advice ? advice : "");
+	return EXIT_FAILURE;
+}
+
+/*
+ * FNV-1a.  It is part of the protocol, because both sides have to agree which worker
+ * has a key.
+ */
 static inline uint64_t hash_key(const char *key, size_t len)
 {
 	uint64_t hash = 0xcbf29ce484222325;
@@ -52,25 +122,6 @@ static inline char *socket_of(const char *path, unsigned int worker)
 	if (asprintf(&name, "%s.%u", path, worker) < 0)
 		exit(fail("memory", -ENOMEM));
 	return name;
-}
-
-/* What only this program has to say. */
-static inline const char *kv_remedy(int error)
-{
-	switch (error) {
-	case -E2BIG:
-		return "a key has 1 to 64 bytes, a value at most 1 MiB";
-	case -ENOSPC:
-		return "the worker is full: start more, or delete something";
-	case -EOWNERDEAD:
-		return "the server died, and may have done it or not: look";
-	case -EBUSY:
-		return "another server has this file: stop it, or choose another";
-	case -EBADMSG:
-		return "what is in the file is not kv's, or of another --workers";
-	default:
-		return NULL;
-	}
 }
 
 /* A channel and a table to each worker. */
@@ -108,14 +159,17 @@ static inline int kv_connect(struct kv *kv, const char *path,
 	ret = evering_connect(name, &params, PATIENCE, &kv->ev[worker]);
 	if (!ret)
 		ret = evering_ops_open(kv->ev[worker], &ops, &kv->ops[worker]);
-	/* If the worker goes, whoever has its place is asked for what it has not done. */
+	/*
+	 * If the worker goes away, its successor gets the requests that it has not
+	 * answered.
+	 */
 	if (!ret)
 		ret = evering_ops_follow(kv->ops[worker], name, PATIENCE);
 	free(name);
 	return ret;
 }
 
-/* 0, or negative errno; kv_close() in either case. */
+/* Returns 0 or a negative errno. Call kv_close() in either case. */
 static inline int kv_open(struct kv *kv, const char *path)
 {
 	struct evering_completion done = { 0 };
@@ -141,8 +195,8 @@ static inline int kv_open(struct kv *kv, const char *path)
 }
 
 /*
- * One request, and its answer.  @value: *@len bytes to put, or where those that are got have
- * room.  0, or negative errno.
+ * Sends one request and waits for the answer.  @value: *@len bytes to put, or the room
+ * for a value to get.  Returns 0 or a negative errno.
  */
 static inline int kv_call(struct kv *kv, uint32_t opcode, const char *key,
 			  const void *value, uint64_t *len)
@@ -166,7 +220,9 @@ static inline int kv_call(struct kv *kv, uint32_t opcode, const char *key,
 				       opcode == KV_GET ? 1 : 0, &done,
 				       PATIENCE);
 		ret = ret ? ret : done.result;
-		/* To put or delete again could undo what others have put since. */
+		/*
+		 * To put or delete again could undo what other clients have put since.
+		 */
 	} while (ret == -EOWNERDEAD && opcode == KV_GET);
 	*len = done.buf_len;
 	return ret;
@@ -189,7 +245,7 @@ static const char usage[] =
 	"  --size=BYTES      bench: the largest value, 1..1048576 (65536)\n"
 	"  --rounds=N        bench: how often, 1..1000000 (1)\n";
 
-/* One request, and the end. */
+/* A client with one request. */
 static inline int command(const char *path, uint32_t opcode, const char *key,
 			  const char *value)
 {
@@ -206,7 +262,7 @@ static inline int command(const char *path, uint32_t opcode, const char *key,
 		if (ret == -ENOENT)
 			fprintf(stderr, "kv: %s: no such key\n", key);
 		else if (ret)
-			fail_with(key, ret, kv_remedy(ret));
+			fail(key, ret);
 	}
 	if (!ret && opcode == KV_GET) {
 		fwrite(got, 1, len, stdout);

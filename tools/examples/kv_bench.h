@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kv_bench.h: many clients of kv at once, with as many requests in flight as may be, and
- * every answer checked.
+ * kv_bench.h: many clients of kv at once, with the most requests in flight, which check
+ * every answer.
  *
- * Each has keys of its own, which are put, got, replaced, got, deleted and not found any
- * more.
+ * Each client has its own keys.  It puts them, gets them, replaces them, gets them,
+ * deletes them, and looks that they are gone.
  */
 #ifndef KV_BENCH_H
 #define KV_BENCH_H
@@ -53,16 +53,22 @@ static void bench_done(struct evering_ops *ops,
 	     i++)
 		if (got[i] != bench_byte(done->ext, i))
 			bench.error = -EBADMSG;
-	/* What was lent is ours again; what was given goes home with this. */
+	/*
+	 * A lent buffer belongs to this side again.  A given one returns to its owner
+	 * with this.
+	 */
 	evering_free(ev, done->user);
 	evering_free(ev, done->buf);
 }
 
-/* 0: it is under way; -EAGAIN: no room in the arena; or why it is not. */
+/*
+ * Returns 0: the operation is in flight; -EAGAIN: no room in the arena; or another
+ * errno.
+ */
 static int bench_submit(uint32_t opcode, uint64_t i, unsigned int *worker)
 {
 	unsigned char small[KV_SLOT], *bytes = small;
-	/* It may be done twice: nobody else has these keys. */
+	/* It may be done twice, because no other client has these keys. */
 	struct evering_op op = { .opcode = opcode,
 				 .flags = EVERING_REISSUE,
 				 .done = bench_done,
@@ -95,7 +101,7 @@ static int bench_submit(uint32_t opcode, uint64_t i, unsigned int *worker)
 	memcpy(bytes + 1, key, (size_t)key_len);
 	for (j = 0; j < len; j++)
 		bytes[1 + (uint64_t)key_len + j] = bench_byte(i, j);
-	/* Waits while as many are in flight as may be. */
+	/* This waits while the most operations are in flight. */
 	ret = evering_op_submit(ops, &op, NULL, PATIENCE);
 	if (ret)
 		evering_free(ev, op.buf);
@@ -109,7 +115,7 @@ static int bench_ask(uint32_t opcode, uint64_t i)
 	int ret;
 
 	while ((ret = bench_submit(opcode, i, &w)) == -EAGAIN) {
-		/* Those that are under way will make room. */
+		/* Operations in flight will make room. */
 		ret = evering_ops_wait(bench.kv.ops[w], PATIENCE);
 		if (ret < 0)
 			break;
@@ -127,7 +133,7 @@ static int bench_wait(void)
 	return ret;
 }
 
-/* Does @opcode to all keys.  0, or negative errno. */
+/* Does @opcode to all keys. Returns 0 or a negative errno. */
 static int bench_pass(uint32_t opcode, int32_t expected)
 {
 	uint64_t i;
@@ -171,7 +177,7 @@ static int bench_client(const char *path, unsigned int client)
 	while (!ret && left--)
 		ret = bench_round();
 	kv_close(&bench.kv);
-	return ret ? fail_with("bench", ret, kv_remedy(ret)) : EXIT_SUCCESS;
+	return ret ? fail("bench", ret) : EXIT_SUCCESS;
 }
 
 static int64_t bench_now(void)
@@ -191,7 +197,10 @@ static int bench_all(const char *path)
 	unsigned int i;
 	pid_t pid;
 
-	/* fork() comes before the channels: a child has none of its parent's. */
+	/*
+	 * fork() comes before the channels, because a child has none of its parent's
+	 * channels.
+	 */
 	for (i = 0; i < bench.clients; i++) {
 		pid = fork();
 		if (pid < 0)

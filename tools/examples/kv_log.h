@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kv_log.h: what a worker of kv has done, in a file, so that its successor can do it again.
+ * kv_log.h: a file of what a worker of kv has done, so that its successor can do it
+ * again.
  *
- * A record is appended by one write(2) before the request is answered.  What the kernel has
- * taken outlives the process, not the machine.  One who is killed in the middle leaves a
- * record that is too short, which the next one cuts off.  When the file has become twice as
- * long as need be it is written anew, under another name first.
+ * One write(2) appends a record before the request is answered.  What the kernel has
+ * accepted survives the process, but not a crash of the machine.  A worker that is
+ * killed in the middle of a write leaves a record that is too short, which its
+ * successor cuts off.  When the file has become twice as long as necessary, it is
+ * written anew, under another name first.
  *
- * The first record says how many workers there are, which decides what is in which file.
- * Nobody else has the file as long as its lock is held: that is a file of its own, which
- * stays.
+ * The first record has the number of workers, which decides which file has which keys.
+ * No other server uses the file while its lock is held.  The lock is a file of its own,
+ * which stays.
  */
 #ifndef KV_LOG_H
 #define KV_LOG_H
@@ -27,14 +29,14 @@ struct kv_log {
 	int fd;
 	int lock;
 	uint64_t size;
-	uint64_t tried; /* its size when it was last to be written anew */
+	uint64_t tried; /* its size when it was last due to be written anew */
 };
 
 /* Then the key, and the value. */
 struct record {
 	uint32_t opcode; /* KV_PUT, KV_DELETE; KV_HELLO: the first */
 	uint32_t key_len;
-	uint64_t len; /* of the first: the workers, and nothing is behind it */
+	uint64_t len; /* of the first record: the number of workers, with nothing after it */
 };
 
 static inline uint64_t record_size(uint64_t key_len, uint64_t len)
@@ -62,7 +64,7 @@ static inline int log_write(struct kv_log *log, const struct iovec *iov,
 	return (int)written;
 }
 
-/* 0; -ENOSPC and others: nothing was added. */
+/* Returns 0; -ENOSPC and others: nothing was appended. */
 static inline int log_append(struct kv_log *log, uint32_t opcode,
 			     const char *key, uint32_t key_len,
 			     const void *value, uint64_t len)
@@ -85,7 +87,7 @@ static inline int log_hello(struct kv_log *log, unsigned int workers)
 	return log_write(log, &iov, 1, sizeof(record));
 }
 
-/* @done: called for each record, of which what it is given is gone afterwards. */
+/* @done: called for each record; its arguments are invalid afterwards. */
 static inline int log_replay(struct kv_log *log, unsigned int workers,
 			     int (*done)(void *context, uint32_t opcode,
 					 const char *key, uint32_t key_len,
@@ -129,7 +131,7 @@ static inline int log_replay(struct kv_log *log, unsigned int workers,
 	return ret;
 }
 
-/* The file @path, or, if it is NULL, none. */
+/* Opens the file @path; NULL: no file. */
 static inline int log_open(struct kv_log *log, char *path)
 {
 	*log = (struct kv_log){ path, -1, -1, 0, 0 };
@@ -139,7 +141,7 @@ static inline int log_open(struct kv_log *log, char *path)
 	return log->fd < 0 ? -errno : 0;
 }
 
-/* 0; -EBUSY: another server has the file; and others. */
+/* Returns 0; -EBUSY: another server has the file; and others. */
 static inline int log_lock(struct kv_log *log)
 {
 	char *path;
@@ -166,8 +168,8 @@ static inline void log_close(struct kv_log *log)
 }
 
 /*
- * Is it so much longer than @live bytes that it is worth while to write it anew?  If that
- * fails it is not tried at each request.
+ * Whether the file is so much longer than @live bytes that it should be written anew.
+ * If that fails, it is not tried again at each request.
  */
 static inline bool log_is_long(struct kv_log *log, uint64_t live)
 {
@@ -178,7 +180,7 @@ static inline bool log_is_long(struct kv_log *log, uint64_t live)
 	return true;
 }
 
-/* Another file, which is to get the place of this one: see log_replace(). */
+/* Begins another file, which will replace this one: see log_replace(). */
 static inline int log_begin(const struct kv_log *log, struct kv_log *new)
 {
 	char *path;
@@ -201,7 +203,7 @@ static inline int log_replace(struct kv_log *log, struct kv_log *new)
 	return 0;
 }
 
-/* Nothing has come of it. */
+/* Removes a file that was not completed. */
 static inline void log_drop(struct kv_log *new)
 {
 	if (new->path)

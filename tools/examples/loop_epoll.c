@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * loop_epoll: a server with many channels on one thread, in a loop with epoll(7) that has
- * other things to do as well: here, to wait for signals.
+ * loop_epoll: a server with many channels on one thread, in an epoll(7) loop that also
+ * does other things: here, it waits for signals.
  *
  *	loop_epoll serve			in one terminal
  *	loop_epoll drive			in another: 100 channels
  *
- * To the loop a server is one descriptor.  It is readable when evering_server_poll() has
- * something to do, if that has said before that it has nothing more.
+ * For the loop a server is one descriptor.  When evering_server_poll() has returned 0,
+ * the descriptor becomes readable when there is something to do again.
  *
- * loops/ has the same server with liburing and with libuv, and loops/drive.h the
- * client and the requests.
+ * loops/ has the same server with liburing and with libuv. loops/drive.h has the client
+ * and the requests.
  */
 #define _GNU_SOURCE
 #include <sys/epoll.h>
@@ -18,7 +18,7 @@
 
 #include "loops/drive.h"
 
-/* 0, or negative errno. */
+/* Returns 0 or a negative errno. */
 static int watch(int epoll, int fd)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
@@ -26,7 +26,10 @@ static int watch(int epoll, int fd)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
-/* Until a signal comes, and the clients are gone: -ESHUTDOWN; or a negative errno. */
+/*
+ * Serves until a signal has come and the clients are gone.  Returns -ESHUTDOWN, or
+ * another errno.
+ */
 static int server_run(struct evering_server *server, int epoll, int signals)
 {
 	struct epoll_event event;

@@ -5,7 +5,7 @@
  *	message receive			in one terminal
  *	message send TEXT...		in another
  *
- * Both meet at the socket "messages".  The receiver ends when its sender has gone.
+ * Both meet at the socket "messages".  The receiver ends when its sender is gone.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +35,7 @@ static int receive(void)
 		ret = evering_msg_recv(ops, &msg, EVERING_WAIT_FOREVER);
 		if (ret)
 			break;
-		/* Where it is, in the entry's copy or the sender's arena. */
+		/* In place: in a copy of the entry, or in the sender's arena. */
 		fwrite(msg.data, 1, msg.len, stdout);
 		putchar('\n');
 		ret = evering_msg_free(ops, &msg);
@@ -60,7 +60,7 @@ static int send_all(char **texts)
 		iov.iov_len = strlen(*texts);
 		ret = evering_msg_send(ops, &iov, 1, 5 * SECOND);
 	}
-	/* What was sent is received, though the sender has gone. */
+	/* The peer receives what was sent, although the sender is gone. */
 	evering_close(ev);
 	return ret;
 }

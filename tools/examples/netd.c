@@ -5,7 +5,7 @@
  *	netd ping IF ADDRESS		answer ARP and pings to an IPv4 address on interface IF
  *	netd bridge IF IF		pass frames on between two interfaces
  *
- * Each IF is made (evnet(4)), which takes CAP_NET_ADMIN, and ends with the process.
+ * netd makes each IF (evnet(4)), which takes CAP_NET_ADMIN.  It ends with the process.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -60,7 +60,7 @@ static uint16_t checksum(const unsigned char *data, size_t len)
 	return (uint16_t)~sum;
 }
 
-/* Makes a request its answer; false: it is none that is answered. */
+/* Turns a request into its answer; false: the frame is not such a request. */
 static int answer(unsigned char *f, size_t len, const unsigned char own[4])
 {
 	static const unsigned char mac[6] = { 2, 0, 0, 0, 0, 1 };
@@ -69,7 +69,7 @@ static int answer(unsigned char *f, size_t len, const unsigned char own[4])
 	uint16_t sum;
 
 	if (len >= 42 && f[12] == 8 && f[13] == 6) {
-		/* Ethernet and IPv4, a request, for the own address. */
+		/* A request, for Ethernet and IPv4, for this address. */
 		if (memcmp(arp, "\0\1\10\0\6\4\0\1", 8) ||
 		    memcmp(arp + 24, own, 4))
 			return 0;
@@ -109,12 +109,12 @@ static int ping(unsigned int at, const struct evering_frame *frames,
 		out.len = frames[i].len;
 		if (out.len > sizeof(copy))
 			continue;
-		/* What is checked is to stay as it is. */
+		/* The kernel can change the frame, so check and use a copy. */
 		memcpy(copy, frames[i].data, out.len);
 		if (answer(copy, out.len, own))
 			ret = evering_net_send(net[at], &out, 1,
 					       EVERING_NOWAIT);
-		if (ret == -EAGAIN) /* as a wire that is busy */
+		if (ret == -EAGAIN) /* dropped, as on a busy wire */
 			ret = 0;
 	}
 	return ret < 0 ? ret : 0;
@@ -122,7 +122,7 @@ static int ping(unsigned int at, const struct evering_frame *frames,
 
 /* ------------------------------------------------------------------------- main */
 
-/* What has come by interface @at: to the other one, or answered. */
+/* Passes the frames of interface @at to the other one, or answers them. */
 static int serve(unsigned int at, const unsigned char *own)
 {
 	struct evering_frame frames[BATCH];

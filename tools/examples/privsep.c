@@ -1,29 +1,36 @@
 // SPDX-License-Identifier: MIT
 /*
- * privsep: a program in two halves.  One may open files and does nothing else; the
- * other does all the work, and may open nothing.
+ * privsep: a program in two processes.  The helper may open files and does nothing
+ * else.  The worker does all the work, and may open nothing.
  *
  *	privsep /etc hostname		prints /etc/hostname
  *
- * The helper keeps the privileges, and opens what lies below one directory, for
- * reading.  The worker gives up what it can give up, before it looks at anything:
- * whoever takes it over has a channel to the helper, and what that lets it ask for.
- * So the helper believes nothing that it is asked.
+ * The helper keeps its privileges, and opens files below one directory for reading.
+ * The worker gives up all its privileges before it looks at any data.  An attacker that
+ * takes the worker over has only a channel to the helper.  So the helper checks every
+ * request.
  *
- * Contents come in buffers of the helper's arena, each given to the worker, and
- * freed by it.  They are not copied on their way.
+ * Contents come in buffers of the helper's arena.  The helper gives each to the worker,
+ * which frees it.  They are not copied on their way.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <getopt.h>
 #include <grp.h>
 #include <linux/openat2.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
-#include "example.h"
+#include <evering.h>
+
+#define SECOND ((int64_t)1000000000)
 
 /* ------------------------------------------------------------- the protocol */
 
@@ -44,7 +51,7 @@ struct chunk {
 	uint64_t offset;
 };
 
-/* FNV-1a, of everything read so far. */
+/* FNV-1a of everything that was read so far. */
 #define SUM_START 0xcbf29ce484222325
 
 static uint64_t sum_of(uint64_t sum, const unsigned char *bytes, uint64_t len)
@@ -66,21 +73,22 @@ static void complain(const char *what, int error, const char *advice)
 struct helper {
 	struct evering_client *worker;
 	int dir;
-	int error; /* that ended the channel with it */
+	int error; /* why the channel has ended */
 	bool met;
 	bool no_links;
 	struct {
 		bool open;
 		int fd;
-		uint64_t sum; /* of what was read */
+		uint64_t sum; /* of the bytes that were read */
 	} files[MAX_FILES];
 };
 
 #define HOW_TO_OPEN (O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
 
 /*
- * One name after the other, none of them a symbolic link or "..", so that nothing
- * leads out: for kernels that do not have openat2().  A descriptor or negative errno.
+ * Opens one name after the other, and refuses symbolic links and "..", so that no path
+ * leads out.  For kernels without openat2(2).  Returns a descriptor or a negative
+ * errno.
  */
 static int open_by_steps(int dir, char *path)
 {
@@ -108,8 +116,9 @@ static int open_by_steps(int dir, char *path)
 }
 
 /*
- * Opens @path below @dir, and nowhere else, whatever it is and whoever renames what
- * meanwhile: the kernel sees to that.  A descriptor or negative errno.
+ * Opens @path below @dir and nowhere else.  The kernel ensures that, whatever the path
+ * is and whatever other processes rename meanwhile.  Returns a descriptor or a negative
+ * errno.
  */
 static int open_below(struct helper *h, char *path)
 {
@@ -123,7 +132,7 @@ static int open_below(struct helper *h, char *path)
 		fd = syscall(SYS_openat2, h->dir, path, &how, sizeof(how));
 		if (fd >= 0)
 			return (int)fd;
-		/* Something was renamed while it looked. */
+		/* Something was renamed during the lookup. */
 		if (errno == EAGAIN && tries--)
 			continue;
 		if (errno != ENOSYS && errno != EPERM)
@@ -136,14 +145,16 @@ static int open_below(struct helper *h, char *path)
 	return open_by_steps(h->dir, path);
 }
 
-/* The number of the file, or negative errno. */
+/* Returns the number of the file, or a negative errno. */
 static int handle_open(struct helper *h, const struct evering_request *request)
 {
 	char path[MAX_PATH + 1];
 	struct stat st;
 	int file, fd;
 
-	/* What came is a copy that nobody changes, but need not end in a 0. */
+	/*
+	 * The data is a copy that the worker cannot change, but it may not end in a 0.
+	 */
 	if (!request->len || request->len > MAX_PATH ||
 	    memchr(request->data, 0, request->len))
 		return -EINVAL;
@@ -157,7 +168,7 @@ static int handle_open(struct helper *h, const struct evering_request *request)
 	fd = open_below(h, path);
 	if (fd < 0)
 		return fd;
-	/* No device and no pipe, which might do anything when read. */
+	/* Refuse devices and pipes, which might do anything when they are read. */
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
 		close(fd);
 		return -EACCES;
@@ -168,7 +179,7 @@ static int handle_open(struct helper *h, const struct evering_request *request)
 	return file;
 }
 
-/* Is it one of those that are open? */
+/* Whether it is the number of an open file. */
 static bool is_file(const struct helper *h, int32_t file)
 {
 	return file >= 0 && file < MAX_FILES && h->files[file].open;
@@ -186,7 +197,7 @@ static int handle_read(struct helper *h, const struct evering_request *request)
 	memcpy(&chunk, request->data, sizeof(chunk));
 	if (!is_file(h, chunk.file) || chunk.offset > INT64_MAX - CHUNK)
 		return -EINVAL;
-	/* The worker has to free what it got before there is more. */
+	/* The worker has to free earlier buffers before it gets more. */
 	buf = evering_alloc(h->worker->ev, CHUNK, 0);
 	if (!buf)
 		return -ENOBUFS;
@@ -195,7 +206,7 @@ static int handle_read(struct helper *h, const struct evering_request *request)
 	if (ret > 0) {
 		h->files[chunk.file].sum =
 			sum_of(h->files[chunk.file].sum, buf, (uint64_t)n);
-		/* Given: from here on it is the worker's, to free. */
+		/* From here on the buffer belongs to the worker, which frees it. */
 		if (!evering_op_answer_buffer(h->worker->ops, request->id, ret,
 					      buf, (uint64_t)n))
 			return 1;
@@ -230,7 +241,7 @@ static void handle(struct evering_client *client,
 	int ret = -EINVAL;
 
 	h->worker = client;
-	/* Contents go one way only.  What was given has to be freed. */
+	/* The worker has no buffers to send. A given one has to be freed. */
 	if (request->buf) {
 		evering_free(h->worker->ev, request->buf);
 		goto answer;
@@ -249,7 +260,7 @@ static void handle(struct evering_client *client,
 		return;
 	}
 answer:
-	/* Fails only if the worker has gone, which shows elsewhere. */
+	/* This fails only if the worker is gone, which is noticed elsewhere. */
 	evering_op_answer(h->worker->ops, request->id, ret, NULL, 0);
 }
 
@@ -279,7 +290,7 @@ static void gone(struct evering_client *client, int why)
 	evering_server_stop(client->server, EVERING_NOWAIT);
 }
 
-/* Serves until the worker has gone.  0, or negative errno. */
+/* Serves until the worker is gone. Returns 0 or a negative errno. */
 static int help(struct helper *h, int fd)
 {
 	struct evering_server_params server_params = EVERING_SERVER_PARAMS_INIT;
@@ -288,7 +299,7 @@ static int help(struct helper *h, int fd)
 	struct evering *ev;
 	int ret;
 
-	/* The helper makes the channel, since it is to say what that may cost. */
+	/* The helper makes the channel, so that it decides how much that costs. */
 	params.slot_size = EVERING_MAX_SLOT;
 	params.entries = 64;
 	params.arena_size[EVERING_MINE] = ARENA;
@@ -315,29 +326,32 @@ static int help(struct helper *h, int fd)
 
 #define NOBODY 65534
 
-/* For root: another user, in a directory that is empty and stays so. */
+/* For root: become another user, in a directory that is empty and stays empty. */
 static int leave_everything(void)
 {
 	char nowhere[] = "/tmp/privsep.XXXXXX";
 
-	/* Nothing can be made in a directory that was removed. */
+	/* No file can be made in a directory that was removed. */
 	if (!mkdtemp(nowhere) || chdir(nowhere) || rmdir(nowhere) ||
 	    chroot("."))
 		return -errno;
-	/* The order matters: who is not root any more cannot do the first two. */
+	/*
+	 * The order matters: a process that is not root any more cannot do the first
+	 * two.
+	 */
 	if (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
 	    setresuid(NOBODY, NOBODY, NOBODY))
 		return -errno;
-	/* Trust is good. */
+	/* Check that there is no way back. */
 	return setuid(0) ? 0 : -EPERM;
 }
 
 static int drop_privileges(void)
 {
-	/* No set-user-ID program gives back what is given up here. */
+	/* No set-user-ID program can return the privileges. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return -errno;
-	/* Nor is there a core of it, or a debugger. */
+	/* No core file and no debugger either. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 		return -errno;
 	if (!geteuid())
@@ -347,7 +361,7 @@ static int drop_privileges(void)
 	return 0;
 }
 
-/* A request without a buffer.  Its result, or negative errno. */
+/* Sends a request without a buffer. Returns its result, or a negative errno. */
 static int ask(struct evering_ops *ops, uint32_t opcode, const void *data,
 	       size_t len, struct evering_completion *answer)
 {
@@ -359,7 +373,7 @@ static int ask(struct evering_ops *ops, uint32_t opcode, const void *data,
 	return ret ? ret : answer->result;
 }
 
-/* Writes all contents of a file that is open.  0, or negative errno. */
+/* Writes all contents of an open file. Returns 0 or a negative errno. */
 static int print_contents(struct evering *ev, struct evering_ops *ops,
 			  int32_t file, uint64_t *sum)
 {
@@ -374,8 +388,8 @@ static int print_contents(struct evering *ev, struct evering_ops *ops,
 		if (!answer.buf || answer.buf_len > CHUNK)
 			return -EPROTO;
 		/*
-		 * The helper could change it at any time.  So what is summed up
-		 * and what is printed is one copy, not the buffer read twice.
+		 * The helper could change the buffer at any time.  So the sum and the
+		 * output are from one copy, not from two reads of the buffer.
 		 */
 		memcpy(bytes, answer.buf, answer.buf_len);
 		evering_free(ev, answer.buf);
@@ -409,7 +423,7 @@ static const char *file_remedy(int error)
 	}
 }
 
-/* 0, or negative errno, said. */
+/* Returns 0, or a negative errno that was printed. */
 static int print_file(struct evering *ev, struct evering_ops *ops,
 		      const char *path)
 {
@@ -451,12 +465,12 @@ static int work(int fd, char **files)
 			 "CAP_SETGID and CAP_SYS_CHROOT");
 		return EXIT_FAILURE;
 	}
-	/* The channel comes after that: to accept one takes no privileges. */
+	/* The channel comes after that, because to accept one takes no privileges. */
 	ret = evering_accept_fd(fd, NULL, 5 * SECOND, &ev);
 	if (!ret)
 		ret = evering_ops_open(ev, NULL, &ops);
 	if (ret) {
-		/* If it is that the helper is gone, that has said why. */
+		/* If the helper is gone, it has printed why. */
 		if (ret != -ECONNRESET)
 			complain("worker", ret, "is the helper stopped?");
 		return EXIT_FAILURE;
@@ -489,21 +503,30 @@ static const char usage[] =
 int main(int argc, char **argv)
 {
 	struct helper helper = { .dir = -1 };
-	const struct setting settings[] = {
-		{ "no-links", .flag = &helper.no_links }, { 0 }
+	static const struct option options[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "no-links", no_argument, NULL, 'n' },
+		{ 0 }
 	};
 	int fds[2], ret, status = 0;
 	pid_t worker;
 
-	argv = read_options(argc, argv, usage, settings);
-	if (!argv[0] || !argv[1])
-		return bad_usage(usage);
+	while ((ret = getopt_long(argc, argv, "+h", options, NULL)) == 'n')
+		helper.no_links = true;
+	argv += optind;
+	if (ret != -1 || !argv[0] || !argv[1]) {
+		fputs(usage, ret == 'h' ? stdout : stderr);
+		return ret == 'h' ? EXIT_SUCCESS : 2;
+	}
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds)) {
 		complain("socketpair", -errno,
 			 "allow more descriptors with `ulimit -n`");
 		return EXIT_FAILURE;
 	}
-	/* First the processes, then the channel: a fork has none of its parent's. */
+	/*
+	 * First the processes, then the channel, because a child has none of its
+	 * parent's channels.
+	 */
 	worker = fork();
 	if (worker < 0) {
 		complain("fork", -errno,
@@ -515,13 +538,13 @@ int main(int argc, char **argv)
 		_exit(work(fds[1], argv + 1));
 	}
 	close(fds[1]);
-	/* Only now, so that the worker does not have it. */
+	/* Only now, so that the worker does not get this descriptor. */
 	helper.dir = open(argv[0], O_PATH | O_DIRECTORY | O_CLOEXEC);
 	ret = helper.dir < 0 ? -errno : help(&helper, fds[0]);
 	if (ret)
 		complain(helper.dir < 0 ? argv[0] : "helper", ret,
 			 help_remedy(ret));
-	/* A worker that has no channel yet has nobody to wait for. */
+	/* A worker that has no channel yet must not wait for one. */
 	if (!helper.met)
 		close(fds[0]);
 	if (waitpid(worker, &status, 0) < 0 || !WIFEXITED(status)) {

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * drive.h: what the examples of event loops share, and what none of them is about:
- * the requests, the client that drives a server over many channels and checks every
- * answer, and the command line.  Numbers are uint64_t.  A server is one file, which has
+ * drive.h: what the examples of event loops share: the requests, the command line, and
+ * the client, which drives a server over many channels and checks every answer.  So the
+ * file of a server shows only its event loop.  Numbers are uint64_t.  A server is one
+ * file, which has
  *
  *	static int serve(const char *path, const char *file);
  *
  * and ends with LOOP_EXAMPLE(name, takes_file).
  *
  * A channel has a running total.  SUM adds up to five numbers to it and answers with
- * it, so that an answer tells whether every request before it has arrived, once and
- * in order.  BLOCK answers with a piece of the file that the server has been given.
+ * it.  So an answer shows whether every earlier request has arrived, once and in order.
+ * BLOCK answers with a block of the server's file.
  */
 #ifndef LOOPS_DRIVE_H
 #define LOOPS_DRIVE_H
@@ -29,8 +30,8 @@
 #include <evering.h>
 
 #define SECOND ((int64_t)1000000000)
-#define PATIENCE (60 * SECOND) /* of the client with the server */
-#define TURN 4u /* requests of one channel before others are due */
+#define PATIENCE (60 * SECOND) /* how long the client waits for the server */
+#define TURN 4u /* requests of one channel in a turn */
 
 enum {
 	REQUEST_SUM =
@@ -42,13 +43,13 @@ enum {
 #define NUMBERS 5u
 #define DEPTH 32u /* requests of a channel in flight */
 #define BLOCK ((uint64_t)4096)
-#define ARENA ((uint64_t)65536) /* of the server's side of a channel */
+#define ARENA ((uint64_t)65536) /* bytes, on the server's side of a channel */
 
 static const char *loop_name;
 
 /* ---------------------------------------------------------------- messages */
 
-/* What who sees @error can do about it. */
+/* What the user can do about @error, or NULL. */
 static const char *loop_remedy(int error)
 {
 	switch (error) {
@@ -56,7 +57,7 @@ static const char *loop_remedy(int error)
 	case -ECONNREFUSED:
 		return "is a server running, with the same --socket?";
 	case -EADDRINUSE:
-		return "stop who listens there, or choose another --socket";
+		return "stop the server there, or choose another --socket";
 	case -EACCES:
 		return "choose a --socket that this user may use";
 	case -ENAMETOOLONG:
@@ -69,7 +70,7 @@ static const char *loop_remedy(int error)
 		return "the server is gone: start it again";
 	case -EPROTO:
 	case -EPROTONOSUPPORT:
-		return "is it something else that listens there?";
+		return "does another program listen there?";
 	case -EBADMSG:
 		return "an answer is wrong: is it the same file? Else report it";
 	case -ENODEV:
@@ -100,7 +101,7 @@ static int loop_fail(const char *what, int error)
 	return EXIT_FAILURE;
 }
 
-/* A channel takes some descriptors on memfd, and 1024 are soon used up. */
+/* On memfd a channel takes some descriptors, and 1024 are soon used up. */
 static void more_descriptors(void)
 {
 	struct rlimit limit;
@@ -114,9 +115,9 @@ static void more_descriptors(void)
 /* -------------------------------------------------------------- the server */
 
 /*
- * What a server tells when it ends.  @longest is the most requests that one channel
- * had answered while others were waiting for their turn, and so what fairness is: in a
- * round in which there is only one channel nobody waits.
+ * What a server prints when it ends.  @longest measures fairness: the most requests
+ * that one channel had answered while others waited for their turn.  In a round with a
+ * single channel no other one waits.
  */
 static struct {
 	uint64_t requests;
@@ -157,7 +158,7 @@ static void tally_print(void)
 	       tally.longest);
 }
 
-/* Answers whatever has come that is not a REQUEST_BLOCK. */
+/* Answers every request except REQUEST_BLOCK. */
 static void server_answer(struct evering_ops *ops,
 			  const struct evering_request *request,
 			  uint64_t *total)
@@ -165,7 +166,7 @@ static void server_answer(struct evering_ops *ops,
 	uint64_t numbers[NUMBERS];
 	unsigned int i;
 
-	/* Whatever a client may send: check all of it. */
+	/* A client may send anything, so check everything. */
 	if (request->flags == EVERING_GIVE)
 		evering_free(evering_ops_endpoint(ops), request->buf);
 	if (request->opcode != REQUEST_SUM || request->flags ||
@@ -177,7 +178,7 @@ static void server_answer(struct evering_ops *ops,
 		memcpy(numbers, request->data, request->len);
 	for (i = 0; i < request->len / sizeof(*numbers); i++)
 		*total += numbers[i];
-	/* It can fail only if the client is gone, which shows elsewhere. */
+	/* This fails only if the client is gone, which is noticed elsewhere. */
 	evering_op_answer(ops, request->id, 0, total, sizeof(*total));
 }
 
@@ -197,7 +198,7 @@ static void server_asked(struct evering_client *client,
 	server_answer(client->ops, request, client->user);
 }
 
-/* Gone, whether it closed the channel or was killed; the rest is news. */
+/* A client that has closed the channel or was killed is normal; report the rest. */
 static void server_lost(struct evering_client *client, int why)
 {
 	free(client->user);
@@ -205,7 +206,7 @@ static void server_lost(struct evering_client *client, int why)
 		loop_fail("client", why);
 }
 
-/* What is missing comes back when a client goes. */
+/* The server goes on when a client ends and frees what is missing. */
 static void server_full(struct evering_server *server, int error)
 {
 	(void)server;
@@ -213,7 +214,9 @@ static void server_full(struct evering_server *server, int error)
 		loop_fail("accept", error);
 }
 
-/* The server that all of them have; what is theirs is the loop that runs it. */
+/*
+ * The server, which is the same in all examples; they differ in the loop that runs it.
+ */
 static int server_open(const char *path, struct evering_server_params *params,
 		       struct evering_server **server)
 {
@@ -246,7 +249,7 @@ static struct evering_server_params server_params(void)
 	return params;
 }
 
-/* What poll(2) and the like are to be given, rounded up. */
+/* A time for poll(2) and the like, rounded up. */
 static inline int milliseconds(int64_t ns)
 {
 	if (ns < 0 || ns > 1000 * SECOND)
@@ -276,7 +279,7 @@ struct drive_channel {
 	int file;
 };
 
-/* Compares a block of the file with what the server says is in it. */
+/* Compares a block of the file with what the server has sent. */
 static int drive_check_block(const struct drive_channel *c, uint64_t number,
 			     const void *got, uint64_t len)
 {
@@ -308,7 +311,7 @@ static void drive_done(struct evering_ops *ops,
 					  done->buf ? done->buf_len : 0);
 	else if (total != done->ext)
 		error = -EBADMSG;
-	/* What was given goes home, with the requests to come. */
+	/* A given buffer returns with later requests. */
 	if (done->buf)
 		evering_free(evering_ops_endpoint(ops), done->buf);
 	if (!c->error)
@@ -349,7 +352,10 @@ static bool drive_finished(const struct drive_channel *c)
 	return drive.rounds && c->ended == drive.rounds;
 }
 
-/* 0: armed, or finished; 1: there is more to do at once; or negative errno. */
+/*
+ * Returns 0: it is armed, or finished; 1: there is more to do at once; or a negative
+ * errno.
+ */
 static int drive_turn(struct drive_channel *c, struct pollfd *fd)
 {
 	int ret = 0;
@@ -414,7 +420,7 @@ static int drive_connect(struct drive_channel *c)
 	return ret ? ret : evering_ops_open(c->ev, &ops_params, &c->ops);
 }
 
-/* One process: its share of the channels, all on this thread. */
+/* The work of one process: its share of the channels, all on this thread. */
 static int drive_process(unsigned int process, int report)
 {
 	struct drive_channel *c = calloc(drive.channels, sizeof(*c));
@@ -464,7 +470,10 @@ static int drive_all(void)
 		drive.processes = drive.channels;
 	if (pipe2(report, O_CLOEXEC))
 		return loop_fail("pipe", -errno);
-	/* fork() comes before the channels: a child has none of its parent's. */
+	/*
+	 * fork() comes before the channels, because a child has none of its parent's
+	 * channels.
+	 */
 	for (i = 0; i < drive.processes; i++) {
 		pid_t pid = fork();
 
@@ -472,7 +481,7 @@ static int drive_all(void)
 			return loop_fail("fork", -errno);
 		if (!pid) {
 			close(report[0]);
-			/* exit(3): a sanitizer is to see what leaks. */
+			/* exit(3), so that a sanitizer sees leaks. */
 			exit(drive_process(i, report[1]));
 		}
 	}

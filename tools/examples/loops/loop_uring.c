@@ -5,13 +5,13 @@
  *	loop_uring serve FILE			in one terminal
  *	loop_uring drive FILE			in another: 100 channels
  *
- * To the ring a server is one descriptor to poll.  The blocks of FILE are read straight
- * into the arena of the channel that asks, a fixed buffer of the ring, and given to its
- * client.  With O_DIRECT, where the file system has it, nobody copies a byte between the
- * disk and the client's eyes.
+ * For the io_uring a server is one descriptor to poll.  The blocks of FILE are read
+ * straight into the arena of the channel that asks, which is a fixed buffer of the
+ * io_uring, and are given to the client.  With O_DIRECT, if the file system has it, no
+ * byte is copied between the disk and the client.
  *
- * A client that goes may leave reads behind in the kernel, so its memory is held until
- * they have ended.
+ * A client that ends may leave reads in the kernel, so its memory is held until they
+ * have ended.
  */
 #define _GNU_SOURCE
 #include <sys/signalfd.h>
@@ -22,10 +22,13 @@
 
 #define MOST_CLIENTS 1024u /* places for arenas */
 
-/* A block on its way from the file to the arena; also the user data of its completion. */
+/*
+ * A block on its way from the file to the arena.  Its address is the user_data of its
+ * completion.
+ */
 struct read {
 	struct client *client;
-	uint64_t id; /* of the request; 0: there is none */
+	uint64_t id; /* the request's number; 0: there is none */
 	void *buf;
 };
 
@@ -34,9 +37,9 @@ struct client {
 	unsigned int reading;
 	uint64_t total;
 	bool fixed; /* its arena is registered */
-	unsigned int place; /* for that */
+	unsigned int place; /* the place of the arena in the io_uring */
 	struct read reads[DEPTH];
-	struct evering_request waiting[DEPTH]; /* for room in the arena */
+	struct evering_request waiting[DEPTH]; /* they wait for room in the arena */
 	unsigned int waiting_count;
 };
 
@@ -44,7 +47,7 @@ static struct io_uring ring;
 static struct evering_server *server;
 static int file = -1;
 static bool places[MOST_CLIENTS];
-static unsigned int clients; /* those that still read included */
+static unsigned int clients; /* including those that still read */
 static int signals;
 
 /* ------------------------------------------------------------------- blocks */
@@ -58,7 +61,7 @@ static struct io_uring_sqe *submission(void)
 	return sqe;
 }
 
-/* False: there is no room. */
+/* Returns false if there is no room. */
 static bool read_block(struct client *c, const struct evering_request *request)
 {
 	void *buf = evering_alloc(c->pub->ev, BLOCK, BLOCK);
@@ -68,7 +71,7 @@ static bool read_block(struct client *c, const struct evering_request *request)
 
 	if (!buf)
 		return false;
-	/* No more than DEPTH are ever unanswered: the library sees to it. */
+	/* The library ensures that at most DEPTH are unanswered. */
 	while (read->id)
 		read++;
 	*read = (struct read){ c, request->id, buf };
@@ -82,7 +85,7 @@ static bool read_block(struct client *c, const struct evering_request *request)
 	return true;
 }
 
-/* There may be room again: a read has found nothing, or what was given has come home. */
+/* There may be room again: a read has found nothing, or a given buffer has returned. */
 static void read_waiting(struct client *c)
 {
 	unsigned int i, count = c->waiting_count;
@@ -93,7 +96,7 @@ static void read_waiting(struct client *c)
 			c->waiting[c->waiting_count++] = c->waiting[i];
 }
 
-/* When it has ended, and so have its reads. */
+/* Frees a client when it and its reads have ended. */
 static void forget(struct client *c)
 {
 	if (c->pub->ops || c->reading)
@@ -141,7 +144,7 @@ static int opened(struct evering_client *client)
 	clients++;
 	while (c->place < MOST_CLIENTS && places[c->place])
 		c->place++;
-	/* If it may not pin so much, the kernel looks each page up. */
+	/* If the process may not pin so much, the kernel looks up each page. */
 	c->fixed = file >= 0 && c->place < MOST_CLIENTS &&
 		   !evering_uring_register_arena(&ring, c->place, client->ev);
 	if (c->fixed)
@@ -200,7 +203,10 @@ static void completed(const struct io_uring_cqe *cqe)
 		read_done(data, cqe->res);
 }
 
-/* Until a signal has come, and everybody has gone.  -ESHUTDOWN, or what failed. */
+/*
+ * Serves until a signal has come and the clients are gone.  Returns -ESHUTDOWN, or
+ * another errno.
+ */
 static int server_run(void)
 {
 	struct io_uring_cqe *cqe, *cqes[64];

@@ -5,8 +5,9 @@
  *	loop_uv serve				in one terminal
  *	loop_uv drive				in another: 100 channels
  *
- * To libuv a server is one descriptor, a timer, and an idle handle, which runs as long as
- * there is more to do, so that whatever else the loop has gets its turn in between.
+ * For libuv a server is one descriptor, a timer, and an idle handle.  The idle handle
+ * runs while there is more to do, so that the other handles of the loop get their turns
+ * in between.
  */
 #define _GNU_SOURCE
 #include <uv.h>
@@ -86,7 +87,7 @@ static int serve(const char *path, const char *file)
 	int ret;
 
 	(void)file;
-	/* libuv waits for signals that are not blocked, and they may be. */
+	/* libuv waits only for signals that are not blocked, and these may be. */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	ret = server_open(path, &params, &uv.server);

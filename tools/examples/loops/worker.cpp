@@ -6,9 +6,10 @@
  *	worker serve				in one terminal
  *	worker drive				in another: 100 channels
  *
- * The server is add_up(), a coroutine for each request; the client is drive_lane(), four of
- * it to each of a hundred channels, on one thread as well.  Requests are those of drive.h:
- * each adds up to five numbers to a total of its channel's, and is answered with that.
+ * The server is add_up(), a coroutine for each request.  The client is drive_lane(),
+ * four coroutines for each of a hundred channels, on one thread as well.  The requests
+ * are those of drive.h: each adds up to five numbers to the total of its channel, and
+ * is answered with the total.
  */
 #include <array>
 #include <cstdio>
@@ -39,7 +40,7 @@ struct {
 
 unsigned long long requests; // of all channels
 
-// What who sees the error can do about it.
+// What the user can do about the error.
 const char *remedy(int error)
 {
 	switch (error) {
@@ -47,7 +48,7 @@ const char *remedy(int error)
 	case -ECONNREFUSED:
 		return "is a server running, with the same --socket?";
 	case -EADDRINUSE:
-		return "stop who listens there, or choose another --socket";
+		return "stop the server there, or choose another --socket";
 	case -EACCES:
 		return "choose a --socket that this user may use";
 	case -ENAMETOOLONG:
@@ -60,7 +61,7 @@ const char *remedy(int error)
 		return "the server is gone: start it again";
 	case -EPROTO:
 	case -EPROTONOSUPPORT:
-		return "is it something else that listens there?";
+		return "does another program listen there?";
 	case -EBADMSG:
 		return "an answer is wrong: report it";
 	case -ENODEV:
