@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * credit: messages and posts, which the receiver stores, and the answers behind them.
+ * credit: messages and posts, which the receiver stores, and the answers after them.
  *
- * Two sides with a table each (lib/message.c, lib/ops.c), and a ring each way.  That a ring
- * keeps its entries and their order is ring.pml's, that a doorbell wakes the side that
- * sleeps is doorbell.pml's: here a ring is a channel of Promela's, and a side sleeps until
- * there is something for it.
+ * Two sides with a table each (lib/message.c, lib/ops.c), and a ring each way.  ring.pml
+ * proves that a ring keeps its entries and their order; doorbell.pml proves that a
+ * doorbell wakes a side that sleeps.  Here a ring is a channel of Promela, and a side
+ * sleeps until there is something for it.
  *
  * Each side does any of these, for ever and in any order: sends a message or a post and
- * waits for credit and room, or tries to; asks a request and waits for its answer, which
- * the other side's callback gives; receives a message and waits for it; frees one that it
- * has; polls.  A message that arrives waits to be received; a post goes to a callback,
- * which finishes with it at once.  A program may keep what it has for ever, and may
- * never receive.
+ * waits for credit and room, or only tries; submits a request and waits for the answer,
+ * which the other side's callback gives; receives a message and waits for it; frees a
+ * message; polls.  A message that arrives waits to be received; a post goes to a
+ * callback, which finishes with it at once.  A program may keep messages for ever, and
+ * may never receive.
  *
  *	poll		poll_once(), arrived(), message_arrived(), message_told()
  *	finish		message_finish(), which tells after a quarter of STORE
@@ -21,12 +21,12 @@
  *	sleepy		sleep_once(), send_rest(), message_credit_due()
  *	ROOM		ops_room(): an entry other than an answer leaves KEEP slots free
  *
- * HOME entries say how many more are finished with, and not how many there have been.
+ * A HOME entry states how many more are finished with, not how many there have been.
  *
- * Proved: no more are stored than there are places; the credit is never more than these;
- * an answer always finds a free slot.  When both sides sleep and nothing is under way,
- * then no side waits for an answer or for room; and if one waits for credit, the other
- * side's program has not finished with any of the STORE that it has been sent.
+ * Proved: no more are stored than there are places; the credit is never more than the
+ * places; an answer always finds a free slot.  When both sides sleep and nothing is
+ * under way, no side waits for an answer or for room.  If one waits for credit then,
+ * the other side's program has not finished with any of the STORE that it was sent.
  *
  * Each of these must fail:
  *	NO_CREDIT	the sender does not look at its credit
@@ -55,7 +55,7 @@
 
 mtype = { MESSAGE, POST, HOME, REQUEST, ANSWER };
 
-/* What a program wants, and a side sleeps for. */
+/* What a program wants, and what a side sleeps for. */
 #define NOTHING		0
 #define SEND		1
 #define ASK		2
@@ -143,7 +143,7 @@ inline take(me, in, out)
 #define TAKEABLE(me, in)	(len(in) > 0)
 #endif
 
-/* Takes what there is; idle: there was nothing. */
+/* Takes what has come; idle: there was nothing. */
 inline poll(me, in, out)
 {
 	idle = 1;
@@ -160,7 +160,7 @@ inline poll(me, in, out)
 	fi
 }
 
-/* wait_for(): polls, does what it wants to if it can, and else is about to sleep. */
+/* wait_for(): polls, does what it wants if it can, and else is about to sleep. */
 inline attempt(me, in, out)
 {
 	poll(me, in, out);
@@ -218,7 +218,10 @@ proctype side(bit me; chan in; chan out)
 		want == NOTHING && untold[me] > finished[me] -> finish(me, out)
 	}
 #endif
-	/* Until something arrives, or there is room if that lacks or credit is due. */
+	/*
+	 * Until something arrives; or until there is room, if that is lacking or credit
+	 * is due.
+	 */
 	:: atomic {
 		sleepy ->
 #ifndef NO_TELL

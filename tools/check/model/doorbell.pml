@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * doorbell: arm, look again, ring: nobody sleeps on what is there.
+ * doorbell: arm, look again, ring: no thread sleeps although there is something for it.
  *
- * One ring, its producer and its consumer asleep by turns, on the memory of memory.pml
- * (-DTSO, -DWEAK) and with either backend's doorbell (-DDEVICE, -DMEMFD).
+ * One ring, whose producer and consumer sleep by turns, on the memory of memory.pml
+ * (-DTSO, -DWEAK) and with the doorbell of either backend (-DDEVICE, -DMEMFD).
  *
  *	sender		evering_send(), evering_commit() in batches, evering_flush(),
  *			and wait_asleep() for EVERING_TX with evering__arm(),
@@ -15,35 +15,37 @@
  *			in the receiver's stead: publish_released(), ring_owed()
  *			with its own memory of what it rang, space_rung
  *
- * The receiver sleeps, or spins and never does: -DBUSY, spin_for() with
- * publish_awake(); with -DNOWAIT as well, wait_nowait(), which publishes only for a
- * sender that it has seen armed.  The sender waits for ROOM + 1 free slots (endpoint.room).
+ * The receiver sleeps; or with -DBUSY it spins and never sleeps: spin_for() with
+ * publish_awake(). With -DNOWAIT as well it uses wait_nowait(), which publishes only
+ * for a sender that it has seen armed. The sender waits for ROOM + 1 free slots
+ * (endpoint.room). A sleep ends by the doorbell; with -DDEADLINES also at any time, by
+ * a deadline; or at any time by evering_disarm() (after evering_arm() and a poll by
+ * other code). The sender may fall silent for ever after any flush; the receiver waits
+ * until then.
  *
- * A sleep ends by a ring; -DDEADLINES: or, if it happened to have a deadline, at any
- * time; or by evering_disarm(), at any time (evering_arm() and somebody else's poll).
- * The sender may fall silent for ever after any flush; the receiver waits until then.
+ * DEVICE: RING is one atomic step that clears EVERING_ARMED if it is set; a sleep lasts
+ * until it is clear.  enter.pml proves that the kernel does that.  MEMFD: RING writes an
+ * eventfd, and the sleeper disarms itself.  A sleep ends when epoll reports a write,
+ * once for each write, which leaves the eventfd full (sleep_on_edge()).  With -DLEVEL
+ * it ends when the eventfd is full, and empties it: evering_arm(), a poll by other
+ * code, and evering_disarm() (memfd_drain()).  With -DMIXED it ends in either way, by
+ * turns.  Then both ways may report the same write, so generations change without
+ * doorbells, up to five times before the ringer looks again.  With five generations in
+ * all, the ringer mistakes the present one for its old one.
  *
- * DEVICE: RING is one atomic step that clears EVERING_ARMED if it is set; sleeping is
- * until it is clear.  That the kernel's code does that is enter.pml's.  MEMFD: RING
- * writes an eventfd, and the sleeper disarms itself.  A sleep ends when epoll tells of
- * a write, once for each, which leaves the eventfd full (sleep_on_edge()).  Or, with
- * -DLEVEL, when the eventfd is full, which empties it: evering_arm(), somebody else's
- * poll, and evering_disarm() (memfd_drain()).  With -DMIXED either way, by turns: what
- * one has heard the other may hear once more, so generations move on without rings, up
- * to five before who rings looks again.  With five in all, he takes it for his old one.
- *
- * -DLOOP: the receiver is an edge-triggered loop with evering_arm().  It hears of a
- * write once, whatever it does just then, and asleep for nothing else; it empties the
+ * -DLOOP: the receiver is an edge-triggered loop with evering_arm(). It gets each write
+ * once, whatever it does at that time, and only that ends its sleep. It empties the
  * eventfd when it arms, if it has armed this generation before.
  *
- * The stamps are one word, how many entries are stamped: each is a release store, so
- * they appear in order, and what they are for otherwise is ring.pml's.
+ * The stamps are one word: how many entries are stamped.  Each is a release store, so
+ * they appear in order.  ring.pml has their other purposes.
  *
- * Proved: no state without a next step but those where the sender has fallen silent
- * and all that it sent was received; with weak fairness, no endless run in which
- * nothing is received (non-progress, without DEADLINES, which may be endless); never
- * more entries in flight than slots; and with MEMFD that no thread rings a generation
- * twice.  The generation comes round again all the time: it has GENERATIONS values.
+ * Proved: the only states without a next step are those where the sender has fallen
+ * silent and everything that it sent was received; with weak fairness, no endless run
+ * in which nothing is received (non-progress, without DEADLINES, which may be endless);
+ * never more entries in flight than slots; and with MEMFD that no thread rings twice
+ * for a generation.  The generation comes round again all the time: it has GENERATIONS
+ * values.
  *
  * Two things hold only until it has come round once, and are proved until then:
  *	TWO_RINGERS	each ringer of armed_tx remembers for itself what it rang.  One
@@ -129,7 +131,7 @@
 #define RX		0
 #define TX		1
 
-/* What there is but in memory: the eventfds, and what is said of the rest. */
+/* State that is not in memory: the eventfds, and state for the proofs. */
 bit bell[2]; /* not empty */
 #ifdef MEMFD
 bit edge[2]; /* written since epoll has told of it */
@@ -142,16 +144,16 @@ bit silent;
 bit turn;
 
 /*
- * What the stand-in holds between its load of evering_rx.next and its
- * compare-and-swap.  If half of all numbers went by meanwhile it would take the old
- * one for a newer one.  2^31 entries are taken to be more than go by.
+ * What the stand-in holds between its load of evering_rx.next and its compare-and-swap.
+ * If half of all numbers went by meanwhile, it would mistake the old one for a newer
+ * one.  The model assumes that fewer than 2^31 entries go by.
  */
 bit late;
 byte next;
 #define IN_TIME()	(!late || LESS(sent, next) < NUMBERS / 2)
 
 #if (defined(TWO_RINGERS) || defined(FAILED_ENTER)) && !defined(WRAP)
-/* Before it would come round the sender falls silent, and the receiver spins. */
+/* Before the generation comes round, the sender falls silent and the receiver spins. */
 #define UNUSED(generation)	((generation) < GENERATIONS - 1)
 #else
 #define UNUSED(generation)	true
@@ -188,7 +190,7 @@ byte next;
 #define RING_DUE(armed, rung)	(((armed) & ARMED) && (armed) != (rung))
 #endif
 
-/* Keeps what was seen only if it asks to be rung: 0 does not. */
+/* Keeps what was seen only if it asks for the doorbell: 0 does not. */
 inline look(t, which, armed, rung)
 {
 	atomic {
@@ -234,11 +236,11 @@ inline ring_owed(t, which, armed, rung)
 	fi
 }
 
-/* What a sleeper waits for, and what it takes away. */
+/* What a sleeper waits for, and what it consumes. */
 #ifdef MEMFD
 #define RUNG(which)		bell[which]
 #define TAKE(which)		bell[which] = 0
-/* It looks once more before it tells: at an empty one it has nothing to tell. */
+/* epoll looks once more before it reports; it does not report an empty eventfd. */
 #define TOLD(which)		(edge[which] && bell[which])
 #define HEAR(which)		edge[which] = 0
 #ifdef LATE_RING
@@ -252,8 +254,8 @@ inline ring_owed(t, which, armed, rung)
 #endif
 
 /*
- * disarm_word(): @rung is what the backend says.  Relaxed, which on TSO orders all the
- * same.  A word that is not armed is 0 here: nobody looks at its generation.
+ * disarm_word(): @rung is what the backend returns.  Relaxed, which still orders on
+ * TSO.  A word that is not armed is 0 here, because its generation is not used.
  */
 #ifdef NO_GENERATION
 #define CONSUMED(which, rung)	false
@@ -280,7 +282,7 @@ inline disarm(t, which, generation, rung)
 	}
 }
 
-/* backend->sleep(); or evering_arm(), somebody else's poll and evering_disarm(). */
+/* backend->sleep(); or evering_arm(), a poll by other code, and evering_disarm(). */
 inline sleep(t, which, rung)
 {
 	if

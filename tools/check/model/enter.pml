@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * enter: ENTER, RING, poll and a hang-up in the kernel: whoever is rung wakes.
+ * enter: ENTER, RING, poll and a hang-up in the kernel: a sleeper whose doorbell is
+ * rung wakes.
  *
- * One doorbell of one endpoint, its sleeper and whoever rings it, on the memory of
- * memory.pml (-DTSO, -DWEAK).  The other direction is the same with the sides changed,
- * and shares no word with this one.
+ * One doorbell of one endpoint, its sleeper and its ringer, on the memory of memory.pml
+ * (-DTSO, -DWEAK).  The other direction is the same with the sides exchanged, and
+ * shares no word with this one.
  *
  *	sleeper		evering__arm() in user space, then evr_enter() and evr_sleep();
  *			-DQUEUED: its place in ep->sleeper_* is taken, and it waits in
@@ -15,17 +16,17 @@
  *			evr_wake(), evr_wake_sleeper(); it may also go, at any time:
  *			evr_vm_close(), evr_leave() and evr_hang_up()
  *
- * What is the kernel's own is taken as documented: set_current_state() is a store and
- * a full barrier; a wake-up sees, behind a full barrier, a task that is not running and
- * sets it running (try_to_wake_up()); schedule() is a full barrier and goes on once the
- * task is set running; test_and_clear_bit() and cmpxchg() are fully ordered; taking a
- * spin lock is acquire (on TSO a full barrier), leaving it release.  -DDEADLINES: any
- * wait may also end at any time, by a deadline or a signal.
+ * The kernel's own functions are as documented: set_current_state() is a store and a
+ * full barrier; a wake-up sees, after a full barrier, a task that is not running and
+ * sets it running (try_to_wake_up()); schedule() is a full barrier and continues once
+ * the task is set running; test_and_clear_bit() and cmpxchg() are fully ordered; to
+ * take a spin lock is an acquire (on TSO a full barrier), to release it a release.
+ * With -DDEADLINES any wait may also end at any time, by a deadline or a signal.
  *
- * Proved: no state without a next step but those where the sleeper has had everything
- * and the ringer is silent, or where it has been told that the ringer is gone; with
- * weak fairness, no endless run in which nothing is received (non-progress, without
- * DEADLINES, which may be endless).
+ * Proved: the only states without a next step are those where the sleeper has received
+ * everything and the ringer is silent, or where the sleeper knows that the ringer is
+ * gone; with weak fairness, no endless run in which nothing is received (non-progress,
+ * without DEADLINES, which may be endless).
  *
  * Each of these must fail:
  *	NO_FENCE_SLEEPER	__set_current_state() for set_current_state() in
@@ -102,7 +103,7 @@ bit signalled;	/* the eventfd */
 
 #define HAS_WORK	(LOAD(SLEEPER, WORK) != received)
 #define OVER		(silent && received == sent)
-/* The lock is free once what was done under it can be seen. */
+/* The lock is free when the stores under it are visible. */
 #define LOCK_FREE	(!adding || memory[QUEUE])
 
 inline add_wait_queue()
@@ -190,7 +191,7 @@ inline enter()
 	leave_place()
 }
 
-/* poll(2) on this one file, until it says EPOLLIN or EPOLLRDHUP. */
+/* poll(2) on this one file, until it reports EPOLLIN or EPOLLRDHUP. */
 inline poll()
 {
 	add_wait_queue();
@@ -221,7 +222,7 @@ inline poll()
 }
 
 #ifdef TSO
-/* A locked instruction; and the store that unlocks is the last to get to memory. */
+/* A locked instruction; the store that unlocks is the last to get to memory. */
 #define LOCK_ORDER(t)	fence(t)
 #define UNLOCK_ORDER(t)	fence(t)
 #else
@@ -258,7 +259,10 @@ inline set_eventfd()
 	unlock(SLEEPER)
 }
 
-/* Whoever waits for the eventfd alone, and looks at STATUS when that is signalled. */
+/*
+ * A sleeper that waits only for the eventfd, and looks at STATUS when that is
+ * signalled.
+ */
 inline wait_eventfd()
 {
 	if

@@ -2,8 +2,8 @@
 /*
  * fate: what a receiver that was killed has acted on, and what it certainly has not.
  *
- * A sender with ENTRIES on their way, and a receiver that is killed before any of its steps;
- * on the memory of memory.pml (-DTSO, -DWEAK).
+ * A sender with ENTRIES entries under way, and a receiver that may be killed before any
+ * of its steps, on the memory of memory.pml (-DTSO, -DWEAK).
  *
  *	receiver	evering_recv(), or a table before its callback: takes an entry,
  *			stores begun, acts, stores released now and then.  What it acts on is
@@ -14,8 +14,8 @@
  *			before anybody is told that it is gone
  *	sender		evering_fate()
  *
- * Proved: the receiver has acted on no entry that is unseen; and, but with LOOKS, each that
- * is begun it had found there.
+ * Proved: the receiver has acted on no entry that is unseen; and, except with LOOKS, it
+ * had found each entry that is begun.
  *
  * Each of these must fail:
  *	LATE_BEGIN	it stores begun when it has acted

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * group: the ready bitmap of a group of the device: whoever is rung is looked at.
+ * group: the ready bitmap of a group of the device: each member whose doorbell is rung
+ * is looked at.
  *
- * A group with one member, and a ringer of that with one message on its way at the most;
- * on the memory of memory.pml (-DTSO, -DWEAK).  -DTWO: two members, whose bits are in
- * one word; the second's ringer sends one message in all, and stays.  -DBOTH: the second
- * is as the first.
+ * A group with one member, and its ringer with at most one message under way, on the
+ * memory of memory.pml (-DTSO, -DWEAK).  With -DTWO there are two members, whose bits
+ * are in one word; the ringer of the second sends one message in all, and stays.  With
+ * -DBOTH the second is like the first.
  *
  *	owner		user space: takes the word of summary, then the word that it names;
  *			looks at each member that is hot; arms one that has nothing, looks
@@ -17,16 +18,17 @@
  *	ringer		evering__flush() in user space, then evr_ring() with evr_tell() and
  *			evr_group_mark(); -DLEAVES: or it goes, at any time: evr_leave()
  *
- * That a task which is woken wakes is enter.pml's: here the sleeper waits until somebody
- * has seen it in its place (waiters.sleeper_rx, or in waiters.queue), and marks it woken.
- * A lock is the channel's; taking one is acquire (on TSO a full barrier), leaving it
- * release.  set_bit() between smp_mb__before_atomic() and smp_mb__after_atomic() is fully
- * ordered, and so is the owner's exchange.  As a read-modify-write acts on memory itself
- * here, that [G] has to be between the two bits is not shown.
+ * enter.pml proves that a wake-up wakes the task.  Here the sleeper waits until another
+ * thread has seen it in its place (waiters.sleeper_rx, or in waiters.queue), and marks
+ * it woken.  A lock belongs to the channel; to take it is an acquire (on TSO a full
+ * barrier), to release it a release.  set_bit() between smp_mb__before_atomic() and
+ * smp_mb__after_atomic() is fully ordered, and so is the owner's exchange.  A
+ * read-modify-write acts on memory itself here, so the model does not show that [G] is
+ * needed between the two bits.
  *
- * Proved: no state without a next step but those where the owner has had everything from
- * all, knows who has gone, and the others are silent, or where it has closed the group;
- * nobody writes into the page of a group that was closed.
+ * Proved: the only states without a next step are those where the owner has received
+ * everything from all, knows which ringers are gone, and the others are silent, or
+ * where it has closed the group; and no thread writes into the page of a closed group.
  *
  * Each of these must fail:
  *	SUMMARY_FIRST		the bit in summary is set before the member's

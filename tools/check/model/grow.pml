@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * grow: an arena gets its memory as it is used, and nobody dies for want of it.
+ * grow: an arena gets its memory as it is used, and no process dies for lack of it.
  *
- * One arena of MOST pages with memfd, its owner and the peer, on the memory of memory.pml
- * (-DTSO, -DWEAK).  That a ring keeps its entries is ring.pml's: here the owner sends
- * one entry after the other, each when the peer is done with the last.
+ * One arena of MOST pages with memfd, its owner and the peer, on the memory of
+ * memory.pml (-DTSO, -DWEAK).  ring.pml proves that a ring keeps its entries.  Here the
+ * owner sends one entry after the other, each when the peer has finished with the last.
  *
  *	owner		arena_grow(), memfd_grow(), publish_grown(), and then an entry
  *			that names a page.  A growth may be refused, halfway as well:
@@ -13,16 +13,17 @@
  *	peer		peer_arena_grown(), memfd_grown(), memfd_see(), and then it reads
  *			the page.  To see may fail for want of memory, and be tried again.
  *
- * -DHOSTILE: the owner says that it has grown to anywhere, also back and beyond the arena,
- * and names any page, with memory or without.
+ * -DHOSTILE: the owner states that the arena has grown to any place, also back and
+ * beyond the arena, and names any page, with memory or without.
  *
- * A page that the peer populates is there from then on: the seals let nobody take it away.
- * One that had no memory gets it then, at the peer's cost.
+ * A page that the peer populates stays, because the seals let no process take it away.
+ * A page that had no memory gets it then, and the peer pays for it.
  *
- * Proved: the peer reads no page that it has not populated, and populates none beyond the
- * arena, nor more than AHEAD pages beyond the one that it needs.  Of an honest owner it
- * never says -EPROTO, and never pays for a page.  What is seen never gets less.  All goes
- * on until the owner has died or the peer has said -EPROTO.
+ * Proved: the peer reads no page that it has not populated, and populates none beyond
+ * the arena, nor more than AHEAD pages beyond the one that it needs.  With an honest
+ * owner it never returns -EPROTO, and never pays for a page.  What is seen never gets
+ * less.  Everything continues until the owner has died or the peer has returned
+ * -EPROTO.
  *
  * Each of these must fail:
  *	TELL_FIRST	memfd_grow() publishes before it has populated

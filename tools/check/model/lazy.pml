@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * lazy: EVERING_LAZY_RING: a ring that a send owes is paid before anybody depends on it.
+ * lazy: EVERING_LAZY_RING: an owed doorbell is rung before any side depends on it.
  *
  * Two endpoints with one thread each, which sends and receives, on the memory of
- * memory.pml (-DTSO, -DWEAK) and with the device's doorbell, of which doorbell.pml and
- * enter.pml say more.  Each does what it likes, in any order:
+ * memory.pml (-DTSO, -DWEAK) and with the device's doorbell; doorbell.pml and enter.pml
+ * have more of that.  Each thread does any of these, in any order:
  *
  *	send	evering_send(): a stamp, and no ring.  evering__flush() has a fence and
  *		a look there as well, and does nothing with it: left out here, so what
@@ -17,8 +17,8 @@
  *	leave	turns to something else for ever.  Of that evering.h says: who has sent
  *		since it last waited calls evering_flush() first.
  *
- * Proved: when nobody can do anything any more, what was sent was received, by everybody
- * who has not left: no sleeper was left asleep.
+ * Proved: when no thread can take another step, each thread that has not left has
+ * received what it was sent: no sleeper was left asleep.
  *
  * Each of these must fail:
  *	NO_FLUSH_READY	a wait that finds an entry does not pay
@@ -221,7 +221,7 @@ proctype sender()
 }
 #endif
 
-/* Nobody can do anything any more. */
+/* No thread can take another step. */
 proctype judge()
 {
 	timeout ->

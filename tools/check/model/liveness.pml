@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * liveness: an endpoint that goes, its entries, and what its peer is told.
+ * liveness: an endpoint that goes away, its entries, and what its peer learns.
  *
  * On the memory of memory.pml (-DTSO, -DWEAK).
  *
@@ -16,15 +16,15 @@
  *			(evering_peer(), or a wait of its own) or break the rules (-EPROTO,
  *			evering__credit()), at any time; or read STATUS
  *
- * The state is stored with release order: evr_set_state(), or what else a process does
- * when it exits.  A ppoll loads it without order (the socket's state), and so is
- * endpoint.error: the acquire is peer_gone()'s.  evr_gone() and device_gone() have one
- * of their own.  That who sleeps is woken is enter.pml's.
+ * The state is stored with release order: evr_set_state(), or by the exit of a process.
+ * A ppoll loads it without order (the socket's state), and endpoint.error is loaded so
+ * too; the acquire is in peer_gone().  evr_gone() and device_gone() have an acquire of
+ * their own.  enter.pml proves that a sleeper is woken.
  *
- * Proved: no state without a next step but the last; when the receiver is told -EPIPE it
- * has had every entry that the goer had stamped before it went, whichever thread found
- * out; the channel ends once, for one reason; a polite end is told from a death; and who
- * sees a state sees its epoch.
+ * Proved: only the last state has no next step; when the receiver gets -EPIPE it has
+ * received every entry that the goer stamped before it went, whichever thread found
+ * out; the channel ends once, for one reason; a close is told from a death; and a
+ * thread that sees a state sees its epoch.
  *
  * Each of these must fail:
  *	NO_SECOND_LOOK		peer_gone() does not look for entries once more

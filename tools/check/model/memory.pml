@@ -2,27 +2,28 @@
 /*
  * memory.pml: two machines for the models to run on: -DTSO or -DWEAK.
  *
- * A model says how many THREADS and WORDS of shared memory it has (bytes, all zero at
- * first), which words a thread loads, READS(t, w), and runs cpu(t) for each thread.
+ * A model defines how many THREADS it has, how many WORDS of shared memory (bytes, all
+ * zero at first), and which words a thread loads, READS(t, w).  It runs cpu(t) for each
+ * thread.
  *
  * TSO is x86 as in Sewell, Sarkar, Owens, Zappa Nardelli and Myreen, "x86-TSO" (CACM
  * 53(7), 2010): a FIFO of stores for each thread, from which its own loads are
- * forwarded; a fence waits until it has drained, and a locked instruction does so,
- * too.  There release and acquire cost nothing and change nothing.
+ * forwarded.  A fence waits until the FIFO has drained, and so does a locked
+ * instruction.  On TSO, release and acquire change nothing.
  *
  * WEAK is a machine that reorders stores with stores and loads with loads as well, as
  * McKenney's "Memory Barriers: a Hardware View for Software Hackers" (2010) describes
  * it and the models of userspace RCU run on one (Desnoyers, McKenney, Dagenais,
- * "Multi-core systems modeling for formal verification of parallel algorithms", ACM
- * OSR 47(2), 2013).  Each thread has a cache of its own.  A store changes the cache;
- * it gets to memory at any time later, in no order.  A load reads the cache, which
- * may be as old as it likes: each word in it is brought up to date at any time, in no
- * order.  Release writes back all earlier stores first, acquire brings the whole
- * cache up to date after, a full fence does both.  A read-modify-write acts on memory
- * itself, and orders nothing else unless it says so.  Each word is coherent.
+ * "Multi-core systems modeling for formal verification of parallel algorithms", ACM OSR
+ * 47(2), 2013).  Each thread has a cache of its own.  A store changes the cache, and
+ * gets to memory at any later time, in no order.  A load reads the cache, which may be
+ * arbitrarily old: each word in it is updated at any time, in no order.  Release first
+ * writes back all earlier stores, acquire afterwards updates the whole cache, a full
+ * fence does both.  A read-modify-write acts on memory itself, and orders nothing else
+ * unless stated.  Each word is coherent.
  *
- * WEAK does not let a store pass an earlier load.  The protocol nowhere depends on it:
- * its stores after loads are release stores, or follow a branch on the load.
+ * WEAK does not let a store pass an earlier load.  The protocol does not depend on
+ * that: its stores after loads are release stores, or follow a branch on the load.
  */
 #define AT(t, w) ((t)*WORDS + (w))
 #define WORDS_ALL \
@@ -101,7 +102,7 @@ inline store(t, w, v)
 #define release(t)		skip
 #define fence(t)		DRAINED(t)
 
-/* What precedes a read-modify-write in its atomic step, and what follows it. */
+/* What comes before and after a read-modify-write in its atomic step. */
 #define LOCKED(t, w)		DRAINED(t)
 #define UNLOCKED(t, w)		skip
 
@@ -193,7 +194,7 @@ inline store_release(t, w, v)
 	if \
 		::dirty[AT(t, w)]->memory[w] = cache[AT(t, w)]; \
 	dirty[AT(t, w)] = 0 ::else fi
-/* A word that the thread does not load is kept at 0: it means nothing. */
+/* A word that the thread does not load stays 0 and has no meaning. */
 #define UNLOCKED(t, w) cache[AT(t, w)] = (READS(t, w)->memory[w] : 0)
 
 #define WORD(w) \

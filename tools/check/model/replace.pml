@@ -2,8 +2,8 @@
 /*
  * replace: operations of a survivor, over the lives of several servers.
  *
- * What a dead server's words say in a memory that reorders is fate.pml's: here a kill is
- * between two steps, and all that was stored before is seen.
+ * fate.pml has the words of a dead server in a memory that reorders.  Here a kill is
+ * between two steps, and all earlier stores are visible.
  *
  *	server		takes an entry, stores begun, acts, answers; is killed at any moment,
  *			or fenced, which it does not notice before it looks for the next entry
@@ -12,8 +12,9 @@
  *			was not sent yet; ends what was begun, or sends it again if that may be
  *			begun twice; cancels what is queued, now and then
  *
- * Proved: each operation has one outcome; but those that may be begun twice nothing is acted
- * on twice; what was answered is answered; what ends as unseen nobody has acted on.
+ * Proved: each operation has one outcome; no operation is acted on twice, except those
+ * that may be begun twice; an answered operation has its answer as outcome; no server
+ * has acted on an operation that ends as unseen.
  *
  * Each of these must fail:
  *	ALL_AGAIN	what was begun is sent again, too
@@ -82,14 +83,14 @@ inline take_answers()
 	od
 }
 
-/* To the end of the queue. */
+/* Appends to the queue. */
 inline put(op)
 {
 	queue[queued] = op;
 	queued++
 }
 
-/* Of the queue, the first. */
+/* Takes the first of the queue. */
 inline pop()
 {
 	op = queue[0];
@@ -98,7 +99,7 @@ inline pop()
 	queued--
 }
 
-/* What becomes of those that the last server was sent, the old ones first. */
+/* Decides about the operations that the last server was sent, the oldest first. */
 inline decide()
 {
 	seen = begun[life];
@@ -138,7 +139,7 @@ inline decide()
 		:: else
 		fi
 	}
-	/* Those that were not sent yet come behind. */
+	/* Those that were not sent yet come after them. */
 	do
 	:: waiting ->
 		pop();
@@ -172,7 +173,7 @@ proctype survivor()
 			tail[life]++
 		:: else
 		fi }
-	/* One that is queued is not wanted any more. */
+	/* A queued operation is not wanted any more. */
 	:: queued && IS_OPEN(queue[0]) -> atomic {
 		op = queue[0];
 		if

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ring: stamps, released published late, and numbers that come round again.
+ * ring: stamps, a released position that is published late, and numbers that come
+ * round.
  *
- * One ring, its two sides spinning, on the memory of memory.pml (-DTSO, -DWEAK).
+ * One ring, whose two sides spin, on the memory of memory.pml (-DTSO, -DWEAK).
  *
  *	producer	evering_reserve_at() and evering_commit_many() of one entry or of
  *			two, evering__stamp(), evering__credit()
@@ -14,11 +15,11 @@
  *
  * An entry holds its number.  Payload and stamp are different words of the slot.
  *
- * Proved: each entry is received once, whole and in its turn (its stamp is there, its
+ * Proved: each entry is received once, whole and in order (its stamp is there, its
  * number is right); no slot is written before its entry was read; released never goes
- * back nor beyond what was sent (what evering__credit() takes for a breach of the rules);
- * and both sides get on for ever: no state without a next step, and with weak fairness no
- * endless run in which nothing is received (non-progress).
+ * back nor beyond what was sent (which evering__credit() takes for a breach of the
+ * rules); and both sides make progress for ever: no state without a next step, and with
+ * weak fairness no endless run in which nothing is received (non-progress).
  *
  * SLOTS, LAZY 2: released is published after so many entries at the latest.  Numbers
  * count modulo NUMBERS, twice the slots, as few as there may be: a u32 holds at least
@@ -138,7 +139,7 @@ proctype producer()
 	do
 	:: sent == limit ->
 #ifdef NO_ACQUIRE_C
-		/* The CPU writes in the hope that there will be room. */
+		/* The CPU writes early, on the speculation that there will be room. */
 		write_entry(sent);
 		do
 		:: sent == limit -> credit()
@@ -215,7 +216,7 @@ proctype consumer()
 	:: THERE(0) ->
 progress:	acquire_stamp();
 #ifdef NO_RELEASE_C
-		/* The CPU reads when it comes to it. */
+		/* The CPU reads late. */
 		received = MORE(received, 1);
 		published = received;
 		publish(CONSUMER, received);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * transfer: a buffer is lent, given, given back or sent home, and one side has it.
+ * transfer: a buffer is lent, given, given back or returned, and one side has it.
  *
- * One arena of GRANULES, its owner and its user, who both ask and both answer, each
- * one operation at a time.  The rings are channels: that entries arrive once, whole and
- * in their turn is ring.pml's, and what is in a buffer is behind the stamp of the
- * entry that names it.
+ * One arena of GRANULES granules, its owner and its user.  Both submit operations and
+ * answer them, each one operation at a time.  The rings are channels of Promela:
+ * ring.pml proves that entries arrive once, whole and in order, and the contents of a
+ * buffer are ordered by the stamp of the entry that names it.
  *
  *	owner		evering_alloc() of blocks of any length, evering_free();
  *			arena_hand_out(), arena_give(), arena_take_back(),
@@ -17,17 +17,18 @@
  *			ops_free(), loan_attach(), send_home(), and the same of
  *			operations
  *
- * An entry may name a buffer, LENT, GIVEN or BACK, and takes one along that goes home,
- * if there is one; what has found none goes in an entry of its own, HOME.  Whatever
- * is no answer leaves slots for the answers that may be owed: ops_room().
+ * An entry may name a buffer, LENT, GIVEN or BACK, and takes a buffer with it that
+ * returns, if there is one.  A buffer that has found no entry returns in an entry of
+ * its own, HOME.  Every entry except an answer leaves slots for the answers that may be
+ * owed: ops_room().
  *
- * Any of what an application may do, it may do at any time, or leave: cancel before
- * the start, abandon after it.  At the end both free what they have, and answer.
+ * An application may do anything that it may do at any time, or not at all: cancel
+ * before the start, abandon after it.  At the end both free what they have, and answer.
  *
- * Proved: no granule is both its owner's and its user's to use; none of the checks of
- * what arrives fails while both go by the rules; an answer never lacks room; and
- * no state without a next step but those where every granule is free again, every
- * entry has arrived and every operation has ended.  And with
+ * Proved: the owner and the user may never both use a granule; no check of what arrives
+ * fails while both keep the rules; an answer never lacks room; and the only states
+ * without a next step are those where every granule is free again, every entry has
+ * arrived and every operation has ended.  And with
  *
  *	DEATH	the user may die at any time: all that it had is free again
  *	REPLAY	the user says now and then that something comes home that has done so
@@ -93,7 +94,7 @@ byte loan_generation[GRANULES];
 byte loan_length[GRANULES];
 chan homebound = [GRANULES + 1] of { byte };
 
-/* Whose each granule is to use, as the applications see it */
+/* Which side may use each granule, as the applications see it */
 bit owners[GRANULES];
 bit users[GRANULES];
 
@@ -103,8 +104,8 @@ bit sent[2];
 bit open[2];
 byte kinds[2];
 byte granule[2];
-bit held[2];		/* a request is to be answered */
-byte held_granule;	/* of the buffer that is lent with it, from 1 */
+bit held[2];		/* a request has to be answered */
+byte held_granule;	/* the granule of the buffer that is lent with it, from 1 */
 bit quiet[2];
 bit gone, ended, broken;
 #define OWNER	0
@@ -124,7 +125,7 @@ hidden byte i;
 #else
 #define ROOM(ring)	(len(ring) + SERVE < SLOTS)
 #endif
-/* The hostile one need not be told. */
+/* A hostile user need not be informed. */
 #ifdef HOSTILE
 #define TELL(entry, kind, g, gen, n)	skip
 #else
@@ -142,7 +143,7 @@ hidden byte i;
 	od; \
 	i = 0
 
-/* Never are both to use it. */
+/* Both may never use it. */
 inline owners_are(g, n, is)
 {
 #ifdef HOSTILE
@@ -215,7 +216,7 @@ inline take_back(g, release)
 	(g < GRANULES -> (length[g] && IS_GIVEN(g) && IS_MEANT(g, gen) && \
 			  IS_SO_LONG(g, n)) : 0)
 
-/* -EPROTO: which a peer that goes by the rules never is the cause of. */
+/* -EPROTO: a peer that keeps the rules never causes it. */
 inline breach()
 {
 #if !defined(REPLAY) && !defined(HOSTILE)
@@ -261,7 +262,7 @@ inline owner_takes()
 	:: else ->
 		if
 		:: kind == BACK ->
-			/* Nobody wants what it brings. */
+			/* The caller does not want what it brings. */
 			come_home(g, gen, n,
 				  entry == ANSWER && !open[OWNER])
 		:: kind && kind != BACK -> breach()
@@ -340,7 +341,7 @@ inline abandon_owners()
 #endif
 }
 
-/* The peer is gone, and all it had sent was taken. */
+/* The peer is gone, and everything that it had sent was taken. */
 inline ops_end()
 {
 #ifndef NO_UNLEND
@@ -379,7 +380,7 @@ inline ops_end()
 #define FRESH(g)	true
 #endif
 
-/* One of the granules that @may, if there is any, is g. */
+/* Sets g to one of the granules that @may, if there is any. */
 #if GRANULES > 2
 #define A_GRANULE(may)	(may(0) || may(1) || may(2))
 #define CHOOSE(may) \
@@ -453,7 +454,7 @@ proctype owner()
 /* ---------------------------------------------------------------------- user */
 
 #ifdef HOSTILE
-/* It answers, asks and sends home whatever it likes, one entry at a time. */
+/* It answers, submits and returns anything, one entry at a time. */
 proctype user()
 {
 	byte g, gen, n;
@@ -510,10 +511,10 @@ inline send_home_later(g)
 }
 
 #ifdef REPLAY
-byte old_granule, old_generation;	/* what came home last, from 1 */
+byte old_granule, old_generation;	/* the buffer that returned last, from 1 */
 #endif
 
-/* loan_attach() of one; sets what goes home with an entry. */
+/* loan_attach() for one buffer; sets what returns with an entry. */
 inline loan_attach()
 {
 	if
@@ -574,7 +575,7 @@ inline user_takes()
 #else
 			if
 			:: open[USER]
-			:: else -> loan[g] = LENT	/* nobody has it */
+			:: else -> loan[g] = LENT	/* neither side has it */
 			fi
 #endif
 		:: else
@@ -603,7 +604,7 @@ inline held_end()
 proctype user()
 {
 	byte entry, kind, g, gen, n, hg, hgen;
-	/* What a prepared operation is to take back, as its place remembers it. */
+	/* What a prepared operation takes back, as its place remembers it. */
 	byte named_generation, named_length;
 
 	do
