@@ -35,6 +35,7 @@ struct account {
 
 /**
  * struct unread - a welcome that may not have been read yet
+ * @next: the next one
  * @uid: the user
  * @fds: how many descriptors came with it
  * @sock: the channel's socket, over which it was sent

@@ -43,12 +43,13 @@
 #define WATCHED (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR)
 
 /**
- * struct evering_connecting
+ * struct evering_connecting - a meeting that is under way
  * @lanes: this side's part of the channels, while it has them
  * @many: for evering_connecting_step_many()
  * @maker: fork_id() of the process that has begun it
  * @error: the result of the last step; -EAGAIN: another step has to be taken
- * @address, @len: whom to connect to
+ * @address: the address of the listener
+ * @len: bytes of @address
  * @name: the last part of the path, for which the watch is
  * @sock: -1: none yet
  * @await: EVERING_AWAIT
@@ -62,10 +63,12 @@
  * @pause: the time from then until the next attempt
  * @back: how long to wait after the next welcome that asks to connect again
  * @watch: an inotify instance, or -1
- * @loop, @timer: evering_connecting_fd(): an epoll set of what the next step waits for,
- *	and its timer; -1: not asked for yet
+ * @loop: the epoll set of evering_connecting_fd(), for what the next step waits for; -1:
+ *	not made yet
+ * @timer: the timer in @loop
  * @watched: the other descriptor in @loop, besides @timer; or -1
- * @stepping, @closed: a step is being taken, which may call back; it was closed meanwhile
+ * @stepping: a step is being taken, which may call callbacks
+ * @closed: it was closed during that step
  * @survivor: the endpoint whose peer is to be replaced, or NULL
  * @params: how to make the channels
  */

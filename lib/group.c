@@ -94,7 +94,9 @@
 /**
  * struct member - a member of a group
  * @group: its group
- * @e, @listener, @fd: what it is: the first of them that is not NULL
+ * @e: the endpoint, or NULL
+ * @listener: the listener, if @e is NULL; or NULL
+ * @fd: the plain descriptor, if both are NULL
  * @context: the pointer for its events
  * @index: in struct evering_group.members
  * @want: what to wait for in @e
@@ -113,7 +115,9 @@
  *	@gone
  * @told: its end was returned, or none will be returned
  * @due: an operation of it has run out of time
- * @next, @prev: the ring
+ * @next: the next one in the list of hot members
+ * @prev: the one before it
+ * @owes: it owes its peer a doorbell
  * @owing: the next member that owes a doorbell, if @owes
  */
 struct member {
@@ -144,7 +148,7 @@ struct member {
 };
 
 /**
- * struct evering_group
+ * struct evering_group - a group
  * @set: the epoll set
  * @bell: the eventfd of evering_group_wake(), in the set while there is no @file
  * @file: the group file, or -1; once opened it stays.  Any thread reads this
@@ -152,10 +156,15 @@ struct member {
  * @polled: some thread sleeps in @set, so it contains @file
  * @woken: evering_group_wake() was called, and no wait has consumed it
  * @owner: fork_id() of the process that made it
- * @policy, @spin_ns, @spin: as of an endpoint
- * @members, @size, @used: by index; NULL: free.  @used: none is in use from here on
+ * @policy: as in struct endpoint
+ * @spin_ns: as in struct endpoint
+ * @spin: as in struct role
+ * @members: the members by index; NULL: the place is free
+ * @size: how many places there are
+ * @used: no place is in use from this one on
  * @summaries: how many words of the page's summary can have bits of these
- * @vacant: how many places below @used are free, none of them below @first_vacant
+ * @vacant: how many places below @used are free
+ * @first_vacant: none of them is below this
  * @in_set: members of the set
  * @watched: those of them that the set may still report
  * @hot: members in the list of hot members
@@ -170,7 +179,8 @@ struct member {
  * @due: the earliest time at which an operation may run out of time; INT64_MAX: never
  * @ready: how many of @events this call has found
  * @kept: the next call returns these
- * @reported, @events: the members and what there is to do for them
+ * @reported: the members of @events
+ * @events: what this call returns
  * @list: for group_file_enter()
  */
 struct evering_group {

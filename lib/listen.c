@@ -63,7 +63,8 @@ struct pending {
  * @listeners: how many listeners there are; any thread uses this
  * @maker: fork_id() of the process that made the file; others do not remove it
  * @path: its path
- * @dev, @ino: to know it again; 0: none was made
+ * @dev: the device of the file, to recognize it
+ * @ino: its inode number; 0: no file was made
  */
 struct file {
 	unsigned int listeners;
@@ -77,7 +78,7 @@ struct file {
 #define FIRST_PASSED 3
 
 /**
- * struct evering_listener
+ * struct evering_listener - a listener
  * @sock: the listening socket
  * @shared: other listeners may accept from @sock too: in other threads, or in processes
  *	that were not made by fork(2)
@@ -89,18 +90,20 @@ struct file {
  *	caller that polls @epoll comes and turns it away; and as long as there are lanes
  *	to take
  * @timer_at: when it expires; INT64_MAX: never
- * @maker, @user: fork_id() of the process that bound @sock, and of the one that has
- *	made @epoll and @timer
+ * @maker: fork_id() of the process that bound @sock
+ * @user: fork_id() of the process that made @epoll and @timer
  * @address: the address that was bound
  * @file: the socket file, shared by the listeners of @sock; NULL: there is none, or it
  *	belongs to another program
  * @pending: connections that have not said hello yet
  * @order: the order of the next connection
- * @admission, @ledger: who may come, and who has
- * @lanes, @next: of the last that was welcomed; the next one that evering_accept() hands
- *	out
+ * @admission: which clients may connect
+ * @ledger: what each user has
+ * @lanes: the lanes of the last meeting
+ * @next: the next one of them that evering_accept() returns
  * @worked: in this pass a client has sent descriptors
- * @refused, @last_error: evering_listener_refused()
+ * @refused: of evering_listener_refused()
+ * @last_error: of evering_listener_refused()
  * @member: the listener's place in a group, or NULL
  */
 struct evering_listener {

@@ -69,7 +69,8 @@ struct hello {
  * @size: bytes of this struct
  * @error: 0, or the negative errno for evering_connect() to return; -ERESTART: it
  *	should connect again
- * @abi_min, @abi_max: versions that it speaks
+ * @abi_min: the oldest version that the accepting side speaks
+ * @abi_max: the newest one
  * @fds: how many descriptors come with it
  * @lanes: how many channels are granted, 1..hello.lanes; 0 with an @error
  *

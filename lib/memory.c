@@ -37,8 +37,12 @@
  * struct version - the names that a version of cgroups has
  * @type: of its file system
  * @option: of the mount that has the memory controller; NULL: each has
- * @limit, @usage, @swap_limit, @swap_usage: files of a group; NULL: there is none
- * @active, @inactive: lines of memory.stat
+ * @limit: the file of a group with its limit
+ * @usage: the file with its usage
+ * @swap_limit: the file with its limit of swap; NULL: there is none
+ * @swap_usage: the file with its usage of swap; NULL: there is none
+ * @active: the line of memory.stat for active page cache
+ * @inactive: the line for inactive page cache
  */
 struct version {
 	const char *type;
@@ -159,7 +163,9 @@ static bool has_option(const char *options, const char *option)
 /**
  * struct reader - a file of /proc, a line at a time
  * @fd: the file
- * @at, @end: what of @text is still to be read
+ * @at: the first byte of @text that is still to be read
+ * @end: the end of the bytes in @text
+ * @text: what was read of the file
  */
 struct reader {
 	int fd;

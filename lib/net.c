@@ -28,11 +28,14 @@
  * @untold: bytes of frames that were released since this side last published because of
  *	them
  * @theirs: bytes of the module's arena
- * @arena, @size: the own arena
- * @head, @tail: positions in it, which only go up: where the next frame may begin, and up to
- *	where all that was sent is done with
+ * @arena: this side's arena
+ * @size: bytes of @arena
+ * @head: the position where the next frame may begin; positions only grow
+ * @tail: the position up to which the module has released everything
  * @at: @head, in the arena
- * @sent, @done: entries
+ * @sent: entries that were sent
+ * @done: entries that the module has released
+ * @mask: entries of the ring - 1
  * @ends: the position where the frame of each entry ends, by the entry's number
  */
 struct evering_net {

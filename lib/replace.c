@@ -28,7 +28,8 @@
 /**
  * struct relic - the arena of an earlier peer, in which this side still has buffers
  * @next: the next one
- * @map, @size: the arena
+ * @map: the arena
+ * @size: bytes of the arena
  * @count: how many buffers this side has in it
  * @granule: the granule where each of them begins
  */

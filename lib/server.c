@@ -57,7 +57,7 @@ struct kept {
 };
 
 /**
- * struct client
+ * struct client - a client, with the part that the program does not see
  * @pub: the part for the program; first, so that one pointer serves for both
  * @links: its links in struct evering_server.clients
  * @dying: the next client that will end
@@ -90,18 +90,24 @@ struct client {
 };
 
 /**
- * struct evering_server
+ * struct evering_server - a server
  * @params: the checked parameters; the structs that they pointed to are not kept there
- * @limits, @ops, @group_params, @idle_ns, @request_ns: what they pointed to, and the
- *	times; NEVER: no limit
+ * @limits: what params.limits pointed to
+ * @ops: what params.ops pointed to
+ * @group_params: what params.group pointed to
+ * @idle_ns: the time limit of clients; NEVER: none
+ * @request_ns: the time limit of requests; NEVER: none
  * @owner: fork_id() of the process that has made it
  * @listener: NULL: there is none, or no longer
  * @group: contains @listener, unless @waiting, and the endpoints of all clients
- * @clients, @count: all, those first that have been silent for longest
+ * @clients: all clients, those first that have been silent for longest
+ * @count: how many there are
  * @kept: kept requests, the oldest first, if there is a time limit
- * @dying, @last_dying: clients that are to end, in that order
+ * @dying: the first client that will end
+ * @last_dying: the last one
  * @spare: memory for the next client, so that none is accepted without memory for it
- * @opened, @refused: as in struct evering_server_info
+ * @opened: as in struct evering_server_info
+ * @refused: as in struct evering_server_info
  * @waiting: 0, or why @listener is not in the group
  * @retry_at: when to try again, if no client ends before
  * @stop_at: 0: no stop; else evering_server_stop() was called, and this is when its
