@@ -1172,7 +1172,7 @@ blocked_end() {
 		status=${signal#*:} signal=${signal%:*}
 		inheriting --block-signal ping -i 0.01 >out 2>err
 		soon has 'seq=2 ' out && ends_by "$signal" "$status" || return
-		inheriting --block-signal top -b -d 0.05 >out 2>err
+		inheriting --block-signal top -b -i 0.05 >out 2>err
 		soon has CHANNEL out && ends_by "$signal" "$status" || return
 		inheriting --block-signal pipe --listen=here </dev/null >out 2>err
 		soon test -S here && ends_by "$signal" "$status" && [[ ! -e here ]] || return
@@ -1231,7 +1231,7 @@ process_1_ends() {
 		done
 		process_1 pipe --listen=here <fifo >out 2>err && soon test -S here &&
 			ended_1 "$signal" "$status" && [[ ! -e here ]] || return
-		process_1 top -b -d 0.05 >out 2>err && soon has CHANNEL out || return
+		process_1 top -b -i 0.05 >out 2>err && soon has CHANNEL out || return
 		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
 		process_1 ping -i 0.01 >out 2>err && soon has 'seq=2 ' out || return
 		ended_1 "$signal" "$((status == 130 ? 0 : status))" || return
@@ -1297,7 +1297,7 @@ nobody_reads() {
 	local command how line status
 	need_env
 	for command in 'ping -i 0.01' 'ping -i 0' 'ping -i 0 -s 1M' 'ping -i 3600 -c 2' \
-		'ping --json -i 0.01' 'top -b -d 0.05' 'top --json -d 0.05'; do
+		'ping --json -i 0.01' 'top -b -i 0.05' 'top --json -i 0.05'; do
 		for how in default ignore; do
 			# shellcheck disable=SC2086 # words
 			timeout -k 5 60 env --$how-signal=PIPE "$evering" $command 2>err > >(
@@ -1317,7 +1317,7 @@ nobody_reads() {
 # ends_without OUTPUT: what has no end by itself ends.
 ends_without() {
 	local command
-	for command in 'ping -i 0.01' 'top -b -d 0.05' doctor; do
+	for command in 'ping -i 0.01' 'top -b -i 0.05' doctor; do
 		if [[ $1 == closed ]]; then
 			# shellcheck disable=SC2086 # words
 			timeout -k 5 60 "$evering" $command >&- 2>err
