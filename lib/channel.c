@@ -55,7 +55,7 @@ uint64_t fork_id(void)
 	static unsigned char page[LARGEST_PAGE]
 		__attribute__((aligned(LARGEST_PAGE)));
 	static uint64_t last;
-	static int wiped; /* 0: not asked yet; 1: it is wiped; -1: the kernel cannot do that */
+	static int wiped; /* 1: it is; 0: not asked; -1: it cannot be */
 	uint64_t *own = (uint64_t *)page, id, next;
 
 	if (EVERING_UNLIKELY(!__atomic_load_n(&wiped, __ATOMIC_ACQUIRE)))

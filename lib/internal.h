@@ -256,7 +256,7 @@ struct arena {
 struct memfd_state {
 	int memory[2]; /* memfds by endpoint: half, and arena; until met */
 	int shared[2]; /* arenas of EVERING_SHARED_ARENA; until met */
-	int bell[2][2]; /* eventfds by endpoint, and then 0 for EVERING_RX and 1 for EVERING_TX */
+	int bell[2][2]; /* eventfds by endpoint, then 0 for RX, 1 for TX */
 	int role[2]; /* epoll sets of the connection and a doorbell, indexed as bell[] */
 	int both; /* an epoll set of these two; evering_fd() */
 	uint64_t group; /* the group's epoll set + 1, its data in the low half; or 0 */

@@ -39,7 +39,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define OP_RETURNS  (1u << 7) /* the same, with a buffer of the peer's arena */
 #define OP_TIMED    (1u << 8) /* it is in the heap */
 #define OP_BEGUN    (1u << 9) /* the peer is gone, and may have acted on it */
-#define OP_UNSEEN   (1u << 10) /* the peer is gone, and has certainly not acted on it */
+#define OP_UNSEEN   (1u << 10) /* the peer is gone, and has not acted on it */
 #define OP_REISSUE  (1u << 11) /* EVERING_REISSUE */
 #define OP_AGAIN    (1u << 12) /* an earlier peer may have begun it */
 #define OP_QUEUED   (1u << 13) /* a successor will get it: see struct again */

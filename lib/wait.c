@@ -292,6 +292,9 @@ FOLDED unsigned int ready(struct endpoint *e, unsigned int what)
 
 /**
  * struct owed - doorbells of the peer to ring, and the words that ask for it
+ * @ring: the doorbells, EVERING_RX and EVERING_TX
+ * @armed_rx: the peer's word for EVERING_RX
+ * @armed_tx: the peer's word for EVERING_TX
  */
 struct owed {
 	unsigned int ring;

@@ -452,8 +452,7 @@ static unsigned int number_of(const struct setting *s, const char *text)
 	if (*text >= '0' && *text <= '9' && !*end && !errno && value &&
 	    value <= s->most)
 		return (unsigned int)value;
-	fprintf(stderr, "kv: --%s=%s: must be 1..%u\n", s->name, text,
-		s->most);
+	fprintf(stderr, "kv: --%s=%s: must be 1..%u\n", s->name, text, s->most);
 	exit(2);
 }
 

@@ -39,7 +39,7 @@ struct client {
 	bool fixed; /* its arena is registered */
 	unsigned int place; /* the place of the arena in the io_uring */
 	struct read reads[DEPTH];
-	struct evering_request waiting[DEPTH]; /* they wait for room in the arena */
+	struct evering_request waiting[DEPTH]; /* for room in the arena */
 	unsigned int waiting_count;
 };
 
