@@ -21,6 +21,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -55,6 +58,9 @@
 #ifndef SANITIZED_THREADS
 #define SANITIZED_THREADS 0
 #endif
+
+/* 4 KiB on most machines, and 16 or 64 on some of arm64. */
+#define PAGE	((unsigned long)sysconf(_SC_PAGESIZE))
 
 #define USEC	1000ll
 #define MSEC	(1000 * USEC)
@@ -443,6 +449,16 @@ static inline long status_kb(const char *key)
 			kb = atol(line + strlen(key));
 	fclose(f);
 	return kb;
+}
+
+/* What malloc() has given out.  0 where libc does not count it: then nothing grows. */
+static inline size_t heap_bytes(void)
+{
+#ifdef __GLIBC__
+	return mallinfo2().uordblks;
+#else
+	return 0;
+#endif
 }
 
 #endif /* EVERING_SELFTESTS_BASE_H */

@@ -26,7 +26,6 @@
 #include <linux/evering.h>
 #include <linux/io_uring.h>
 
-#define PAGE 4096ul
 #define POISON 0xcc
 #define POISON_FD ((int)0xcccccccc)
 

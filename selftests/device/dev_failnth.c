@@ -151,7 +151,7 @@ static bool step(nth_data *self, const char *what, int ret, bool *bad)
 		return true;
 	if (!self->failed[0])
 		snprintf(self->failed, sizeof(self->failed), "%.100s: %s", what,
-			 strerrorname_np(-ret));
+			 strerror(-ret));
 	if (!is_clean(ret))
 		*bad = true;
 	return false;
@@ -484,7 +484,7 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean, 300)
 	static const struct evering_geometry g = {
 		.slot_size = 64,
 		.entries = 64,
-		.arena_size = { 16384, 8192 },
+		.arena_size = { 2 * 65536, 65536 },
 	};
 
 	sweep(_metadata, self, live, &g);
@@ -501,7 +501,7 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_with_a_large_arena, 300)
 	static const struct evering_geometry g = {
 		.slot_size = 16,
 		.entries = 4,
-		.arena_size = { (2 << 20) + 65536 + 4096, 0 },
+		.arena_size = { (2 << 20) + 2 * 65536, 0 },
 		.flags = EVERING_SHARED_ARENA,
 	};
 
@@ -513,13 +513,13 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_with_a_large_arena, 300)
 static const struct evering_geometry port_geometry = {
 	.slot_size = EVERING_OPS_MIN_SLOT,
 	.entries = 4,
-	.arena_size = { 8192, 4096 },
+	.arena_size = { 2 * 65536, 65536 },
 };
 
 static const struct evering_geometry net_geometry = {
 	.slot_size = EVERING_NET_SLOT,
 	.entries = 4,
-	.arena_size = { 8192, 4096 },
+	.arena_size = { 2 * 65536, 65536 },
 };
 
 static int open_module(nth_data *self, const char *name, const char *path)

@@ -96,7 +96,7 @@ static void let_go(void)
 		;
 	for (int i = 0; i < SLOTS; i++)
 		me.slot[i].fd = -1;
-	close_range(FIRST_FD, ~0u, 0);
+	syscall(SYS_close_range, FIRST_FD, ~0u, 0);
 	me.slot[0] =
 		(struct slot){ .fd = me.dev, .kind = DEVICE, .sure = true };
 	/* A descriptor that was reserved and forgotten cannot be closed. */
@@ -209,7 +209,7 @@ static int work(void *arg)
 	dup2(*(int *)arg, CONTROL_FD);
 	dup2(open("/dev/zero", O_RDWR | O_CLOEXEC), 0);
 	open_kcov();
-	close_range(FIRST_FD, ~0u, 0);
+	syscall(SYS_close_range, FIRST_FD, ~0u, 0);
 	if (!geteuid())
 		write_text(CGROUP "/cgroup.procs", "0");
 	if (!geteuid() && (setgroups(0, NULL) || setresgid(USER, USER, USER) ||

@@ -42,6 +42,10 @@ enum {
 /* A region of a group: all of it. */
 #define GROUP_PAGE EVERING_REGIONS
 
+#ifndef MAP_32BIT /* x86 alone has it */
+#define MAP_32BIT 0
+#endif
+
 struct slot {
 	int fd, kind, end;
 	uint32_t channel; /* its number, here alone */
@@ -127,7 +131,7 @@ static bool rarely(struct args *a, unsigned int n)
 
 static uint64_t odd(struct args *a)
 {
-	static const uint64_t edges[] = {
+	const uint64_t edges[] = {
 		0,	    1,		2,	    3,
 		7,	    PAGE - 1,	PAGE,	    PAGE + 1,
 		1ull << 31, 1ull << 32, 1ull << 36, 1ull << 40,
@@ -196,13 +200,14 @@ static bool receive(void)
 	return keep((unsigned int)fd, got);
 }
 
+/* In multiples of the largest page that there is. */
 static const struct evering_geometry geometries[] = {
-	{ 64, 64, { 4096, 4096 }, 0, 0 },
+	{ 64, 64, { 65536, 65536 }, 0, 0 },
 	{ 16, 4, { 0, 0 }, 0, 0 },
-	{ 64, 256, { 8192, 0 }, EVERING_SHARED_ARENA, 0 },
-	{ 256, 64, { 0, 4096 }, 0, 0 },
-	{ 32, 128, { 0, 65536 + 8192 }, 0, 0 },
-	{ 128, 8, { 8192, 16384 }, EVERING_SHARED_ARENA, 0 },
+	{ 64, 256, { 2 * 65536, 0 }, EVERING_SHARED_ARENA, 0 },
+	{ 256, 64, { 0, 65536 }, 0, 0 },
+	{ 32, 128, { 0, 3 * 65536 }, 0, 0 },
+	{ 128, 8, { 65536, 2 * 65536 }, EVERING_SHARED_ARENA, 0 },
 	{ 16, 4096, { 0, 0 }, 0, 0 },
 	{ 64, 64, { EVERING_MAX_ARENA, EVERING_MAX_ARENA }, 0, 0 },
 };
@@ -367,7 +372,8 @@ static void tick_in(int64_t ns)
  */
 static void *place(struct args *a, uint32_t *words, size_t len)
 {
-	static const uint32_t sizes[] = { 0, 4, 200, PAGE, PAGE + 1, ~0u };
+	const uint32_t page = PAGE;
+	const uint32_t sizes[] = { 0, 4, 200, page, page + 1, ~0u };
 	char *p = me.page;
 	struct map *m;
 
@@ -501,7 +507,7 @@ static long call_create(struct args *a)
 
 	/* Of large blocks; most of its time goes into clearing them. */
 	if (rarely(a, 64))
-		c.geometry.arena_size[0] = (2 << 20) + 4096;
+		c.geometry.arena_size[0] = (2 << 20) + PAGE;
 	limit = few_descriptors(a);
 	ret = do_ioctl(a, EVERING_IOC_CREATE, &c, sizeof(c),
 		       (int[]){ EDQUOT, ENOMEM, EMFILE, ENFILE, 0 });
@@ -691,7 +697,7 @@ static long call_group_enter(struct args *a)
 		       (int[]){ ETIMEDOUT, EINTR, EAGAIN, EBUSY, EBADF,
 				a->s->kind == END ? EPIPE : 0, 0 });
 	if (ret >= 0 && !a->open && sure_group(a->s)) {
-		MUST(ret <= 2 * EVERING_MAX_GROUP_RINGS);
+		MUST(ret <= 2 * (long)EVERING_MAX_GROUP_RINGS);
 		MUST(e.flags & EVERING_ENTER_RUNG ? ret == (long)e.ring :
 						    ret <= 2 * (long)e.ring);
 	}
@@ -1177,14 +1183,15 @@ static long submit(const struct io_uring_sqe *sqe)
 static long call_uring(struct args *a)
 {
 	/* Once and as often as it comes; 46 is IORING_OP_URING_CMD. */
-	static const struct io_uring_sqe sqes[] = {
+	const unsigned int page = PAGE;
+	const struct io_uring_sqe sqes[] = {
 		{ .opcode = IORING_OP_POLL_ADD, .poll32_events = EPOLLIN },
 		{ .opcode = IORING_OP_POLL_ADD, .poll32_events = 5, .len = 1 },
 		{ .opcode = 46, .off = EVERING_IOC_RING },
-		{ .opcode = IORING_OP_READ, .len = PAGE },
-		{ .opcode = IORING_OP_WRITE, .len = PAGE },
-		{ .opcode = IORING_OP_READ_FIXED, .len = PAGE },
-		{ .opcode = IORING_OP_WRITE_FIXED, .len = PAGE },
+		{ .opcode = IORING_OP_READ, .len = page },
+		{ .opcode = IORING_OP_WRITE, .len = page },
+		{ .opcode = IORING_OP_READ_FIXED, .len = page },
+		{ .opcode = IORING_OP_WRITE_FIXED, .len = page },
 		{ .opcode = IORING_OP_POLL_REMOVE, .addr = 1 },
 		{ .opcode = IORING_OP_CLOSE },
 	};
@@ -1212,7 +1219,7 @@ static long call_uring(struct args *a)
 	sqe.user_data = 1;
 	sqe.fd = a->s->fd;
 	if (sqe.len == PAGE)
-		sqe.addr = (uint64_t)a->part.iov_base;
+		sqe.addr = (uintptr_t)a->part.iov_base;
 	if (sqe.opcode == IORING_OP_READ_FIXED ||
 	    sqe.opcode == IORING_OP_WRITE_FIXED)
 		sqe.fd = 0; /* /dev/zero */
@@ -1284,10 +1291,14 @@ static const struct plain {
 	{ true, SYS_copy_file_range, { A_FD, 0, A_FD, 0, 4096 } },
 	{ false, SYS_fsync, { A_FD } },
 	{ false, SYS_lseek, { A_FD, AN_ODD, BELOW | 5 } },
+#ifdef SYS_fadvise64 /* arm has others, with their arguments in another order */
 	{ false, SYS_fadvise64, { A_FD, 0, 0, BELOW | 6 } },
+#endif
 	{ false, SYS_readahead, { A_FD, 0, 4096 } },
 	{ false, SYS_getdents64, { A_FD, A_PAGE, 512 } },
+#ifdef SYS_sync_file_range
 	{ false, SYS_sync_file_range, { A_FD, 0, 0, BELOW | 8 } },
+#endif
 	{ false, SYS_flock, { A_FD, LOCK_EX | LOCK_NB } },
 	{ false, SYS_fcntl, { A_FD, F_SETFL, O_NONBLOCK } },
 	{ false, SYS_fcntl, { A_FD, F_SETFL, 0 } },

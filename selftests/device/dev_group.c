@@ -217,10 +217,12 @@ TEST_F(group, whom_add_and_remove_refuse)
 	EXPECT_EQ(-EEXIST, dev_add(self->group, self->fd[1], 4));
 	EXPECT_EQ(-EBUSY, dev_add(other, self->fd[1], 3));
 	EXPECT_EQ(-ENOENT, dev_remove(other, self->fd[1]));
-	/* An argument is the whole of it. */
+#if __SIZEOF_LONG__ > 4
+	/* All bits of the argument count. */
 	EXPECT_EQ(-1, ioctl(self->group, EVERING_IOC_REMOVE,
 			    (1ul << 32) + (unsigned long)self->fd[1]));
 	EXPECT_EQ(EBADF, errno);
+#endif
 	EXPECT_EQ(3, take_one(self->page));
 	EXPECT_EQ(0, dev_remove(self->group, self->fd[1]));
 	EXPECT_EQ(-ENOENT, dev_remove(self->group, self->fd[1]));
@@ -263,7 +265,7 @@ TEST_F(group, fdinfo_counts_its_members)
 	snprintf(id, sizeof(id), "%.63s", fdinfo(self->group, "group"));
 	EXPECT_GT(atoll(id), 0);
 	EXPECT_STREQ("0", fdinfo(self->group, "members"));
-	EXPECT_STREQ("4096", fdinfo(self->group, "bytes"));
+	EXPECT_EQ(PAGE, strtoul(fdinfo(self->group, "bytes"), NULL, 10));
 	ASSERT_EQ(0, dev_add(self->group, self->fd[1], 3));
 	ASSERT_EQ(0, dev_add(self->group, self->fd[0], 3));
 	EXPECT_STREQ("2", fdinfo(self->group, "members"));

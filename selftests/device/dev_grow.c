@@ -11,10 +11,9 @@
 #define ARENA (256 * PAGE)
 #define MIB (1ul << 20)
 
-static const struct evering_geometry geometry = {
+static struct evering_geometry geometry = {
 	.slot_size = 64,
 	.entries = 64,
-	.arena_size = { ARENA, ARENA },
 };
 
 FIXTURE(dev_grow)
@@ -87,6 +86,8 @@ static int fault_of(unsigned char *p, bool write)
 FIXTURE_SETUP(dev_grow)
 {
 	REQUIRE_DEVICE(self->dev);
+	geometry.arena_size[0] = ARENA;
+	geometry.arena_size[1] = ARENA;
 	ASSERT_EQ(0, make(self->dev, 4 * PAGE, 0, self->fd));
 	self->status = map_region(&geometry, self->fd[0], EVERING_REGION_STATUS,
 				  PROT_READ);
@@ -108,8 +109,8 @@ TEST_F(dev_grow, begins_as_it_was_told)
 	EXPECT_EQ(4 * PAGE, shown(self->fd[1], "arena_there", 0));
 	EXPECT_EQ(0u, shown(self->fd[1], "arena_there", 1));
 	EXPECT_EQ(ARENA, shown(self->fd[1], "arena_size", 1));
-	/* Two pages a half, STATUS, four pages, and pointers to the rest. */
-	EXPECT_EQ(9 * PAGE + (2 * 256 - 4) * sizeof(void *),
+	/* The halves, STATUS, four pages, and pointers to the rest. */
+	EXPECT_EQ(2 * half_size(&geometry) + 5 * PAGE + (2 * 256 - 4) * sizeof(void *),
 		  shown(self->fd[0], "bytes", 0));
 }
 
@@ -122,7 +123,8 @@ TEST_F(dev_grow, without_the_flag_all_is_there)
 	status = map_region(&geometry, fd[0], EVERING_REGION_STATUS, PROT_READ);
 	EXPECT_EQ(ARENA, status->arena_there[0]);
 	EXPECT_EQ(ARENA, status->arena_there[1]);
-	EXPECT_EQ(2 * ARENA + 5 * PAGE, shown(fd[0], "bytes", 0));
+	EXPECT_EQ(2 * ARENA + PAGE + 2 * half_size(&geometry),
+		  shown(fd[0], "bytes", 0));
 	close(fd[0]);
 	close(fd[1]);
 }

@@ -59,7 +59,7 @@ FIXTURE_TEARDOWN(io)
  */
 static int open_temporary(const char *dir, int flags)
 {
-	static __attribute__((aligned(4096))) char page[4096];
+	static __attribute__((aligned(65536))) char page[65536];
 	char path[128];
 	int fd;
 
@@ -259,7 +259,7 @@ static int fixed_io(struct uring *u, int opcode, int file, char *p, size_t len)
 	struct io_uring_sqe sqe = {
 		.opcode = (uint8_t)opcode,
 		.fd = file,
-		.addr = (uint64_t)p,
+		.addr = (uintptr_t)p,
 		.len = (uint32_t)len,
 	};
 	struct io_uring_cqe cqe = { .res = -ETIMEDOUT };

@@ -23,7 +23,7 @@ union any_arg {
 	struct evering_peer_cred peer_cred;
 	struct evering_attach attach;
 	struct evering_grow grow;
-	char bytes[3 * 4096];
+	char bytes[3 * 65536]; /* pages, of whatever size */
 };
 
 FIXTURE(command)
@@ -210,9 +210,9 @@ TEST_F(command, a_longer_one_with_something_in_its_tail_is_refused)
 
 TEST_F(command, a_size_that_no_struct_has_is_refused)
 {
-	static const uint32_t sizes[] = { 4097,	      8192,	  65536,
-					  0x7fffffff, 0x80000000, 0xfffff000,
-					  0xffffffff };
+	const uint32_t page = PAGE;
+	const uint32_t sizes[] = { page + 1,   2 * page,   16 * page, 0x7fffffff,
+				   0x80000000, 0xffff0000, 0xffffffff };
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -239,7 +239,7 @@ TEST_F(command, unknown_flags_are_refused)
 
 TEST_F(command, pointers_to_nothing_are_refused)
 {
-	static const uint64_t nothing[] = {
+	const uint64_t nothing[] = {
 		0,
 		1,
 		8,
@@ -257,7 +257,7 @@ TEST_F(command, pointers_to_nothing_are_refused)
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(nothing); i++)
-		EXPECT_EQ(-EFAULT, TRY((void *)nothing[i]));
+		EXPECT_EQ(-EFAULT, TRY((void *)(uintptr_t)nothing[i]));
 	EXPECT_SAME_FDS();
 }
 
@@ -369,7 +369,7 @@ struct flipper {
 
 static void *flip_size(void *arg)
 {
-	static const uint32_t sizes[] = { 0, 4096, 8192, ~0u };
+	static const uint32_t sizes[] = { 0, 65536, 2 * 65536, ~0u };
 	struct flipper *f = arg;
 	unsigned int i = 0;
 
@@ -571,7 +571,7 @@ TEST_F(device, geometries_that_cannot_be_are_refused)
 	};
 	static const uint64_t big_arenas[] = {
 		EVERING_MAX_ARENA + 1,
-		EVERING_MAX_ARENA + 4096,
+		EVERING_MAX_ARENA + 65536,
 		1ull << 40,
 		1ull << 63,
 		~0ull << 12,
@@ -616,7 +616,7 @@ TEST_F(device, geometries_that_cannot_be_are_refused)
 TEST_F(device, every_geometry_is_as_asked_for)
 {
 	static const uint32_t entries[] = { 4, 8, 64, 256, 65536 };
-	struct evering_geometry g = { .arena_size = { 4096, 0 } };
+	struct evering_geometry g = { .arena_size = { PAGE, 0 } };
 	struct evering_status *s;
 	int fd[2], end;
 	size_t i;
@@ -668,8 +668,7 @@ TEST_F(device, create_gives_two_descriptors_and_leaves_the_rest)
 		EXPECT_EQ(FD_CLOEXEC, fcntl(c.fd[i], F_GETFD));
 		EXPECT_EQ(O_RDWR,
 			  fcntl(c.fd[i], F_GETFL) & (O_ACCMODE | O_NONBLOCK));
-		/* 65536 bytes are 16 pages. */
-		EXPECT_LE(c.arena_order[i], 4);
+		EXPECT_LE(PAGE << c.arena_order[i], 65536);
 	}
 }
 
@@ -697,9 +696,9 @@ TEST_F(device, create_flags_are_those_of_the_descriptors)
 
 TEST_F(device, an_arena_is_built_from_the_largest_blocks_there_are)
 {
-	static const uint64_t sizes[] = { 4096,	   8192,    65536,
-					  1 << 20, 2 << 20, (2 << 20) + 4096,
-					  8 << 20 };
+	const uint64_t sizes[] = { PAGE,    2 * PAGE, 65536,
+				   1 << 20, 2 << 20,  (2 << 20) + PAGE,
+				   8 << 20 };
 	struct evering_geometry g = least_geometry;
 	struct evering_create c;
 	size_t i;

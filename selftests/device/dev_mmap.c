@@ -34,7 +34,7 @@ static const struct evering_geometry shared_geometry = {
 static const struct evering_geometry large_geometry = {
 	.slot_size = 64,
 	.entries = 64,
-	.arena_size = { (4 << 20) + 20480, 4096 },
+	.arena_size = { (4 << 20) + 5 * 65536, 65536 },
 };
 
 FIXTURE(regions)
@@ -268,7 +268,7 @@ TEST_F(regions, proc_mem_does_not_write_what_is_not_ones_own)
 		char before = p[100];
 
 		ASSERT_NE(MAP_FAILED, (void *)p);
-		EXPECT_EQ(own ? 1 : -1, pwrite(mem, "Z", 1, (off_t)p + 100));
+		EXPECT_EQ(own ? 1 : -1, pwrite(mem, "Z", 1, (off_t)(uintptr_t)p + 100));
 		EXPECT_EQ(own ? 'Z' : before, p[100]);
 		munmap(p, region_size(self->g, region));
 	}
@@ -479,7 +479,7 @@ TEST_F(regions, an_endpoint_is_no_file_to_read_write_or_cut)
 	EXPECT_LT(ftruncate(self->fd[0], 0), 0);
 	EXPECT_LT(fallocate(self->fd[0],
 			    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-			    4096),
+			    PAGE),
 		  0);
 	EXPECT_TRUE(is_filled(p, half_size(self->g), 1));
 }

@@ -130,8 +130,8 @@ FIXTURE_SETUP(channel)
 	REQUIRE_BACKEND(variant->backend);
 	p.slot_size = 128;
 	p.entries = 8;
-	p.arena_size[EVERING_MINE] = 4096;
-	p.arena_size[EVERING_PEERS] = 12288;
+	p.arena_size[EVERING_MINE] = PAGE;
+	p.arena_size[EVERING_PEERS] = 3 * PAGE;
 	p.arena_begin = EVERING_WHOLE;
 	ASSERT_EQ(0, evering_pair(&p, self->ev));
 }
@@ -160,8 +160,8 @@ TEST_F(channel, status_region_if_mapped_says_what_was_created)
 		EXPECT_EQ(sizeof(*s), s->size);
 		EXPECT_EQ(128u, s->geometry.slot_size);
 		EXPECT_EQ(8u, s->geometry.entries);
-		EXPECT_EQ(4096u, s->geometry.arena_size[EVERING_A]);
-		EXPECT_EQ(12288u, s->geometry.arena_size[EVERING_B]);
+		EXPECT_EQ(PAGE, s->geometry.arena_size[EVERING_A]);
+		EXPECT_EQ(3 * PAGE, s->geometry.arena_size[EVERING_B]);
 		EXPECT_EQ(0u, s->geometry.flags);
 		EXPECT_LE(512u + 128u * 8u, s->half_size);
 		EXPECT_EQ((uint32_t)EVERING_STATE_ATTACHED, s->end[0].state);

@@ -126,6 +126,7 @@ static inline struct evering_params params_on(uint32_t backend)
 	return p;
 }
 
+/* @arena_size is rounded up to whole pages. */
 static inline struct evering_params params_sized(uint32_t backend,
 						 uint32_t slot_size,
 						 uint32_t entries,
@@ -135,6 +136,7 @@ static inline struct evering_params params_sized(uint32_t backend,
 
 	p.slot_size = slot_size;
 	p.entries = entries;
+	arena_size = (arena_size + PAGE - 1) & ~(uint64_t)(PAGE - 1);
 	p.arena_size[0] = arena_size;
 	p.arena_size[1] = arena_size;
 	return p;

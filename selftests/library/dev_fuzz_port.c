@@ -156,7 +156,7 @@ static long open_echo(struct channel *c)
 		.geometry = {
 			.slot_size = 16u << below(5),
 			.entries = 4u << below(6),
-			.arena_size = { below(5) * 8192, below(5) * 4096 },
+			.arena_size = { below(5) * 2 * PAGE, below(5) * PAGE },
 		},
 		.budget = below(2) ? 0 : below(8),
 		.spin_us = below(2) ? 0 : below(100),
@@ -178,7 +178,7 @@ static long open_net(struct channel *c)
 		.flags = below(4),
 		.entries = below(2) ? 0 : 4u << below(8),
 		.spin_us = below(2) ? 0 : below(100),
-		.arena_size = { below(5) * 16384, below(5) * 16384 },
+		.arena_size = { below(5) * 4 * PAGE, below(5) * 4 * PAGE },
 	};
 	struct ifreq ifr = { .ifr_flags = IFF_UP };
 

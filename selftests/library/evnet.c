@@ -352,7 +352,7 @@ TEST_F(evnet, the_library_goes_round_it_too)
 TEST_F(evnet, a_small_arena_does_not_stop_it)
 {
 	struct evering_net_create arg = { .size = sizeof(arg),
-					  .arena_size = { 8192, 8192 },
+					  .arena_size = { 65536, 65536 },
 					  .spin_us = variant->spin_us };
 	static unsigned char frame[1514], back[1514];
 	struct evering *ev;
@@ -594,18 +594,18 @@ TEST_F(evnet, impossible_ones_are_refused)
 TEST_F(evnet, a_call_that_cannot_answer_leaves_nothing)
 {
 	struct evering_net_create *arg =
-		mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+		mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	ASSERT_NE(MAP_FAILED, arg);
 	*arg = (struct evering_net_create){ .size = sizeof(*arg),
 					    .flags = EVERING_NET_PERSIST,
 					    .name = "unheard" };
-	ASSERT_EQ(0, mprotect(arg, 4096, PROT_READ));
+	ASSERT_EQ(0, mprotect(arg, PAGE, PROT_READ));
 	EXPECT_EQ(-1, ioctl(self->device, EVERING_IOC_NET, arg));
 	EXPECT_EQ(EFAULT, errno);
 	EXPECT_TRUE(EVENTUALLY(!if_nametoindex("unheard")));
-	munmap(arg, 4096);
+	munmap(arg, PAGE);
 }
 
 TEST_HARNESS_MAIN

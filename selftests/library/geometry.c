@@ -131,13 +131,13 @@ TEST_F(geometry, impossible_arena_sizes_are_refused)
 				       (unsigned long long)impossible[i]);
 			}
 		}
-		self->p.arena_size[k] = EVERING_MAX_ARENA + 4096;
+		self->p.arena_size[k] = EVERING_MAX_ARENA + PAGE;
 		EXPECT_EQ(-E2BIG, outcome(&self->p));
 		self->p.arena_size[k] = 1ull << 63;
 		EXPECT_EQ(-E2BIG, outcome(&self->p));
-		self->p.arena_size[k] = 0ull - 4096;
+		self->p.arena_size[k] = 0ull - PAGE;
 		EXPECT_EQ(-E2BIG, outcome(&self->p));
-		self->p.arena_size[k] = 4096;
+		self->p.arena_size[k] = PAGE;
 	}
 	EXPECT_EQ(0, outcome(&self->p));
 }

@@ -26,12 +26,13 @@ static int refuse_add;
 /* One that disarms just before ENTER rings it. */
 static struct evering *disarm_at_enter;
 
-HIDDEN int ioctl(int fd, unsigned long command, ...)
+HIDDEN int ioctl(int fd, ioctl_command given, ...)
 {
+	const unsigned int command = (unsigned int)given;
 	unsigned long arg;
 	va_list list;
 
-	va_start(list, command);
+	va_start(list, given);
 	arg = va_arg(list, unsigned long);
 	va_end(list);
 	calls.ring += command == EVERING_IOC_RING;
@@ -44,7 +45,7 @@ HIDDEN int ioctl(int fd, unsigned long command, ...)
 		errno = refuse_group + refuse_add;
 		return -1;
 	}
-	return REAL(ioctl)(fd, command, arg);
+	return REAL(ioctl)(fd, given, arg);
 }
 
 HIDDEN int epoll_wait(int set, struct epoll_event *events, int n, int ms)

@@ -66,7 +66,7 @@ HIDDEN int open(const char *path, int flags, ...)
 	mode_t mode = 0;
 	va_list args;
 
-	if (flags & (O_CREAT | __O_TMPFILE)) {
+	if (takes_mode(flags)) {
 		va_start(args, flags);
 		mode = va_arg(args, mode_t);
 		va_end(args);
@@ -161,8 +161,8 @@ static uint64_t grown(const struct evering *ev)
 
 TEST_F(grow, what_is_there_at_first_is_what_was_asked_for)
 {
-	static const uint64_t begin[] = {
-		0, 1, 4096, 65536, 1 << 20, ARENA, ARENA + 1, EVERING_WHOLE
+	const uint64_t begin[] = {
+		0, 1, PAGE, 65536, 1 << 20, ARENA, ARENA + 1, EVERING_WHOLE
 	};
 	struct evering_arena_state mine, peers;
 	uint64_t want, page = (uint64_t)getpagesize();
@@ -188,7 +188,7 @@ TEST_F(grow, what_is_there_at_first_is_what_was_asked_for)
 TEST_F(grow, populate_means_all_of_it)
 {
 	self->p.flags = EVERING_POPULATE;
-	MAKE(4096);
+	MAKE(PAGE);
 	EXPECT_EQ(ARENA, state_of(self->ev[0], EVERING_MINE).begin);
 	EXPECT_EQ(ARENA, grown(self->ev[0]));
 }
@@ -510,7 +510,7 @@ TEST_F(grow, before_linux_5_14_all_is_there_at_once)
 	kernel.advice = -1;
 	kernel.error = EINVAL;
 	kernel.keep = true;
-	MAKE(4096);
+	MAKE(PAGE);
 	EXPECT_EQ(ARENA, state_of(self->ev[0], EVERING_MINE).begin);
 	EXPECT_EQ(ARENA, state_of(self->ev[1], EVERING_PEERS).now);
 	EXPECT_LE(2 * ARENA, file_bytes());
@@ -664,7 +664,7 @@ TEST_F(grow, marks_that_cannot_be)
 	EXPECT_NE(NULL, evering_peer_buffer(self->ev[0], 0, 65536));
 	EXPECT_EQ(NULL, evering_peer_buffer(self->ev[0], 65536, 1));
 	/* Beyond the end. */
-	say(self->ev[1], ARENA + 4096);
+	say(self->ev[1], ARENA + PAGE);
 	EXPECT_EQ(NULL, evering_peer_buffer(self->ev[0], 65536, 1));
 	own_half(self->ev[1])->grown = UINT32_MAX;
 	EXPECT_EQ(NULL, evering_peer_buffer(self->ev[0], 65536, 1));

@@ -9,9 +9,27 @@
 #define EVERING_SELFTESTS_INTERPOSE_H
 
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #define HIDDEN __attribute__((visibility("hidden")))
+
+/* Types of arguments that differ between glibc and the standard, which musl follows. */
+#ifdef __GLIBC__
+typedef unsigned long ioctl_command;
+typedef __rlimit_resource_t rlimit_resource;
+#else
+typedef int ioctl_command;
+typedef int rlimit_resource;
+#endif
+
+/* Does open() have a third argument with these @flags? */
+static inline bool takes_mode(int flags)
+{
+	return flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE;
+}
 
 /* The function of that name that there would be without the test's. */
 static inline void *next_of(const char *name)

@@ -26,7 +26,6 @@
 #include "stories.h"
 
 #include <elf.h>
-#include <malloc.h>
 #include <setjmp.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -1512,7 +1511,7 @@ static struct weight weigh(void)
 	struct weight w = { count_fds(), count_mappings(), 0 };
 
 	if (!SANITIZED)
-		w.heap = mallinfo2().uordblks;
+		w.heap = heap_bytes();
 	return w;
 }
 
@@ -1527,7 +1526,7 @@ static void quota_is_left(void)
 
 	if (!s.limited)
 		return;
-	p.arena_size[0] = (1 << 20) - 3 * 4096 - p.arena_size[1];
+	p.arena_size[0] = (1 << 20) - 3 * PAGE - p.arena_size[1];
 	MUST_BE(evering_pair(&p, ev), 0);
 	close_pair(ev);
 }

@@ -6,7 +6,6 @@
  */
 #include "common.h"
 
-#include <malloc.h>
 
 #if SANITIZED && !SANITIZED_THREADS
 #include <sanitizer/lsan_interface.h>
@@ -29,7 +28,7 @@ static struct weight weigh(void)
 	struct weight w = { .fds = count_fds(), .mappings = count_mappings() };
 
 	if (!SANITIZED) {
-		w.heap = mallinfo2().uordblks;
+		w.heap = heap_bytes();
 		w.vm_kb = status_kb("VmSize:");
 	}
 	return w;
@@ -133,7 +132,7 @@ TEST_F(leak, pairs_of_every_kind_leave_nothing)
 	for (k = 0; k < 2; k++) {
 		for (i = 0; i < 32; i++) {
 			p.flags = i & 1 ? EVERING_SHARED_ARENA : 0;
-			p.arena_size[0] = i & 2 ? 4096 : 0;
+			p.arena_size[0] = i & 2 ? PAGE : 0;
 			p.arena_size[1] = i & 4 ? 1 << 20 : 0;
 			p.slot_size = i & 8 ? 16 : 256;
 			p.entries = i & 16 ? 4 : 4096;

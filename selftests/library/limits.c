@@ -368,10 +368,10 @@ TEST_F(limits, an_arena_larger_than_the_address_space_is_refused)
 	rl.rlim_cur = (rlim_t)(vm + (64 << 10)) * 1024;
 	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &rl));
 	EXPECT_EQ(-ENOMEM, evering_pair(&self->p, ev));
-	self->p.arena_size[EVERING_MINE] = 4096;
+	self->p.arena_size[EVERING_MINE] = PAGE;
 	self->p.arena_size[EVERING_PEERS] = 128 << 20;
 	EXPECT_EQ(-ENOMEM, evering_pair(&self->p, ev));
-	self->p.arena_size[EVERING_PEERS] = 4096;
+	self->p.arena_size[EVERING_PEERS] = PAGE;
 	EXPECT_EQ(0, evering_pair(&self->p, ev));
 	setrlimit(RLIMIT_AS, &old);
 	close_pair(ev);
@@ -383,7 +383,7 @@ TEST_F(limits, an_arena_beyond_the_abi_is_refused)
 	struct evering *ev[2];
 	int fds = count_fds();
 
-	self->p.arena_size[0] = EVERING_MAX_ARENA + 4096;
+	self->p.arena_size[0] = EVERING_MAX_ARENA + PAGE;
 	EXPECT_EQ(-E2BIG, evering_pair(&self->p, ev));
 	self->p.arena_size[0] = 1ull << 62;
 	EXPECT_EQ(-E2BIG, evering_pair(&self->p, ev));

@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define ARENA	8192u
+#define ARENA	(2 * PAGE)
 
 FIXTURE(meet)
 {
@@ -659,9 +659,9 @@ TEST_F(meet, wishes_beyond_the_limits_are_refused)
 		else if (i == 2)
 			p.entries *= 2;
 		else if (i == 3)
-			p.arena_size[EVERING_MINE] = 2 * ARENA + 4096;
+			p.arena_size[EVERING_MINE] = 2 * ARENA + PAGE;
 		else if (i == 4)
-			p.arena_size[EVERING_PEERS] = ARENA + 4096;
+			p.arena_size[EVERING_PEERS] = ARENA + PAGE;
 		else if (i == 5)
 			p.flags = EVERING_SHARED_ARENA;
 		ASSERT_EQ(0, client_start(&c, self->path, &p));
@@ -966,7 +966,7 @@ enum {
 };
 
 /* Of a side: the half, and the arena behind it. */
-#define HALF_SIZE 4096u
+#define HALF_SIZE ((uint64_t)PAGE)
 #define MEMORY_SIZE (HALF_SIZE + ARENA)
 
 static int sealed_memfd(size_t size, bool allocate, int seals)
@@ -1097,15 +1097,15 @@ TEST_F(meet, memory_is_as_large_as_its_layout_says)
 		uint32_t flags;
 		uint64_t size;
 	} right[] = {
-		{ 0, 16, 0, 4096 },
-		{ 4096, 16, 0, 8192 },
-		{ 2 * mib - 4096, 16, 0, 2 * mib },
+		{ 0, 16, 0, PAGE },
+		{ PAGE, 16, 0, 2 * PAGE },
+		{ 2 * mib - PAGE, 16, 0, 2 * mib },
 		{ 2 * mib, 16, 0, 4 * mib },
-		{ 2 * mib + 4096, 16, 0, 4 * mib + 4096 },
+		{ 2 * mib + PAGE, 16, 0, 4 * mib + PAGE },
 		/* 4 MiB of slots, and a page of control lines */
-		{ mib, 16384, 0, 5 * mib + 4096 },
+		{ mib, 16384, 0, 5 * mib + PAGE },
 		{ 4 * mib, 16384, 0, 10 * mib },
-		{ 4 * mib, 16, EVERING_SHARED_ARENA, 4096 },
+		{ 4 * mib, 16, EVERING_SHARED_ARENA, PAGE },
 	};
 	struct evering_params limits = EVERING_LIMITS_INIT;
 	struct forged f;
@@ -1123,7 +1123,7 @@ TEST_F(meet, memory_is_as_large_as_its_layout_says)
 			f.hello.geometry.entries = right[i].entries;
 			f.hello.geometry.arena_size[0] = right[i].arena;
 			swap_fd(&f, MEMORY,
-				sealed_memfd(right[i].size + (size_t)(k * 4096),
+				sealed_memfd(right[i].size + (size_t)k * PAGE,
 					     false, SEALS_OWN));
 			if (right[i].flags)
 				share_arena(&f, right[i].arena);
@@ -1230,7 +1230,7 @@ TEST_F(meet, a_hello_with_an_impossible_geometry_is_refused)
 			g->entries = 1u << 31;
 			break;
 		case 9:
-			g->arena_size[0] = 0ull - 4096;
+			g->arena_size[0] = 0ull - PAGE;
 			break;
 		case 10:
 			g->arena_size[1] = EVERING_MAX_ARENA;
@@ -1364,9 +1364,9 @@ static int wrong_memory(int kind, size_t size, int seals)
 	case 5: /* seals can be added, and WRITE would end our writing */
 		return sealed_memfd(size, true, seals & ~F_SEAL_SEAL);
 	case 6:
-		return sealed_memfd(size - 4096, true, seals);
+		return sealed_memfd(size - PAGE, true, seals);
 	case 7:
-		return sealed_memfd(size + 4096, true, seals);
+		return sealed_memfd(size + PAGE, true, seals);
 	case 8: /* no page is there yet */
 		return sealed_memfd(size, false, seals);
 	case 9:
@@ -1444,7 +1444,7 @@ TEST_F(meet, memory_that_is_not_what_it_should_be_is_refused)
 /* No read of it may fail later, so all its pages are there when the two have met. */
 TEST_F(meet, a_half_with_holes_is_filled)
 {
-	const uint64_t size = 4096 + 65536;
+	const uint64_t size = PAGE + 65536;
 	struct forged f;
 	struct evering *ev;
 	struct stat st;
@@ -1471,7 +1471,7 @@ TEST_F(meet, a_half_with_holes_is_filled)
 static int no_room_for_a_half(void *group)
 {
 	struct evering_params limits = EVERING_LIMITS_INIT;
-	const uint64_t size = (16 << 20) + 4096;
+	const uint64_t size = (16 << 20) + PAGE;
 	struct evering *ev;
 	struct forged f;
 	int sv[2];

@@ -66,7 +66,7 @@ static int pairs(void *arg)
 	if (ret != -ENOMEM)
 		return 1;
 	m->p.arena_size[1] = 60 * MIB;
-	m->p.arena_size[0] = 4096;
+	m->p.arena_size[0] = PAGE;
 	if (evering_pair(&m->p, ev) != -ENOMEM)
 		return 2;
 	/* Each fits alone. */
@@ -120,7 +120,7 @@ static int connects(void *arg)
 	if (join_group(m))
 		return 90;
 	m->p.arena_size[EVERING_MINE] = 60 * MIB;
-	m->p.arena_size[EVERING_PEERS] = 4096;
+	m->p.arena_size[EVERING_PEERS] = PAGE;
 	ret = evering_connect_fd(m->sock, &m->p, PLENTY, &ev);
 	return ret == -ENOMEM ? 0 : ret ? 1 : 2;
 }
@@ -238,8 +238,8 @@ static int caches(void *arg)
 	if (fd < 0)
 		return 91;
 	unlink(path);
-	if (fstatfs(fd, &fs) || fs.f_type == TMPFS_MAGIC ||
-	    fs.f_type == RAMFS_MAGIC)
+	if (fstatfs(fd, &fs) || (uint32_t)fs.f_type == TMPFS_MAGIC ||
+	    (uint32_t)fs.f_type == RAMFS_MAGIC)
 		return 92;
 	memset(page, 5, sizeof(page));
 	for (i = 0; i < 44 * 16; i++)
@@ -319,7 +319,7 @@ TEST_F(memory, signals_do_not_keep_it_from_being_had)
 	/* A tick that takes longer than its period leaves no time for anything. */
 	for (i = slow(1) > 1 ? 1 : 0; i < ARRAY_SIZE(periods); i++) {
 		self->p.arena_size[0] = size;
-		self->p.arena_size[1] = 4096;
+		self->p.arena_size[1] = PAGE;
 		tick_every(periods[i]);
 		ret = evering_pair(&self->p, ev);
 		tick_every(0);

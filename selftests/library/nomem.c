@@ -11,7 +11,6 @@
 #include "op.h"
 #include "interpose.h"
 
-#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
@@ -229,7 +228,7 @@ HIDDEN int open(const char *path, int flags, ...)
 	mode_t mode = 0;
 	va_list args;
 
-	if (flags & (O_CREAT | __O_TMPFILE)) {
+	if (takes_mode(flags)) {
 		va_start(args, flags);
 		mode = va_arg(args, mode_t);
 		va_end(args);
@@ -251,18 +250,19 @@ HIDDEN int fcntl(int fd, int command, ...)
 	return REAL(fcntl)(fd, command, arg);
 }
 
-HIDDEN int ioctl(int fd, unsigned long command, ...)
+HIDDEN int ioctl(int fd, ioctl_command given, ...)
 {
+	const unsigned int command = (unsigned int)given;
 	va_list args;
 	void *arg;
 
-	va_start(args, command);
+	va_start(args, given);
 	arg = va_arg(args, void *);
 	va_end(args);
 	if (command == EVERING_IOC_CREATE &&
 	    refused("ioctl", ENOMEM, EMFILE, EDQUOT))
 		return -1;
-	return REAL(ioctl)(fd, command, arg);
+	return REAL(ioctl)(fd, given, arg);
 }
 
 /* ---------------------------------------------------------------- under refusal */
@@ -357,7 +357,7 @@ static struct weight weigh(void)
 
 	/* Not where one sweep is all, and the first. */
 	if (!SANITIZED && !getenv("EVERING_GUEST"))
-		w.heap = mallinfo2().uordblks;
+		w.heap = heap_bytes();
 	return w;
 }
 
@@ -486,8 +486,8 @@ TEST_F(nomem, a_pair_of_every_kind)
 
 	for (kind = 0; kind < 4; kind++) {
 		self->p.flags = kind & 1 ? EVERING_SHARED_ARENA : 0;
-		self->p.arena_size[0] = kind & 2 ? 4096 : 0;
-		self->p.arena_size[1] = kind & 2 ? 0 : 4096;
+		self->p.arena_size[0] = kind & 2 ? PAGE : 0;
+		self->p.arena_size[1] = kind & 2 ? 0 : PAGE;
 		SWEEP(at, variety, missed, {
 			inject(at, variety);
 			ret = UNDER(evering_pair(&self->p, ev));

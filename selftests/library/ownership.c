@@ -2575,7 +2575,7 @@ static struct evering_params some_params(uint32_t backend, uint64_t *rng)
 	p.entries = 4u << random_below(rng, 7);
 	for (i = 0; i < 2; i++)
 		p.arena_size[i] =
-			4096ull * pages[random_below(rng, ARRAY_SIZE(pages))];
+			PAGE * pages[random_below(rng, ARRAY_SIZE(pages))];
 	return p;
 }
 

@@ -248,7 +248,7 @@ TEST_F(perm, holes_cannot_be_punched)
 	}
 	/* Dropping one's own page table entries is nobody else's business. */
 	arena[0] = 0x77;
-	EXPECT_EQ(0, madvise(arena, 4096, MADV_DONTNEED));
+	EXPECT_EQ(0, madvise(arena, PAGE, MADV_DONTNEED));
 	EXPECT_EQ(0x77,
 		  *(const unsigned char *)evering_peer_buffer(self->b, 0, 1));
 	EXPECT_EQ(0x77, arena[0]);

@@ -605,7 +605,7 @@ static int lives_at_the_edge(void *arg)
 
 	if (write_text(CGROUP "/cgroup.procs", "0"))
 		return 50;
-	e->p.arena_size[1] = 4096;
+	e->p.arena_size[1] = PAGE;
 	if (evering_pair(&e->p, ev))
 		return 1;
 	close_pair(ev);
@@ -986,16 +986,16 @@ TEST_F(pressure, at_the_edge_of_the_file_size_limit)
 	rlim_t size;
 
 	/* The half, and the arena behind it. */
-	EXPECT_EQ(0, under_limit(RLIMIT_FSIZE, 4096 + 65536, p));
-	EXPECT_EQ(refused, under_limit(RLIMIT_FSIZE, 4096 + 65535, p));
-	for (size = 0; size <= 4096; size += 1024)
+	EXPECT_EQ(0, under_limit(RLIMIT_FSIZE, PAGE + 65536, p));
+	EXPECT_EQ(refused, under_limit(RLIMIT_FSIZE, PAGE + 65535, p));
+	for (size = 0; size <= PAGE; size += 1024)
 		EXPECT_EQ(refused, under_limit(RLIMIT_FSIZE, size, p))
 		{
 			TH_LOG("%d bytes", (int)size);
 		}
 	self->p[0].arena_size[0] = self->p[0].arena_size[1] = 0;
-	EXPECT_EQ(0, under_limit(RLIMIT_FSIZE, 4096, p));
-	EXPECT_EQ(refused, under_limit(RLIMIT_FSIZE, 4095, p));
+	EXPECT_EQ(0, under_limit(RLIMIT_FSIZE, PAGE, p));
+	EXPECT_EQ(refused, under_limit(RLIMIT_FSIZE, PAGE - 1, p));
 	EXPECT_EQ(fds, count_fds());
 }
 

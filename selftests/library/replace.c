@@ -4,7 +4,6 @@
  * are in one process and one thread, so that nothing depends on time; that a process can be
  * killed at any instruction of it is shown by kill.c.
  */
-#include <malloc.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -487,7 +486,7 @@ TEST_F_TIMEOUT(replace, nothing_is_left_behind, 600)
 	ASSERT_EQ(0, replace(self));
 	fds = count_fds();
 	shared = list_mappings(maps, MOST, true);
-	heap = mallinfo2().uordblks;
+	heap = heap_bytes();
 	for (i = 0; i < times; i++) {
 		ASSERT_EQ(0, send_from(self->a, 0, 3));
 		leave(self);
@@ -495,7 +494,7 @@ TEST_F_TIMEOUT(replace, nothing_is_left_behind, 600)
 	}
 	/* As leak.c: what malloc() keeps for itself. */
 	if (!SANITIZED) {
-		EXPECT_LE(mallinfo2().uordblks, heap + 4000);
+		EXPECT_LE(heap_bytes(), heap + 4000);
 	}
 	EXPECT_EQ(fds, count_fds());
 	EXPECT_EQ(shared, list_mappings(maps, MOST, true));

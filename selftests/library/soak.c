@@ -19,7 +19,6 @@
  */
 #include "op.h"
 
-#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -697,8 +696,8 @@ static void draw(uint64_t *seed, uint32_t backend, struct plan *plan)
 			    4u << random_below(seed, 9), 0);
 	plan->ops = p[0].slot_size >= EVERING_OPS_MIN_SLOT &&
 		    p[0].entries >= 8 && random_below(seed, 3);
-	p[0].arena_size[0] = 4096 * random_below(seed, 40);
-	p[0].arena_size[1] = 4096 * random_below(seed, 40);
+	p[0].arena_size[0] = PAGE * random_below(seed, 40);
+	p[0].arena_size[1] = PAGE * random_below(seed, 40);
 	if (plan->ops) {
 		p[0].arena_size[0] += 65536;
 		p[0].arena_size[1] += 65536;
@@ -827,7 +826,7 @@ TEST_F(soak, everything_at_once)
 			fds = count_fds();
 			shared = list_mappings(NULL, 0, true);
 			mappings = count_mappings();
-			heap = mallinfo2().uordblks;
+			heap = heap_bytes();
 		} else if (warm > 8) {
 			ASSERT_EQ(fds, count_fds());
 			ASSERT_EQ(shared, list_mappings(NULL, 0, true));
@@ -836,7 +835,7 @@ TEST_F(soak, everything_at_once)
 		}
 	}
 	if (!SANITIZED && heap)
-		EXPECT_LT(mallinfo2().uordblks, heap + 16384);
+		EXPECT_LT(heap_bytes(), heap + 16384);
 	printf("# %llu messages (%llu operations), %llu bytes, %llu channels (%llu killed), %llu sleeps\n",
 	       (unsigned long long)total.messages,
 	       (unsigned long long)total.operations,

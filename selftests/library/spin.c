@@ -84,17 +84,18 @@ HIDDEN int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
 	return REAL(ppoll)(fds, n, timeout, mask);
 }
 
-HIDDEN int ioctl(int fd, unsigned long command, ...)
+HIDDEN int ioctl(int fd, ioctl_command given, ...)
 {
+	const unsigned int command = (unsigned int)given;
 	va_list args;
 	void *arg;
 
-	va_start(args, command);
+	va_start(args, given);
 	arg = va_arg(args, void *);
 	va_end(args);
 	if (command == EVERING_IOC_ENTER)
 		sleeping();
-	return REAL(ioctl)(fd, command, arg);
+	return REAL(ioctl)(fd, given, arg);
 }
 
 FIXTURE(spin)

@@ -143,7 +143,7 @@ static inline int steps_lead(struct steps *steps, size_t point)
 
 	for (i = 0; i < point; i++)
 		step.passes += steps->at[i] == at;
-	if (mprotect((void *)(at & ~(uintptr_t)4095), 4096,
+	if (mprotect((void *)(at & ~(uintptr_t)(PAGE - 1)), PAGE,
 		     PROT_READ | PROT_WRITE | PROT_EXEC))
 		return -errno;
 	step.at = (unsigned char *)at;

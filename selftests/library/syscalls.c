@@ -214,7 +214,7 @@ HIDDEN ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t offset,
 	return REPLY_OR("preadv2", REAL(preadv2)(fd, iov, n, offset, flags));
 }
 
-HIDDEN int getrlimit(__rlimit_resource_t resource, struct rlimit *limit)
+HIDDEN int getrlimit(rlimit_resource resource, struct rlimit *limit)
 {
 	return REPLY_OR("getrlimit", REAL(getrlimit)(resource, limit));
 }
@@ -258,7 +258,7 @@ HIDDEN int open(const char *path, int flags, ...)
 	mode_t mode = 0;
 	va_list args;
 
-	if (flags & (O_CREAT | __O_TMPFILE)) {
+	if (takes_mode(flags)) {
 		va_start(args, flags);
 		mode = va_arg(args, mode_t);
 		va_end(args);
@@ -689,7 +689,7 @@ TEST_F(syscalls, more_than_there_is_is_not_tried)
 	static const char enough[] = "MemAvailable:   65536 kB\n";
 	/* Before Linux 3.14 */
 	static const char old[] = "MemTotal: 9 kB\nMemFree: 9 kB\n";
-	const unsigned long size = 64ul << 20, half = 4096;
+	const unsigned long size = 64ul << 20, half = PAGE;
 
 	NEEDS_MEMFD();
 	NEEDS_POPULATE();
@@ -704,7 +704,7 @@ TEST_F(syscalls, more_than_there_is_is_not_tried)
 	EXPECT_TRUE(is_tried(&self->p, NULL, size));
 	EXPECT_TRUE(is_tried(&self->p, NULL, 0));
 	/* Little is not worth a question. */
-	self->p.arena_size[EVERING_MINE] = size - half - 4096;
+	self->p.arena_size[EVERING_MINE] = size - half - PAGE;
 	EXPECT_TRUE(is_tried(&self->p, few, 1));
 }
 
@@ -712,7 +712,7 @@ TEST_F(syscalls, an_arena_has_whole_pages)
 {
 	struct evering_params p = self->p;
 
-	p.arena_size[EVERING_MINE] = 4096;
+	p.arena_size[EVERING_MINE] = PAGE;
 	set_reply((struct reply){ "sysconf", 0, 1000, 65536, 0 });
 	EXPECT_EQ(-EINVAL, UNDER(evering_pair(&p, self->ev)));
 	EXPECT_EQ(0, evering_pair(&p, self->ev));
