@@ -110,7 +110,8 @@ TEST_F(dev_grow, begins_as_it_was_told)
 	EXPECT_EQ(0u, shown(self->fd[1], "arena_there", 1));
 	EXPECT_EQ(ARENA, shown(self->fd[1], "arena_size", 1));
 	/* The halves, STATUS, four pages, and pointers to the rest. */
-	EXPECT_EQ(2 * half_size(&geometry) + 5 * PAGE + (2 * 256 - 4) * sizeof(void *),
+	EXPECT_EQ(2 * half_size(&geometry) + 5 * PAGE +
+			  (2 * 256 - 4) * sizeof(void *),
 		  shown(self->fd[0], "bytes", 0));
 }
 

@@ -211,8 +211,9 @@ TEST_F(command, a_longer_one_with_something_in_its_tail_is_refused)
 TEST_F(command, a_size_that_no_struct_has_is_refused)
 {
 	const uint32_t page = PAGE;
-	const uint32_t sizes[] = { page + 1,   2 * page,   16 * page, 0x7fffffff,
-				   0x80000000, 0xffff0000, 0xffffffff };
+	const uint32_t sizes[] = { page + 1,   2 * page,   16 * page,
+				   0x7fffffff, 0x80000000, 0xffff0000,
+				   0xffffffff };
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -696,9 +697,8 @@ TEST_F(device, create_flags_are_those_of_the_descriptors)
 
 TEST_F(device, an_arena_is_built_from_the_largest_blocks_there_are)
 {
-	const uint64_t sizes[] = { PAGE,    2 * PAGE, 65536,
-				   1 << 20, 2 << 20,  (2 << 20) + PAGE,
-				   8 << 20 };
+	const uint64_t sizes[] = { PAGE,    2 * PAGE,	      65536,  1 << 20,
+				   2 << 20, (2 << 20) + PAGE, 8 << 20 };
 	struct evering_geometry g = least_geometry;
 	struct evering_create c;
 	size_t i;

@@ -268,7 +268,8 @@ TEST_F(regions, proc_mem_does_not_write_what_is_not_ones_own)
 		char before = p[100];
 
 		ASSERT_NE(MAP_FAILED, (void *)p);
-		EXPECT_EQ(own ? 1 : -1, pwrite(mem, "Z", 1, (off_t)(uintptr_t)p + 100));
+		EXPECT_EQ(own ? 1 : -1,
+			  pwrite(mem, "Z", 1, (off_t)(uintptr_t)p + 100));
 		EXPECT_EQ(own ? 'Z' : before, p[100]);
 		munmap(p, region_size(self->g, region));
 	}

@@ -161,9 +161,8 @@ static uint64_t grown(const struct evering *ev)
 
 TEST_F(grow, what_is_there_at_first_is_what_was_asked_for)
 {
-	const uint64_t begin[] = {
-		0, 1, PAGE, 65536, 1 << 20, ARENA, ARENA + 1, EVERING_WHOLE
-	};
+	const uint64_t begin[] = { 0,	    1,	   PAGE,      65536,
+				   1 << 20, ARENA, ARENA + 1, EVERING_WHOLE };
 	struct evering_arena_state mine, peers;
 	uint64_t want, page = (uint64_t)getpagesize();
 	unsigned int i;

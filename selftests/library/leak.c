@@ -6,7 +6,6 @@
  */
 #include "common.h"
 
-
 #if SANITIZED && !SANITIZED_THREADS
 #include <sanitizer/lsan_interface.h>
 #endif

@@ -1094,8 +1094,8 @@ TEST_F_TIMEOUT(op_buffer, buffers_change_hands_at_random, 60)
 	void *buf;
 
 	for (shared = 0; shared < 2; shared++) {
-		ASSERT_EQ(0,
-			  remake(self->ev, self->backend, PAGE, 2 * PAGE, shared));
+		ASSERT_EQ(0, remake(self->ev, self->backend, PAGE, 2 * PAGE,
+				    shared));
 		memset(t, 0, sizeof(t));
 		for (i = 0; i < 2; i++) {
 			p = (struct evering_ops_params)EVERING_OPS_PARAMS_INIT;

@@ -16,6 +16,10 @@
  * Not noted are the instruction after a system call, which the kernel returns to
  * and the flag counts from; and those that read a clock, which are the kernel's own
  * and may not have a breakpoint.
+ *
+ * On x86-64 alone.  On arm64 a process has no trap flag: it steps only under a debugger,
+ * and each step clears the exclusive monitor, so that a loop of load and store exclusive
+ * never ends.  Elsewhere kill.c kills after random times, and lanes.c skips what steps.
  */
 #ifndef EVERING_SELFTESTS_STEP_H
 #define EVERING_SELFTESTS_STEP_H
