@@ -18,6 +18,7 @@
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
+#include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/time_namespace.h>
 #include <linux/timer.h>
@@ -74,6 +75,12 @@
 #else
 #define EVR_WF_CURRENT_CPU	0x40
 #endif
+
+/* poll_does_not_wait(), which 6.12 has and 7.3 has not. */
+static inline bool evr_poll_does_not_wait(const poll_table *table)
+{
+	return !table || !table->_qproc;
+}
 
 /* Does lazy preemption want the current task to give way? */
 static inline bool evr_need_resched_lazy(void)

@@ -117,7 +117,7 @@ __poll_t evr_poll_wait(struct file *file, struct evr_waiters *waiters,
 	bool crowded;
 
 	/* With at most one in line there is nothing to count. */
-	if (poll_does_not_wait(table) &&
+	if (evr_poll_does_not_wait(table) &&
 	    READ_ONCE(waiters->line.next) == READ_ONCE(waiters->line.prev))
 		return 0;
 	poll_wait(file, &waiters->queue, table);
