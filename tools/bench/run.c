@@ -105,6 +105,8 @@ static int64_t time_ns(const struct side *s)
 #if defined(__x86_64__) || defined(__i386__)
 	if (s->job->icount)
 		return (int64_t)__builtin_ia32_rdtsc();
+#else
+	(void)s;
 #endif
 	return clock_ns();
 }
