@@ -33,27 +33,28 @@ printf 'modules:\n\t@touch $(M)/evering.ko\n' \
 # What a guest does is in the file $GUEST, a line for each time that it is started.
 cat >"$tmp/fakes/qemu-system-x86_64" <<'END'
 #!/bin/bash
-ports=() out=
+log='' control='' out=''
 for argument; do
 	case $argument in
-	file:*) ports+=("${argument#file:}") ;;
+	file,id=log,path=*) log=${argument#*path=} ;;
+	file,id=control,path=*) control=${argument#*path=} ;;
 	file,id=out,path=*) out=${argument#*path=} out=${out%,append=on} ;;
 	esac
 done
 how=$(sed -n 1p "$GUEST")
 sed -i 1d "$GUEST"
-echo '[    0.0] Command line: evering' >"${ports[0]}"
+echo '[    0.0] Command line: evering' >"$log"
 case $how in
 int3)
-	echo '[    1.0] Oops: int3: 0000 [#1] PREEMPT SMP' >>"${ports[0]}"
+	echo '[    1.0] Oops: int3: 0000 [#1] PREEMPT SMP' >>"$log"
 	;;
 late)
 	printf '%s\n' '[    4.0] evering: loading out-of-tree module taints kernel.' \
-		'[    5.0] Oops: int3: 0000 [#1] PREEMPT SMP' >>"${ports[0]}"
+		'[    5.0] Oops: int3: 0000 [#1] PREEMPT SMP' >>"$log"
 	;;
 silent) ;;
 well)
-	printf '%s\n' up 'end 0' >"${ports[1]}"
+	printf '%s\n' up 'end 0' >"$control"
 	printf '%s\n' '# vm: begin one' 'TAP version 13' 1..1 'ok 1 it' \
 		'# vm: end one 0 0.1' >"$out"
 	;;
@@ -87,10 +88,72 @@ says_so() {
 	passes int3 well && says 'started again' "$tmp/out"
 }
 
+# missing TEXT COMMAND...: the command says so in one line, ends with 4, and leaves nothing
+# in the cache but locks.
+missing() {
+	local status=0
+	EVERING_CACHE=$tmp/cache "${@:2}" >"$tmp/out" 2>&1 || status=$?
+	((status == 4)) && says "$1" "$tmp/out" && (($(wc -l <"$tmp/out") == 1)) &&
+		[[ ! $(find "$tmp/cache" -mindepth 1 -maxdepth 2 -newer "$tmp/guest" \
+			! -name '.lock.*' ! -name debian) ]] && return
+	echo "exit status $status"
+	cat "$tmp/out"
+	return 1
+}
+
+# without PROGRAM...: a PATH that has everything that is in the usual places but these.
+without() {
+	local dir=$tmp/path name
+	rm -rf "$dir"
+	mkdir "$dir"
+	ln -s /usr/bin/* /usr/sbin/* "$dir" 2>/dev/null
+	for name; do
+		rm -f "$dir/$name"
+	done
+	echo "$dir"
+}
+
+no_compiler() {
+	mkdir -p "$tmp/cache/debian/arm64/6.12.0-0-none"
+	echo 6.12.0-0-none >"$tmp/cache/debian/arm64/6.12.0-0-none/complete"
+	touch "$tmp/guest"
+	cp "$tmp/fakes/qemu-system-x86_64" "$tmp/fakes/qemu-system-aarch64"
+	missing 'no aarch64-linux-gnu-gcc here; apt-get install gcc-aarch64-linux-gnu' \
+		env PATH="$tmp/fakes:$(without aarch64-linux-gnu-gcc)" \
+		"$home/tools/check/vm" module arm64
+}
+
+# refuses TEXT RELEASE: make does, to build the module for such a kernel, or for none.
+refuses() {
+	local tree=$tmp/tree status=0
+	rm -rf "$tree"
+	mkdir -p "$tree/include/config"
+	printf 'modules:\n\ttouch %s/built\n' "$tree" >"$tree/Makefile"
+	[[ ! $2 ]] || echo "$2" >"$tree/include/config/kernel.release"
+	make -s -C "$top" modules KDIR="$tree" >"$tmp/out" 2>&1 || status=$?
+	((status)) && says "$1" "$tmp/out" && [[ ! -e $tree/built ]] && return
+	cat "$tmp/out"
+	return 1
+}
+
+no_cross_compiler() {
+	! make -s -C "$top" library CROSS_COMPILE=m68k-none- BUILD="$tmp/m68k" >"$tmp/out" 2>&1 &&
+		says 'no m68k-none-gcc here: apt-get install gcc-m68k-none' "$tmp/out" &&
+		[[ ! -e $tmp/m68k ]] && return
+	cat "$tmp/out"
+	return 1
+}
+
 echo 'TAP version 13'
 check 'a guest that ends well' passes well
 check 'QEMU kills one at boot: it is started again, and that is said' says_so
 check 'but once only' fails 1 int3 int3 well
 check 'not when the module is there' fails 1 late well
 check 'not for any other end' fails 1 silent well
+check 'a kernel that is not here' missing 'Linux 7.3 is not here' \
+	env PATH="$tmp/fakes:$PATH" "$home/tools/check/vm" have 7.3
+check 'no compiler for a guest' no_compiler
+check 'no compiler of another architecture' no_cross_compiler
+check 'a kernel that is too old' refuses 'Linux 5.10.0-9-amd64 is too old' 5.10.0-9-amd64
+check 'a folder that is no kernel' refuses 'is no kernel tree' ''
 plan
