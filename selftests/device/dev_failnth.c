@@ -20,18 +20,6 @@
 #define LIMIT_FILE "/sys/module/evering/parameters/max_user_channels"
 #define MOST 5000 /* injection points there cannot be */
 
-static int write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int ret;
-
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 /*
  * The kernel leaves allocations that may wait alone unless told otherwise, and
  * tells the log about each failure, where it would look like trouble.
@@ -81,7 +69,7 @@ FIXTURE_SETUP(fail_nth)
 	for (i = 0; i < ARRAY_SIZE(settings); i++) {
 		f = fopen(settings[i].path, "re");
 		if (!f || fscanf(f, "%15s", self->old[i]) != 1 ||
-		    write_file(settings[i].path, settings[i].value))
+		    write_text(settings[i].path, settings[i].value))
 			TH_LOG("cannot set %s", settings[i].path);
 		if (f)
 			fclose(f);
@@ -100,10 +88,10 @@ FIXTURE_TEARDOWN(fail_nth)
 	size_t i;
 
 	snprintf(text, sizeof(text), "%u", self->limit);
-	write_file(LIMIT_FILE, text);
+	write_text(LIMIT_FILE, text);
 	for (i = 0; i < ARRAY_SIZE(settings); i++)
 		if (self->old[i][0])
-			write_file(settings[i].path, self->old[i]);
+			write_text(settings[i].path, self->old[i]);
 	/* Others count who holds evering.ko. */
 	if (self->module > 0) {
 		close(self->module);
@@ -440,7 +428,7 @@ static void sweep(struct __test_metadata *_metadata, nth_data *self,
 	bool clean, hit = true;
 	int n, ret, failures = 0;
 
-	ASSERT_EQ(0, write_file(LIMIT_FILE, "2"));
+	ASSERT_EQ(0, write_text(LIMIT_FILE, "2"));
 	ret = leaked(self, g);
 	if (ret == -EDQUOT)
 		SKIP(return, "root has channels elsewhere");
