@@ -461,7 +461,8 @@ EVERING_API void evering_listener_close(struct evering_listener *listener);
  * @timeout_ns: time for the whole meeting
  * @ev: out: this side's endpoint, for evering_close()
  *
- * The connecting side makes the channel and pays for its memory.
+ * The connecting side makes the channel.  On the device it pays for it; on memfd each
+ * side pays for its own half and arena.
  *
  * With EVERING_AWAIT in @params, this call makes the channel at once and tries to
  * connect until the listener is there or @timeout_ns has passed.  It tries again when

@@ -300,7 +300,7 @@ typedef void (*evering_message_fn)(struct evering_ops *ops,
  * After evering_replace():
  *
  * - Operations that the peer had certainly not seen are sent to the successor when it has
- *   opened its table.  So are posts and messages.
+ *   opened its table.  So are posts and messages that it had not seen.
  * - An operation that the peer may have begun ends with -EOWNERDEAD and EVERING_BEGUN,
  *   unless it has EVERING_REISSUE.
  * - An operation that gives a buffer back to the peer ends with -EOWNERDEAD, and the
