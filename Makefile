@@ -366,6 +366,7 @@ selftests: test-list library tools examples $(filter-out $(addprefix $(BUILD)/se
 .PHONY: ksft
 ksft:
 ifeq ($(SANITIZE)$(M32)$(CROSS_COMPILE)$(findstring coverage,$(CFLAGS))$(findstring clang,$(CC)),)
+	$(Q)rm -rf $(BUILD)/ksft/install
 	$(Q)! command -v rsync >/dev/null || $(MAKE) -s -C selftests install \
 		BUILD=$(abspath $(BUILD))
 endif
@@ -510,14 +511,19 @@ elsewhere_6.12 := bench.sh relay relay.sh run.sh tools.sh vm.sh listener strange
 elsewhere_6.1 := kill kselftest.sh netd.sh relay relay.sh relay_net.sh examples.sh loops.sh \
 	trace.sh m32.sh vm.sh signals
 # memfd is not in the module, and tested without a guest: here only where kernels differ in
-# what it is made of.  The door is tested on it alone: the device has little part there.
-backends_6.1 := $(foreach test,adopt connect limits meet pressure seccomp syscalls,$(test)=) \
-	$(foreach test,listener memory stranger,$(test)=memfd)
+# what it is made of; not if one backend was asked for.
+backends_6.1 := $(if $(filter undefined,$(origin EVERING_BACKEND)),$(foreach test,adopt connect \
+	limits listener meet memory pressure seccomp stranger syscalls,$(test)=))
+backends_7.3 := $(backends_6.1) $(if $(backends_6.1),$(foreach test,death doorbell poll ring wait, \
+	$(test)=))
 # The debug kernels look at the module while it is used in every way, and take ten times
 # as long: what calls more of the library than of the module is left to the others, and so
 # are the arguments that dev_ioctl tries one by one.
 elsewhere_debug := dev_ioctl $(filter-out dev_% crowd death doorbell evnet group_file grow poll \
 	port pressure soak uring wait,$(test_names) $(test_scripts))
+# KCSAN, which CI has no time for, has the rest of them that several tasks run.
+elsewhere_kcsan := $(filter-out group lanes leak op_duo owner replace ring server, \
+	$(elsewhere_debug))
 guest_tests = $(or $(vm_tests),-- $(filter-out $(elsewhere_$1), \
 	$(sort $(test_names) $(test_scripts))))
 
@@ -536,6 +542,8 @@ test-vm-6.12 test-vm-6.1: test-vm-%:
 .PHONY: guest-6.12 guest-6.1
 guest-6.12 guest-6.1: export EVERING_BACKEND ?= device
 guest-6.1: export EVERING_BACKENDS ?= $(backends_6.1)
+guest-7.3 guest-arm64: export EVERING_BACKENDS ?= $(backends_7.3)
+guest-arm64: export EVERING_KILLS ?= 20
 guest-6.12: export EVERING_KILLS ?= 20
 guest-6.12 guest-6.1: guest-%:
 	@tools/check/vm test $* $(call guest_tests,$*)
@@ -547,10 +555,9 @@ guest-6.12 guest-6.1: guest-%:
 reach := 7.3 rt arm64
 reach_part := abi death dev_enter dev_grow dev_life dev_mmap dev_poll op port ring uring wait
 # Of scripts those stay that are about the kernel.
-elsewhere_7.3 := kill $(filter-out m32.sh netd.sh trace.sh,$(test_scripts)) listener memory relay \
-	stranger
-elsewhere_rt := $(elsewhere_7.3)
-elsewhere_arm64 := $(elsewhere_7.3) m32.sh
+elsewhere_7.3 := kill $(filter-out m32.sh netd.sh trace.sh,$(test_scripts)) relay
+elsewhere_rt := $(elsewhere_7.3) listener memory stranger
+elsewhere_arm64 := $(filter-out kill,$(elsewhere_7.3)) m32.sh
 
 .PHONY: test-reach test-reach-part
 test-reach: ## run the selftests in guests of 7.3, of 6.12 with PREEMPT_RT and of arm64
@@ -635,7 +642,7 @@ test-kcsan: ## run the selftests in a guest whose kernel finds data races (KCSAN
 	@tools/setup run test vm debug
 	@$(MAKE) $(jobs) selftests
 	@tools/check/vm debug-kernel kcsan
-	@tools/check/vm test kcsan $(call guest_tests,debug)
+	@tools/check/vm test kcsan $(call guest_tests,kcsan)
 
 .PHONY: coverage
 coverage: ## branches of lib/ and kmod/ that the tests take (TESTS=, VM_TESTS=names)

@@ -469,10 +469,10 @@ static void sweep(struct __test_metadata *_metadata, nth_data *self,
 
 TEST_F_TIMEOUT(fail_nth, every_failure_is_clean, 300)
 {
-	static const struct evering_geometry g = {
+	const struct evering_geometry g = {
 		.slot_size = 64,
 		.entries = 64,
-		.arena_size = { 2 * 65536, 65536 },
+		.arena_size = { 4 * PAGE, 2 * PAGE },
 	};
 
 	sweep(_metadata, self, live, &g);
@@ -486,10 +486,10 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_in_a_group, 300)
 /* With blocks of several sizes, of which each falls back to a smaller one. */
 TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_with_a_large_arena, 300)
 {
-	static const struct evering_geometry g = {
+	const struct evering_geometry g = {
 		.slot_size = 16,
 		.entries = 4,
-		.arena_size = { (2 << 20) + 2 * 65536, 0 },
+		.arena_size = { (2 << 20) + 65536 + PAGE, 0 },
 		.flags = EVERING_SHARED_ARENA,
 	};
 
@@ -498,17 +498,20 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_with_a_large_arena, 300)
 
 /* ----------------------------------------------------------------- at a module */
 
-static const struct evering_geometry port_geometry = {
-	.slot_size = EVERING_OPS_MIN_SLOT,
-	.entries = 4,
-	.arena_size = { 2 * 65536, 65536 },
-};
+/* With an arena of one page, which has no smaller block to fall back to. */
+static void sweep_at_module(struct __test_metadata *_metadata, nth_data *self,
+			    bool (*life)(nth_data *,
+					 const struct evering_geometry *),
+			    uint32_t slot_size)
+{
+	const struct evering_geometry g = {
+		.slot_size = slot_size,
+		.entries = 4,
+		.arena_size = { 2 * PAGE, PAGE },
+	};
 
-static const struct evering_geometry net_geometry = {
-	.slot_size = EVERING_NET_SLOT,
-	.entries = 4,
-	.arena_size = { 2 * 65536, 65536 },
-};
+	sweep(_metadata, self, life, &g);
+}
 
 static int open_module(nth_data *self, const char *name, const char *path)
 {
@@ -523,14 +526,14 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_at_a_port, 600)
 {
 	if (open_module(self, "evering_echo", "/dev/evering_echo") < 0)
 		SKIP(return, "no /dev/evering_echo");
-	sweep(_metadata, self, live_with_ringer, &port_geometry);
+	sweep_at_module(_metadata, self, live_with_ringer, EVERING_OPS_MIN_SLOT);
 }
 
 TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_at_a_port_with_a_thread, 600)
 {
 	if (open_module(self, "evering_echo", "/dev/evering_echo") < 0)
 		SKIP(return, "no /dev/evering_echo");
-	sweep(_metadata, self, live_with_thread, &port_geometry);
+	sweep_at_module(_metadata, self, live_with_thread, EVERING_OPS_MIN_SLOT);
 }
 
 /*
@@ -544,7 +547,7 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_at_an_interface, 600)
 		SKIP(return, "no /dev/evnet");
 	if (unshare(CLONE_NEWNET))
 		SKIP(return, "no network namespace");
-	sweep(_metadata, self, live_with_interface, &net_geometry);
+	sweep_at_module(_metadata, self, live_with_interface, EVERING_NET_SLOT);
 }
 
 TEST_HARNESS_MAIN

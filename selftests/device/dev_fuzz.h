@@ -200,17 +200,30 @@ static bool receive(void)
 	return keep((unsigned int)fd, got);
 }
 
-/* In multiples of the largest page that there is. */
-static const struct evering_geometry geometries[] = {
-	{ 64, 64, { 65536, 65536 }, 0, 0 },
+/* Arenas in pages, until in_pages() has asked how large one is. */
+static struct evering_geometry geometries[] = {
+	{ 64, 64, { 1, 1 }, 0, 0 },
 	{ 16, 4, { 0, 0 }, 0, 0 },
-	{ 64, 256, { 2 * 65536, 0 }, EVERING_SHARED_ARENA, 0 },
-	{ 256, 64, { 0, 65536 }, 0, 0 },
-	{ 32, 128, { 0, 3 * 65536 }, 0, 0 },
-	{ 128, 8, { 65536, 2 * 65536 }, EVERING_SHARED_ARENA, 0 },
+	{ 64, 256, { 2, 0 }, EVERING_SHARED_ARENA, 0 },
+	{ 256, 64, { 0, 1 }, 0, 0 },
+	{ 32, 128, { 0, 18 }, 0, 0 },
+	{ 128, 8, { 2, 4 }, EVERING_SHARED_ARENA, 0 },
 	{ 16, 4096, { 0, 0 }, 0, 0 },
 	{ 64, 64, { EVERING_MAX_ARENA, EVERING_MAX_ARENA }, 0, 0 },
 };
+
+static void __attribute__((constructor)) in_pages(void)
+{
+	const uint64_t page = PAGE;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(geometries); i++) {
+		if (geometries[i].arena_size[0] == EVERING_MAX_ARENA)
+			continue;
+		geometries[i].arena_size[0] *= page;
+		geometries[i].arena_size[1] *= page;
+	}
+}
 
 /* For calls that would be in vain otherwise. */
 static bool make_channel(struct args *a, unsigned int at)

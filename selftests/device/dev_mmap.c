@@ -30,12 +30,20 @@ static const struct evering_geometry shared_geometry = {
 	.flags = EVERING_SHARED_ARENA,
 };
 
-/* Large enough for a block of 2 MiB, with an odd rest. */
-static const struct evering_geometry large_geometry = {
+/* Large enough for a block of 2 MiB, with an odd rest, and one of a page: in pages. */
+static struct evering_geometry large_geometry = {
 	.slot_size = 64,
 	.entries = 64,
-	.arena_size = { (4 << 20) + 5 * 65536, 65536 },
+	.arena_size = { 5, 1 },
 };
+
+static void __attribute__((constructor)) in_pages(void)
+{
+	const uint64_t page = PAGE;
+
+	large_geometry.arena_size[0] = (4 << 20) + 5 * page;
+	large_geometry.arena_size[1] = page;
+}
 
 FIXTURE(regions)
 {

@@ -85,7 +85,11 @@ static int events(const char *dir, const char *id, const char *name,
 
 TEST_F(trace, create_tells_the_geometry)
 {
-	EXPECT_EVENTS(1, "create", "slot_size=16 entries=4 bytes=12288");
+	char fields[64];
+
+	snprintf(fields, sizeof(fields), "slot_size=16 entries=4 bytes=%lu",
+		 3 * PAGE);
+	EXPECT_EVENTS(1, "create", fields);
 }
 
 TEST_F(trace, attach_and_detach_tell_state_and_epoch)

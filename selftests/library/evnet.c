@@ -352,7 +352,7 @@ TEST_F(evnet, the_library_goes_round_it_too)
 TEST_F(evnet, a_small_arena_does_not_stop_it)
 {
 	struct evering_net_create arg = { .size = sizeof(arg),
-					  .arena_size = { 65536, 65536 },
+					  .arena_size = { 2 * PAGE, 2 * PAGE },
 					  .spin_us = variant->spin_us };
 	static unsigned char frame[1514], back[1514];
 	struct evering *ev;

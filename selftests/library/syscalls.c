@@ -713,7 +713,7 @@ TEST_F(syscalls, an_arena_has_whole_pages)
 	struct evering_params p = self->p;
 
 	p.arena_size[EVERING_MINE] = PAGE;
-	set_reply((struct reply){ "sysconf", 0, 1000, 65536, 0 });
+	set_reply((struct reply){ "sysconf", 0, 1000, 2 * PAGE, 0 });
 	EXPECT_EQ(-EINVAL, UNDER(evering_pair(&p, self->ev)));
 	EXPECT_EQ(0, evering_pair(&p, self->ev));
 }

@@ -612,6 +612,7 @@ can_link() {
 	need gcc
 	[[ -e $build/libevering.a ]] || skip "no $build/libevering.a"
 	[[ ! $(sanitizers "$build/libevering.a") ]] || skip 'the library has sanitizers'
+	! grep -qs __gcov_init "$build/libevering.a" || skip 'the library counts what it executes'
 }
 
 # What it says to type makes a server and a client of it, which exchange 10 kB, and are
@@ -668,15 +669,18 @@ guide_python() {
 guide_calls() {
 	local call section own=' access arch_prctl brk execve getrandom pread64 rseq set_robust_list
 		set_tid_address sigaltstack '
+	local tracer server
 	[[ ! $(sanitizers "$bin/echo") ]] || skip 'the program has sanitizers'
+	! grep -qs __gcov_init "$bin/echo" || skip 'the program counts what it executes'
 	need strace
 	strace -o /dev/null true 2>/dev/null || skip 'strace(1) cannot'
 	section=$(awk '/^### / { inside = $0 == "### System calls" } inside' \
 		"$top/tools/doc/guide.md")
 	strace -fqq -o calls-server "$bin/echo" serve >served 2>&1 &
+	tracer=$!
 	soon test -s served && strace -fqq -o calls-client "$bin/echo" ask hello || return
-	kill -TERM "$(sed -n '1s/ .*//p' calls-server)"
-	wait
+	server=$(sed -n '1s/ .*//p' calls-server)
+	kill -TERM "${server:?}" && soon gone "$tracer" || return
 	sed -nE 's/^[0-9]+ +([a-z_0-9]+)\(.*/\1/p' calls-server calls-client | sort -u >calls
 	(($(wc -l <calls) > 20)) || return
 	while read -r call; do

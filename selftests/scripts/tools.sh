@@ -72,11 +72,19 @@ ping_json() {
 		says '"histogram": [{"from_ns": ' out && [[ $(wc -l <out) == 3 ]]
 }
 
+ping_wakes() {
+	run 0 ping -c 5 -i 0.05 -q --wait=block && has '^block .*: of 5 pings [1-5] woke the other side' out &&
+		says 'Most of these times is what the kernel takes' out
+}
+
+ping_advises() {
+	run 0 ping -c 5 -i 0.05 -q && says '--interval=0, or --wait=busy, avoids that' out
+}
+
 # Why it takes so long: with time in between both sides sleep, unless neither ever does.
 ping_reason() {
-	run 0 ping -c 5 -i 0.05 -q --wait=block && has '^block .*: of 5 pings [1-5] woke the other side' out &&
-		says 'Most of these times is what the kernel takes' out &&
-		run 0 ping -c 5 -i 0.05 -q && says '--interval=0, or --wait=busy, avoids that' out &&
+	# On a busy machine a side may not come to sleep between two pings.
+	soon ping_wakes && soon ping_advises &&
 		run 0 ping -c 100 -i 0 -q --wait=busy && says 'busy (never sleeps): neither side slept' out &&
 		run 0 ping -c 5 -i 0.05 -q --wait=block --json && has '"woke_peer": [1-5], "slept": [0-5],' out
 }

@@ -130,14 +130,14 @@ refuses() {
 	mkdir -p "$tree/include/config"
 	printf 'modules:\n\ttouch %s/built\n' "$tree" >"$tree/Makefile"
 	[[ ! $2 ]] || echo "$2" >"$tree/include/config/kernel.release"
-	make -s -C "$top" modules KDIR="$tree" >"$tmp/out" 2>&1 || status=$?
+	env -u MAKEFLAGS -u MAKELEVEL make -s -C "$top" modules KDIR="$tree" >"$tmp/out" 2>&1 || status=$?
 	((status)) && says "$1" "$tmp/out" && [[ ! -e $tree/built ]] && return
 	cat "$tmp/out"
 	return 1
 }
 
 no_cross_compiler() {
-	! make -s -C "$top" library CROSS_COMPILE=m68k-none- BUILD="$tmp/m68k" >"$tmp/out" 2>&1 &&
+	! env -u MAKEFLAGS -u MAKELEVEL -u CC make -s -C "$top" library CROSS_COMPILE=m68k-none- BUILD="$tmp/m68k" >"$tmp/out" 2>&1 &&
 		says 'no m68k-none-gcc here: apt-get install gcc-m68k-none' "$tmp/out" &&
 		[[ ! -e $tmp/m68k ]] && return
 	cat "$tmp/out"
