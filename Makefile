@@ -358,18 +358,25 @@ sanitized_out = $(if $(SANITIZE),$(native_only) $(if $(findstring thread,$(SANIT
 named_tests = $(if $(filter %.sh,$1),selftests) test-list library \
 	$(addprefix $(BUILD)/selftests/,$(filter-out %.sh,$1))
 
+# Compiled as programs usually are here.
+plain := $(if $(SANITIZE)$(M32)$(CROSS_COMPILE)$(findstring coverage,$(CFLAGS))$(findstring \
+	clang,$(CC)),,1)
+
 .PHONY: selftests
 selftests: test-list library tools examples $(filter-out $(addprefix $(BUILD)/selftests/, \
-	$(sanitized_out)),$(test_programs)) $(if $(have_m32),m32) ksft ## build the selftests without running them
+	$(sanitized_out)),$(test_programs)) $(if $(have_m32),m32) $(if $(plain),$(ksft)) ## build the selftests without running them
 
-# Those of the device once more, by the kernel's rules, for kselftest.sh.
-.PHONY: ksft
-ksft:
-ifeq ($(SANITIZE)$(M32)$(CROSS_COMPILE)$(findstring coverage,$(CFLAGS))$(findstring clang,$(CC)),)
-	$(Q)rm -rf $(BUILD)/ksft/install
-	$(Q)! command -v rsync >/dev/null || $(MAKE) -s -C selftests install \
-		BUILD=$(abspath $(BUILD))
-endif
+# Those of the device once more, by the kernel's rules, for kselftest.sh: as old as the
+# tests, or not there.
+ksft := $(BUILD)/ksft/stamp
+$(ksft): $(wildcard selftests/device/*) selftests/base.h selftests/module.h selftests/Makefile \
+		$(wildcard uapi/linux/*.h)
+	$(Q)rm -rf $(BUILD)/ksft
+	$(Q)! command -v rsync >/dev/null || ! [ -e $(KSELFTEST_DIR)/lib.mk ] || \
+		$(MAKE) -s -C selftests install BUILD=$(abspath $(BUILD)) \
+			KSELFTEST_DIR=$(abspath $(KSELFTEST_DIR)) >/dev/null
+	@mkdir -p $(@D)
+	@touch $@
 
 .PHONY: test-list
 test-list:
@@ -507,7 +514,7 @@ test-tsan: ## run the selftests under TSan
 # kselftest.sh runs dev_*, which 6.12 so need not run once more.  kill steps through
 # programs, each step a trap, and does so on memfd without a guest.
 elsewhere_6.12 := bench.sh relay relay.sh run.sh tools.sh vm.sh listener stranger memory \
-	$(device_tests)
+	$(if $(wildcard $(BUILD)/ksft/install/run_kselftest.sh),$(device_tests))
 elsewhere_6.1 := kill kselftest.sh netd.sh relay relay.sh relay_net.sh examples.sh loops.sh \
 	trace.sh m32.sh vm.sh signals
 # memfd is not in the module, and tested without a guest: here only where kernels differ in
@@ -553,7 +560,8 @@ guest-6.12 guest-6.1: guest-%:
 # a minute or so of what is most about the kernel and the processor, in CI always, and
 # elsewhere where `make test-reach` has been: newcomers need fetch nothing.
 reach := 7.3 rt arm64
-reach_part := abi death dev_enter dev_grow dev_life dev_mmap dev_poll op port ring uring wait
+reach_part := $(filter $(test_names),abi death dev_enter dev_grow dev_life dev_mmap dev_poll op \
+	port ring uring wait)
 # Of scripts those stay that are about the kernel.
 elsewhere_7.3 := kill $(filter-out m32.sh netd.sh trace.sh,$(test_scripts)) relay
 elsewhere_rt := $(elsewhere_7.3) listener memory stranger
@@ -572,9 +580,11 @@ test-reach-part:
 
 # For CI, beside the tests: what they wait for is mostly somebody else's network.
 .PHONY: reach-kernels
-reach-kernels:
-	@-for kernel in $(reach); do nice tools/check/vm fetch $$kernel; done
+reach-kernels: $(reach:%=reach-kernel-%)
 	@echo '0 passed, 0 failed, 0 skipped'
+.PHONY: $(reach:%=reach-kernel-%)
+$(reach:%=reach-kernel-%): reach-kernel-%:
+	@-nice tools/check/vm fetch $*
 
 # build_arm64 TARGETS: for its guests, with the libraries that they have.
 build_arm64 = sysroot=$$(tools/check/vm sysroot arm64) && \
@@ -691,9 +701,8 @@ fuzz-6.12 fuzz-6.1: export EVERING_CALLS ?= $(if $(CI),100000,500000)
 fuzz-debug: export EVERING_SECONDS ?= 150
 fuzz-6.12 fuzz-6.1 fuzz-debug: export EVERING_VM_TEST_TIMEOUT ?= 1500
 fuzz-6.12 fuzz-6.1 fuzz-debug: fuzz-%:
-	@tools/check/vm test $* -- dev_fuzz dev_fuzz_port; status=$$?; \
-		sed -n 's/^# \([0-9]* \(system calls\|calls and\).*\); .*/$*: \1/p' build/vm/$*/tap; \
-		exit $$status
+	@tools/check/vm test $* -- dev_fuzz dev_fuzz_port
+	@sed -n 's/^# \([0-9]* \(system calls\|calls and\).*\); .*/$*: \1/p' build/vm/$*/tap
 
 .PHONY: vm
 vm: ## a shell in a guest with the module loaded

@@ -526,14 +526,16 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_at_a_port, 600)
 {
 	if (open_module(self, "evering_echo", "/dev/evering_echo") < 0)
 		SKIP(return, "no /dev/evering_echo");
-	sweep_at_module(_metadata, self, live_with_ringer, EVERING_OPS_MIN_SLOT);
+	sweep_at_module(_metadata, self, live_with_ringer,
+			EVERING_OPS_MIN_SLOT);
 }
 
 TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_at_a_port_with_a_thread, 600)
 {
 	if (open_module(self, "evering_echo", "/dev/evering_echo") < 0)
 		SKIP(return, "no /dev/evering_echo");
-	sweep_at_module(_metadata, self, live_with_thread, EVERING_OPS_MIN_SLOT);
+	sweep_at_module(_metadata, self, live_with_thread,
+			EVERING_OPS_MIN_SLOT);
 }
 
 /*

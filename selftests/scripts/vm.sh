@@ -27,7 +27,7 @@ echo one >"$home/build/selftests/list"
 printf '#!/bin/sh\n' | tee "$home/build/selftests/one" "$cache/bin/busybox" \
 	"$tmp/fakes/modprobe" "$tmp/fakes/xz" >/dev/null
 # shellcheck disable=SC2016 # make expands it
-printf 'modules:\n\t@touch $(M)/evering.ko\n' \
+printf 'modules:\n\t@touch $(M)/evering.ko $(M)/evering_echo.ko $(M)/evnet.ko\n' \
 	>"$cache/usr/src/linux-headers-6.12.0-0-none/Makefile"
 
 # What a guest does is in the file $GUEST, a line for each time that it is started.
