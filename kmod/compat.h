@@ -8,7 +8,9 @@
  * A shim has the name and the arguments of what it stands for in a newer kernel, with the
  * prefix evr_.  The prefix is needed because stable kernels take such functions back from
  * newer ones.  It is also all that `make in-tree` has to remove: a kernel's own tree needs
- * neither the prefix nor this file.  The exceptions are the last two functions here.
+ * neither the prefix nor this file.  Four functions are exceptions, and
+ * tools/in-tree/always.sed has what stands in their place there: evr_poll_does_not_wait(),
+ * evr_need_resched_lazy(), evr_uring_cmd_data() and evr_uring_done().
  */
 #ifndef EVR_COMPAT_H
 #define EVR_COMPAT_H
@@ -76,7 +78,7 @@
 #define EVR_WF_CURRENT_CPU	0x40
 #endif
 
-/* poll_does_not_wait(), which 6.12 has and 7.3 has not. */
+/* Linux 6.12 has a poll_does_not_wait(), and 7.3 has not. */
 static inline bool evr_poll_does_not_wait(const poll_table *table)
 {
 	return !table || !table->_qproc;

@@ -9,9 +9,10 @@
 	N
 	s/^\(.*\)\n#include "evering_port\.h"$/#include <linux\/evering_port.h>\n\n\1/
 }
-s/evr_uring_cmd_data(cmd)/(const void *)cmd->sqe->cmd/
-s/evr_uring_done(cmd, ret, issue_flags)/ret/
-s/evr_need_resched_lazy()/test_thread_flag(TIF_NEED_RESCHED_LAZY)/
+s/\<evr_uring_cmd_data(\([a-z_]*\))/(const void *)\1->sqe->cmd/
+s/\<evr_uring_done([a-z_]*, \([a-z_]*\), [a-z_]*)/\1/
+s/\<evr_need_resched_lazy()/test_thread_flag(TIF_NEED_RESCHED_LAZY)/
+s/\<evr_poll_does_not_wait(\([a-z_]*\))/(!\1 || !\1->_qproc)/
 s/evering_kmod\.h/internal.h/g
 s/EVERING_KMOD_H/EVERING_INTERNAL_H/g
 s/\<uapi\/linux\/evering/include\/uapi\/linux\/evering/g
