@@ -12,9 +12,13 @@
 #include "dev.h"
 #include "module.h"
 
+/* A kernel tree may have the driver without the modules that use it. */
+#if __has_include("linux/evering_echo.h") && __has_include("linux/evering_net.h")
 #include <linux/evering_echo.h>
 #include <linux/evering_net.h>
 #include <linux/evering_op.h>
+#define AT_MODULES
+#endif
 
 #define DEBUGFS "/sys/kernel/debug"
 #define LIMIT_FILE "/sys/module/evering/parameters/max_user_channels"
@@ -316,6 +320,7 @@ out:
 	return !bad;
 }
 
+#ifdef AT_MODULES
 /* A process's end of a channel to a module: an entry that it takes, and all there is to call. */
 static bool live_at_port(nth_data *self, const struct evering_geometry *g,
 			 int fd, const void *entry, size_t len)
@@ -402,6 +407,8 @@ static bool live_with_interface(nth_data *self,
 		return !bad;
 	return live_at_port(self, g, arg.fd, &packet, sizeof(packet));
 }
+
+#endif /* AT_MODULES */
 
 /* 0: one channel and one group of this user's can be had, so that nothing is leaked. */
 static int leaked(nth_data *self, const struct evering_geometry *g)
@@ -498,6 +505,7 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_with_a_large_arena, 300)
 
 /* ----------------------------------------------------------------- at a module */
 
+#ifdef AT_MODULES
 /* With an arena of one page, which has no smaller block to fall back to. */
 static void sweep_at_module(struct __test_metadata *_metadata, nth_data *self,
 			    bool (*life)(nth_data *,
@@ -551,5 +559,6 @@ TEST_F_TIMEOUT(fail_nth, every_failure_is_clean_at_an_interface, 600)
 		SKIP(return, "no network namespace");
 	sweep_at_module(_metadata, self, live_with_interface, EVERING_NET_SLOT);
 }
+#endif /* AT_MODULES */
 
 TEST_HARNESS_MAIN
