@@ -11,16 +11,16 @@
  * access can fail later, and no message is slower because a page is missing.  A fault that
  * allocates would be less code, but it can only kill where GROW returns an errno.  An idle
  * channel of the library's default sizes, with arenas of 1 MiB, costs its memory cgroup
- * 44,362 bytes a side (selftests/grow; Linux 6.12), and without GROW more than 1 MiB.
+ * 44,362 bytes a side (measured with Linux 6.12), and without GROW more than 1 MiB.
  *
  * The pages come in blocks, and follow the memory policy of the caller; they cannot be
  * swapped or migrated.  A shmem file for each arena was considered.  Once its pages are
  * mapped a message costs the same.  But:
  *
  *	Time.  All pages of two arenas of 1 MiB at once cost 2,980,000 guest
- *	instructions with shmem (bench --modes=channel --icount, memfd-whole; Linux
- *	6.12), and 860,000 with these pages (device).  Only lazy allocation costs less,
- *	262,000 (memfd), and an access to such an arena may end in SIGBUS.
+ *	instructions with shmem, and 860,000 with these pages (counted with Linux 6.12).
+ *	Only lazy allocation costs less, 262,000, and an access to such an arena may end
+ *	in SIGBUS.
  *	Trust.  The mapping would be shmem's: MADV_REMOVE by one side would take pages
  *	from under the other side, which would get SIGBUS if there is no memory to fill
  *	the hole.  F_SEAL_* cannot be set from here (memfd_fcntl() is not exported).
@@ -29,12 +29,12 @@
  *
  * vm_operations of our own above a shmem file would avoid all that.  But then reverse
  * mapping does not find the pages in our mappings, and they cannot be migrated or swapped
- * either.  A huge page table entry (->huge_fault) needs vmf_insert_folio_pmd(), which
- * exists since 6.15.  Before that, vmf_insert_pfn_pmd() makes memory that O_DIRECT cannot
- * use, and 6.1 refuses it.  So a fault maps 64 KiB, and takes no mmap_lock where the kernel
- * has a lock for each vma (->map_pages, mmap.c).
+ * either.  A huge page table entry (->huge_fault) needs vmf_insert_folio_pmd() and compound
+ * pages; vmf_insert_pfn_pmd() makes memory that O_DIRECT cannot use.  So a fault maps
+ * 64 KiB, and takes no mmap_lock where the kernel has a lock for each vma (->map_pages,
+ * mmap.c).
  *
- * A page whose memory has failed is not mapped any more, and an access to it is SIGBUS.
+ * A page whose memory has failed is not mapped from then on, and an access to it is SIGBUS.
  * Where it was mapped before, it stays mapped, since nothing finds that mapping.  The
  * machine check that the next access raises kills the process.
  */

@@ -38,7 +38,10 @@
 #define EVR_ENTER_FLAGS	(EVERING_ENTER_FLAGS & ~EVERING_ENTER_RUNG)
 #define EVR_RANG(bells)	((bells) * (EVERING_RANG_RX / EVERING_RX))
 
-/* One ring wakes this many waiters beside the sleepers in their places and the eventfd. */
+/*
+ * Each doorbell that is rung wakes at most so many waiters of the endpoint, and each mark so
+ * many of the group, beside the sleepers in their places and the eventfd.
+ */
 #define EVR_MAX_WAITERS	64
 
 /*
@@ -354,8 +357,8 @@ int evr_enter_interrupted(struct evering_enter __user *uarg,
 }
 
 /*
- * Is the sleeper on this CPU's run queue?  Since 6.12 a task that sleeps may stay there
- * for a while, and single_task_running() counts it.
+ * Is the sleeper on this CPU's run queue?  A task that sleeps may stay there for a while
+ * (delayed dequeue), and single_task_running() counts it.
  */
 static bool evr_queued_here(struct task_struct *const *sleeper)
 {
@@ -401,8 +404,8 @@ static void evr_resched(void)
  * wakes.  Left to itself, the scheduler prefers an idle CPU, and each message then costs
  * an interrupt there, and on a virtual machine an exit.
  *
- * There is no hand-over but an ordinary, synchronous wake-up
- *	before Linux 6.6, which has no flag for it;
+ * There is no hand-over but an ordinary wake-up, synchronous as far as kernel and scheduler
+ * know that,
  *	if another task wants this CPU: the wakee would have to queue behind it;
  *	if the caller does not want it (NO_HANDOVER), will not wait (O_NONBLOCK), or is
  *	realtime; if the peer did not want it when it last went to sleep;
@@ -411,10 +414,10 @@ static void evr_resched(void)
  * its cpuset), or is not in the fair class (realtime, deadline, stop).  It checks both
  * under the wakee's lock, so they are not checked here.
  *
- * The peer then runs at once, while the caller is still runnable.  When the caller
- * continues there may be an answer, and no task has fallen asleep or been woken.  The
- * answer finds a caller that has yielded, not one that sleeps, and is handed over in the
- * same way.  With another task on this CPU the scheduler decides.
+ * However the peer came to this CPU, it then runs at once, while the caller is still
+ * runnable.  When the caller continues there may be an answer, and no task has fallen asleep
+ * or been woken.  The answer finds a caller that has yielded, not one that sleeps, and is
+ * handed over in the same way.  With another task on this CPU the scheduler decides.
  *
  * @ep: the endpoint whose peer is rung, for @bells; @may: neither NO_HANDOVER nor
  * O_NONBLOCK.

@@ -123,7 +123,10 @@ static struct evr_endpoint *evr_peer_of(const struct file *file)
 	return ((struct evr_endpoint *)file->private_data)->peer;
 }
 
-/* RING is the only command; it never waits, and so completes at once. */
+/*
+ * RING is the only command.  It waits for nothing but a module's serve, and is complete when
+ * this returns.
+ */
 static int evr_endpoint_uring_cmd(struct io_uring_cmd *cmd,
 				  unsigned int issue_flags)
 {

@@ -3,9 +3,8 @@
  * evering_port.h: a kernel module as one end of a channel.
  *
  * The other end is a process with an ordinary endpoint.  It gets a descriptor from the
- * module (evering_port_file()) and opens it with evering_open_fd().  From there on memory,
- * protocol, doorbells and deaths are those of any channel.  <linux/evering.h> describes the
- * shared memory.
+ * module (evering_port_file()), and maps it.  From there on memory, protocol, doorbells and
+ * deaths are those of any channel.  <linux/evering.h> describes the shared memory.
  *
  * A port is always A, and the process B.  The process may write its own half and its own
  * arena at any time: the module copies what it receives, then checks the copy, then uses the

@@ -13,7 +13,8 @@
  *		  exec'd, while a third process holds its memory (process_vm_readv()).
  *	vm_close  The process has unmapped the last of what it mapped through it.
  *
- * A process that dumps core lives until the dump is written; so the kernel sees it.
+ * A process that dumps core has not gone until the dump is written: to the kernel, too, such
+ * a process lives until then.
  */
 #include <linux/delay.h>
 #include <linux/sched/signal.h>
@@ -153,7 +154,10 @@ static struct evr_map *evr_map_new(struct evr_endpoint *ep,
 		return ERR_PTR(-ENOMEM);
 	map->ep = ep;
 	map->vmas = 1;
-	/* For the first byte of the mm: what is unmapped elsewhere does not call it. */
+	/*
+	 * For the first byte of the mm, which goes only with all of it; other events are
+	 * ignored above.
+	 */
 	ret = mmu_interval_notifier_insert_locked(&map->notifier, vma->vm_mm,
 						  0, 1, &evr_map_ops);
 	if (!ret)

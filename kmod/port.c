@@ -9,7 +9,7 @@
  * -----------------
  *
  * A task that has work for serve sets EVR_PORT_KICKED and then makes sure that a task looks.
- * If there is a thread, it wakes that.  Otherwise a ringer serves itself, unless another
+ * If there is a thread, it wakes that.  Otherwise the ringer itself serves, unless another
  * task is serving; and any other task queues a work item.
  *
  *	a ringer that finds @serving taken	the holder of @serving
@@ -26,8 +26,8 @@
  *	full barrier				full barrier
  *	look for the entry			look at armed_rx: ring
  *
- * This is the fence pair of evering_ring.h.  The same holds for room, with armed_tx and
- * released.
+ * A process that waits does the same, and this end is then the one that stamps and looks.
+ * The same holds for room, with armed_tx and released.
  *
  * A ringer serves as much as a ring holds, which its own process has sent, and then arms,
  * whatever is left.  So the next task that sends rings, and serves.  What nobody rings for
@@ -175,7 +175,7 @@ void evering_port_flush(struct evering_port *port)
 	if (!port->tx_news)
 		return;
 	port->tx_news = false;
-	smp_mb(); /* between the stamp and the armed word: evering_ring.h */
+	smp_mb(); /* between the stamp and the armed word: as drawn at the top */
 	if (READ_ONCE(peer->half->armed_rx) & EVERING_ARMED)
 		evr_ring(peer, EVERING_RX, 0);
 }
@@ -187,7 +187,7 @@ EXPORT_SYMBOL_GPL(evering_port_flush);
  * @released: what evering_port_released() returned before the module found that there is
  *	no room, in the ring or elsewhere
  *
- * It holds for one call of serve.  Outside serve, call evering_port_kick() after it; serve
+ * It holds until serve is called next.  Outside serve, call evering_port_kick() after it; serve
  * then looks for room itself.
  *
  * Context: any.
@@ -204,8 +204,8 @@ EXPORT_SYMBOL_GPL(evering_port_want_room);
  * evering_port_released - how many entries the process is done with
  * @port: the port
  *
- * The process's own count of committed entries, modulo 2^32, from 0.  If the process lies
- * it may be any number.
+ * How many of the committed entries the process says that it is done with, modulo 2^32,
+ * from 0.  If the process lies it may be any number.
  *
  * Context: any.
  *
@@ -260,7 +260,7 @@ static void evr_port_publish(struct evering_port *port)
 	WRITE_ONCE(port->ep->half->begun, port->rx_next);
 	/* Release: the entries were read before they can be overwritten. */
 	smp_store_release(&port->ep->half->released, port->rx_next);
-	smp_mb(); /* between released and the armed word: evering_ring.h */
+	smp_mb(); /* between released and the armed word: as drawn at the top */
 	if (READ_ONCE(peer->half->armed_tx) & EVERING_ARMED)
 		evr_ring(peer, EVERING_TX, 0);
 }
@@ -428,7 +428,7 @@ static void evr_port_arm(struct evering_port *port)
 	WRITE_ONCE(half->armed_rx, port->generation | EVERING_ARMED);
 	if (test_bit(EVR_PORT_WANTS, &port->state))
 		WRITE_ONCE(half->armed_tx, port->generation | EVERING_ARMED);
-	smp_mb(); /* as told at the top */
+	smp_mb(); /* as drawn at the top */
 }
 
 static void evr_port_disarm(struct evering_port *port)

@@ -11,7 +11,8 @@
  * user is in: subordinate uids do not give a user more.  When one end is closed, the user
  * who has attached the other end pays from then on, even beyond the quota, which then has
  * no room for new channels.  If no user has attached it, the creator goes on paying.  A
- * channel that nobody maps is given up when its payer needs the quota for another one.
+ * channel with one end closed, that nobody maps, is given up when its payer needs the quota
+ * for another one.
  *
  * A channel that was given up is not counted any more, and keeps three pages until its
  * last descriptor is closed.  If these pages were counted, a user who hoards descriptors
@@ -22,7 +23,7 @@
  * limit for one channel.  A group counts as a channel of one page.
  *
  * RLIMIT_MEMLOCK plays no part.  Its default of 8 MiB would be three channels.  Memory
- * cgroups and the quota are the bound, as memory cgroups are for BPF's maps since 5.11.
+ * cgroups and the quota are the bound, as memory cgroups are for BPF's maps.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>

@@ -65,7 +65,8 @@
 /*
  * Errors.  Every ioctl returns one of these, negated, and so does every function
  * of the library that passes one on.  A call that fails has had no effect, except
- * that an ENTER that fails to wait may have rung.
+ * that an ENTER that fails to wait may have rung, and that an ENTER on a group that
+ * fails at an entry of its list has rung the entries before it.
  *
  *	EINVAL		an unknown flag, a reserved field that is not zero, an
  *			invalid geometry, a size below the first version's
@@ -91,9 +92,9 @@
  *			as many threads and pollers wait there as one ring wakes; GROW:
  *			another thread grows the same arena; ADD: the endpoint is in
  *			another group, or another process has it
- *	ESTALE		ATTACH, mmap: the endpoint was detached, or the channel was
- *			given up, and nobody can attach any more; ADD: the endpoint was
- *			detached; GROW: the channel was given up
+ *	ESTALE		ATTACH, ADD: the endpoint was detached; mmap of what this side
+ *			may write: the same, if ATTACH was called before; mmap, GROW:
+ *			the channel was given up
  *	EBADF		SET_EVENTFD, ADD, REMOVE, ENTER on a group: not an open
  *			descriptor
  *	EEXIST		ADD: the endpoint is in this group already
@@ -291,7 +292,7 @@ struct evering_half {
 /*
  * evering_half.closed: why.  The owner of the half has closed it; or the owner is a relay,
  * and the process that it passes on for has died (DIED), cannot be reached (LOST), or was
- * served by another relay that is gone (RELAY).  Any other value means the first.
+ * served by another relay that is gone (RELAY).  Any other value but 0 means the first.
  */
 #define EVERING_CLOSED		1u
 #define EVERING_CLOSED_DIED	2u
@@ -385,8 +386,8 @@ struct evering_info {
  * @arena_order: out: log2 of the pages of the largest block that ARENA_A and
  *	ARENA_B were built from
  * @arena_begin: in: bytes of ARENA_A and ARENA_B that have memory from the start, whole
- *	pages, up to arena_size.  Without EVERING_CREATE_GROW all bytes have.  With it,
- *	each page that may come later costs the payer a pointer.
+ *	pages, up to arena_size.  Without EVERING_CREATE_GROW all bytes have
+ *	memory.  With it, each page that may come later costs the payer a pointer.
  */
 struct evering_create {
 	__u32 size;
@@ -433,9 +434,9 @@ struct evering_uring_ring {
  *			call rings once, restarted or not.
  *	NO_HANDOVER	the scheduler chooses where the thread runs that @ring wakes.
  *			Without it, a call that rings and then waits lets that thread
- *			run on its own CPU, if the kernel can (since Linux 6.6) and
- *			nothing else wants that CPU.  A thread whose affinity does
- *			not allow it, or which is realtime, is never moved.
+ *			run on its own CPU, if the kernel can and nothing else wants
+ *			that CPU.  A thread whose affinity does not allow it, or which
+ *			is realtime, is never moved.
  */
 #define EVERING_ENTER_NO_RESTART (1u << 0)
 #define EVERING_ENTER_RUNG	(1u << 1)
@@ -587,7 +588,7 @@ struct evering_grow {
  * process without REMOVE stays a member.
  */
 
-/* A group has so many indices. */
+/* The number of indices of a group. */
 #define EVERING_GROUP_MEMBERS	31744u
 #define EVERING_GROUP_WORDS	(EVERING_GROUP_MEMBERS / 64u)
 
@@ -660,7 +661,7 @@ struct evering_add {
  * that no member has, another thread or a signal handler wakes the owner.
  */
 
-/* A list of ENTER on a group is no longer. */
+/* The most entries in the list of ENTER on a group. */
 #define EVERING_MAX_GROUP_RINGS	64u
 
 /**
