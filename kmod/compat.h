@@ -70,7 +70,7 @@
 #define EVR_WF_SYNC	0x10
 /*
  * WF_CURRENT_CPU asks that the wakee run on the waker's CPU.  It exists since 6.6; before
- * that, default_wake_function() warns of it, and evr_hand_over() hands nothing over.
+ * that, default_wake_function() warns of it, and a hand-over moves no task.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 #define EVR_WF_CURRENT_CPU	0
