@@ -550,8 +550,6 @@ test-vm-6.12 test-vm-6.1: test-vm-%:
 guest-6.12 guest-6.1: export EVERING_BACKEND ?= device
 guest-6.1: export EVERING_BACKENDS ?= $(backends_6.1)
 guest-7.3 guest-arm64: export EVERING_BACKENDS ?= $(backends_7.3)
-guest-arm64: export EVERING_KILLS ?= 20
-guest-6.12: export EVERING_KILLS ?= 20
 guest-6.12 guest-6.1: guest-%:
 	@tools/check/vm test $* $(call guest_tests,$*)
 

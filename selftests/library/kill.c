@@ -1687,7 +1687,7 @@ static int how_many(void)
 	if (n && atoi(n) > 0)
 		return (atoi(n) + STORIES - 1) / STORIES;
 	if (slow(1) > 1)
-		return 3;
+		return 1;
 	if (SANITIZED)
 		return 6;
 	return short_run() ? 12 : 1500 / STORIES;
