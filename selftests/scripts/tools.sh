@@ -502,7 +502,7 @@ top_table() {
 # heads WIDTH TEXT: the columns that fit, whole, and so do the lines below them.
 heads() {
 	COLUMNS=$1 run 0 top -b -c 1 -i 0.1 && grep 'COMMAND ' out >heads || return
-	[[ $(tr -s ' ' <heads) == "$2" ]] && ! grep -E "^.{$(($1 + 1))}" out &&
+	[[ $(tr -s ' ' <heads) =~ ^$2$ ]] && ! grep -E "^.{$(($1 + 1))}" out &&
 		has "^.*A +$pid evering .*(awake|asleep)\$" out && return
 	cat out
 	return 1
@@ -513,7 +513,7 @@ top_columns() {
 	busy || return
 	soon seen || return
 	heads 120 'CHANNEL E PID COMMAND RING ARENA FILL MESSAGES/S BELLS/S QUIET SLEEPS/S STATE' &&
-		heads 80 'CHANNEL E PID COMMAND FILL MESSAGES/S QUIET SLEEPS/S STATE' &&
+		heads 80 'CHANNEL E PID COMMAND FILL MESSAGES/S( QUIET)? SLEEPS/S STATE' &&
 		heads 50 'E PID COMMAND MESSAGES/S STATE' || return
 	kill -INT "$pid"
 	ended "$pid" 0

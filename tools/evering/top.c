@@ -895,7 +895,39 @@ struct page {
 	int width;
 	int left;
 	bool shown[COLUMNS];
+	int id_width;
 };
+
+#define ID_LEN 24
+
+static void format_id(char id[ID_LEN], const struct channel *c)
+{
+	snprintf(id, ID_LEN, "%c%llu", c->device ? 'd' : 'm',
+		 (unsigned long long)c->id);
+}
+
+/* Those of the device may have twenty digits. */
+static int widest_id(const struct look *look)
+{
+	const struct channel *c = look->channels.items;
+	int widest = columns[COLUMN_CHANNEL].width, len;
+	char id[ID_LEN];
+	size_t i;
+
+	for (i = 0; i < look->channels.count; i++) {
+		format_id(id, &c[i]);
+		len = (int)strlen(id);
+		if (len > widest)
+			widest = len;
+	}
+	return widest;
+}
+
+static int column_width(const struct page *page, int column)
+{
+	return column == COLUMN_CHANNEL ? page->id_width :
+					  columns[column].width;
+}
 
 /* By rank, until one does not fit. */
 static void choose_columns(struct page *page)
@@ -905,7 +937,7 @@ static void choose_columns(struct page *page)
 	for (rank = 0; rank < COLUMNS; rank++) {
 		for (i = 0; columns[i].rank != rank; i++)
 			;
-		room -= columns[i].width + 1;
+		room -= column_width(page, i) + 1;
 		/* Without the first few a line says nothing. */
 		if (room < 0 && rank > 3)
 			return;
@@ -974,7 +1006,7 @@ static void put_row(struct page *page, const char *colour,
 	for (i = 0; i < COLUMNS && len < sizeof(line); i++) {
 		if (!page->shown[i])
 			continue;
-		width = columns[i].width;
+		width = column_width(page, i);
 		if (i == COLUMN_STATE)
 			width = 0;
 		len += (size_t)snprintf(line + len, sizeof(line) - len, "%s%*s",
@@ -1004,14 +1036,13 @@ static void put_numbers(struct page *page, const char *colour, const char *id,
 static void put_end(struct page *page, const struct channel *c, unsigned int i)
 {
 	const struct end *end = &c->end[i];
-	char id[24] = "", ring[32] = "-";
+	char id[ID_LEN] = "", ring[32] = "-";
 	const char *colour = "";
 	struct numbers n;
 	double full = 0;
 
 	if (!i)
-		snprintf(id, sizeof(id), "%c%llu", c->device ? 'd' : 'm',
-			 (unsigned long long)c->id);
+		format_id(id, c);
 	if (c->measured)
 		snprintf(ring, sizeof(ring), "%ux%u", c->geometry.entries,
 			 c->geometry.slot_size);
@@ -1205,6 +1236,7 @@ static void show_table(const struct top *t)
 		screen_size(&page.left, &page.width);
 		fputs("\033[H", output);
 	}
+	page.id_width = widest_id(&t->look[0]);
 	choose_columns(&page);
 	put_table(&page, &t->look[0]);
 	fputs(t->screen ? "\033[J" : "\n", output);
