@@ -13,7 +13,8 @@
 #include "module.h"
 
 /* A kernel tree may have the driver without the modules that use it. */
-#if __has_include("linux/evering_echo.h") && __has_include("linux/evering_net.h")
+#if __has_include("linux/evering_echo.h") && \
+		  __has_include("linux/evering_net.h")
 #include <linux/evering_echo.h>
 #include <linux/evering_net.h>
 #include <linux/evering_op.h>
