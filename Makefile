@@ -573,7 +573,7 @@ test-reach: ## run the selftests in guests of 7.3, of 6.12 with PREEMPT_RT and o
 
 test-reach-part:
 	@$(MAKE) $(jobs) $(call named_tests,$(or $(VM_TESTS),$(reach_part)))
-	@VM_TESTS='$(or $(VM_TESTS),$(reach_part))' \
+	@VM_TESTS='$(or $(VM_TESTS),$(reach_part))' EVERING_BACKENDS='ring= wait=' \
 		tools/check/sum-up --together $(MAKE) $(reach:%=guest-%)
 
 # For CI, beside the tests: what they wait for is mostly somebody else's network.
