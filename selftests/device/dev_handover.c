@@ -164,7 +164,10 @@ static int count_here(FIXTURE_DATA(handover) * self, uint32_t flags,
 }
 
 /* What a kernel of whatever load comes to in one of ten counts, if it can at all. */
-enum wanted { HERE, ELSEWHERE };
+enum wanted {
+	HERE,
+	ELSEWHERE
+};
 
 /*
  * The same, counted again until it is MOST or FEW, whichever is @wanted: a task of others
@@ -175,8 +178,8 @@ static int woken_here_as(FIXTURE_DATA(handover) * self, uint32_t flags,
 {
 	int here = count_here(self, flags, w), i;
 
-	for (i = 0; i < 9 && (wanted == HERE ? here >= 0 && here < MOST :
-					       here > FEW);
+	for (i = 0;
+	     i < 9 && (wanted == HERE ? here >= 0 && here < MOST : here > FEW);
 	     i++)
 		here = count_here(self, flags, w);
 	return here;
