@@ -314,6 +314,12 @@ static inline int try_map(size_t len, int prot, int flags, int fd,
 	return 0;
 }
 
+/* The module's word, or that of newer kernels for all anonymous inodes. */
+static inline bool is_no_exec(int ret)
+{
+	return ret == -EACCES || ret == -EPERM;
+}
+
 static inline struct evering_group_page *map_group(int group)
 {
 	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, group, 0);

@@ -74,7 +74,7 @@
  *			tail is not zero, or is longer than a page; a geometry,
  *			or a list of ENTER on a group, beyond EVERING_MAX_*
  *	EACCES		mmap for writing of what this side may not write, or for
- *			executing
+ *			executing (for which newer kernels return EPERM)
  *	EFAULT		a pointer that cannot be read or written
  *	ENOTTY		an ioctl or an io_uring command that this file does not have
  *	EDQUOT		a quota of the module: channel, user or machine
