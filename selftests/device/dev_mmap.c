@@ -671,9 +671,9 @@ TEST_F(regions, read_implies_exec_maps_without_exec)
 		personality((unsigned long)old);
 		EXPECT_EQ(-1, mprotect(p, len, PROT_READ | PROT_EXEC));
 		EXPECT_EQ(EACCES, errno);
-		EXPECT_TRUE(is_no_exec(
-			try_map(len, PROT_READ | PROT_EXEC, MAP_SHARED,
-				self->fd[0], EVERING_MMAP_OFFSET(region))));
+		EXPECT_TRUE(is_no_exec(try_map(len, PROT_READ | PROT_EXEC,
+					       MAP_SHARED, self->fd[0],
+					       EVERING_MMAP_OFFSET(region))));
 		personality((unsigned long)old | READ_IMPLIES_EXEC);
 	}
 	personality((unsigned long)old);
