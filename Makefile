@@ -358,6 +358,7 @@ sanitized_out = $(if $(SANITIZE),$(native_only) $(if $(findstring thread,$(SANIT
 named_tests = $(if $(filter %.sh,$1),selftests) test-list library \
 	$(addprefix $(BUILD)/selftests/,$(filter-out %.sh,$1))
 
+ksft := $(BUILD)/ksft/stamp
 # Compiled as programs usually are here.
 plain := $(if $(SANITIZE)$(M32)$(CROSS_COMPILE)$(findstring coverage,$(CFLAGS))$(findstring \
 	clang,$(CC)),,1)
@@ -368,7 +369,6 @@ selftests: test-list library tools examples $(filter-out $(addprefix $(BUILD)/se
 
 # Those of the device once more, by the kernel's rules, for kselftest.sh: as old as the
 # tests, or not there.
-ksft := $(BUILD)/ksft/stamp
 $(ksft): $(wildcard selftests/device/*) selftests/base.h selftests/module.h selftests/Makefile \
 		$(wildcard uapi/linux/*.h)
 	$(Q)rm -rf $(BUILD)/ksft
