@@ -163,7 +163,7 @@ static int count_here(FIXTURE_DATA(handover) * self, uint32_t flags,
 	return ret ? ret : w.error ? w.error : w.found_here;
 }
 
-/* What a kernel of whatever load comes to in one of ten counts, if it can at all. */
+/* Where most wake-ups have to be in one of ten counts. */
 enum wanted {
 	HERE,
 	ELSEWHERE
